@@ -1,0 +1,56 @@
+"""The records that travel between device programs, with the shape of every field.
+
+B prompts, G completions a prompt, N = B·G rows (row n belongs to prompt n // G), P prompt length,
+C completion length. All are frozen dataclasses registered as pytrees.
+"""
+import dataclasses
+
+import jax
+
+
+def record(cls):
+  """Makes `cls` a frozen dataclass and a pytree; all of its fields are children."""
+  cls = dataclasses.dataclass(frozen=True)(cls)
+  fields = [field.name for field in dataclasses.fields(cls)]
+  return jax.tree_util.register_dataclass(cls, data_fields=fields, meta_fields=[])
+
+
+@record
+class Prompts:
+  """Prompts as a device program takes them, padded on the right."""
+  tokens: jax.Array        # [B, P] int32; what stands after a prompt's length is never read
+  lengths: jax.Array       # [B] int32, at least 1
+  example_ids: jax.Array   # [B] int32; the sampler's random keys are folded from them
+
+
+@record
+class Rollout:
+  """What one sampling pass leaves behind."""
+  prompts: Prompts
+  tokens: jax.Array                  # [N, C] int32; arbitrary where the mask is 0
+  mask: jax.Array                    # [N, C] float32: 1 up to and including the stop token
+  behaviour_logprobs: jax.Array      # [N, C] float32: of the full distribution at the temperature
+  truncated_logprobs: jax.Array      # [N, C] float32: of the top-k/top-p/min-p distribution sampled
+  finished: jax.Array                # [N] bool: a stop token was sampled; else it was cut
+
+
+@record
+class Batch:
+  """What a loss eats."""
+  prompt_tokens: jax.Array           # [B, P] int32
+  prompt_lengths: jax.Array          # [B] int32
+  completion_tokens: jax.Array       # [N, C] int32
+  completion_mask: jax.Array         # [N, C] float32: 1 on trained tokens, the stop token included
+  advantages: jax.Array              # [N] or [N, C] float32
+  behaviour_logprobs: jax.Array      # [N, C] float32
+  old_logprobs: jax.Array | None = None        # [N, C] float32; None: the policy's own (on-policy)
+  reference_logprobs: jax.Array | None = None  # [N, C] float32; None: no KL term
+
+
+@record
+class TrainState:
+  """What an optimiser step changes."""
+  params: object           # float32 master weights
+  optimizer: object        # optax state
+  step: jax.Array          # int32: updates tried
+  refused: jax.Array       # int32: updates refused because they were not finite
