@@ -1,0 +1,57 @@
+"""GSM8K (Cobbe et al., 2021, arXiv:2110.14168) from its two published JSONL files."""
+
+from collections.abc import Iterator
+import functools
+import json
+import pathlib
+
+from r1jax import storage
+from r1jax.data import array_records
+
+SIZES = {'train': 7473, 'test': 1319}
+_FIRST = {  # The beginning of each split's first question.
+    'train': 'Natalia sold clips to 48 of her friends in April',
+    'test': 'Janet\N{RIGHT SINGLE QUOTATION MARK}s ducks lay 16 eggs per day',
+}
+
+
+def load_gsm8k(
+    folder: str, split: str, data_dir: storage.Path | str) -> array_records.TextSource:
+  """A random-access source of {'question', 'answer', 'solution'}, in the files' order.
+
+  `answer` is the text after `####`, `solution` the whole worked answer as published. The dataset is
+  prepared once and read from `data_dir` from then on: the files may be gone by then.
+
+  Args:
+    folder: holds `train.jsonl` and `test.jsonl`.
+    split: 'train', 'test' or a TFDS slice such as 'train[:100]'.
+    data_dir: where the prepared dataset is, or will be written; on a local disk.
+
+  Raises:
+    FileNotFoundError: a file is absent.
+    ValueError: a file is not GSM8K's, or there is no such split.
+  """
+  rows = functools.partial(_rows, pathlib.Path(folder))
+  directory = array_records.prepare_array_record(
+      'gsm8k', {name: rows(name) for name in SIZES}, ('question', 'answer', 'solution'), data_dir)
+  return array_records.read_array_record(directory, split)
+
+
+def _rows(folder: pathlib.Path, split: str) -> Iterator[dict[str, str]]:
+  path = folder / f'{split}.jsonl'
+  if not path.is_file():
+    raise FileNotFoundError(
+        f'{path} is absent: name the folder with GSM8K\'s train.jsonl and test.jsonl.')
+  lines = path.read_bytes().splitlines()
+  try:
+    rows = [json.loads(line) for line in lines]
+    answers = [row['answer'].split('####')[1].strip() for row in rows]
+    genuine = len(rows) == SIZES[split] and rows[0]['question'].startswith(_FIRST[split])
+  except (ValueError, LookupError, TypeError, AttributeError):
+    genuine = False
+  if not genuine:
+    raise ValueError(
+        f'{path} ({len(lines)} lines) is not GSM8K\'s {split} file of {SIZES[split]} lines: take '
+        'the published one.')
+  for row, answer in zip(rows, answers, strict=True):
+    yield {'question': row['question'], 'answer': answer, 'solution': row['answer']}

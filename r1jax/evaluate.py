@@ -1,0 +1,132 @@
+"""Evaluation: n samples a problem, unbiased pass@k, majority vote over equivalent answers."""
+from collections import Counter
+from collections.abc import Callable, Sequence
+import math
+
+import numpy as np
+
+from r1jax import rollout as rollouts
+from r1jax import sharding
+from r1jax.data.prompts import PromptStream
+from r1jax.rewards import accuracy
+from r1jax.rewards.completion import Completion
+from r1jax.rewards.format import format_reward
+from r1jax.rewards.suite import RewardSuite
+from r1jax.rewards.text_statistics import is_mixed, reflective_words
+from r1jax.tokenization import Tokenizer
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+  """The unbiased estimate 1 − C(n−c, k)/C(n, k) (arXiv:2107.03374, eq. 1), as a product.
+
+  Raises:
+    ValueError: unless 1 <= k <= n and 0 <= c <= n.
+  """
+  n, c = num_samples, num_correct
+  if not (1 <= k <= n and 0 <= c <= n):
+    raise ValueError(f'pass@{k} of {c} correct among {n} samples is undefined: '
+                     f'use 1 <= k <= {n} and at most {n} correct')
+  return 1.0 - math.prod(max(0.0, 1.0 - k / i) for i in range(n - c + 1, n + 1))
+
+
+def majority_vote(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
+  """Whether the commonest answer is right; on a tie, the share of the tied ones that are.
+
+  Args:
+    answers: canonical answers (equal strings are equivalent answers); None is no vote.
+    correct: whether each sample is right; equivalent answers are judged by their first sample.
+  """
+  votes = Counter(answer for answer in answers if answer is not None)
+  if not votes:
+    return 0.0
+  most = max(votes.values())
+  tied = [answer for answer, count in votes.items() if count == most]
+  return float(np.mean([bool(correct[answers.index(answer)]) for answer in tied]))
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+  """(mean, low, high): a 95 % interval over problems, mean ± 1.96·std/√n, kept in 0..1 where the
+  values are. Samples of one problem depend on each other, so a value stands for a problem."""
+  values = np.asarray(values, float)
+  mean = float(values.mean())
+  half = 1.96 * float(values.std(ddof=1)) / math.sqrt(values.size) if values.size > 1 else math.inf
+  low, high = mean - half, mean + half
+  if values.min() >= 0 and values.max() <= 1:
+    low, high = max(0.0, low), min(1.0, high)
+  return mean, low, high
+
+
+def scores(
+    completions: Sequence[Completion], correct: np.ndarray, *, num_samples: int,
+    ks: Sequence[int] = (1, 8), opened: bool = False,
+) -> dict[str, tuple[float, float, float]]:
+  """Scores of a set of problems with `num_samples` completions each, those of a problem together.
+
+  Args:
+    completions: M·n completions.
+    correct: [M·n] bool, the accuracy reward's verdicts.
+    ks: the k of pass@k; those above n are left out.
+    opened: the prompts ended in `<think>`.
+
+  Returns:
+    Each (mean, low, high), with 95 % intervals over problems: pass@k, majority@n, format,
+    mean_length (tokens), reflective_words, language_mixing.
+  """
+  verdicts = np.asarray(correct, bool).reshape(-1, num_samples)
+  by_problem = lambda values: np.asarray(values, float).reshape(-1, num_samples).mean(1)
+  answers = [accuracy.canonical_answer(c.text, truncated=c.truncated) for c in completions]
+  grouped = [answers[i:i + num_samples] for i in range(0, len(answers), num_samples)]
+  result = {
+      f'pass@{k}': mean_interval([pass_at_k(num_samples, int(row.sum()), k) for row in verdicts])
+      for k in ks if k <= num_samples}
+  if num_samples > 1:
+    result[f'majority@{num_samples}'] = mean_interval(
+        [majority_vote(group, list(row)) for group, row in zip(grouped, verdicts)])
+  texts = {
+      'format': [format_reward(c, {}, opened=opened) for c in completions],
+      'mean_length': [c.num_tokens for c in completions],
+      'reflective_words': [reflective_words(c.text) for c in completions],
+      'language_mixing': [is_mixed(c.text) for c in completions]}
+  return result | {name: mean_interval(by_problem(values)) for name, values in texts.items()}
+
+
+def evaluate(
+    sample: Callable, params, stream: PromptStream, rewards: RewardSuite, tokenizer: Tokenizer, *,
+    num_problems: int, batch_size: int, num_samples: int, stop_ids: Sequence[int],
+    opened: bool = False, ks: Sequence[int] = (1, 8), iteration: int = 0,
+    mesh=None, on_batch: Callable[[int], None] = lambda done: None,
+) -> tuple[dict[str, tuple[float, float, float]], list[dict]]:
+  """Draws `num_samples` completions for the first `num_problems` of a stream, and scores them.
+
+  Args:
+    sample: from `sampler.make_sampler`, with group_size = num_samples.
+    rewards: a suite with one reward, the accuracy that decides what is correct.
+    stream: unshuffled prompts, `batch_size` at a time.
+    iteration: part of the random keys, as in training.
+    on_batch: told how many problems are done.
+
+  Returns:
+    (scores, records): as `scores`, and one record a completion.
+  """
+  completions, correct, records, counter = [], [], [], 0
+  pending = []
+  while len(completions) < num_problems * num_samples:
+    prompts = stream.batch(counter)
+    counter = prompts.next_counter
+    device = rollouts.device_prompts(prompts)
+    result = sample(params, sharding.place(device, mesh, batch=True) if mesh else device, iteration)
+    tokens, mask, finished = sharding.to_host((result.tokens, result.mask, result.finished))
+    read = rollouts.read_completions(tokens, mask, finished, tokenizer, stop_ids)
+    examples = rollouts.repeat_examples(prompts.examples, num_samples)
+    pending.append((prompts, read, rewards.submit(read, examples)))
+    completions += read
+    on_batch(min(num_problems, len(completions) // num_samples))
+  for prompts, read, promise in pending:
+    judged = promise.collect()
+    correct += [value >= 1.0 for value in judged.total]
+    texts = [example['question'] for example in prompts.examples]
+    records += rollouts.sample_records(prompts, texts, read, judged, group_size=num_samples)
+  count = num_problems * num_samples
+  result = scores(completions[:count], np.asarray(correct[:count]), num_samples=num_samples,
+                  ks=ks, opened=opened)
+  return result, records[:count]

@@ -1,0 +1,122 @@
+"""Plain numbers in text, read exactly into fractions.
+
+A plain number is one of
+
+* an integer or decimal in ASCII digits, with thousands separators in the right places or none
+  (`1,234.50`, `1{,}234`, `.5`, `42.`), perhaps with an exponent of one or two digits (`1e-5`);
+* a fraction of two integers: `3/4`, `\\frac{3}{4}`, `\\dfrac`, `\\tfrac`, `\\frac34`;
+
+with at most this decoration: a sign, a currency sign, a percent or degree sign, a trailing full
+stop, Markdown emphasis, mathematics delimiters. A percent sign is a unit like the others: `50%`
+is 50, never 0.5. Words are not decoration: `10 apples` and `10 thousand` are no plain numbers.
+A comma is never a decimal point. What is longer than 200 characters is not read at all, so that no
+text costs more than a moment.
+"""
+
+import re
+from fractions import Fraction
+
+_MAX_CHARACTERS = 200
+_TAIL_CHARACTERS = 1000
+_MAX_LAYERS = 10
+_MIN_ROUNDED_PLACES = 3
+
+_INTEGER = r'(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)'
+_DECIMAL = rf'(?:{_INTEGER}(?:\.[0-9]*)?|\.[0-9]+)'
+_FRACTION = (
+    rf'(?:{_INTEGER}/{_INTEGER}'
+    rf'|\\[dt]?frac(?:\{{-?{_INTEGER}\}}\{{{_INTEGER}\}}|[0-9][0-9]))')
+_CURRENCY = '[$€£¥]'
+
+_PLAIN = re.compile(
+    rf'{_CURRENCY}?(?P<sign>[+-]?){_CURRENCY}? ?'
+    rf'(?:(?P<fraction>{_FRACTION})|(?P<decimal>{_DECIMAL})(?P<exponent>[eE][+-]?[0-9]{{1,2}})?)'
+    r' ?(?:%|°|\^\{?\\circ\}?|[€£¥])?')
+_IN_PROSE = re.compile(
+    r'(?:(?<![A-Za-z0-9_)])[-\u2212])?\$?(?<![A-Za-z0-9_])(?<![0-9]\.)'
+    rf'(?:{_FRACTION}|(?<!\.){_DECIMAL}|{_INTEGER})')
+_TWO_INTEGERS = re.compile(rf'-?{_INTEGER}')
+
+_DECORATION = (
+    ('**', '**'), ('*', '*'), ('`', '`'), ('$$', '$$'), ('$', '$'), (r'\(', r'\)'), (r'\[', r'\]'))
+_SPELLINGS = (('\u2212', '-'), (r'\$', '$'), (r'\%', '%'), ('{,}', ','), (r'\,', ''), (r'\!', ''))
+
+
+def undecorated(text: str) -> str:
+  """`text` without outer white space, emphasis, mathematics delimiters and full stop.
+
+  No more than ten layers of these are taken off.
+  """
+  text = text.strip()
+  for _ in range(_MAX_LAYERS):
+    bare = text.removesuffix('.').rstrip()
+    for opening, closing in _DECORATION:
+      inside = bare.removeprefix(opening).removesuffix(closing)
+      if len(bare) - len(inside) == len(opening) + len(closing):
+        bare = inside.strip()
+        break
+    if bare == text:
+      break
+    text = bare
+  return text
+
+
+def _match(text: str) -> re.Match | None:
+  if len(text) > _MAX_CHARACTERS:
+    return None
+  text = undecorated(text)
+  for spelling, plain in _SPELLINGS:
+    text = text.replace(spelling, plain)
+  return _PLAIN.fullmatch(text)
+
+
+def _value(match: re.Match) -> Fraction | None:
+  if match['fraction']:
+    written = match['fraction']
+    if written[-1] != '}' and '/' not in written:
+      numerator, denominator = written[-2:]
+    else:
+      numerator, denominator = _TWO_INTEGERS.findall(written)
+    numerator, denominator = (int(part.replace(',', '')) for part in (numerator, denominator))
+    if denominator == 0:
+      return None
+    value = Fraction(numerator, denominator)
+  else:
+    value = Fraction(match['decimal'].replace(',', '') + (match['exponent'] or ''))
+  return -value if match['sign'] == '-' else value
+
+
+def parse_number(text: str) -> Fraction | None:
+  """The exact value of a text that is one plain number, else None."""
+  match = _match(text)
+  return None if match is None else _value(match)
+
+
+def last_number(text: str) -> str | None:
+  """The last plain number written in the last 1,000 characters of `text`, as written."""
+  found = _IN_PROSE.findall(text[-_TAIL_CHARACTERS:])
+  return found[-1] if found else None
+
+
+def equals(gold: Fraction, text: str) -> bool:
+  """Whether `text` is a plain number of the value `gold`.
+
+  Equality is exact, with one convention: where the gold has no finite decimal form (1/3), its
+  correct rounding to at least three places (0.333) counts as equal.
+  """
+  match = _match(text)
+  value = None if match is None else _value(match)
+  if value is None or value == gold:
+    return value is not None
+  places = len((match['decimal'] or '').partition('.')[2])
+  if places < _MIN_ROUNDED_PLACES or match['exponent'] or _is_finite_decimal(gold):
+    return False
+  return round(gold, places) == value
+
+
+def _is_finite_decimal(value: Fraction) -> bool:
+  denominator = value.denominator
+  for prime in (2, 5):
+    while denominator % prime == 0:
+      denominator //= prime
+  return denominator == 1

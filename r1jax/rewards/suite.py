@@ -1,0 +1,197 @@
+"""Rewards composed by weight, and computed while the device goes on.
+
+    suite = RewardSuite(named_rewards({'format': 1.0, 'number': 1.0}))
+    pending = suite.submit(completions, examples)   # returns at once
+    ...
+    rewards = pending.collect()
+
+A reward function is `(completion: Completion, example: Mapping) -> float | None`; None means that
+it cannot judge. Functions run in a background thread of this process, in the order given, so a
+function written in a notebook may be a closure; those of `_ASKING` run in several threads, as they
+wait for worker processes.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from r1jax.rewards import accuracy, workers
+from r1jax.rewards.completion import Completion
+from r1jax.rewards.format import format_reward
+
+RewardFunction = Callable[[Completion, Mapping], float | None]
+
+REWARDS: dict[str, RewardFunction] = {
+    'format': format_reward,
+    'number': accuracy.number_reward,
+    'gsm8k': accuracy.gsm8k_reward,
+    'choice': accuracy.choice_reward,
+    'exact_match': accuracy.exact_match_reward,
+}
+_ASKING = (accuracy.number_reward,)
+
+
+def named_rewards(
+    weights: Mapping[str, float], *, opened: bool = False,
+) -> dict[str, tuple[RewardFunction, float]]:
+  """The functions of `REWARDS` that a config names, with their weights, for `RewardSuite`.
+
+  Args:
+    weights: weight of each reward, by name.
+    opened: whether the prompt ends with `<think>` (see `format_reward`).
+
+  Raises:
+    ValueError: an unknown name.
+  """
+  functions = {}
+  for name, weight in weights.items():
+    if name not in REWARDS:
+      near = difflib.get_close_matches(name, REWARDS, n=1, cutoff=0.0)[0]
+      raise ValueError(
+          f'There is no reward named {name!r}: did you mean {near!r}? '
+          f'There are {", ".join(REWARDS)}.')
+    function = REWARDS[name]
+    if function is format_reward:
+      function = functools.partial(format_reward, opened=opened)
+    functions[name] = (function, weight)
+  return functions
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewards:
+  """The rewards of N completions, in their order.
+
+  Attributes:
+    total: [N] float64, the sum of weight × component, a component of None counting as 0.
+    components: by reward name, [N] float64 before weighting, NaN for None.
+    counters: `unjudged/<name>`, the number of None; `timeouts` and `crashes` of workers, each of
+      which scored 0.
+  """
+  total: np.ndarray
+  components: dict[str, np.ndarray]
+  counters: dict[str, int]
+
+
+class PendingRewards:
+  """Rewards being computed."""
+
+  def __init__(self, future: Future):
+    self._future = future
+
+  def collect(self) -> Rewards:
+    """Waits for the rewards.
+
+    Raises:
+      ValueError: a reward function raised, or returned what is no finite number.
+    """
+    return self._future.result()
+
+
+class RewardSuite:
+  """Reward functions with weights, and the worker processes they ask."""
+
+  def __init__(
+      self,
+      functions: Mapping[str, tuple[RewardFunction, float]],
+      *,
+      num_workers: int = 2,
+      timeout_s: float = 5.0,
+  ):
+    """Starts no process: workers are started when first needed.
+
+    Args:
+      functions: (reward function, weight) by the name under which the component is logged.
+      num_workers: worker processes at most.
+      timeout_s: seconds that a worker may take for one answer.
+
+    Raises:
+      ValueError: no functions, or a weight that is no finite number.
+    """
+    if not functions:
+      raise ValueError('A reward suite without functions rewards nothing: give at least one.')
+    for name, (_, weight) in functions.items():
+      if not isinstance(weight, numbers.Real) or not math.isfinite(weight):
+        raise ValueError(f'The weight of reward {name!r} is {weight!r}: give a finite number.')
+    self._functions = dict(functions)
+    self._pool = workers.WorkerPool(num_workers, timeout_s)
+    threads = functools.partial(
+        ThreadPoolExecutor, initializer=workers.use_pool, initargs=(self._pool,))
+    self._background = threads(max_workers=1)
+    self._asking = threads(max_workers=num_workers)
+
+  def submit(
+      self, completions: Sequence[Completion], examples: Sequence[Mapping],
+  ) -> PendingRewards:
+    """Starts computing the rewards of N completions and returns at once.
+
+    Args:
+      completions: N completions.
+      examples: the N examples they answer; a group repeats its example.
+
+    Raises:
+      ValueError: the lengths differ.
+    """
+    if len(completions) != len(examples):
+      raise ValueError(
+          f'There are {len(completions)} completions for {len(examples)} examples: '
+          'give one example for each completion.')
+    return PendingRewards(
+        self._background.submit(self._compute, tuple(completions), tuple(examples)))
+
+  def close(self) -> None:
+    """Ends threads and workers, after what was submitted."""
+    self._background.shutdown()
+    self._asking.shutdown()
+    self._pool.close()
+
+  def __enter__(self) -> 'RewardSuite':
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+  def _compute(self, completions: Sequence[Completion], examples: Sequence[Mapping]) -> Rewards:
+    timeouts, crashes = self._pool.timeouts, self._pool.crashes
+    total = np.zeros(len(completions))
+    components, counters = {}, {}
+    for name, (function, weight) in self._functions.items():
+      apply = self._asking.map if function in _ASKING else map
+      component = np.fromiter(
+          apply(functools.partial(_checked_reward, name, function), range(len(completions)),
+                completions, examples),
+          np.float64, count=len(completions))
+      total += weight * np.nan_to_num(component)
+      components[name] = component
+      counters[f'unjudged/{name}'] = int(np.isnan(component).sum())
+    counters['timeouts'] = self._pool.timeouts - timeouts
+    counters['crashes'] = self._pool.crashes - crashes
+    return Rewards(total, components, counters)
+
+
+def _checked_reward(
+    name: str, function: RewardFunction, index: int, completion: Completion, example: Mapping,
+) -> float:
+  """The reward, NaN for None; raises one clear sentence for anything but a finite number."""
+  try:
+    value = function(completion, example)
+  except Exception as error:
+    raise ValueError(
+        f'Reward function {name!r} raised {error!r} on completion {index}: '
+        'mend it, or let it return None for what it cannot judge.') from error
+  if value is None:
+    return math.nan
+  try:
+    reward = float(value) if isinstance(value, (numbers.Real, np.bool_)) else math.nan
+  except OverflowError:
+    reward = math.inf
+  if not math.isfinite(reward):
+    raise ValueError(
+        f'Reward function {name!r} returned {value!r} for completion {index}: '
+        'let it return a finite number, or None for what it cannot judge.')
+  return reward

@@ -1,0 +1,192 @@
+"""Reward workers seen from the trainer: processes that compare formulas and may be killed.
+
+A worker runs `r1jax.rewards.worker`. It is a fresh interpreter, not a fork of a process that runs
+jax, and has a session of its own, so that a Ctrl-C or a preemption notice meant for the trainer
+does not turn the rewards of its last batch into crashes.
+"""
+
+import atexit
+import contextvars
+import json
+import os
+import pathlib
+import queue
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+_COMMAND = (sys.executable, '-P', '-m', 'r1jax.rewards.worker')
+_START_SECONDS = 120.0
+_GRACE_SECONDS = 5.0
+
+
+class _Timeout(Exception):
+  pass
+
+
+class _Crash(Exception):
+  pass
+
+
+class _Worker:
+  """One process with at most one outstanding task. Dead after any exception but from `__init__`."""
+
+  def __init__(self):
+    path = [str(pathlib.Path(__file__).parents[2]), os.environ.get('PYTHONPATH', '')]
+    self._process = subprocess.Popen(
+        _COMMAND, bufsize=0, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env=os.environ | {
+            'PYTHONPATH': os.pathsep.join(filter(None, path)), 'PYTHONHASHSEED': '0'})
+    self._unread = b''
+    try:
+      message = self._read(_START_SECONDS)
+    except (_Timeout, _Crash) as error:
+      raise RuntimeError(
+          'A reward worker did not start: run `python -m r1jax.rewards.worker` to see why.'
+      ) from error
+    if message['event'] == 'failed':
+      self.kill()
+      raise ImportError(
+          f'Comparing formulas needs math-verify ({message["reason"]}): pip install math-verify.')
+
+  @property
+  def alive(self) -> bool:
+    return self._process.poll() is None
+
+  def ask(self, gold: str, answer: str, timeout_s: float) -> bool | None:
+    task = {'gold': gold, 'answer': answer, 'seconds': timeout_s}
+    try:
+      self._process.stdin.write(json.dumps(task).encode() + b'\n')
+    except OSError as error:
+      self.kill()
+      raise _Crash from error
+    self._read(_START_SECONDS)
+    return self._read(timeout_s + _GRACE_SECONDS)['verdict']
+
+  def kill(self) -> int:
+    """Ends the process and returns its exit status."""
+    self._process.kill()
+    for pipe in (self._process.stdin, self._process.stdout):
+      pipe.close()
+    return self._process.wait()
+
+  def _read(self, seconds: float) -> dict:
+    """The next message. Kills the process and raises where it ends first or takes too long."""
+    poll = select.poll()
+    poll.register(self._process.stdout, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    while b'\n' not in self._unread:
+      left = deadline - time.monotonic()
+      if left <= 0 or not poll.poll(1000 * left):
+        self.kill()
+        raise _Timeout
+      block = os.read(self._process.stdout.fileno(), 4096)
+      if not block:
+        status = self._process.wait()
+        self.kill()
+        raise _Timeout if status == -signal.SIGALRM else _Crash
+      self._unread += block
+    line, _, self._unread = self._unread.partition(b'\n')
+    return json.loads(line)
+
+
+class WorkerPool:
+  """Worker processes, started when first needed and replaced when they die.
+
+  Threads may share a pool: each of `num_workers` may wait for an answer at the same time.
+
+  Attributes:
+    timeouts: tasks that took longer than `timeout_s`.
+    crashes: tasks in which the worker died.
+  """
+
+  def __init__(self, num_workers: int = 2, timeout_s: float = 5.0):
+    """Starts nothing.
+
+    Args:
+      num_workers: processes at most, at least 1.
+      timeout_s: seconds that a task may take, from its start inside the worker.
+    """
+    if num_workers < 1 or not timeout_s > 0:
+      raise ValueError(
+          f'A worker pool of num_workers={num_workers}, timeout_s={timeout_s} cannot work: '
+          'give at least one worker and a positive number of seconds.')
+    self.timeouts = 0
+    self.crashes = 0
+    self._timeout_s = timeout_s
+    self._num_workers = num_workers
+    self._closed = False
+    self._lock = threading.Lock()
+    self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+    for _ in range(num_workers):
+      self._idle.put(None)
+
+  def equivalent(self, gold: str, answer: str) -> bool | None:
+    """Whether the LaTeX formula `answer` is equivalent to `gold`; None for an unreadable gold.
+
+    False, and counted, where the worker crashes or times out.
+
+    Raises:
+      ImportError: math-verify is not installed.
+      RuntimeError: the pool is closed, or a worker does not start.
+    """
+    worker = self._idle.get()
+    healthy = False
+    try:
+      if self._closed:
+        raise RuntimeError('This worker pool is closed: make another one.')
+      if worker is not None and not worker.alive:
+        worker.kill()
+        worker = None
+      worker = worker or _Worker()
+      result = worker.ask(gold, answer, self._timeout_s)
+      healthy = True
+      return result
+    except _Timeout:
+      with self._lock:
+        self.timeouts += 1
+    except _Crash:
+      with self._lock:
+        self.crashes += 1
+    finally:
+      if worker is not None and not healthy:
+        worker.kill()
+        worker = None
+      self._idle.put(worker)
+    return False
+
+  def close(self) -> None:
+    """Ends the workers, after the tasks under way."""
+    self._closed = True
+    for _ in range(self._num_workers):
+      worker = self._idle.get()
+      if worker is not None:
+        worker.kill()
+    for _ in range(self._num_workers):
+      self._idle.put(None)
+
+  def __enter__(self) -> 'WorkerPool':
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+
+_shared_pool = WorkerPool(num_workers=1)
+atexit.register(_shared_pool.close)
+_current_pool: contextvars.ContextVar[WorkerPool] = contextvars.ContextVar(
+    'current_pool', default=_shared_pool)
+
+
+def use_pool(pool: WorkerPool) -> None:
+  """Makes this thread's reward functions ask `pool` instead of one shared by the process."""
+  _current_pool.set(pool)
+
+
+def current_pool() -> WorkerPool:
+  """The pool that this thread's reward functions ask."""
+  return _current_pool.get()

@@ -1,0 +1,118 @@
+"""Prompts → completions → rewards → batch: plain functions and arguments, no config."""
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from r1jax import advantages
+from r1jax.data.prompts import PromptBatch
+from r1jax.records import Batch, Prompts, Rollout
+from r1jax.rewards.completion import Completion
+from r1jax.rewards.extract import THINK_OPENING
+from r1jax.rewards.suite import Rewards
+from r1jax.rewards.text_statistics import is_mixed, reflective_words, repetition
+from r1jax.tokenization import Tokenizer
+
+
+def device_prompts(prompts: PromptBatch) -> Prompts:
+  """The part of a prompt batch that a device program takes."""
+  return Prompts(prompts.prompt_tokens, prompts.prompt_lengths, prompts.example_ids)
+
+
+def read_completions(
+    tokens: np.ndarray, mask: np.ndarray, finished: np.ndarray, tokenizer: Tokenizer,
+    stop_ids: Sequence[int],
+) -> list[Completion]:
+  """Host arrays of a rollout (tokens, mask [N, C], finished [N]) as N completions."""
+  lengths = mask.astype(bool).sum(1)
+  return [
+      Completion(tokenizer.decode_completion(row[:length], stop_ids), int(length), not done)
+      for row, length, done in zip(tokens, lengths, finished.tolist())]
+
+
+def length_bucket(lengths: np.ndarray, limit: int) -> int:
+  """The least eighth of `limit` (but steps of at least 32) that holds every length.
+
+  A batch is cut to it: short completions are trained at the price of short ones, and at most eight
+  shapes are ever compiled.
+  """
+  unit = max(32, -(-limit // 8))
+  return min(limit, unit * -(-int(lengths.max()) // unit))
+
+
+def make_batch(
+    rollout: Rollout, rewards: np.ndarray, *, group_size: int, advantage_scale: str,
+    old_logprobs=None, reference_logprobs=None, length: int | None = None,
+) -> Batch:
+  """What the loss eats: advantages from rewards [N], columns cut to `length`.
+
+  Advantages are computed here, over whole groups, before any split into mini-batches.
+  """
+  grouped = np.asarray(rewards, np.float32).reshape(-1, group_size)
+  cut = lambda x: None if x is None else x[:, :length]
+  return Batch(
+      prompt_tokens=rollout.prompts.tokens, prompt_lengths=rollout.prompts.lengths,
+      completion_tokens=cut(rollout.tokens), completion_mask=cut(rollout.mask),
+      advantages=advantages.group_relative(grouped, scale=advantage_scale),
+      behaviour_logprobs=cut(rollout.behaviour_logprobs), old_logprobs=cut(old_logprobs),
+      reference_logprobs=cut(reference_logprobs))
+
+
+def rollout_metrics(
+    completions: Sequence[Completion], rewards: Rewards, *, group_size: int,
+) -> dict[str, float]:
+  """What is watched of a rollout, under the names that TRL and verl use.
+
+  reward, reward_std (mean over groups, G − 1), frac_reward_zero_std, rewards/<name>/mean and /std,
+  completions/*, and of the texts reflective_words and repetition (means) and language_mixing
+  (share).
+  """
+  grouped = rewards.total.reshape(-1, group_size)
+  lengths = np.asarray([c.num_tokens for c in completions])
+  cut = np.asarray([c.truncated for c in completions])
+  whole = lengths[~cut]
+  texts = [c.text for c in completions]
+  metrics = {
+      'reward': rewards.total.mean(),
+      'reward_std': grouped.std(1, ddof=1).mean() if group_size > 1 else 0.0,
+      'frac_reward_zero_std': np.mean((grouped == grouped[:, :1]).all(1)),
+      'completions/mean_length': lengths.mean(), 'completions/min_length': lengths.min(),
+      'completions/max_length': lengths.max(), 'completions/clipped_ratio': cut.mean(),
+      'completions/mean_terminated_length': whole.mean() if whole.size else 0.0,
+      'reflective_words': np.mean([reflective_words(text) for text in texts]),
+      'repetition': np.mean([repetition(text) for text in texts]),
+      'language_mixing': np.mean([is_mixed(text) for text in texts])}
+  for name, values in rewards.components.items():
+    judged = values[~np.isnan(values)]
+    metrics[f'rewards/{name}/mean'] = judged.mean() if judged.size else 0.0
+    metrics[f'rewards/{name}/std'] = judged.std() if judged.size else 0.0
+  metrics |= {f'rewards/{name}' if '/' in name else f'rewards/workers/{name}': count
+              for name, count in rewards.counters.items()}
+  return {name: float(value) for name, value in metrics.items()}
+
+
+def sample_records(
+    prompts: PromptBatch, prompt_texts: Sequence[str], completions: Sequence[Completion],
+    rewards: Rewards, *, group_size: int,
+) -> list[dict[str, Any]]:
+  """One JSON-able record a completion, as `metrics.RolloutWriter` keeps them."""
+  def component(values, n):
+    return None if np.isnan(values[n]) else float(values[n])
+
+  return [dict(
+      example_id=int(prompts.example_ids[n // group_size]), sample=n % group_size,
+      prompt=prompt_texts[n // group_size], completion=completion.text,
+      num_tokens=completion.num_tokens, truncated=completion.truncated,
+      rewards={'reward': float(rewards.total[n])} | {
+          name: component(values, n) for name, values in rewards.components.items()})
+      for n, completion in enumerate(completions)]
+
+
+def repeat_examples(examples: Sequence[Mapping[str, Any]], group_size: int) -> list[Mapping]:
+  """Each example once for each completion of its group."""
+  return [example for example in examples for _ in range(group_size)]
+
+
+def reopen(completion: Completion) -> Completion:
+  """A completion whose prompt ended in `<think>`, with the tag put back."""
+  return Completion(THINK_OPENING + completion.text, completion.num_tokens, completion.truncated)

@@ -1,0 +1,1 @@
+"""One file a stage kind. `run(config, inputs, workdir, ...)` makes an Artifact of its folder."""

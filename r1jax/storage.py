@@ -1,0 +1,128 @@
+"""Paths that may be local or in a bucket: `Path('/tmp/run')`, `Path('gs://bucket/run')`.
+
+One class over fsspec, which speaks to local disks, `gs://` (with gcsfs installed), `memory://` and
+many more. Buckets cannot append and have no folders, so a file is written whole, all or nothing:
+who reads it, even after a kill, finds its old content or its new one.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+import json
+import math
+import os
+import posixpath
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+class Path:
+  """A local path or a URL, with the part of pathlib's interface that r1jax needs.
+
+  Args:
+    location: a local path (made absolute, `~` expanded), a URL, or another `Path`.
+
+  Raises ValueError where a URL's scheme is unknown, ImportError where the package that speaks it
+  (gcsfs for `gs://`) is not installed.
+  """
+
+  def __init__(self, location: str | os.PathLike | Path):
+    self.fs, self._root = fsspec.core.url_to_fs(str(location), use_listings_cache=False)
+    self.is_local = isinstance(self.fs, LocalFileSystem)
+    self._location = self._root if self.is_local else str(location).rstrip('/')
+
+  def __truediv__(self, name: str | int) -> Path:
+    return Path(f'{self._location}/{name}')
+
+  def __str__(self) -> str:
+    return self._location
+
+  def __repr__(self) -> str:
+    return f'Path({self._location!r})'
+
+  def __fspath__(self) -> str:
+    if not self.is_local:
+      raise ValueError(f'{self} is not on a local disk: copy it to a local folder first')
+    return self._location
+
+  @property
+  def name(self) -> str:
+    return posixpath.basename(self._location)
+
+  def exists(self) -> bool:
+    return self.fs.exists(self._root)
+
+  def iterdir(self) -> Iterator[Path]:
+    """The files and folders in this folder, sorted; none where there is no such folder."""
+    if self.exists():
+      found = self.fs.ls(self._root, detail=False)
+      yield from (self / posixpath.basename(name.rstrip('/')) for name in sorted(found))
+
+  def file_sizes(self) -> dict[str, int]:
+    """Bytes of every file at any depth, by its path relative to this folder."""
+    found = self.fs.find(self._root, detail=True)
+    return {posixpath.relpath(name, self._root): info['size'] for name, info in found.items()}
+
+  def read_bytes(self) -> bytes:
+    return self.fs.cat_file(self._root)
+
+  def read_text(self) -> str:
+    return self.read_bytes().decode()
+
+  def write_bytes(self, content: bytes) -> None:
+    """Writes the whole file, all or nothing; folders on the way are created.
+
+    Raises OSError where it cannot be written (a full disk, say); an older file is then as it was.
+    """
+    if not self.is_local:
+      self.fs.pipe_file(self._root, content)
+      return
+    partial = f'{self._root}.partial'
+    try:
+      os.makedirs(posixpath.dirname(self._root), exist_ok=True)
+      with open(partial, 'wb') as file:
+        file.write(content)
+      os.replace(partial, self._root)
+    except OSError as error:
+      Path(partial).remove()
+      raise OSError(error.errno, f'{error.strerror}; mend that or choose another workdir for',
+                    self._root) from error
+
+  def write_text(self, text: str) -> None:
+    """Writes the whole file in UTF-8; a lone surrogate becomes `\\udxxx`, as JSON escapes it."""
+    self.write_bytes(text.encode('utf-8', 'backslashreplace'))
+
+  def remove(self) -> None:
+    """Removes this file, or this folder and all that is in it, if there is one."""
+    if self.exists():
+      self.fs.rm(self._root, recursive=True)
+
+  def copy_to(self, target: Path) -> None:
+    """Copies this folder's files into the folder `target`; one of the two is local."""
+    for name in self.file_sizes():
+      source, copy = self / name, target / name
+      if target.is_local:
+        self.fs.get_file(source._root, copy._root)
+      else:
+        target.fs.put_file(source._root, copy._root)
+
+
+def to_json(value: object) -> str:
+  """`value` as one line of JSON.
+
+  Arrays become lists. JSON has no NaN and no infinity: they become the strings 'NaN', 'Infinity'
+  and '-Infinity', which `float` reads back.
+  """
+  return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: object) -> object:
+  if hasattr(value, 'tolist'):  # an array or a scalar of NumPy or JAX
+    value = value.tolist()
+  if isinstance(value, dict):
+    return {str(key): _plain(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(item) for item in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return 'NaN' if math.isnan(value) else ('Infinity' if value > 0 else '-Infinity')
+  return value

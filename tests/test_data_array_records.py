@@ -1,0 +1,44 @@
+import pytest
+
+from r1jax.data import array_records
+
+pytest.importorskip('tensorflow_datasets')
+
+
+def rows(n):
+  return [{'question': f'{i}: wie groß? 多少？', 'answer': str(i)} for i in range(n)]
+
+
+def test_rows_keep_their_order_and_text(tmp_path):
+  folder = array_records.prepare_array_record(
+      'sums', {'train': rows(50), 'test': rows(3)}, ('question', 'answer'), tmp_path)
+  source = array_records.read_array_record(folder, 'train')
+  assert [source[i] for i in range(len(source))] == rows(50)
+  tail = array_records.read_array_record(folder, 'test[1:]')
+  assert [tail[i] for i in range(len(tail))] == rows(3)[1:]
+  with pytest.raises(ValueError, match="'val': it has .*train"):
+    array_records.read_array_record(folder, 'val')
+
+
+def test_rows_are_made_once(tmp_path):
+  def broken():
+    yield rows(1)[0]
+    raise ValueError('line 2 is torn')
+
+  def prepare(generator):
+    return array_records.prepare_array_record(
+        'sums', {'train': generator}, ('question', 'answer'), tmp_path)
+
+  with pytest.raises(ValueError, match='line 2 is torn'):
+    prepare(broken())
+  folder = prepare(iter(rows(4)))
+  assert prepare(broken()) == folder
+  assert len(array_records.read_array_record(folder, 'train')) == 4
+  newer = array_records.prepare_array_record(
+      'sums', {'train': rows(5)}, ('question', 'answer'), tmp_path, version='1.1.0')
+  assert len(array_records.read_array_record(newer, 'train')) == 5
+
+
+def test_only_a_local_disk_will_do():
+  with pytest.raises(ValueError, match='local disk'):
+    array_records.prepare_array_record('sums', {'train': rows(1)}, ('answer',), 'memory://data')

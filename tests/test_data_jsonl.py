@@ -1,0 +1,64 @@
+import json
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from r1jax import storage
+from r1jax.data import jsonl
+
+SETTINGS = hypothesis.settings(deadline=None, derandomize=True, max_examples=50)
+
+GOOD = b'{"prompt": "1 + 1?", "answer": "2"}\n'
+
+TEXT = st.text(min_size=1).filter(str.strip)
+
+
+@SETTINGS
+@hypothesis.given(
+    st.lists(st.fixed_dictionaries({'prompt': TEXT, 'answer': TEXT}, optional={'task': TEXT}),
+             min_size=1),
+    st.booleans(), st.sampled_from(['\n', '\r\n', '\n\n']))
+def test_rows_come_back(rows, ascii_only, newline):
+  path = storage.Path('memory://test_jsonl/rows.jsonl')
+  path.write_text(''.join(json.dumps(row, ensure_ascii=ascii_only) + newline for row in rows))
+  examples = jsonl.jsonl_source(path)
+  assert [{'prompt': example.pop('question'), **example} for example in examples] == rows
+
+
+def test_numbers_and_byte_order_mark_are_taken(tmp_path):
+  path = tmp_path / 'rows.jsonl'
+  path.write_bytes(b'\xef\xbb\xbf{"prompt": 7, "answer": -0.5}')
+  assert jsonl.jsonl_source(path) == [{'question': '7', 'answer': '-0.5'}]
+
+
+@pytest.mark.parametrize('line, message', [
+    (b'{"prompt": "1 + 1?", "answer": ', 'no JSON'),
+    (b'prompt: 1 + 1?', 'no JSON'),
+    (b'[' * 100_000, 'no JSON'),
+    (b'{"prompt": "p", "answer": 1' + b'0' * 10_000 + b'}', 'no JSON'),
+    (b'["1 + 1?", "2"]', 'JSON list'),
+    (b'null', 'JSON NoneType'),
+    (b'{"prompt": "p", "reply": "2"}', '"answer" is missing .there are: prompt, reply'),
+    (b'{"question": "p", "answer": "2"}', '"prompt" is missing'),
+    (b'{"prompt": "p", "answer": ["2"]}', '"answer" is .*not blank'),
+    (b'{"prompt": "p", "answer": true}', '"answer" is True'),
+    (b'{"prompt": " ", "answer": "2"}', '"prompt" is .*not blank'),
+    (b'{"prompt": "\\ud800", "answer": "2"}', 'surrogate'),
+    (b'{"prompt": "caf\xe9", "answer": "2"}', 'byte 16 is not UTF-8'),
+])
+def test_a_bad_line_is_named_by_file_and_line(tmp_path, line, message):
+  path = tmp_path / 'rows.jsonl'
+  path.write_bytes(GOOD + b'\n' + line + b'\n' + GOOD)
+  with pytest.raises(ValueError, match=f'rows.jsonl, line 3: .*{message}'):
+    jsonl.jsonl_source(path)
+
+
+@pytest.mark.parametrize('content', [b'', b'\n \n'])
+def test_an_empty_file_is_refused(tmp_path, content):
+  path = tmp_path / 'rows.jsonl'
+  with pytest.raises(FileNotFoundError, match='rows.jsonl'):
+    jsonl.jsonl_source(path)
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match='rows.jsonl is empty'):
+    jsonl.jsonl_source(path)

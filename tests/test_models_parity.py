@@ -1,0 +1,180 @@
+"""Logits, greedy decoding and exported folders against transformers + torch."""
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax.models import RopeScaling, attention, build, huggingface, transformer
+
+torch = pytest.importorskip('torch', reason='parity is measured against torch')
+transformers = pytest.importorskip('transformers', reason='parity is measured against transformers')
+torch.set_num_threads(1)
+
+SIZES = dict(
+    vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3,
+    num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=2048,
+    bos_token_id=None, eos_token_id=None, attn_implementation='eager')
+LLAMA3 = dict(
+    rope_type='llama3', rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+    original_max_position_embeddings=64)
+
+CHECKPOINTS = {
+    'llama': lambda: transformers.LlamaConfig(
+        **SIZES, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        rope_parameters=dict(rope_type='default', rope_theta=1e5)),
+    'llama3_rope': lambda: transformers.LlamaConfig(
+        **SIZES, tie_word_embeddings=False, head_dim=16, rope_parameters=LLAMA3),
+    'qwen2': lambda: transformers.Qwen2Config(**SIZES, tie_word_embeddings=True),
+    'qwen2_free': lambda: transformers.Qwen2Config(**SIZES, tie_word_embeddings=False),
+    'qwen3': lambda: transformers.Qwen3Config(
+        **SIZES, head_dim=20, tie_word_embeddings=True,
+        rope_parameters=dict(rope_type='default', rope_theta=1e6)),
+    'qwen3_free': lambda: transformers.Qwen3Config(**SIZES, head_dim=20, tie_word_embeddings=False),
+}
+
+
+@pytest.fixture(scope='module')
+def make_checkpoint(tmp_path_factory):
+  """A random checkpoint made by transformers, biases and norms random too: (folder, torch model)."""
+  made = {}
+
+  def make(name):
+    if name not in made:
+      torch.manual_seed(1)
+      model = transformers.AutoModelForCausalLM.from_config(CHECKPOINTS[name]()).eval()
+      with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+          if 'norm' in parameter_name:
+            parameter.uniform_(0.5, 1.5)
+          else:
+            parameter.normal_(0, 0.5 if 'bias' in parameter_name else 0.15)
+      folder = tmp_path_factory.mktemp(name)
+      model.save_pretrained(folder)
+      made[name] = folder, model
+    return made[name]
+  return make
+
+
+def load(folder):
+  config = huggingface.read_config(folder)
+  return build(config), huggingface.load_params(folder, config)
+
+
+def logits(model, params, tokens, positions, segment_ids):
+  @jax.jit
+  def run(params):
+    hidden, _, _ = model.apply(params, tokens, positions=positions, segment_ids=segment_ids)
+    return model.unembed(params, hidden)
+  return np.asarray(run(params))
+
+
+@pytest.mark.parametrize('name', CHECKPOINTS)
+def test_logits_equal_those_of_transformers_with_padding_and_given_positions(name, make_checkpoint):
+  folder, reference = make_checkpoint(name)
+  model, params = load(folder)
+  rng = np.random.default_rng(2)
+  tokens = rng.integers(0, SIZES['vocab_size'], (3, 12))
+  lengths = np.array([12, 7, 1])
+  # Gaps between positions: distances up to 2,000 reach every band of the llama3 scaling.
+  positions = np.cumsum(rng.integers(1, 170, tokens.shape), axis=1)
+  mask = np.arange(12) < lengths[:, None]
+  ours = logits(model, params, tokens, positions, mask.astype(np.int32))
+  with torch.no_grad():
+    theirs = reference(
+        torch.tensor(tokens), attention_mask=torch.tensor(mask).long(),
+        position_ids=torch.tensor(positions)).logits.numpy()
+  assert np.std(theirs) > 0.3
+  np.testing.assert_allclose(ours[mask], theirs[mask], atol=1e-4, rtol=0)
+
+
+def test_llama3_frequencies_equal_those_of_transformers_in_all_three_bands(make_checkpoint):
+  folder, reference = make_checkpoint('llama3_rope')
+  config = huggingface.read_config(folder)
+  assert config.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 64)
+  frequencies = [np.asarray(attention.rotary_frequencies(config.head_dim, config.rope_theta, scaling))
+                 for scaling in (config.rope_scaling, None)]
+  stretch = frequencies[1] / frequencies[0]
+  assert stretch[0] == 1 and stretch[-1] == 8 and np.any((stretch > 1.5) & (stretch < 7.5))
+  theirs = reference.model.rotary_emb.inv_freq.numpy()
+  np.testing.assert_allclose(frequencies[0], theirs, rtol=1e-6)
+
+
+def test_greedy_cached_decoding_equals_generate(make_checkpoint):
+  folder, reference = make_checkpoint('qwen3')
+  model, params = load(folder)
+  rng = np.random.default_rng(3)
+  lengths, steps = np.array([9, 4]), 8
+  prompts = rng.integers(0, SIZES['vocab_size'], (2, 9))
+  first = rng.integers(0, SIZES['vocab_size'], (2, 3))   # three completions of each prompt
+
+  @jax.jit
+  def prefill(params, tokens, lengths):
+    positions, segments = transformer.prompt_segments(tokens, lengths)
+    _, new_kv, _ = model.apply(params, tokens, positions=positions, segment_ids=segments)
+    return transformer.with_suffix(transformer.as_prefix(new_kv, lengths), 6, 4)
+
+  @jax.jit
+  def step(params, tokens, positions, cache):
+    hidden, new_kv, _ = model.apply(
+        params, tokens, positions=positions, segment_ids=jnp.ones_like(tokens), cache=cache)
+    return jnp.argmax(model.unembed(params, hidden), -1), transformer.append(cache, new_kv)
+
+  cache = prefill(params, prompts, lengths)
+  tokens, decoded = jnp.asarray(first.reshape(6, 1)), []
+  for i in range(steps):
+    if i == 4:   # a larger bucket, half-way
+      cache = transformer.with_suffix(cache, 6, 16)
+    tokens, cache = step(params, tokens, jnp.repeat(lengths, 3)[:, None] + i, cache)
+    decoded.append(np.asarray(tokens))
+
+  rows = np.zeros((6, 10), int)   # as transformers wants them: padded on the left
+  mask = np.arange(10) >= 9 - np.repeat(lengths, 3)[:, None]
+  rows[mask] = np.concatenate([
+      [*prompts[row // 3, :lengths[row // 3]], token] for row, token in enumerate(first.flat)])
+  theirs = reference.generate(
+      torch.tensor(rows), attention_mask=torch.tensor(mask).long(), max_new_tokens=steps,
+      do_sample=False, pad_token_id=0)
+  np.testing.assert_array_equal(np.concatenate(decoded, 1), theirs[:, 10:].numpy())
+
+
+@pytest.mark.parametrize('name', CHECKPOINTS)
+def test_transformers_loads_an_export_bit_for_bit(name, make_checkpoint, tmp_path):
+  folder, reference = make_checkpoint(name)
+  model, params = load(folder)
+  huggingface.export(tmp_path / 'export', model.config, params, max_shard_bytes=40_000)
+  assert len(list((tmp_path / 'export').glob('*.safetensors'))) > 2
+  loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
+      tmp_path / 'export', output_loading_info=True)
+  assert not any(report.values()), report
+  for field in (*huggingface._FIELDS.values(), 'hidden_act', 'rope_parameters', 'model_type'):
+    if name.startswith('qwen2') and field == 'head_dim':
+      continue   # Qwen2Config derives it
+    assert getattr(loaded.config, field) == getattr(reference.config, field), field
+  theirs, source = loaded.state_dict(), reference.state_dict()
+  assert theirs.keys() == source.keys()
+  for key, tensor in source.items():
+    assert torch.equal(theirs[key], tensor), key
+  assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == model.config.tied_embedding
+
+
+def test_a_bfloat16_export_is_rounded_as_by_torch(make_checkpoint, tmp_path):
+  folder, reference = make_checkpoint('qwen2')
+  model, params = load(folder)
+  huggingface.export(tmp_path / 'export', model.config, params, dtype='bfloat16')
+  loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'export', dtype='auto')
+  assert loaded.dtype == torch.bfloat16
+  for key, tensor in reference.state_dict().items():
+    assert torch.equal(loaded.state_dict()[key], tensor.to(torch.bfloat16)), key
+
+
+@pytest.mark.parametrize('name', CHECKPOINTS)
+def test_config_in_the_spelling_of_transformers_4_reads_the_same(name, make_checkpoint, tmp_path):
+  raw = json.loads((make_checkpoint(name)[0] / 'config.json').read_text())
+  rope = raw.pop('rope_parameters')
+  raw['rope_theta'] = rope.pop('rope_theta')
+  raw['rope_scaling'] = None if rope['rope_type'] == 'default' else rope
+  (tmp_path / 'config.json').write_text(json.dumps(raw))
+  assert huggingface.read_config(tmp_path) == huggingface.read_config(make_checkpoint(name)[0])

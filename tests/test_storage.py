@@ -1,0 +1,70 @@
+import json
+import math
+import os
+import uuid
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax.storage import Path, to_json
+
+
+@pytest.fixture(params=['local', 'memory'])
+def folder(request, tmp_path):
+  return Path(tmp_path / 'run' if request.param == 'local' else f'memory://{uuid.uuid4().hex}/run')
+
+
+def test_files_and_folders_behave_alike_everywhere(folder):
+  assert not folder.exists() and list(folder.iterdir()) == []
+  folder.remove()
+  (folder / 'b' / 'c.txt').write_text('中\n')
+  (folder / 'a').write_bytes(b'123')
+  (folder / 'a').write_bytes(b'4567')
+  assert [str(path) for path in folder.iterdir()] == [f'{folder}/a', f'{folder}/b']
+  assert [path.name for path in folder.iterdir()] == ['a', 'b']
+  assert (folder / 'b').exists() and (folder / 'b' / 'c.txt').read_text() == '中\n'
+  assert folder.file_sizes() == {'a': 4, 'b/c.txt': 4}
+  assert Path(Path(str(folder) + '/')).file_sizes() == folder.file_sizes()
+  (folder / 'b').remove()
+  assert folder.file_sizes() == {'a': 4} and not (folder / 'b').exists()
+
+
+def test_copies_up_and_down(tmp_path):
+  up, down = Path(f'memory://{uuid.uuid4().hex}'), Path(tmp_path / 'down')
+  (Path(tmp_path) / 'x' / 'y').write_bytes(b'1')
+  (Path(tmp_path) / 'x' / 'z' / 'y').write_bytes(b'22')
+  (Path(tmp_path) / 'x').copy_to(up)
+  up.copy_to(down)
+  assert up.file_sizes() == down.file_sizes() == {'y': 1, 'z/y': 2}
+  assert (down / 'z' / 'y').read_bytes() == b'22'
+
+
+def test_local_paths_are_absolute_and_remote_ones_are_no_local_paths(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert os.fspath(Path('x')) == str(Path(f'file://{tmp_path}/x')) == f'{tmp_path}/x'
+  assert str(Path('~/x')) == os.path.expanduser('~/x')
+  with pytest.raises(ValueError, match='memory://x is not on a local disk'):
+    os.fspath(Path('memory://x'))
+  with pytest.raises(ValueError, match='nosuch'):
+    Path('nosuch://x')
+
+
+def test_a_file_that_cannot_be_written_is_named_and_its_old_content_stays(tmp_path):
+  path = Path(tmp_path) / 'old'
+  path.write_text('content')
+  with pytest.raises(OSError, match='choose another workdir.*old/new'):
+    (path / 'new').write_text('')
+  assert path.read_text() == 'content'
+
+
+def test_json_is_strict_and_keeps_numbers():
+  value = {'a': [math.nan, math.inf, -math.inf, 1 / 3], 'b': np.float32(0.1), 'c': (True, None, 7),
+           'd': jnp.arange(2), 2: 'NaN'}
+  text = to_json(value)
+  back = json.loads(text, parse_constant=lambda name: pytest.fail(f'{name} is not JSON'))
+  assert back == {'a': ['NaN', 'Infinity', '-Infinity', 1 / 3], 'b': float(np.float32(0.1)),
+                  'c': [True, None, 7], 'd': [0, 1], '2': 'NaN'}
+  assert to_json('中') == '"中"'
+  with pytest.raises(TypeError, match='object'):
+    to_json(object())
