@@ -92,18 +92,17 @@ def scores(
 
 def evaluate(
     sample: Callable, params, stream: PromptStream, rewards: RewardSuite, tokenizer: Tokenizer, *,
-    num_problems: int, batch_size: int, num_samples: int, stop_ids: Sequence[int],
+    num_problems: int, num_samples: int, stop_ids: Sequence[int],
     opened: bool = False, ks: Sequence[int] = (1, 8), iteration: int = 0,
-    mesh=None, on_batch: Callable[[int], None] = lambda done: None,
+    mesh=None,
 ) -> tuple[dict[str, tuple[float, float, float]], list[dict]]:
   """Draws `num_samples` completions for the first `num_problems` of a stream, and scores them.
 
   Args:
     sample: from `sampler.make_sampler`, with group_size = num_samples.
     rewards: a suite with one reward, the accuracy that decides what is correct.
-    stream: unshuffled prompts, `batch_size` at a time.
+    stream: unshuffled prompts.
     iteration: part of the random keys, as in training.
-    on_batch: told how many problems are done.
 
   Returns:
     (scores, records): as `scores`, and one record a completion.
@@ -120,7 +119,6 @@ def evaluate(
     examples = rollouts.repeat_examples(prompts.examples, num_samples)
     pending.append((prompts, read, rewards.submit(read, examples)))
     completions += read
-    on_batch(min(num_problems, len(completions) // num_samples))
   for prompts, read, promise in pending:
     judged = promise.collect()
     correct += [value >= 1.0 for value in judged.total]

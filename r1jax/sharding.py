@@ -81,9 +81,11 @@ def use(mesh: jax.sharding.Mesh | None):
 
 
 def place(tree, mesh: jax.sharding.Mesh, *, batch: bool = False):
-  """Host arrays put on the mesh: replicated, or with `batch` split along their first axis."""
+  """Arrays put on the mesh: replicated, or with `batch` split along their first axis.
+
+  The first axis stays whole where the mesh axis does not divide it.
+  """
   def put(x):
-    x = np.asarray(x)
     split = batch and x.ndim and x.shape[0] % mesh.shape[RULES['batch']] == 0
     return jax.device_put(x, NamedSharding(mesh, P(RULES['batch']) if split else P()))
   return jax.tree.map(put, tree)

@@ -1,14 +1,19 @@
 """What every stage needs: a model by its source, examples by their name, checks of a config."""
 from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
 import difflib
 import pathlib
+import tempfile
+import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from r1jax import checkpoint, sharding, tokenization
 from r1jax.data import miniature
+from r1jax.data.prompts import PromptStream
 from r1jax.models import Model, ModelConfig, build, gguf, huggingface
 from r1jax.storage import Path
 from r1jax.tokenization import Tokenizer
@@ -67,61 +72,65 @@ def load_model(
     tokenizer = tokenization.tokenizer_from_gguf(source)
     config, params = gguf.load_gguf(source)
   else:
-    config = huggingface.read_config(source)
-    tokenizer = tokenization.load_tokenizer(source)
-    params = huggingface.load_params(source, config)
+    with contextlib.ExitStack() as stack:
+      if not Path(source).is_local:   # safetensors are read from a local disk
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        Path(source).copy_to(Path(folder))
+        source = folder
+      config = huggingface.read_config(source)
+      tokenizer = tokenization.load_tokenizer(source)
+      params = huggingface.load_params(source, config)
   tokenizer.check_fits(config.vocab_size)
   model = build(config, compute_dtype=compute_dtype, remat=remat)
   params = jax.device_put(params, sharding.shardings(mesh, model.logical_axes, params))
   return LoadedModel(model, params, tokenizer)
 
 
-def model_config_of(source: str, inputs: Mapping[str, Artifact]) -> ModelConfig:
-  """The shape of the model that `load_model` would load, without its weights."""
-  if source in inputs:
-    source = str(inputs[source].model_folder)
-  if source == 'miniature':
-    source = str(MINIATURE_BASE)
-  if source == 'smollm2' or source.endswith('.gguf'):
-    return gguf.load_gguf(tokenization.smollm2_path() if source == 'smollm2' else source)[0]
-  return huggingface.read_config(source)
+def _miniature(split, *, size, seed, min_terms, max_terms):
+  return miniature.sums(split, size, seed=seed, min_terms=min_terms, max_terms=max_terms)
 
 
-def _gsm8k(split, *, folder, cache, **_):
+def _gsm8k(split, *, folder, cache):
   from r1jax.data.gsm8k import load_gsm8k
   return load_gsm8k(folder, split, cache)
 
 
-def _jsonl(split, *, folder, **_):
+def _jsonl(split, *, folder):
   from r1jax.data.jsonl import jsonl_source
   return jsonl_source(f'{folder}/{split}.jsonl')
 
 
-def _reasoning_gym(split, *, task, size, seed, **_):
+def _reasoning_gym(split, *, task, size, seed):
   from r1jax.data.reasoning_gym import reasoning_gym_source
-  # Another seed for another split: the generators' problems then differ.
-  return reasoning_gym_source(task, size, seed * 2 + (split == 'test'))
+  return reasoning_gym_source(task, size, 2 * seed + (split == 'test'))
 
 
-def _miniature(split, *, size, seed, min_terms, max_terms, **_):
-  return miniature.sums(split, size, seed=seed, min_terms=min_terms, max_terms=max_terms)
+# Name -> (loader of a split, the fields that `data` has besides its name, with defaults).
+DATASETS: dict[str, tuple[Callable, dict[str, Any]]] = {
+    'miniature': (_miniature, dict(size=10_000, seed=0, min_terms=5, max_terms=8)),
+    'gsm8k': (_gsm8k, dict(folder='', cache='')),
+    'jsonl': (_jsonl, dict(folder='')),
+    'reasoning_gym': (_reasoning_gym, dict(task='chain_sum', size=10_000, seed=0)),
+}
 
 
-DATASETS: dict[str, Callable] = {
-    'miniature': _miniature, 'gsm8k': _gsm8k, 'jsonl': _jsonl, 'reasoning_gym': _reasoning_gym}
+def check_data(data: Mapping[str, Any], where: str) -> None:
+  """Refuses a `data` part with an unknown name or field.
+
+  Raises:
+    ValueError: naming the nearest.
+  """
+  if data.get('name') not in DATASETS:
+    raise ValueError(f'{where}.name={data.get("name")!r} is unknown: the nearest is '
+                     f'{nearest(data.get("name"), DATASETS)!r} (known: {", ".join(DATASETS)})')
+  fields = {field: value for field, value in data.items() if field != 'name'}
+  check_config(fields, DATASETS[data['name']][1], where)
 
 
 def load_examples(data: Mapping[str, Any], split: str):
-  """A random-access source of {'question', 'answer', ...} by the `data` part of a config.
-
-  Raises:
-    ValueError: an unknown name.
-  """
-  name = data['name']
-  if name not in DATASETS:
-    raise ValueError(f'data.name={name!r} is unknown: the nearest is '
-                     f'{nearest(name, DATASETS)!r} (known: {", ".join(DATASETS)})')
-  return DATASETS[name](split, **{key: value for key, value in data.items() if key != 'name'})
+  """A random-access source of {'question', 'answer', ...} by the `data` part of a config."""
+  load, _ = DATASETS[data['name']]
+  return load(split, **{field: value for field, value in data.items() if field != 'name'})
 
 
 def nearest(word: str, words) -> str:
@@ -147,10 +156,64 @@ def check_config(config: Mapping[str, Any], default: Mapping[str, Any], where: s
     value = config[field]
     if isinstance(expected, Mapping):
       if not isinstance(value, Mapping):
-        raise ValueError(f'{path}={value!r} must hold fields, as {dict(expected)!r}')
+        raise ValueError(f'{path}={value!r} must hold fields ({", ".join(expected) or "any"})')
       check_config(value, expected, path)
       continue
-    allowed = (float, int) if isinstance(expected, float) else type(expected)
+    allowed = {float: (float, int), tuple: (tuple, list)}.get(type(expected), type(expected))
     if not isinstance(value, allowed) or isinstance(value, bool) != isinstance(expected, bool):
       raise ValueError(f'{path}={value!r} is a {type(value).__name__}: '
                        f'make it a {type(expected).__name__}, as {expected!r}')
+
+
+def plain(config: Any) -> Any:
+  """A config (ConfigDict or dict) as dicts, lists and numbers."""
+  config = config.to_dict() if hasattr(config, 'to_dict') else config
+  if isinstance(config, Mapping):
+    return {key: plain(value) for key, value in config.items()}
+  return [plain(value) for value in config] if isinstance(config, (list, tuple)) else config
+
+
+def prompt_stream(config: Mapping[str, Any], tokenizer: Tokenizer, split: str) -> PromptStream:
+  """The prompts of a stage: fields data, template, prompts, max_prompt_length, overlong, seed."""
+  return PromptStream(
+      load_examples(config['data'], split), tokenizer, template=config['template'],
+      batch_size=config['prompts'], max_prompt_length=config['max_prompt_length'],
+      seed=config['seed'], shuffle=split == 'train', overlong=config['overlong'])
+
+
+# bfloat16 operations a second of one device, by the makers' data sheets.
+_PEAK_FLOPS = {'TPU v5 lite': 197e12, 'TPU v5p': 459e12, 'TPU v5': 459e12, 'TPU v6 lite': 918e12,
+               'NVIDIA H100 80GB HBM3': 989e12, 'NVIDIA H200': 989e12, 'NVIDIA A100-SXM4-80GB': 312e12}
+
+
+def peak_flops() -> float:
+  """What all devices together could do in a second; of an unknown kind, what a product reaches."""
+  device = jax.devices()[0]
+  if device.device_kind in _PEAK_FLOPS:
+    return _PEAK_FLOPS[device.device_kind] * jax.device_count()
+  square = jnp.ones((1024, 1024))
+  product = jax.jit(jnp.matmul)
+  product(square, square).block_until_ready()
+  start = time.perf_counter()
+  for _ in range(3):
+    result = product(square, square)
+  result.block_until_ready()
+  return 3 * 2 * 1024 ** 3 / (time.perf_counter() - start)
+
+
+def leave_artifact(
+    workdir: Path, *, kind: str, stage: str, config_hash: str, inputs: Mapping[str, Artifact],
+    model: ModelConfig, params: Any, tokenizer: Tokenizer, template: str, scores: Mapping[str, Any],
+    dtype: str = 'float32',
+) -> Artifact:
+  """Exports the model to `workdir/model` in Hugging Face form, and writes the manifest, last."""
+  (workdir / 'model').remove()
+  huggingface.export(workdir / 'model', model, params, tokenizer=tokenizer, dtype=dtype)
+  files = tuple(f'model/{name}' for name in sorted((workdir / 'model').file_sizes()))
+  manifest = checkpoint.Manifest(
+      kind=kind, stage=stage, config_hash=config_hash,
+      parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
+      model=model.to_dict(), tokenizer=tokenizer.source, template=template, files=files,
+      scores=dict(scores))
+  checkpoint.write_manifest(workdir, manifest)
+  return Artifact(workdir, manifest)

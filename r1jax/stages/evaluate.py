@@ -1,0 +1,121 @@
+"""Evaluation as a stage, and the table of base against trained that ends a training stage."""
+from collections.abc import Callable, Mapping
+import json
+from typing import Any
+
+import jax
+
+from r1jax import checkpoint, metrics, sharding
+from r1jax import evaluate as evaluation
+from r1jax.rewards.suite import RewardSuite, named_rewards
+from r1jax.sampler import Interrupted, Sampling, make_sampler
+from r1jax.stages import common
+from r1jax.storage import Path, to_json
+from r1jax.tokenization import opens_think, stop_ids
+
+TRAINED = 'trained'   # as `model.source`: the model that the stage has just trained
+
+DEFAULT = dict(
+    kind='evaluate', inputs=(), seed=0,
+    model=dict(source=TRAINED, compute_dtype='float32', remat=False),
+    data={},                        # name, and the fields of `stages.common.DATASETS`
+    split='test',
+    template='miniature', max_prompt_length=64, overlong='skip',
+    problems=500, prompts=125,      # in all, and at a time
+    samples=8,                      # completions a problem
+    sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32),
+    accuracy='number',              # the reward that decides what is correct
+    reward_workers=2, reward_timeout_s=5.0,
+)
+
+
+def check(config: Mapping[str, Any], where: str) -> None:
+  """Refuses impossible combinations before anything is loaded or compiled."""
+  common.check_config(config, DEFAULT, where)
+  common.check_data(config['data'], f'{where}.data')
+  for name in ('problems', 'prompts', 'samples'):
+    if config[name] < 1:
+      raise ValueError(f'evaluation: {name}={config[name]} leaves nothing to do: use at least 1')
+  named_rewards({config['accuracy']: 1.0})
+
+
+def evaluate_model(
+    config: Mapping[str, Any], loaded: common.LoadedModel, *, mesh: jax.sharding.Mesh,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[dict[str, tuple[float, float, float]], list[dict]]:
+  """(scores with intervals, one record a completion) of a loaded model, by fields of DEFAULT."""
+  tokenizer, sampling = loaded.tokenizer, dict(config['sampling'])
+  stops = stop_ids(config['template'], tokenizer)
+  opened = opens_think(config['template'], tokenizer)
+  sample = make_sampler(
+      loaded.model, group_size=config['samples'], max_new_tokens=sampling.pop('max_new_tokens'),
+      chunk=sampling.pop('chunk'), sampling=Sampling(**sampling), stop_ids=stops,
+      compute_dtype=config['model']['compute_dtype'], seed=config['seed'], should_stop=should_stop)
+  functions = named_rewards({config['accuracy']: 1.0}, opened=opened)
+  with RewardSuite(functions, num_workers=config['reward_workers'],
+                   timeout_s=config['reward_timeout_s']) as rewards:
+    try:
+      return evaluation.evaluate(
+          sample, loaded.params, common.prompt_stream(config, tokenizer, config['split']), rewards,
+          tokenizer, num_problems=config['problems'], num_samples=config['samples'],
+          stop_ids=stops, opened=opened, ks=tuple(sorted({1, config['samples']})), mesh=mesh)
+    except Interrupted:
+      raise common.StopRequested('an evaluation was asked to stop: those before it are kept; run '
+                                 'the same command to go on') from None
+
+
+def run_all(
+    evaluations: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, common.Artifact],
+    workdir: Path, *, trained: common.LoadedModel | None, mesh: jax.sharding.Mesh,
+    should_stop: Callable[[], bool] = lambda: False, console=None,
+) -> dict[str, dict[str, tuple[float, float, float]]]:
+  """Runs evaluations by name, prints their table, and keeps it in `workdir`.
+
+  Each leaves `evaluations/<name>.json`; one that is there already, of the same config and for the
+  same trained model, is not run again. The table goes to `results.md` and `results.json`.
+
+  Raises:
+    StopRequested: asked to stop; evaluations that are done are kept.
+  """
+  table = {}
+  for name, config in evaluations.items():
+    kept = workdir / 'evaluations' / f'{name}.json'
+    config_hash = checkpoint.config_hash(common.plain(config))
+    if kept.exists() and (found := json.loads(kept.read_text()))['config_hash'] == config_hash:
+      table[name] = {key: tuple(value) for key, value in found['scores'].items()}
+      continue
+    source = config['model']['source']
+    loaded = trained if source == TRAINED and trained is not None else common.load_model(
+        inputs=inputs, mesh=mesh, **config['model'])
+    scored, records = evaluate_model(config, loaded, mesh=mesh, should_stop=should_stop)
+    table[name] = scored
+    samples = workdir / 'evaluations' / f'{name}.jsonl'
+    samples.write_text(''.join(to_json(record) + '\n' for record in records))
+    kept.write_text(to_json({'config_hash': config_hash, 'scores': scored}))
+  if table:
+    rows = [{'model': name, **scored} for name, scored in table.items()]
+    title = 'Mean with 95 % interval over problems'
+    metrics.print_table(rows, title, console=console)
+    (workdir / 'results.md').write_text(metrics.format_table(rows, title))
+    (workdir / 'results.json').write_text(to_json(table))
+  return table
+
+
+def run(
+    config: Mapping[str, Any], inputs: Mapping[str, common.Artifact], workdir: str | Path, *,
+    stage: str = 'evaluate', mesh: jax.sharding.Mesh | None = None,
+    should_stop: Callable[[], bool] = lambda: False, console=None,
+) -> common.Artifact:
+  """Evaluates one model by itself; arguments and errors as of `stages.rl.run`."""
+  check(config, f'config.stages.{stage}')
+  workdir = Path(workdir)
+  mesh = mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
+  with sharding.use(mesh):
+    table = run_all({stage: config}, inputs, workdir, trained=None, mesh=mesh,
+                    should_stop=should_stop, console=console)
+  manifest = checkpoint.Manifest(
+      kind='evaluate', stage=stage, config_hash=checkpoint.config_hash(common.plain(config)),
+      parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
+      template=config['template'], files=('results.json',), scores=table)
+  checkpoint.write_manifest(workdir, manifest)
+  return common.Artifact(workdir, manifest)

@@ -1,0 +1,177 @@
+"""Supervised fine-tuning on prompts and completions, packed, with loss on completions only.
+
+`train_packed` is also what pre-training runs, with loss on every token.
+"""
+from collections.abc import Callable, Iterable, Mapping
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from r1jax import checkpoint, losses, metrics, sharding, train_step
+from r1jax.data.packing import PackedRows, pack
+from r1jax.logprobs import token_logprobs
+from r1jax.masked import masked_sum
+from r1jax.models import Model
+from r1jax.records import TrainState
+from r1jax.stages import common, evaluate
+from r1jax.storage import Path
+from r1jax.tokenization import Tokenizer
+
+OPTIMIZER = dict(learning_rate=5e-5, warmup_steps=0, final_learning_rate=5e-6, weight_decay=0.0,
+                 max_grad_norm=1.0, beta1=0.9, beta2=0.95)
+
+DEFAULT = dict(
+    kind='sft', inputs=(), seed=0,
+    model=dict(source='miniature', compute_dtype='float32', remat=False),
+    samples='',              # the input stage (of kind 'reject') that drew them
+    template='miniature',    # kept in the manifest; samples hold whole prompts
+    row_length=128, rows=64, micro_batches=1, epochs=2, overlong='skip',
+    optimizer=OPTIMIZER,     # cosine from learning_rate to final_learning_rate over the run
+    checkpoint_every=200, keep_checkpoints=2,      # steps, checkpoints
+    log_every=10,                                  # steps
+    evaluations={},
+)
+
+
+def check(config: Mapping[str, Any], where: str) -> None:
+  """Refuses impossible settings before anything is loaded."""
+  common.check_config(config, DEFAULT, where)
+  check_batches(config)
+  if config['samples'] not in config['inputs']:
+    raise ValueError(f'{where}.samples={config["samples"]!r} is none of its inputs '
+                     f'{list(config["inputs"])}: name the stage that drew the samples')
+  for name, evaluation in config['evaluations'].items():
+    evaluate.check(evaluation, f'{where}.evaluations.{name}')
+
+
+def check_batches(config: Mapping[str, Any]) -> None:
+  for name in ('row_length', 'rows', 'micro_batches', 'epochs', 'checkpoint_every', 'log_every'):
+    if config[name] < 1:
+      raise ValueError(f'{name}={config[name]} leaves nothing to do: set it to at least 1')
+  if config['rows'] % config['micro_batches']:
+    raise ValueError(f'rows={config["rows"]} is not a multiple of micro_batches='
+                     f'{config["micro_batches"]}: make it one')
+
+
+def pack_samples(
+    samples: Iterable[Mapping[str, str]], tokenizer: Tokenizer, row_length: int, overlong: str,
+) -> PackedRows:
+  """Prompts and completions, each ended by the end token, packed; only completions are learnt."""
+  documents, weights = [], []
+  for sample in samples:
+    prompt = tokenizer.encode(sample['prompt'], add_special=True)
+    completion = [*tokenizer.encode(sample['completion']), tokenizer.eos_id]
+    documents.append(prompt + completion)
+    weights.append([0.0] * len(prompt) + [1.0] * len(completion))
+  return pack(documents, weights, row_length=row_length, overlong=overlong,
+              pad_id=tokenizer.pad_id)
+
+
+def make_loss(model: Model) -> Callable:
+  """loss(params, (tokens, segment_ids, positions, weights), Σ weights) of packed rows [R, T]."""
+  def loss(params, rows, normalizer):
+    tokens, segment_ids, positions, weights = rows
+    hidden, _, _ = model.apply(params, tokens, positions=positions, segment_ids=segment_ids)
+    logprobs, entropies = token_logprobs(
+        hidden[:, :-1], model.unembedding(params), tokens[:, 1:])
+    weights = weights[:, 1:]
+    value, _ = losses.supervised_loss(logprobs, weights, normalizer=normalizer)
+    return value, {'entropy': masked_sum(entropies * weights, weights) / normalizer}
+  return loss
+
+
+def train_packed(
+    config: Mapping[str, Any], loaded: common.LoadedModel, rows: PackedRows, workdir: Path, *,
+    stage: str, mesh: jax.sharding.Mesh, should_stop: Callable[[], bool], console=None,
+) -> Any:
+  """Trains on packed rows, resuming from `workdir`, and returns the parameters.
+
+  Each epoch is a new permutation of the rows; the rows that do not fill a batch at its end are
+  left out of that epoch. Steps a run: epochs × (rows of the data // config['rows']).
+
+  Raises:
+    ValueError: fewer rows than a batch has.
+    StopRequested: asked to stop; the state is saved.
+  """
+  per_epoch = len(rows.tokens) // config['rows']
+  if not per_epoch:
+    raise ValueError(f'the data fill {len(rows.tokens)} rows and a batch has rows='
+                     f'{config["rows"]}: lower rows or row_length, or give more data')
+  steps = per_epoch * config['epochs']
+  optimizer = train_step.make_optimizer(decay_steps=steps, **config['optimizer'])
+  abstract = jax.eval_shape(functools.partial(train_step.init_state, optimizer=optimizer),
+                            loaded.params)
+  placed = train_step.state_shardings(mesh, loaded.model.logical_axes, abstract)
+  state = jax.jit(lambda params: train_step.init_state(params, optimizer),
+                  out_shardings=placed)(loaded.params)
+  update = jax.jit(train_step.make_update(make_loss(loaded.model), optimizer,
+                                          num_micro_batches=config['micro_batches']),
+                   donate_argnums=0)
+  config_hash = checkpoint.config_hash(common.plain(config))
+  with checkpoint.Checkpointer(workdir / 'checkpoints',
+                               keep=config['keep_checkpoints']) as checkpoints:
+    step = checkpoints.latest_step() or 0
+    if step:
+      if checkpoints.read_meta(step)['config_hash'] != config_hash:
+        raise ValueError(f'{workdir} holds a run with another config: use the config it was begun '
+                         'with, or another workdir')
+      state = checkpoints.restore(step, {'state': state})['state']
+    writer = metrics.MetricWriter(workdir, resume_step=step + 1)
+    save = lambda: checkpoints.save(step, {'state': state}, {'config_hash': config_hash})
+    with metrics.Progress(steps, done=step, console=console) as progress:
+      watch = metrics.Stopwatch()
+      while step < steps:
+        epoch, place = divmod(step, per_epoch)
+        if place == 0 or 'order' not in locals():
+          seed = config['seed'] if epoch == 0 else (config['seed'], epoch)
+          order = np.random.default_rng(seed).permutation(len(rows.tokens))
+        chosen = order[place * config['rows']:(place + 1) * config['rows']]
+        batch = tuple(array[chosen] for array in (
+            rows.tokens, rows.segment_ids, rows.positions, rows.weights))
+        normalizer = np.float32(max(1e-8, batch[3][:, 1:].sum()))
+        with watch('step'):
+          state, measured = update(state, sharding.place(batch, mesh, batch=True),
+                                   sharding.place(normalizer, mesh))
+        step += 1
+        if step % config['log_every'] == 0 or step == steps:
+          with watch('step'):
+            record = {name: float(value) for name, value in sharding.to_host(measured).items()}
+          record |= watch.pop() | {'epoch': step / per_epoch}
+          writer.write(step, record)
+          progress.update(step, record)
+        if step % config['checkpoint_every'] == 0 or step == steps or should_stop():
+          save()
+          if should_stop() and step < steps:
+            checkpoints.wait()
+            writer.close()
+            raise common.StopRequested(
+                f'stage {stage!r} was asked to stop: its state after step {step} is saved in '
+                f'{workdir}; run the same command to go on')
+    writer.close()
+  return state.params
+
+
+def run(
+    config: Mapping[str, Any], inputs: Mapping[str, common.Artifact], workdir: str | Path, *,
+    stage: str = 'sft', mesh: jax.sharding.Mesh | None = None,
+    should_stop: Callable[[], bool] = lambda: False, console=None,
+) -> common.Artifact:
+  """Fine-tunes a model on samples; arguments and errors as of `stages.rl.run`."""
+  check(config, f'config.stages.{stage}')
+  workdir, mesh = Path(workdir), mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
+  with sharding.use(mesh):
+    loaded = common.load_model(inputs=inputs, mesh=mesh, **config['model'])
+    samples = metrics.read_jsonl(inputs[config['samples']].folder / 'samples')
+    rows = pack_samples(samples, loaded.tokenizer, config['row_length'], config['overlong'])
+    params = train_packed(config, loaded, rows, workdir, stage=stage, mesh=mesh,
+                          should_stop=should_stop, console=console)
+    trained = common.LoadedModel(loaded.model, params, loaded.tokenizer)
+    table = evaluate.run_all(config['evaluations'], inputs, workdir, trained=trained, mesh=mesh,
+                             should_stop=should_stop, console=console)
+    metrics.plot_curves(metrics.read_metrics(workdir), workdir / 'curves.png')
+    return common.leave_artifact(
+        workdir, kind='sft', stage=stage, config_hash=checkpoint.config_hash(common.plain(config)),
+        inputs=inputs, model=loaded.model.config, params=params, tokenizer=loaded.tokenizer,
+        template=config['template'], scores=table)
