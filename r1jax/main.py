@@ -48,16 +48,16 @@ def main() -> None:
   app.run(run)
 
 
-def _with_allocator() -> None:
+def restart_with_allocator() -> None:
   """Starts this program anew with allocator settings that keep large buffers mapped (Linux).
 
-  A third of a small model's step on a CPU is otherwise spent in page faults (docs/results.md).
+  Much of a small model's step on a CPU is otherwise spent in page faults (docs/benchmarks.md).
   """
   if sys.platform == 'linux' and 'MALLOC_TOP_PAD_' not in os.environ:
     os.environ.update(_MALLOC)
-    os.execv(sys.executable, [sys.executable, '-m', 'r1jax.main', *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 if __name__ == '__main__':
-  _with_allocator()
+  restart_with_allocator()
   main()

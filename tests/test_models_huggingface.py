@@ -189,7 +189,7 @@ def test_a_sliding_window_that_no_layer_uses_is_accepted(tmp_path):
   assert config.qkv_bias
   for unused in ({'use_sliding_window': True, 'max_window_layers': 16},
                  {'layer_types': ['full_attention'] * 16},
-                 {'use_sliding_window': True, 'sliding_window': None}):
+                 {'use_sliding_window': True, 'sliding_window': None, 'max_window_layers': 0}):
     assert huggingface.read_config(config_folder(tmp_path, raw | unused)) == config
 
 

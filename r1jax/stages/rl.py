@@ -298,7 +298,7 @@ class _Trainer:
           key = np.random.default_rng((config['seed'], self.place.iteration, epoch))
           groups = np.split(key.permutation(config['prompts']), config['mini_batches'])[part]
           batch = self.programs.take(self.batch, sharding.place(groups, self.mesh))
-        normalizers = _normalizers(batch.completion_mask, config['aggregation'],
+        normalizers = batch_normalizers(batch.completion_mask, config['aggregation'],
                                    config['sampling']['max_new_tokens'])
         self.state, measured = self.programs.update(self.state, batch, normalizers)
         self.place.update = update + 1
@@ -415,6 +415,7 @@ class _Trainer:
 
 
 @functools.partial(jax.jit, static_argnames=('aggregation', 'max_length'))
-def _normalizers(mask, aggregation, max_length):
+def batch_normalizers(mask, aggregation, max_length):
+  """(the loss's divisor, the number of tokens) of a whole batch, for its micro-batches."""
   return (losses.loss_normalizer(mask, aggregation, max_length),
           jnp.maximum(jnp.sum(mask), 1))

@@ -1,0 +1,88 @@
+"""Times rollouts and whole GRPO steps on the shapes that peers were timed on (docs/benchmarks.md).
+
+    python experiments/benchmarks/grpo.py --shape=tunix
+
+Random weights, float32, AdamW, no KL, one update a rollout, completions of fixed length (the stop
+token cannot be drawn), a trivial reward on the host. Prints one JSON line: medians over the steps
+after the first two, seconds of the first step (compiling included) and the process' peak memory.
+"""
+import argparse
+import json
+import pathlib
+import resource
+import statistics
+import sys
+import time
+
+SHAPES = {
+    # 4 prompts × 8, prompt + completion tokens; the model of bench_tunix_*.py (4.07M).
+    'tunix': dict(prompt=64, new=128, model=dict(
+        family='qwen3', vocab_size=512, width=256, num_layers=4, num_heads=8, num_kv_heads=4,
+        head_dim=32, mlp_width=1024, qk_norm=True)),
+    # The models of bench_trl_grpo.py (1.05M and 2.03M).
+    'trl512': dict(prompt=32, new=64, model=dict(
+        family='qwen2', vocab_size=512, width=128, num_layers=4, num_heads=4, num_kv_heads=2,
+        head_dim=32, mlp_width=512, qkv_bias=True)),
+    'trl8192': dict(prompt=32, new=64, model=dict(
+        family='qwen2', vocab_size=8192, width=128, num_layers=4, num_heads=4, num_kv_heads=2,
+        head_dim=32, mlp_width=512, qkv_bias=True)),
+}
+PROMPTS, GROUP = 4, 8
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--shape', choices=SHAPES, required=True)
+  parser.add_argument('--steps', type=int, default=9)
+  parser.add_argument('--chunk', type=int, default=32, help='tokens a decoding program draws')
+  arguments = parser.parse_args()
+
+  import jax
+  import numpy as np
+  from r1jax import models, rollout, sharding, train_step
+  from r1jax.data.prompts import PromptBatch
+  from r1jax.stages import rl
+
+  shape = SHAPES[arguments.shape]
+  config = models.ModelConfig(**shape['model'])
+  model = models.build(config)
+  settings = rl.DEFAULT | dict(
+      prompts=PROMPTS, group_size=GROUP,
+      sampling=rl.DEFAULT['sampling'] | dict(max_new_tokens=shape['new'], chunk=arguments.chunk))
+  optimizer = train_step.make_optimizer(learning_rate=1e-5)
+  never = config.vocab_size
+  programs = rl.make_programs(model, optimizer, settings, (never,), 0, lambda: False)
+  state = train_step.init_state(model.init(jax.random.key(0)), optimizer)
+  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  rng = np.random.default_rng(0)
+  seconds = {'rollout': [], 'step': []}
+  with sharding.use(mesh):
+    for step in range(arguments.steps):
+      prompts = rollout.device_prompts(PromptBatch(
+          rng.integers(4, config.vocab_size, (PROMPTS, shape['prompt'])).astype(np.int32),
+          np.full(PROMPTS, shape['prompt'], np.int32), np.arange(PROMPTS, dtype=np.int32),
+          [], 0, 0))
+      start = time.perf_counter()
+      sampled = programs.sample(state.params, sharding.place(prompts, mesh, batch=True), step)
+      tokens = sharding.to_host(sampled.tokens)
+      seconds['rollout'].append(time.perf_counter() - start)
+      rewards = (tokens % 2 == 0).mean(1)
+      batch = sharding.place(
+          rollout.make_batch(sampled, rewards, group_size=GROUP, advantage_scale='std'), mesh)
+      normalizers = rl.batch_normalizers(batch.completion_mask, 'sequence_mean', shape['new'])
+      state, measured = programs.update(state, batch, normalizers)
+      sharding.to_host(measured)
+      seconds['step'].append(time.perf_counter() - start)
+  print(json.dumps(dict(
+      system='r1jax', shape=arguments.shape, params=models.num_params(config),
+      rollout_s=round(statistics.median(seconds['rollout'][2:]), 4),
+      step_s=round(statistics.median(seconds['step'][2:]), 4),
+      first_step_s=round(seconds['step'][0], 2), steps=arguments.steps,
+      peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)))
+
+
+if __name__ == '__main__':
+  sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+  from r1jax.main import restart_with_allocator
+  restart_with_allocator()
+  main()

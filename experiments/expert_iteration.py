@@ -1,0 +1,46 @@
+"""SFT on the base's own correct samples: what R1-Zero's gain is measured against.
+
+    python -m r1jax.main --config=experiments/expert_iteration.py --workdir=/tmp/expert_iteration
+
+One round of expert iteration (STaR, arXiv:2203.14465, without rationalisation): draw as many
+completions from the base as R1-Zero does in its rollouts, keep the correct ones, fine-tune the base
+on them for two epochs, evaluate on the same problems.
+
+tiny  the shipped miniature base; about 4 minutes on two CPU cores (docs/results.md).
+"""
+import importlib.util
+import pathlib
+
+from ml_collections import ConfigDict
+
+from r1jax.stages import reject, sft
+
+SIZES = ('tiny',)
+
+_path = pathlib.Path(__file__).with_name('r1_zero.py')
+_spec = importlib.util.spec_from_file_location('r1_zero', _path)
+r1_zero = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(r1_zero)
+
+
+def get_config(argument: str = 'tiny') -> ConfigDict:
+  size, _, debug = argument.partition(',')
+  if size not in SIZES or debug not in ('', 'debug'):
+    raise ValueError(f'expert_iteration.py:{argument} is unknown: use one of {", ".join(SIZES)}, '
+                     "alone or followed by ',debug'")
+  zero = r1_zero.get_config(argument).stages.zero
+  draw = ConfigDict(reject.DEFAULT)
+  draw.data, draw.sampling = zero.data, zero.sampling
+  draw.template, draw.max_prompt_length = zero.template, zero.max_prompt_length
+  draw.samples, draw.prompts = zero.group_size, zero.prompts
+  draw.problems = zero.prompts * zero.steps
+  tuned = ConfigDict(sft.DEFAULT)
+  tuned.inputs, tuned.samples = ('draw',), 'draw'
+  tuned.row_length, tuned.rows = 192, 32
+  tuned.optimizer.learning_rate, tuned.optimizer.final_learning_rate = 3e-4, 3e-5
+  tuned.evaluations = ConfigDict({
+      name.replace('trained', 'expert iteration'): zero.evaluations[name]
+      for name in zero.evaluations if name.startswith('trained')})
+  if debug:
+    tuned.rows = 1
+  return ConfigDict(dict(stages=dict(draw=draw, tuned=tuned), mesh=dict(fsdp=1, tensor=1)))
