@@ -83,6 +83,9 @@ def grpo_loss(
   if advantages.shape not in (logprobs.shape, logprobs.shape[:1]):
     raise ValueError(f'grpo_loss: advantages have shape {advantages.shape}: give '
                      f'[{logprobs.shape[0]}] or {list(logprobs.shape)}')
+  for name, other in (('old_logprobs', old_logprobs), ('reference_logprobs', reference_logprobs)):
+    if other is not None and other.shape != logprobs.shape:
+      raise ValueError(f'grpo_loss: {name} have shape {other.shape}: give {list(logprobs.shape)}')
   if kl_coefficient and reference_logprobs is None:
     raise ValueError(f'grpo_loss: kl_coefficient={kl_coefficient} needs reference_logprobs: give '
                      'them or set it to 0')

@@ -199,7 +199,7 @@ class Stopwatch:
 
 # What the progress line shows of the metrics that are there, the most telling first.
 _SHOWN = {
-    'reward': 'reward', 'loss': 'loss', 'rewards/accuracy/mean': 'accuracy',
+    'reward': 'reward', 'loss': 'loss',
     'completions/mean_length': 'length', 'kl': 'kl', 'entropy': 'entropy',
     'tokens_per_second': 'tokens/s',
 }
@@ -236,8 +236,8 @@ class Progress:
 
   def update(self, step: int, metrics: Mapping[str, float]) -> None:
     """Shows the state after `step` steps."""
-    shown = [f'{label} {format_number(metrics[name])}' for name, label in _SHOWN.items()
-             if name in metrics]
+    shown = [f'{label} {format_number(metrics[name])}'
+             for name, label in (_SHOWN | _reward_titles(metrics)).items() if name in metrics]
     line = '  '.join([*shown, f'step {step}/{self._total}', f'{self._left(step)} left'])
     if self._live is not None:
       self._live.update(self._task, completed=step, description=line)
@@ -301,11 +301,16 @@ def format_number(value: float) -> str:
 
 
 _PANELS = {
-    'reward': 'reward', 'rewards/accuracy/mean': 'accuracy reward',
-    'rewards/format/mean': 'format reward', 'completions/mean_length': 'mean length (tokens)',
+    'reward': 'reward', 'completions/mean_length': 'mean length (tokens)',
     'reflective_words': 'reflective words per completion', 'kl': 'KL from the reference (nats)',
     'entropy': 'entropy (nats a token)', 'loss': 'loss',
 }
+
+
+def _reward_titles(metrics: Iterable[str]) -> dict[str, str]:
+  """{'rewards/<name>/mean': '<name>'} of the reward components that are there."""
+  return {name: name.split('/')[1] for name in metrics
+          if name.startswith('rewards/') and name.endswith('/mean')}
 
 
 def plot_curves(records: Sequence[Mapping[str, float]], path: str | Path) -> None:
@@ -314,8 +319,10 @@ def plot_curves(records: Sequence[Mapping[str, float]], path: str | Path) -> Non
   Raises ValueError where they have none of them.
   """
   from matplotlib.figure import Figure
+  names = dict.fromkeys(name for record in records for name in record)
+  panels = _PANELS | {name: f'{title} reward' for name, title in _reward_titles(names).items()}
   curves = {title: [(record['step'], record[name]) for record in records if name in record]
-            for name, title in _PANELS.items()}
+            for name, title in panels.items()}
   curves = {title: points for title, points in curves.items() if points}
   if not curves:
     raise ValueError(f'{len(records)} records have none of the metrics {", ".join(_PANELS)}: '

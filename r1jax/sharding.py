@@ -27,8 +27,9 @@ def make_mesh(fsdp: int = 1, tensor: int = 1, devices=None) -> jax.sharding.Mesh
   """
   devices = np.asarray(jax.devices() if devices is None else devices)
   sizes = [fsdp, tensor]
-  if sizes.count(-1) == 1 and devices.size % -math.prod(sizes) == 0:
-    sizes[sizes.index(-1)] = devices.size // -math.prod(sizes)
+  others = -math.prod(sizes)
+  if sizes.count(-1) == 1 and others > 0 and devices.size % others == 0:
+    sizes[sizes.index(-1)] = devices.size // others
   if min(sizes) < 1 or math.prod(sizes) != devices.size:
     raise ValueError(
         f'mesh (fsdp={fsdp}, tensor={tensor}) does not fit {devices.size} device(s): '

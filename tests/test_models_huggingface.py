@@ -6,6 +6,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 import tokenizers
 
@@ -121,6 +122,8 @@ def test_shards_keep_to_their_limit_and_the_index_names_every_tensor(exported):
   assert 3 < len(shards) < len(tensors)
   for name, file in index['weight_map'].items():
     assert name in shards[file]
+    with safe_open(folder / file, 'numpy') as opened:
+      assert opened.metadata() == {'format': 'pt'}   # transformers 4 insists on it
   for shard in shards.values():
     assert len(shard) == 1 or sum(tensor.nbytes for tensor in shard.values()) <= 2_000
 

@@ -38,7 +38,7 @@ CHECKPOINTS = {
 
 @pytest.fixture(scope='module')
 def make_checkpoint(tmp_path_factory):
-  """A random checkpoint made by transformers, biases and norms random too: (folder, torch model)."""
+  """A random checkpoint by transformers, biases and norms random too: (folder, torch model)."""
   made = {}
 
   def make(name):
@@ -94,12 +94,13 @@ def test_llama3_frequencies_equal_those_of_transformers_in_all_three_bands(make_
   folder, reference = make_checkpoint('llama3_rope')
   config = huggingface.read_config(folder)
   assert config.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 64)
-  frequencies = [np.asarray(attention.rotary_frequencies(config.head_dim, config.rope_theta, scaling))
-                 for scaling in (config.rope_scaling, None)]
-  stretch = frequencies[1] / frequencies[0]
+  ours, plain = (
+      np.asarray(attention.rotary_frequencies(config.head_dim, config.rope_theta, scaling))
+      for scaling in (config.rope_scaling, None))
+  stretch = plain / ours
   assert stretch[0] == 1 and stretch[-1] == 8 and np.any((stretch > 1.5) & (stretch < 7.5))
   theirs = reference.model.rotary_emb.inv_freq.numpy()
-  np.testing.assert_allclose(frequencies[0], theirs, rtol=1e-6)
+  np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 def test_greedy_cached_decoding_equals_generate(make_checkpoint):

@@ -128,9 +128,9 @@ def test_what_keeps_a_worker_from_starting_is_raised(monkeypatch):
 def test_a_real_worker_answers_within_limits_of_memory_and_files():
   real = workers._Worker()
   try:
-    assert real.ask('2x', 'x + x', 1.0) is True
+    assert real.ask('2x', 'x + x', 3.0) is True
     with pytest.raises(subprocess.TimeoutExpired):  # the clock stops with the task
-      real._process.wait(timeout=1.5)
+      real._process.wait(timeout=3.5)
     pid = real._process.pid
     assert resource.prlimit(pid, resource.RLIMIT_AS) == (2**31, 2**31)
     assert resource.prlimit(pid, resource.RLIMIT_FSIZE) == (0, 0)

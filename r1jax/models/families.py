@@ -179,7 +179,7 @@ def check(source: str, expected: dict[str, Tensor], found: dict[str, tuple[int, 
 
 def assemble(
     config: ModelConfig, expected: dict[str, Tensor], read: Callable[[str], np.ndarray], *,
-    mesh: jax.sharding.Mesh | None = None):
+    mesh: jax.sharding.Mesh | None = None) -> dict:
   """Float32 parameters, filled one tensor at a time: at no time more than them and one tensor.
 
   Args:
@@ -216,8 +216,10 @@ def extract(params, tensor: Tensor) -> np.ndarray:
 
 def check_shapes(config: ModelConfig, params) -> None:
   """Raises ValueError where `params` is not a parameter tree of this shape."""
-  described = lambda tree: {
-      '.'.join(_names(path)): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+  def described(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {'.'.join(_names(path)): leaf.shape for path, leaf in leaves}
+
   expected, found = described(_abstract(config)[0]), described(params)
   for name in expected | found:
     if expected.get(name) != found.get(name):

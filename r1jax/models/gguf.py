@@ -17,8 +17,7 @@ def load_gguf(
 
   Args:
     path: a GGUF file; its tensors may have any type that the `gguf` package dequantises.
-    mesh: where to put the parameters (see `sharding.RULES`); None: on the default
-      device.
+    mesh: where to put the parameters (see `sharding.RULES`); None: on the default device.
 
   Raises:
     FileNotFoundError: there is no such file.

@@ -9,7 +9,7 @@ import math
 import os
 
 import jax
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -18,13 +18,13 @@ from r1jax import sharding, storage
 from r1jax.models import families
 from r1jax.models.config import ModelConfig, RopeScaling
 
-ARCHITECTURES = {
+_ARCHITECTURES = {
     'llama': 'LlamaForCausalLM',
     'qwen2': 'Qwen2ForCausalLM',
     'qwen3': 'Qwen3ForCausalLM',
 }
 
-# ModelConfig -> config.json, where they differ in no more than the name.
+# ModelConfig -> config.json, where only the name differs.
 _FIELDS = {
     'vocab_size': 'vocab_size',
     'width': 'hidden_size',
@@ -43,8 +43,8 @@ _ROPE_FIELDS = {
     'high_frequency_factor': 'high_freq_factor',
     'original_max_length': 'original_max_position_embeddings',
 }
-_DTYPES = {'F32': np.float32, 'F16': np.float16, 'BF16': ml_dtypes.bfloat16}
-_WRITTEN_DTYPES = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16}
+_READ_TYPES = ('F32', 'F16', 'BF16')
+_WRITTEN_TYPES = ('float32', 'bfloat16')
 _WEIGHTS, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
 
 
@@ -67,6 +67,7 @@ def read_config(folder: storage.Path | str) -> ModelConfig:
 
   num_heads = _number(path, raw, 'num_attention_heads', int)
   width = _number(path, raw, 'hidden_size', int)
+  head_dim = 128 if family == 'qwen3' else width // num_heads
   max_length = _number(path, raw, 'max_position_embeddings', int)
   return ModelConfig(
       family=family,
@@ -75,7 +76,7 @@ def read_config(folder: storage.Path | str) -> ModelConfig:
       num_layers=_number(path, raw, 'num_hidden_layers', int),
       num_heads=num_heads,
       num_kv_heads=_number(path, raw, 'num_key_value_heads', int, num_heads),
-      head_dim=_number(path, raw, 'head_dim', int, 128 if family == 'qwen3' else width // num_heads),
+      head_dim=_number(path, raw, 'head_dim', int, head_dim),
       mlp_width=_number(path, raw, 'intermediate_size', int),
       rope_theta=_number(path, rope, 'rope_theta', float, 10_000.0),
       rope_scaling=_rope_scaling(path, rope, max_length),
@@ -87,7 +88,8 @@ def read_config(folder: storage.Path | str) -> ModelConfig:
 
 
 def load_params(
-    folder: storage.Path | str, config: ModelConfig, *, mesh: jax.sharding.Mesh | None = None):
+    folder: storage.Path | str, config: ModelConfig, *, mesh: jax.sharding.Mesh | None = None
+) -> dict:
   """Float32 parameters from a folder's safetensors, read tensor by tensor.
 
   Args:
@@ -95,8 +97,7 @@ def load_params(
       float32, bfloat16 or float16. Of a tied model an `lm_head.weight` may be there as well (as in
       Qwen3-0.6B) if it equals the embedding; old Llama files' `rotary_emb.inv_freq` is passed over.
     config: what `read_config` gives.
-    mesh: where to put the parameters (see `sharding.RULES`); None: on the default
-      device.
+    mesh: where to put the parameters (see `sharding.RULES`); None: on the default device.
 
   Raises:
     FileNotFoundError: there are no weights, or a shard of the index is missing.
@@ -117,10 +118,10 @@ def load_params(
     slices = {name: file.get_slice(name) for name, file in files.items()}
     families.check(str(folder), expected, {n: tuple(s.get_shape()) for n, s in slices.items()})
     for name, part in slices.items():
-      if part.get_dtype() not in _DTYPES:
+      if part.get_dtype() not in _READ_TYPES:
         raise ValueError(f'The tensor {name} of {folder} has the type {part.get_dtype()}: save the '
-                         f'checkpoint in one of {", ".join(_DTYPES)}.')
-    if tied_head and not np.array_equal(
+                         f'checkpoint in one of {", ".join(_READ_TYPES)}.')
+    if tied_head is not None and not np.array_equal(
         tied_head.get_tensor(head), files[embedding].get_tensor(embedding)):
       raise ValueError(
           f'{head} of {folder} differs from {embedding}, but tie_word_embeddings is true: set it '
@@ -149,23 +150,24 @@ def export(
     OSError: a file cannot be written.
   """
   folder = storage.Path(folder)
-  if dtype not in _WRITTEN_DTYPES:
-    raise ValueError(f'dtype={dtype!r} cannot be written: set one of {", ".join(_WRITTEN_DTYPES)}.')
+  if dtype not in _WRITTEN_TYPES:
+    raise ValueError(f'dtype={dtype!r} cannot be written: set one of {", ".join(_WRITTEN_TYPES)}.')
   for file in folder.iterdir():
     if file.name == 'config.json' or '.safetensors' in file.name:
       raise FileExistsError(f'{file} is there already: remove it or name another folder.')
   families.check_shapes(config, params)
   tensors = families.tensors(config, families.FAMILIES[config.family])
   params = sharding.to_host(params)
-  itemsize = np.dtype(_WRITTEN_DTYPES[dtype]).itemsize
-  shards = _shards({n: itemsize * math.prod(t.shape) for n, t in tensors.items()}, max_shard_bytes)
+  type_ = jnp.dtype(dtype)
+  sizes = {name: type_.itemsize * math.prod(tensor.shape) for name, tensor in tensors.items()}
+  shards = _shards(sizes, max_shard_bytes)
   for file, names in shards.items():
-    content = {name: np.ascontiguousarray(
-        families.extract(params, tensors[name]), _WRITTEN_DTYPES[dtype]) for name in names}
+    content = {
+        name: np.ascontiguousarray(families.extract(params, tensors[name]), type_)
+        for name in names}
     (folder / file).write_bytes(save(content, metadata={'format': 'pt'}))
   if len(shards) > 1:
-    total = itemsize * sum(math.prod(tensor.shape) for tensor in tensors.values())
-    index = {'metadata': {'total_size': total},
+    index = {'metadata': {'total_size': sum(sizes.values())},
              'weight_map': {name: file for file, names in shards.items() for name in names}}
     (folder / _INDEX).write_text(json.dumps(index, indent=2))
   if tokenizer is not None:
@@ -245,7 +247,7 @@ def _rope_scaling(path: storage.Path, rope: dict, max_length: int) -> RopeScalin
 def _config_json(config: ModelConfig, tokenizer, dtype: str) -> dict:
   scaling = config.rope_scaling
   return {
-      'architectures': [ARCHITECTURES[config.family]],
+      'architectures': [_ARCHITECTURES[config.family]],
       'model_type': config.family,
       **{theirs: getattr(config, ours) for ours, theirs in _FIELDS.items()},
       'hidden_act': 'silu',

@@ -1,0 +1,44 @@
+"""One Markdown table of several seeds' results: mean over runs, 95 % interval by Student's t.
+
+    python experiments/tabulate.py /tmp/r1_zero_seed{0,1,2}/zero /tmp/expert_seed{0,1,2}/tuned
+
+Each argument is the folder of a finished stage, with its results.json. Evaluations of one name are
+put together; where a score is the same in every run (the base does not depend on the run's seed)
+the interval is the run's own, over problems.
+"""
+import collections
+import json
+import math
+import pathlib
+import sys
+
+from r1jax.metrics import format_table
+
+# Two-sided 95 % points of Student's t, by the number of runs.
+_T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
+
+
+def over_runs(cells: list[list[float]]) -> tuple[float, float, float]:
+  """(mean, low, high) over runs of one score, each given as (mean, low, high) over problems."""
+  means = [float(cell[0]) for cell in cells]
+  if len(set(means)) == 1:
+    return tuple(map(float, cells[0]))
+  mean = sum(means) / len(means)
+  deviation = math.sqrt(sum((x - mean) ** 2 for x in means) / (len(means) - 1))
+  half = _T95[len(means)] * deviation / math.sqrt(len(means))
+  return mean, mean - half, mean + half
+
+
+def main(folders: list[str]) -> None:
+  runs = collections.defaultdict(list)
+  for folder in folders:
+    for name, scores in json.loads((pathlib.Path(folder) / 'results.json').read_text()).items():
+      runs[name].append(scores)
+  rows = [{'model': name, 'runs': str(len(found))} | {
+      score: over_runs([scores[score] for scores in found]) for score in found[0]}
+      for name, found in runs.items()]
+  print(format_table(rows, 'Mean with 95 % interval'))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])
