@@ -129,7 +129,7 @@ def test_shards_keep_to_their_limit_and_the_index_names_every_tensor(exported):
 
 
 def test_params_lie_on_the_mesh_as_the_rules_say(exported):
-  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
   loaded = huggingface.load_params(exported[0], LLAMA, mesh=mesh)
   assert_equal(loaded, random_params(LLAMA))
   params = random_params(LLAMA)

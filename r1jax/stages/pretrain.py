@@ -18,6 +18,7 @@ DEFAULT = dict(
     kind='pretrain', inputs=(), seed=0,
     preset='miniature', compute_dtype='float32', remat=False,
     documents=400_000,                 # of the miniature's corpus, a multiple of 10,000
+    last_step=600,                     # stop here, before the base knows the sums by heart; 0: never
     row_length=128, rows=64, micro_batches=1, epochs=1,
     optimizer=sft.OPTIMIZER | dict(learning_rate=3e-3, warmup_steps=50, final_learning_rate=1.5e-4,
                                    weight_decay=0.1),
@@ -70,7 +71,8 @@ def run(
     params = jax.device_put(params, sharding.shardings(mesh, model.logical_axes, params))
     loaded = common.LoadedModel(model, params, tokenizer)
     params = sft.train_packed(config, loaded, rows, workdir, stage=stage, mesh=mesh,
-                              should_stop=should_stop, console=console)
+                              should_stop=should_stop, console=console,
+                              last_step=config['last_step'])
     # What is evaluated is what is shipped: the rounded weights.
     rounded = jax.tree.map(
         lambda x: x.astype(config['export_dtype']).astype('float32'), params)

@@ -85,11 +85,13 @@ def make_loss(model: Model) -> Callable:
 def train_packed(
     config: Mapping[str, Any], loaded: common.LoadedModel, rows: PackedRows, workdir: Path, *,
     stage: str, mesh: jax.sharding.Mesh, should_stop: Callable[[], bool], console=None,
+    last_step: int | None = None,
 ) -> Any:
   """Trains on packed rows, resuming from `workdir`, and returns the parameters.
 
   Each epoch is a new permutation of the rows; the rows that do not fill a batch at its end are
-  left out of that epoch. Steps a run: epochs × (rows of the data // config['rows']).
+  left out of that epoch. Steps a run: epochs × (rows of the data // config['rows']); the learning
+  rate follows its cosine over all of them, also where `last_step` ends the run before.
 
   Raises:
     ValueError: fewer rows than a batch has.
@@ -101,6 +103,7 @@ def train_packed(
                      f'{config["rows"]}: lower rows or row_length, or give more data')
   steps = per_epoch * config['epochs']
   optimizer = train_step.make_optimizer(decay_steps=steps, **config['optimizer'])
+  steps = min(steps, last_step or steps)
   abstract = jax.eval_shape(functools.partial(train_step.init_state, optimizer=optimizer),
                             loaded.params)
   placed = train_step.state_shardings(mesh, loaded.model.logical_axes, abstract)
