@@ -1,0 +1,164 @@
+"""Tiny runs for the tests of stages, pipeline and resuming, and what is compared of them."""
+import copy
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from r1jax import metrics, models, sharding
+from r1jax.models import ModelConfig, huggingface
+from r1jax.stages import common, evaluate, rl, sft
+from r1jax.storage import Path
+from r1jax.tokenization import load_tokenizer
+
+ROOT = pathlib.Path(__file__).parents[1]
+SHAPE = ModelConfig(family='qwen3', vocab_size=512, width=16, num_layers=1, num_heads=2,
+                    num_kv_heads=1, head_dim=8, mlp_width=32, qk_norm=True, max_length=256)
+DATA = dict(name='miniature', size=64, seed=0, min_terms=2, max_terms=4)
+# What is measured of time is no part of a run's result.
+TIMED = ('timing_s/', 'tokens_per_second', 'model_flops_utilisation')
+
+
+@pytest.fixture(scope='module')
+def compiled(tmp_path_factory):
+  """A folder of compiled programs, for this process and those it starts."""
+  folder = tmp_path_factory.getbasetemp() / 'compiled'
+  settings = {'jax_compilation_cache_dir': str(folder),
+              'jax_persistent_cache_min_compile_time_secs': 0,
+              'jax_persistent_cache_min_entry_size_bytes': -1}
+  before = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  jax.experimental.compilation_cache.compilation_cache.reset_cache()
+  yield str(folder)
+  for name, value in before.items():
+    jax.config.update(name, value)
+  jax.experimental.compilation_cache.compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope='module')
+def base(tmp_path_factory, compiled):
+  """The folder of a model with random weights and the miniature's tokenizer."""
+  folder = tmp_path_factory.mktemp('base')
+  params = models.build(SHAPE).init(jax.random.key(0))
+  # Ten times the usual spread, so that no two tokens are equally likely.
+  params = jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, params)
+  huggingface.export(folder, SHAPE, params, tokenizer=load_tokenizer(common.MINIATURE_BASE))
+  return str(folder)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+  """Lets a config's mesh of one device fit, though the tests run with eight."""
+  make_mesh = sharding.make_mesh
+  monkeypatch.setattr(sharding, 'make_mesh', lambda fsdp=1, tensor=1, devices=None: make_mesh(
+      fsdp, tensor, devices or jax.devices()[:fsdp * tensor]))
+
+
+def merged(default, fields):
+  """A copy of nested dicts with some fields replaced."""
+  result = copy.deepcopy(dict(default))
+  for name, value in fields.items():
+    nested = isinstance(value, dict) and isinstance(result.get(name), dict) and result[name]
+    result[name] = merged(result[name], value) if nested else value
+  return result
+
+
+def rl_config(base, **fields):
+  """Two rollouts of 2 × 2 completions, an update each, of a random model; with overrides."""
+  return merged(rl.DEFAULT, merged(dict(
+      steps=2, model=dict(source=base), data=DATA, max_prompt_length=32, prompts=2, group_size=2,
+      sampling=dict(max_new_tokens=8, chunk=4), rewards={'exact_match': 1.0, 'format': 0.5},
+      optimizer=dict(learning_rate=1e-2), checkpoint_every=1), fields))
+
+
+def evaluation_config(**fields):
+  return merged(evaluate.DEFAULT, merged(dict(
+      data=DATA, max_prompt_length=32, problems=2, prompts=2, samples=2,
+      sampling=dict(max_new_tokens=8, chunk=4), accuracy='exact_match'), fields))
+
+
+def sft_config(base, **fields):
+  return merged(sft.DEFAULT, merged(dict(
+      model=dict(source=base), inputs=('draw',), samples='draw', row_length=64, rows=2, epochs=2,
+      optimizer=dict(learning_rate=1e-2), checkpoint_every=100, log_every=1), fields))
+
+
+def by_length(completion, example):
+  """A reward that tells the completions of any model apart."""
+  return (len(completion.text) * 37 % 11) / 10
+
+
+def stop_at(count):
+  """A `should_stop` that says True from its `count`-th call on."""
+  calls = iter(range(1, 1 << 30))
+  return lambda: next(calls) >= count
+
+
+def finish(run, stops):
+  """Calls `run(should_stop)` until it returns; `stops` are the calls at which it is stopped."""
+  sentences = []
+  for count in stops:
+    with pytest.raises(common.StopRequested) as stopped:
+      run(stop_at(count))
+    sentences.append(str(stopped.value))
+  return run(lambda: False), sentences
+
+
+def result_of(workdir):
+  """All that a stage's run leaves, but for times: files by name, arrays as bytes."""
+  workdir, result = Path(workdir), {}
+  for name in workdir.file_sizes():
+    part = name.split('/')[0]
+    if part in ('evaluations', 'model', 'samples') or name in (
+        'manifest.json', 'results.json', 'results.md'):
+      result[name] = (workdir / name).read_bytes()
+  result['metrics'] = [
+      {key: repr(value) for key, value in record.items() if not key.startswith(TIMED)}
+      for record in metrics.read_metrics(workdir)]
+  result['rollouts'] = list(metrics.read_jsonl(workdir / 'rollouts'))
+  result['checkpoint'] = last_checkpoint(workdir)
+  return result
+
+
+def last_checkpoint(workdir):
+  """(step, meta, bytes of every array by item and path) of the last checkpoint, or None."""
+  from r1jax.checkpoint import Checkpointer
+  checkpoints = Checkpointer(Path(workdir) / 'checkpoints')
+  step = checkpoints.latest_step()
+  if step is None:
+    return None
+  marker = json.loads((checkpoints.directory / step / 'checkpoint.json').read_text())
+  templates = {item: {} for item in marker['items']}
+  import orbax.checkpoint as ocp
+  arrays = {}
+  for item in templates:
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+      tree = reader.restore(str(checkpoints.directory / step / item))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+      arrays[item + jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
+  return step, marker['meta'], arrays
+
+
+def assert_same(run, other):
+  """Two runs left the same, bit for bit."""
+  run, other = result_of(run), result_of(other)
+  assert run.keys() == other.keys()
+  for name in run:
+    assert run[name] == other[name], name
+
+
+def start(*arguments, compiled, **environment):
+  """Starts `python *arguments` beside this process, with the same devices."""
+  environment |= {
+      'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1', 'JAX_COMPILATION_CACHE_DIR': compiled,
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
+  return subprocess.Popen(
+      [sys.executable, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      text=True, cwd=ROOT, env=os.environ | environment)
