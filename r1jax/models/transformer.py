@@ -110,7 +110,7 @@ class Transformer(nnx.Module):
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
     def stack(repeats):
       make = nnx.vmap(lambda r: Block(config, r), in_axes=0, out_axes=0)
-      return make(rngs.fork(split=repeats))
+      return make(rngs.split(repeats))
 
     self.embedding = _normal(rngs, (config.vocab_size, config.width))
     self.stacks = nnx.Dict({'stack_0': stack(config.num_layers)})
