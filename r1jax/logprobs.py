@@ -82,9 +82,9 @@ def _forward(hidden, unembedding, targets, inverse_temperature):
     normalizer = jax.nn.logsumexp(logits, -1)
     picked = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
     # A logit of -inf has probability 0 and adds nothing to the entropy.
-    expected = jnp.sum(jnp.where(jnp.isfinite(logits), logits, 0)
-                       * jnp.exp(logits - normalizer[..., None]), -1)
-    return None, (picked - normalizer, normalizer - expected, normalizer)
+    log_p = logits - normalizer[..., None]
+    entropy = -jnp.sum(jnp.where(jnp.isfinite(log_p), log_p, 0) * jnp.exp(log_p), -1)
+    return None, (picked - normalizer, entropy, normalizer)
 
   _, (logprobs, entropy, normalizer) = _over_chunks(one, None, (hidden, targets))
   residuals = hidden, unembedding, targets, inverse_temperature, normalizer, entropy
@@ -101,7 +101,7 @@ def _backward(residuals, cotangents):
     slope = d_logprobs[..., None] + d_entropy[..., None] * (
         jnp.where(jnp.isfinite(log_p), log_p, 0) + entropy[..., None])
     d_logits = -jnp.exp(log_p) * slope
-    hit = jnp.arange(log_p.shape[-1]) == targets[..., None]
+    hit = jax.lax.broadcasted_iota(targets.dtype, log_p.shape, 2) == targets[..., None]
     d_logits = jnp.where(hit, d_logits + d_logprobs[..., None], d_logits) * inverse_temperature
     d_logits = d_logits.astype(hidden.dtype)
     d_hidden = jnp.einsum('ntv,vd->ntd', d_logits, unembedding.astype(hidden.dtype),
