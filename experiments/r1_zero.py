@@ -41,8 +41,10 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
 def evaluation(zero: ConfigDict, **fields) -> ConfigDict:
   """An evaluation on the test split of the same data, by the stage's own sampling."""
   config = ConfigDict(evaluate.DEFAULT)
-  for name in ('data', 'template', 'max_prompt_length'):
-    config[name] = ConfigDict(zero[name]) if name == 'data' else zero[name]
+  for field in {'folder', 'cache'} & set(zero.data):
+    zero.data.get_ref(field)   # the copy shares it: an override reaches the evaluations too
+  config.data = ConfigDict(zero.data)
+  config.template, config.max_prompt_length = zero.template, zero.max_prompt_length
   config.sampling = ConfigDict(zero.sampling)
   config.model.compute_dtype = zero.model.compute_dtype
   config.update(fields)
@@ -87,7 +89,8 @@ def _smollm2_135m(zero: ConfigDict) -> None:
   for name in ('base', 'trained'):
     zero.evaluations[name] = evaluation(
         zero, accuracy='gsm8k', problems=16, prompts=8, samples=4)
-  zero.evaluations.base.model.source = zero.model.source
+  # A reference: --config.stages.zero.model.source=PATH names the base for both.
+  zero.evaluations.base.model.source = zero.model.get_ref('source')
 
 
 def _qwen3_0_6b(zero: ConfigDict) -> None:
@@ -99,9 +102,7 @@ def _qwen3_0_6b(zero: ConfigDict) -> None:
   for config in zero.evaluations.values():
     config.model.compute_dtype = 'bfloat16'
     config.problems, config.prompts = 1319, 64
-  # A reference: --config.stages.zero.model.source=FOLDER names the base for both.
   zero.model.source = 'Qwen3-0.6B-Base'
-  zero.evaluations.base.model.source = zero.model.get_ref('source')
 
 
 def _debug(zero: ConfigDict) -> None:

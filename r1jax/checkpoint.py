@@ -98,7 +98,8 @@ class Checkpointer:
     folder = Path(stage.name if stage else self.directory) / step
     args = {name: ocp.args.StandardSave({'tree': tree}) for name, tree in items.items()}
     try:
-      self._orbax.save(str(folder), args=ocp.args.Composite(**args))
+      with jax.transfer_guard_device_to_host('allow'):   # Orbax copies without device_get
+        self._orbax.save(str(folder), args=ocp.args.Composite(**args))
     except Exception as error:
       raise self._failure(step, error) from error
     self._pending = self._thread.submit(self._commit, step, folder, record, stage)

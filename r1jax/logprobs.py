@@ -139,19 +139,20 @@ def completion_logprobs(
   Returns:
     (log-probabilities [N, C], entropies [N, C]) float32; arbitrary where the mask is 0.
   """
-
   group_size = completion_tokens.shape[0] // prompt_tokens.shape[0]
   positions, segments = transformer.prompt_segments(prompt_tokens, prompt_lengths)
   prompt_hidden, new_kv, _ = model.apply(
       params, prompt_tokens, positions=positions, segment_ids=segments)
   last = jnp.take_along_axis(prompt_hidden, prompt_lengths[:, None, None] - 1, 1)    # [B, 1, D]
+  hidden = jnp.repeat(last, group_size, 0)
   # The token at position i is predicted by the hidden state before it: the last one needs none.
   inputs = completion_tokens[:, :-1]
-  starts = jnp.repeat(prompt_lengths, group_size)[:, None]
-  hidden, _, _ = model.apply(
-      params, inputs, positions=starts + jnp.arange(inputs.shape[1]),
-      segment_ids=(completion_mask[:, :-1] != 0).astype(jnp.int32),
-      cache=transformer.as_prefix(new_kv, prompt_lengths))
-  hidden = jnp.concatenate([jnp.repeat(last, group_size, 0), hidden], 1)
+  if inputs.shape[1]:
+    starts = jnp.repeat(prompt_lengths, group_size)[:, None]
+    rest, _, _ = model.apply(
+        params, inputs, positions=starts + jnp.arange(inputs.shape[1]),
+        segment_ids=(completion_mask[:, :-1] != 0).astype(jnp.int32),
+        cache=transformer.as_prefix(new_kv, prompt_lengths))
+    hidden = jnp.concatenate([hidden, rest], 1)
   return token_logprobs(hidden, model.unembedding(params), completion_tokens,
                         temperature=temperature or 1.0)

@@ -40,12 +40,34 @@ def main() -> None:
     except StopRequested as stop:
       print(stop, flush=True)
       sys.exit(128 + (asked[0] if asked else signal.SIGTERM))
-    except (ValueError, FileNotFoundError, OSError) as error:
-      if os.environ.get('R1JAX_TRACEBACK'):
-        raise
-      sys.exit(f'r1jax: {error} (R1JAX_TRACEBACK=1 shows where)')
+    except (ValueError, OSError) as error:
+      _end(error, str(error))
 
-  app.run(run)
+  def parse(arguments: list[str]) -> list[str]:
+    try:
+      rest = flags.FLAGS(arguments)
+      getattr(flag.value, 'stages', None)   # a file that could not be read says so only now
+      return rest
+    except Exception as error:   # of the experiment file, or as many kinds as flags have
+      _end(error, _flag_sentence(error))
+
+  app.run(run, flags_parser=parse)
+
+
+def _end(error: Exception, sentence: str) -> None:
+  if os.environ.get('R1JAX_TRACEBACK'):
+    raise error
+  sys.exit(f'r1jax: {sentence} (R1JAX_TRACEBACK=1 shows where)')
+
+
+def _flag_sentence(error: Exception) -> str:
+  """What is wrong, of an error in which ml_collections may have wrapped others."""
+  while error.args and isinstance(error.args[0], Exception):
+    error = error.args[0]
+  lines = [line.strip() for line in str(*error.args[:1]).splitlines() if line.strip()]
+  if isinstance(error, (AttributeError, KeyError)):
+    return f'the config has no field {". ".join(lines)}'
+  return lines[-1]
 
 
 def restart_with_allocator() -> None:

@@ -21,15 +21,15 @@ def check(config: Mapping[str, Any]) -> None:
     raise ValueError('config.stages is empty: name at least one stage')
   earlier = []
   for name, stage in config['stages'].items():
+    if not isinstance(stage, Mapping):
+      raise ValueError(f'config.stages.{name}={stage!r} is no stage: give it a kind and its fields')
     kind = stage.get('kind')
-    if kind not in KINDS:
-      raise ValueError(f'config.stages.{name}.kind={kind!r} is unknown: the nearest is '
-                       f'{common.nearest(kind, KINDS)!r} (known: {", ".join(KINDS)})')
-    for needed in stage.get('inputs', ()):
+    common.check_choice(kind, KINDS, f'config.stages.{name}.kind')
+    KINDS[kind].check(stage, f'config.stages.{name}')
+    for needed in stage['inputs']:
       if needed not in earlier:
         raise ValueError(f'config.stages.{name}.inputs names {needed!r}, which is no earlier '
                          f'stage: use one of {earlier} or put it before')
-    KINDS[kind].check(stage, f'config.stages.{name}')
     earlier.append(name)
 
 

@@ -13,6 +13,7 @@ from typing import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r1jax import sharding
 from r1jax.models import transformer
@@ -107,13 +108,21 @@ def _inverse_cdf(keys, logits, block=128):
   cumulated = jnp.cumsum(by_block, -1)
   uniform = jax.vmap(lambda key: jax.random.uniform(key))(keys)
   wanted = uniform * cumulated[:, -1]
-  chosen = jnp.argmax(cumulated > wanted[:, None], -1)
+  chosen = _first_passing(by_block, cumulated, wanted)
   before = jnp.take_along_axis(cumulated - by_block, chosen[:, None], -1)[:, 0]
   inside = jnp.take_along_axis(mass, chosen[:, None, None], 1)[:, 0]
-  passed = jnp.cumsum(inside, -1) > (wanted - before)[:, None]
-  last = block - 1 - jnp.argmax(inside[:, ::-1] > 0, -1)        # rounding may let none pass
-  within = jnp.where(jnp.any(passed, -1), jnp.argmax(passed, -1), last)
-  return chosen * block + jnp.minimum(within, last)
+  return chosen * block + _first_passing(inside, jnp.cumsum(inside, -1), wanted - before)
+
+
+def _first_passing(mass, cumulated, wanted):
+  """The first place of [N, places] with any mass where `cumulated` is above `wanted` [N].
+
+  Cumulated sums are rounded, and need not even rise: a place without mass is never taken, and
+  where none passes it is the last one with mass.
+  """
+  passed = (cumulated > wanted[:, None]) & (mass > 0)
+  last = mass.shape[-1] - 1 - jnp.argmax(mass[:, ::-1] > 0, -1)
+  return jnp.where(jnp.any(passed, -1), jnp.argmax(passed, -1), last)
 
 
 def row_keys(seed: int, iteration: jax.Array, example_ids: jax.Array, group_size: int) -> jax.Array:
@@ -164,7 +173,7 @@ def make_sampler(
                       ('chunk', chunk), ('the number of stop_ids', len(stop_ids))):
     if value < 1:
       raise ValueError(f'sampler: {name} is {value}: use at least 1')
-  stop_tokens = jnp.asarray(stop_ids, jnp.int32)
+  stop_tokens = np.asarray(stop_ids, np.int32)   # of the host: to compile reads constants
 
   @jax.jit
   def prefill(params, prompts: Prompts, iteration) -> tuple[object, _Decoding]:

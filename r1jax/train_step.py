@@ -95,7 +95,7 @@ def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
 
   def update(state: TrainState, batch, normalizer):
     (value, metrics), grads = accumulate(state.params, batch, normalizer)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     changes, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
     changed = TrainState(optax.apply_updates(state.params, changes), optimizer_state,

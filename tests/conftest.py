@@ -1,9 +1,11 @@
 """What the tests share: eight virtual devices, strict ranks, a tiny model, its prompts."""
 import os
 
-# Read when jax starts. Without PJRT_NPROC, collectives of many devices deadlock on few cores.
-os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8').strip()
+# Read when jax starts. Without PJRT_NPROC, collectives of many devices deadlock on few cores; tests
+# compile more than they run, so machine code is not optimised. A flag of one's own comes last, wins.
+os.environ['XLA_FLAGS'] = ' '.join((
+    '--xla_force_host_platform_device_count=8', '--xla_backend_optimization_level=0',
+    os.environ.get('XLA_FLAGS', '')))
 os.environ['PJRT_NPROC'] = '32'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 

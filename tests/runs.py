@@ -5,12 +5,15 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from r1jax import metrics, models, sharding
+from r1jax.checkpoint import Checkpointer
 from r1jax.models import ModelConfig, huggingface
 from r1jax.stages import common, evaluate, rl, sft
 from r1jax.storage import Path
@@ -20,18 +23,19 @@ ROOT = pathlib.Path(__file__).parents[1]
 SHAPE = ModelConfig(family='qwen3', vocab_size=512, width=16, num_layers=1, num_heads=2,
                     num_kv_heads=1, head_dim=8, mlp_width=32, qk_norm=True, max_length=256)
 DATA = dict(name='miniature', size=64, seed=0, min_terms=2, max_terms=4)
+COMPILING = {'jax_persistent_cache_min_compile_time_secs': 0,
+             'jax_persistent_cache_min_entry_size_bytes': -1,
+             'jax_disable_most_optimizations': True}
 # What is measured of time is no part of a run's result.
 TIMED = ('timing_s/', 'tokens_per_second', 'model_flops_utilisation')
 
 
 @pytest.fixture(scope='module')
 def compiled(tmp_path_factory):
-  """A folder of compiled programs, for this process and those it starts."""
+  """A folder of programs compiled in haste, for this process and those it starts."""
   folder = tmp_path_factory.getbasetemp() / 'compiled'
-  settings = {'jax_compilation_cache_dir': str(folder),
-              'jax_persistent_cache_min_compile_time_secs': 0,
-              'jax_persistent_cache_min_entry_size_bytes': -1}
-  before = {name: getattr(jax.config, name) for name in settings}
+  settings = {'jax_compilation_cache_dir': str(folder), **COMPILING}
+  before = {name: jax.config.values[name] for name in settings}
   for name, value in settings.items():
     jax.config.update(name, value)
   jax.experimental.compilation_cache.compilation_cache.reset_cache()
@@ -73,14 +77,14 @@ def rl_config(base, **fields):
   """Two rollouts of 2 × 2 completions, an update each, of a random model; with overrides."""
   return merged(rl.DEFAULT, merged(dict(
       steps=2, model=dict(source=base), data=DATA, max_prompt_length=32, prompts=2, group_size=2,
-      sampling=dict(max_new_tokens=8, chunk=4), rewards={'exact_match': 1.0, 'format': 0.5},
+      sampling=dict(max_new_tokens=8, chunk=8), rewards={'exact_match': 1.0, 'format': 0.5},
       optimizer=dict(learning_rate=1e-2), checkpoint_every=1), fields))
 
 
 def evaluation_config(**fields):
   return merged(evaluate.DEFAULT, merged(dict(
       data=DATA, max_prompt_length=32, problems=2, prompts=2, samples=2,
-      sampling=dict(max_new_tokens=8, chunk=4), accuracy='exact_match'), fields))
+      sampling=dict(max_new_tokens=8, chunk=8), accuracy='exact_match'), fields))
 
 
 def sft_config(base, **fields):
@@ -89,9 +93,26 @@ def sft_config(base, **fields):
       optimizer=dict(learning_rate=1e-2), checkpoint_every=100, log_every=1), fields))
 
 
-def by_length(completion, example):
+def by_bytes(completion, example):
   """A reward that tells the completions of any model apart."""
-  return (len(completion.text) * 37 % 11) / 10
+  return sum(completion.text.encode()) % 11 / 10
+
+
+def run_resumable(base, workdir, should_stop=lambda: False):
+  """A run with all that resuming must restore; its questions whether to stop can be counted.
+
+  Three iterations of four updates (two epochs of two mini-batches), two chunks a rollout: six
+  questions an iteration. Checkpoints after the second and the third, where the reference is
+  refreshed too; then two evaluations of two chunks.
+  """
+  in_chunks = dict(sampling=dict(max_new_tokens=8, chunk=4))
+  config = rl_config(
+      base, steps=12, epochs=2, mini_batches=2, kl_coefficient=0.1, reference_refresh=5,
+      checkpoint_every=2, **in_chunks, evaluations={
+          'base': evaluation_config(model=dict(source=base), **in_chunks),
+          'trained': evaluation_config(**in_chunks)})
+  return rl.run(config, {}, workdir, stage='zero', should_stop=should_stop,
+                reward_functions={'bytes': (by_bytes, 1.0)})
 
 
 def stop_at(count):
@@ -128,21 +149,22 @@ def result_of(workdir):
 
 def last_checkpoint(workdir):
   """(step, meta, bytes of every array by item and path) of the last checkpoint, or None."""
-  from r1jax.checkpoint import Checkpointer
   checkpoints = Checkpointer(Path(workdir) / 'checkpoints')
   step = checkpoints.latest_step()
   if step is None:
     return None
-  marker = json.loads((checkpoints.directory / step / 'checkpoint.json').read_text())
-  templates = {item: {} for item in marker['items']}
-  import orbax.checkpoint as ocp
   arrays = {}
-  for item in templates:
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-      tree = reader.restore(str(checkpoints.directory / step / item))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-      arrays[item + jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
-  return step, marker['meta'], arrays
+  with tempfile.TemporaryDirectory() as folder:
+    if checkpoints.directory.is_local:
+      folder = checkpoints.directory / step
+    else:
+      (checkpoints.directory / step).copy_to(Path(folder))
+    for item in json.loads((Path(folder) / 'checkpoint.json').read_text())['items']:
+      with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        tree = reader.restore(f'{folder}/{item}')
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        arrays[item + jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
+  return step, checkpoints.read_meta(step), arrays
 
 
 def assert_same(run, other):
@@ -157,8 +179,7 @@ def start(*arguments, compiled, **environment):
   """Starts `python *arguments` beside this process, with the same devices."""
   environment |= {
       'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1', 'JAX_COMPILATION_CACHE_DIR': compiled,
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
+      **{name.upper(): str(value) for name, value in COMPILING.items()}}
   return subprocess.Popen(
       [sys.executable, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
       text=True, cwd=ROOT, env=os.environ | environment)

@@ -65,7 +65,7 @@ def sums(split: str, size: int, *, seed: int = 0, min_terms: int = 5,
          max_terms: int = MAX_TERMS) -> list[dict]:
   """`size` different sums of a split ('train' or 'test').
 
-  Raises ValueError for another split or term counts that cannot be.
+  Raises ValueError for another split, term counts that cannot be, or more sums than there are.
   """
   if split not in ('train', 'test'):
     raise ValueError(f"split={split!r} of the miniature's sums is unknown: use 'train' or 'test'")
@@ -73,13 +73,15 @@ def sums(split: str, size: int, *, seed: int = 0, min_terms: int = 5,
     raise ValueError(f'min_terms={min_terms}, max_terms={max_terms} of the miniature do not fit: '
                      'use 2 <= min_terms <= max_terms')
   rng = random.Random(f'{seed} {split} {min_terms} {max_terms}')
-  examples, seen = [], set()
+  examples, repeats = {}, 0    # by question
   while len(examples) < size:
     example = draw_sum(rng, split == 'test', min_terms, max_terms)
-    if example['question'] not in seen:
-      seen.add(example['question'])
-      examples.append(example)
-  return examples
+    repeats = repeats + 1 if example['question'] in examples else 0
+    if repeats == 10_000:
+      raise ValueError(f'size={size} is more than the miniature has with max_terms={max_terms}, '
+                       f'about {len(examples)}: lower size or raise max_terms')
+    examples.setdefault(example['question'], example)
+  return list(examples.values())
 
 
 def chain_of_thought(rng: random.Random, terms: list[int], language: str) -> str:

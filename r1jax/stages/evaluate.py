@@ -11,7 +11,7 @@ from r1jax.rewards.suite import RewardSuite, named_rewards
 from r1jax.sampler import Interrupted, Sampling, make_sampler
 from r1jax.stages import common
 from r1jax.storage import Path, to_json
-from r1jax.tokenization import opens_think, stop_ids
+from r1jax.tokenization import Tokenizer, opens_think, stop_ids
 
 TRAINED = 'trained'   # as `model.source`: the model that the stage has just trained
 
@@ -33,6 +33,7 @@ def check(config: Mapping[str, Any], where: str) -> None:
   """Refuses impossible combinations before anything is loaded or compiled."""
   common.check_config(config, DEFAULT, where)
   common.check_data(config['data'], f'{where}.data')
+  common.check_sampling(config['sampling'], f'{where}.sampling')
   for name in ('problems', 'prompts', 'samples'):
     if config[name] < 1:
       raise ValueError(f'evaluation: {name}={config[name]} leaves nothing to do: use at least 1')
@@ -64,6 +65,21 @@ def evaluate_model(
                                  'the same command to go on') from None
 
 
+def check_sources(
+    evaluations: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, common.Artifact],
+    tokenizer: Tokenizer,
+) -> None:
+  """Looks for the models and reads the data of evaluations, before a stage trains for them.
+
+  Raises:
+    FileNotFoundError, ValueError: one is missing, or cannot be read, or has too few problems.
+  """
+  for config in evaluations.values():
+    if config['model']['source'] != TRAINED:
+      common.find_model(config['model']['source'], inputs)
+    common.prompt_stream({**config, 'overlong': 'skip'}, tokenizer, config['split'])
+
+
 def run_all(
     evaluations: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, common.Artifact],
     workdir: Path, *, trained: common.LoadedModel | None, mesh: jax.sharding.Mesh,
@@ -80,7 +96,7 @@ def run_all(
   table = {}
   for name, config in evaluations.items():
     kept = workdir / 'evaluations' / f'{name}.json'
-    config_hash = checkpoint.config_hash(common.plain(config))
+    config_hash = checkpoint.config_hash(config)
     if kept.exists() and (found := json.loads(kept.read_text()))['config_hash'] == config_hash:
       table[name] = {key: tuple(value) for key, value in found['scores'].items()}
       continue
@@ -107,6 +123,7 @@ def run(
     should_stop: Callable[[], bool] = lambda: False, console=None,
 ) -> common.Artifact:
   """Evaluates one model by itself; arguments and errors as of `stages.rl.run`."""
+  config = common.plain(config)
   check(config, f'config.stages.{stage}')
   workdir = Path(workdir)
   mesh = mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
@@ -114,7 +131,7 @@ def run(
     table = run_all({stage: config}, inputs, workdir, trained=None, mesh=mesh,
                     should_stop=should_stop, console=console)
   manifest = checkpoint.Manifest(
-      kind='evaluate', stage=stage, config_hash=checkpoint.config_hash(common.plain(config)),
+      kind='evaluate', stage=stage, config_hash=checkpoint.config_hash(config),
       parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
       template=config['template'], files=('results.json',), scores=table)
   checkpoint.write_manifest(workdir, manifest)

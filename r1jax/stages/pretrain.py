@@ -32,9 +32,7 @@ def check(config: Mapping[str, Any], where: str) -> None:
   """Refuses impossible settings before anything is computed."""
   common.check_config(config, DEFAULT, where)
   sft.check_batches(config)
-  if config['preset'] not in models.PRESETS:
-    raise ValueError(f'{where}.preset={config["preset"]!r} is unknown: the nearest is '
-                     f'{common.nearest(config["preset"], models.PRESETS)!r}')
+  common.check_choice(config['preset'], models.PRESETS, f'{where}.preset')
   if config['documents'] < _BLOCK or config['documents'] % _BLOCK:
     raise ValueError(f'{where}.documents={config["documents"]} is no multiple of {_BLOCK}: '
                      'make it one')
@@ -55,11 +53,13 @@ def run(
     should_stop: Callable[[], bool] = lambda: False, console=None,
 ) -> common.Artifact:
   """Trains a base from nothing; arguments and errors as of `stages.rl.run`."""
+  config = common.plain(config)
   check(config, f'config.stages.{stage}')
   workdir, mesh = Path(workdir), mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
   with sharding.use(mesh):
     shape = models.PRESETS[config['preset']]
     tokenizer = miniature_tokenizer(config['seed'], shape.vocab_size)
+    evaluate.check_sources(config['evaluations'], inputs, tokenizer)
     documents = [
         [*tokenizer.encode(miniature.document_text(*pair)), tokenizer.eos_id]
         for block in range(config['documents'] // _BLOCK)
@@ -82,5 +82,5 @@ def run(
     metrics.plot_curves(metrics.read_metrics(workdir), workdir / 'curves.png')
     return common.leave_artifact(
         workdir, kind='pretrain', stage=stage, inputs=inputs,
-        config_hash=checkpoint.config_hash(common.plain(config)), model=shape, params=params,
+        config_hash=checkpoint.config_hash(config), model=shape, params=params,
         tokenizer=tokenizer, template='miniature', scores=table, dtype=config['export_dtype'])

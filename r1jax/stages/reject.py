@@ -36,6 +36,7 @@ def run(
   Raises:
     ValueError: no completion was correct.
   """
+  config = common.plain(config)
   check(config, f'config.stages.{stage}')
   workdir, mesh = Path(workdir), mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
   with sharding.use(mesh):
@@ -54,9 +55,10 @@ def run(
       {'prompt': render_prompt(config['template'], record['prompt'], loaded.tokenizer),
        'completion': record['completion']} for record in kept])
   manifest = checkpoint.Manifest(
-      kind='reject', stage=stage, config_hash=checkpoint.config_hash(common.plain(config)),
+      kind='reject', stage=stage, config_hash=checkpoint.config_hash(config),
       parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
       template=config['template'],
+      files=tuple(f'samples/{name}' for name in (workdir / 'samples').file_sizes()),
       scores=scores | {'drawn': len(records), 'correct': len(correct), 'kept': len(kept)})
   checkpoint.write_manifest(workdir, manifest)
   return common.Artifact(workdir, manifest)

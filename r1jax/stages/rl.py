@@ -118,10 +118,15 @@ def make_programs(
   return Programs(sample, score, take, update)
 
 
-def check(config: Mapping[str, Any], where: str) -> None:
-  """Refuses impossible combinations before anything is loaded or compiled."""
+def check(config: Mapping[str, Any], where: str, *, own_rewards: bool = False) -> None:
+  """Refuses impossible combinations before anything is loaded or compiled.
+
+  Raises:
+    ValueError: naming the field; `config.rewards` is passed over where `own_rewards` replace it.
+  """
   common.check_config(config, DEFAULT, where)
   common.check_data(config['data'], f'{where}.data')
+  common.check_sampling(config['sampling'], f'{where}.sampling')
   for name in ('steps', 'prompts', 'group_size', 'epochs', 'mini_batches', 'micro_batches',
                'checkpoint_every', 'samples_every'):
     if config[name] < 1:
@@ -133,14 +138,13 @@ def check(config: Mapping[str, Any], where: str) -> None:
   if config['prompts'] % pieces:
     raise ValueError(f'prompts={config["prompts"]} cannot be split into mini_batches × '
                      f'micro_batches = {pieces} parts of whole groups: use a multiple of {pieces}')
-  if config['aggregation'] not in losses.AGGREGATIONS:
-    raise ValueError(f'aggregation={config["aggregation"]!r} is unknown: use one of '
-                     f'{", ".join(losses.AGGREGATIONS)}')
   if config['reference_refresh'] and not config['kl_coefficient']:
     raise ValueError(f'reference_refresh={config["reference_refresh"]} without a reference: set '
                      'kl_coefficient above 0, or reference_refresh to 0')
-  if not config['rewards']:
-    raise ValueError("rewards is empty: name at least one, as {'number': 1.0, 'format': 1.0}")
+  if not own_rewards:
+    if not config['rewards']:
+      raise ValueError("rewards is empty: name at least one, as {'number': 1.0, 'format': 1.0}")
+    named_rewards(config['rewards'])
   for name, evaluation in config['evaluations'].items():
     evaluate.check(evaluation, f'{where}.evaluations.{name}')
 
@@ -153,11 +157,11 @@ def run(
   """Trains by GRPO, resuming from `workdir` if something is there, and leaves an Artifact.
 
   Args:
-    config: the fields of DEFAULT.
+    config: the fields of DEFAULT, as a dict or a ConfigDict.
     inputs: Artifacts of earlier stages by name; `config.model.source` may name one.
     workdir: the stage's folder, local or remote.
     stage: its name, for the manifest.
-    mesh: by default all devices on the axis 'fsdp' if the prompts divide, else one device.
+    mesh: by default one device.
     should_stop: asked between chunks and updates; when it says True the stage saves its state,
       the rollout under way included if its updates have begun, and raises StopRequested.
     reward_functions: {name: (function, weight)} instead of `config.rewards`, from a notebook.
@@ -167,7 +171,8 @@ def run(
     ValueError, FileNotFoundError: what is wrong with config, data or model, in one sentence.
     StopRequested: see `should_stop`.
   """
-  check(config, f'config.stages.{stage}')
+  config = common.plain(config)
+  check(config, f'config.stages.{stage}', own_rewards=reward_functions is not None)
   mesh = mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
   with sharding.use(mesh):
     trainer = _Trainer(config, inputs, Path(workdir), stage, mesh, should_stop, reward_functions,
@@ -198,6 +203,7 @@ class _Trainer:
     self.updates = config['epochs'] * config['mini_batches']
     self.iterations = -(-config['steps'] // self.updates)
     self.stream = common.prompt_stream(config, self.tokenizer, 'train')
+    evaluate.check_sources(config['evaluations'], inputs, self.tokenizer)
     functions = reward_functions or named_rewards(
         config['rewards'], opened=opens_think(config['template'], self.tokenizer))
     self.rewards = RewardSuite(functions, num_workers=config['reward_workers'],
@@ -215,7 +221,7 @@ class _Trainer:
     if config['kl_coefficient']:
       self.reference = jax.tree.map(jnp.copy, loaded.params)
     self.place, self.batch = _Place(), None
-    self.hash = checkpoint.config_hash(common.plain(config))
+    self.hash = checkpoint.config_hash(config)
     self.checkpoints = checkpoint.Checkpointer(workdir / 'checkpoints',
                                                keep=config['keep_checkpoints'])
     self._restore()
@@ -254,7 +260,7 @@ class _Trainer:
         rollout = self.programs.sample(self.state.params, device_prompts, iteration)
         host = sharding.to_host((rollout.tokens, rollout.mask, rollout.finished))
     except Interrupted:
-      self._stop_if_asked()
+      self._stop()
     completions = rollouts.read_completions(*host, self.tokenizer, self.stop_ids)
     examples = rollouts.repeat_examples(prompts.examples, config['group_size'])
     pending = self.rewards.submit(completions, examples)
@@ -356,6 +362,7 @@ class _Trainer:
   def _save(self):
     """Saves everything that the rest of the run depends on; once a place."""
     step = self._steps_done()
+    self.checkpoints.wait()   # the save under way may be of this very step
     if self.checkpoints.latest_step() == step:
       return
     rest = {name: getattr(self.state, name) for name in ('optimizer', 'step', 'refused')}
@@ -406,12 +413,14 @@ class _Trainer:
 
   def _stop_if_asked(self):
     if self.should_stop():
-      self._save()
-      self.checkpoints.wait()
-      self.writer.close()
-      raise common.StopRequested(
-          f'stage {self.stage!r} was asked to stop: its state after step {self._steps_done()} is '
-          f'saved in {self.workdir}; run the same command to go on')
+      self._stop()
+
+  def _stop(self):
+    self._save()
+    self.checkpoints.wait()
+    raise common.StopRequested(
+        f'stage {self.stage!r} was asked to stop: its state after step {self._steps_done()} is '
+        f'saved in {self.workdir}; run the same command to go on')
 
 
 @functools.partial(jax.jit, static_argnames=('aggregation', 'max_length'))

@@ -112,7 +112,7 @@ def train_packed(
   update = jax.jit(train_step.make_update(make_loss(loaded.model), optimizer,
                                           num_micro_batches=config['micro_batches']),
                    donate_argnums=0)
-  config_hash = checkpoint.config_hash(common.plain(config))
+  config_hash = checkpoint.config_hash(config)
   with checkpoint.Checkpointer(workdir / 'checkpoints',
                                keep=config['keep_checkpoints']) as checkpoints:
     step = checkpoints.latest_step() or 0
@@ -122,15 +122,14 @@ def train_packed(
                          'with, or another workdir')
       state = checkpoints.restore(step, {'state': state})['state']
     writer = metrics.MetricWriter(workdir, resume_step=step + 1)
+    order = functools.lru_cache(maxsize=1)(lambda epoch: np.random.default_rng(
+        (config['seed'], epoch) if epoch else config['seed']).permutation(len(rows.tokens)))
     save = lambda: checkpoints.save(step, {'state': state}, {'config_hash': config_hash})
     with metrics.Progress(steps, done=step, console=console) as progress:
       watch = metrics.Stopwatch()
       while step < steps:
         epoch, place = divmod(step, per_epoch)
-        if place == 0 or 'order' not in locals():
-          seed = config['seed'] if epoch == 0 else (config['seed'], epoch)
-          order = np.random.default_rng(seed).permutation(len(rows.tokens))
-        chosen = order[place * config['rows']:(place + 1) * config['rows']]
+        chosen = order(epoch)[place * config['rows']:(place + 1) * config['rows']]
         batch = tuple(array[chosen] for array in (
             rows.tokens, rows.segment_ids, rows.positions, rows.weights))
         normalizer = np.float32(max(1e-8, batch[3][:, 1:].sum()))
@@ -162,10 +161,12 @@ def run(
     should_stop: Callable[[], bool] = lambda: False, console=None,
 ) -> common.Artifact:
   """Fine-tunes a model on samples; arguments and errors as of `stages.rl.run`."""
+  config = common.plain(config)
   check(config, f'config.stages.{stage}')
   workdir, mesh = Path(workdir), mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
   with sharding.use(mesh):
     loaded = common.load_model(inputs=inputs, mesh=mesh, **config['model'])
+    evaluate.check_sources(config['evaluations'], inputs, loaded.tokenizer)
     samples = metrics.read_jsonl(inputs[config['samples']].folder / 'samples')
     rows = pack_samples(samples, loaded.tokenizer, config['row_length'], config['overlong'])
     params = train_packed(config, loaded, rows, workdir, stage=stage, mesh=mesh,
@@ -175,6 +176,6 @@ def run(
                              should_stop=should_stop, console=console)
     metrics.plot_curves(metrics.read_metrics(workdir), workdir / 'curves.png')
     return common.leave_artifact(
-        workdir, kind='sft', stage=stage, config_hash=checkpoint.config_hash(common.plain(config)),
+        workdir, kind='sft', stage=stage, config_hash=checkpoint.config_hash(config),
         inputs=inputs, model=loaded.model.config, params=params, tokenizer=loaded.tokenizer,
         template=config['template'], scores=table)

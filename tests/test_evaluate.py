@@ -1,0 +1,126 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from r1jax.data.prompts import PromptBatch
+from r1jax.evaluate import evaluate, majority_vote, mean_interval, pass_at_k, scores
+from r1jax.records import Rollout
+from r1jax.rewards.completion import Completion
+from r1jax.rewards.suite import RewardSuite
+
+
+@pytest.mark.parametrize('n', [1, 2, 5, 7])
+def test_pitfall_24_pass_at_k_is_the_mean_over_all_subsets(n):
+  for correct, k in itertools.product(range(n + 1), range(1, n + 1)):
+    samples = [True] * correct + [False] * (n - correct)
+    drawn = [any(subset) for subset in itertools.combinations(samples, k)]
+    assert pass_at_k(n, correct, k) == pytest.approx(np.mean(drawn))
+
+
+def test_pass_at_k_of_many_samples_neither_overflows_nor_loses_digits():
+  want = 1 - math.comb(9_990, 100) / math.comb(10_000, 100)
+  assert pass_at_k(10_000, 10, 100) == pytest.approx(want, rel=1e-9)
+
+
+@pytest.mark.parametrize('n, c, k', [(4, 1, 5), (4, 1, 0), (4, 5, 1), (4, -1, 1)])
+def test_what_pass_at_k_cannot_say_is_refused(n, c, k):
+  with pytest.raises(ValueError, match=rf'pass@{k} of {c} correct among {n} samples is undefined'):
+    pass_at_k(n, c, k)
+
+
+@pytest.mark.parametrize('answers, correct, want', [
+    (['4', '5', '4'], [1, 0, 1], 1.0),
+    (['5', '4', '5'], [0, 1, 0], 0.0),                       # right once, outvoted
+    (['4', '5'], [1, 0], 0.5),                               # a tie
+    (['4', '5', '6', '6', '5', '4'], [0, 0, 1, 1, 0, 0], 1 / 3),
+    ([None, None, None, '4'], [0, 0, 0, 1], 1.0),            # no answer is no vote
+    ([None, None], [0, 0], 0.0)])
+def test_pitfall_24_majority_vote_over_answers(answers, correct, want):
+  assert majority_vote(answers, [bool(x) for x in correct]) == pytest.approx(want)
+
+
+def test_intervals_hold_the_mean_as_often_as_they_say():
+  rng = np.random.default_rng(0)
+  values = rng.binomial(4, 0.3, (1_000, 50)) / 4
+  intervals = np.array([mean_interval(row) for row in values])
+  np.testing.assert_allclose(intervals[:, 0], values.mean(1))
+  half = 1.96 * values.std(1, ddof=1) / math.sqrt(50)
+  np.testing.assert_allclose(intervals[:, 2] - intervals[:, 0], half)
+  # 950 are expected to; a standard deviation is 7, so that ±40 is missed once in 10⁸.
+  covered = np.sum((intervals[:, 1] <= 0.3) & (0.3 <= intervals[:, 2]))
+  assert 910 < covered < 990
+
+
+@pytest.mark.parametrize('values, want', [
+    ([1, 1, 1], (1, 1, 1)), ([0, 0, 0, 1], (0.25, 0, 0.74)), ([1], (1, 0, 1)),
+    ([10, 14], (12, 8.08, 15.92)), ([7], (7, -math.inf, math.inf))])
+def test_intervals_of_shares_stay_between_0_and_1(values, want):
+  assert mean_interval(values) == pytest.approx(want)
+
+
+def answering(*answers, reasoning='', truncated=False, num_tokens=5):
+  return [Completion(f'<think>{reasoning}x</think><answer>{answer}</answer>', num_tokens, truncated)
+          for answer in answers]
+
+
+def test_scores_are_over_problems():
+  completions = (
+      answering('1,234', '1234.0', 'seven', '7')       # two ways to write the winning answer
+      + answering('1', '2', '2', '3', reasoning='wait, check. ', num_tokens=9))
+  correct = np.array([1, 1, 0, 0, 1, 0, 0, 0], bool)
+  got = scores(completions, correct, num_samples=4, ks=(1, 2, 4, 8))
+  assert got.keys() == {'pass@1', 'pass@2', 'pass@4', 'majority@4', 'format', 'mean_length',
+                        'reflective_words', 'language_mixing'}
+  means = {name: mean for name, (mean, _, _) in got.items()}
+  assert means == pytest.approx({
+      'pass@1': (0.5 + 0.25) / 2, 'pass@2': (5 / 6 + 0.5) / 2, 'pass@4': 1, 'majority@4': 0.5,
+      'format': 1, 'mean_length': 7, 'reflective_words': 1, 'language_mixing': 0})
+  assert got['pass@1'] == pytest.approx(mean_interval([0.5, 0.25]))      # of problems, not samples
+
+
+def test_a_single_sample_has_no_majority():
+  got = scores(answering('1', '2'), np.array([True, False]), num_samples=1)
+  assert 'majority@1' not in got and 'pass@8' not in got and got['pass@1'][0] == 0.5
+
+
+class Numbers:
+  """A tokenizer whose token t reads `<answer>t</answer>`."""
+
+  def decode_completion(self, ids, stop_ids):
+    return ''.join(f'<answer>{i}</answer>' for i in ids if i not in stop_ids)
+
+
+class Counting:
+  """A stream of problems 0, 1, 2, ...; the right answer to each is its number."""
+
+  def batch(self, counter):
+    ids = np.arange(counter, counter + 2, dtype=np.int32)
+    return PromptBatch(ids[:, None], np.ones(2, np.int32), ids,
+                       [dict(question=f'q{i}', answer=i) for i in ids], counter + 2, 0)
+
+
+def test_evaluate_draws_each_problem_and_judges_it_by_its_own_example():
+  def sample(params, prompts, iteration):
+    """Two completions a prompt: the right number, and the right one for even problems only."""
+    assert (params, iteration) == ('params', 3)
+    ids = np.asarray(prompts.example_ids)
+    answers = np.stack([ids, np.where(ids % 2, 99, ids)], 1).reshape(-1)
+    tokens = np.stack([answers, np.full(4, 50)], 1)
+    zeros = np.zeros(tokens.shape)
+    return Rollout(prompts, tokens, np.ones(tokens.shape), zeros, zeros, np.ones(4, bool))
+
+  def right(completion, example):
+    return float(completion.text == f'<answer>{example["answer"]}</answer>')
+
+  with RewardSuite({'right': (right, 1.0)}) as rewards:
+    got, records = evaluate(
+        sample, 'params', Counting(), rewards, Numbers(), num_problems=5, num_samples=2,
+        stop_ids=(50,), iteration=3, ks=(1, 2))
+  assert got['pass@1'][0] == pytest.approx(0.8) and got['pass@2'][0] == 1      # of 0, 1, 2, 3, 4
+  assert [record['example_id'] for record in records] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+  assert [record['rewards']['reward'] for record in records] == [1, 1, 1, 0, 1, 1, 1, 0, 1, 1]
+  assert records[3] | {'rewards': None} == dict(
+      example_id=1, sample=1, prompt='q1', completion='<answer>99</answer>', num_tokens=2,
+      truncated=False, rewards=None)

@@ -1,0 +1,56 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from r1jax.models import ModelConfig, PRESETS, RopeScaling, build, flops_per_token, num_params
+
+VARIANTS = [
+    {}, dict(qkv_bias=True, qk_norm=False), dict(tied_embedding=False), dict(num_kv_heads=1),
+    dict(num_kv_heads=4, head_dim=6, num_layers=3)]
+
+
+@pytest.mark.parametrize('fields', VARIANTS)
+def test_num_params_counts_the_parameters_that_there_are(fields, tiny_config):
+  config = dataclasses.replace(tiny_config, **fields)
+  leaves = jax.tree.leaves(jax.eval_shape(build(config).init, jax.random.key(0)))
+  assert num_params(config) == sum(leaf.size for leaf in leaves)
+
+
+@pytest.mark.parametrize('name, published', [
+    ('smollm2_135m', 134_515_008), ('qwen3_0_6b', 596_049_920)])
+def test_presets_have_the_published_numbers_of_parameters(name, published):
+  assert num_params(PRESETS[name]) == published
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_flops_are_those_that_the_compiler_counts(tied):
+  # One layer, since a scan's body is counted once; wide, so that products outweigh the rest.
+  config = ModelConfig(family='qwen3', vocab_size=1000, width=256, num_layers=1, num_heads=8,
+                       num_kv_heads=2, head_dim=32, mlp_width=512, tied_embedding=tied)
+  model, count = build(config), 512
+
+  def forward(params, tokens):
+    hidden, _, _ = model.apply(params, tokens, positions=tokens, segment_ids=tokens)
+    return model.unembed(params, hidden)
+  counted = jax.jit(forward).lower(
+      jax.eval_shape(model.init, jax.random.key(0)),
+      jax.ShapeDtypeStruct((2, count), jnp.int32)).cost_analysis()['flops']
+  # Every token is multiplied with all 512, the masked ones too.
+  assert flops_per_token(config, count) * 2 * count == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize('scaling', [None, RopeScaling(factor=32.0)])
+def test_a_config_survives_json(scaling, tiny_config):
+  config = dataclasses.replace(tiny_config, rope_scaling=scaling)
+  assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize('fields, message', [
+    (dict(num_kv_heads=3), 'num_heads=4 is not a multiple of num_kv_heads=3'),
+    (dict(head_dim=7), 'head_dim=7 is odd')])
+def test_heads_that_do_not_fit_are_refused(fields, message, tiny_config):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(tiny_config, **fields)

@@ -1,0 +1,121 @@
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax import rollout as rollouts
+from r1jax.advantages import group_relative
+from r1jax.data.prompts import PromptBatch
+from r1jax.records import Prompts, Rollout
+from r1jax.rewards.completion import Completion
+from r1jax.rewards.suite import Rewards
+
+
+@pytest.mark.parametrize('limit', [1, 20, 32, 33, 100, 256, 257, 1000, 32_768])
+def test_length_buckets_hold_every_length_and_are_few(limit):
+  rng = np.random.default_rng(limit)
+  lengths = np.unique(np.append(rng.integers(1, limit + 1, 500), [1, limit]))
+  buckets = [rollouts.length_bucket(np.array([1, length]), limit) for length in lengths]
+  unit = max(32, -(-limit // 8))
+  assert all(length <= bucket <= limit for length, bucket in zip(lengths, buckets))
+  assert all(bucket - length < unit for length, bucket in zip(lengths, buckets))
+  assert len(set(buckets)) <= 8 and sorted(buckets) == buckets
+
+
+class Letters:
+  """A tokenizer whose token t reads as the letter of that number."""
+
+  def decode_completion(self, ids, stop_ids):
+    return ''.join(chr(97 + i) for i in ids if i not in stop_ids)
+
+
+def test_pitfall_03_completions_are_read_by_their_masks():
+  tokens = np.array([[0, 1, 9, 3], [9, 0, 0, 0], [2, 2, 2, 2]])
+  mask = np.float32([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
+  got = rollouts.read_completions(tokens, mask, np.array([True, True, False]), Letters(), (9,))
+  assert got == [Completion('ab', 3, False), Completion('', 1, False), Completion('cccc', 4, True)]
+
+
+@pytest.fixture
+def rollout():
+  table = jnp.arange(30.0).reshape(6, 5)
+  prompts = Prompts(jnp.ones((2, 4), jnp.int32), jnp.array([4, 2]), jnp.array([8, 9]))
+  return Rollout(prompts, table.astype(jnp.int32), (table % 5 < 3) * 1.0, -table, -2 * table,
+                 jnp.ones(6, bool))
+
+
+def test_pitfall_07_a_batch_has_the_advantages_of_whole_groups(rollout):
+  rewards = np.array([0.0, 0.5, 1.0, 0.2, 0.2, 0.2])
+  batch = rollouts.make_batch(rollout, rewards, group_size=3, advantage_scale='std')
+  np.testing.assert_allclose(batch.advantages, [-1, 0, 1, 0, 0, 0], atol=1e-5)
+  np.testing.assert_array_equal(batch.advantages, group_relative(
+      rewards.astype(np.float32).reshape(2, 3)))
+  centred = rollouts.make_batch(rollout, rewards, group_size=3, advantage_scale='none')
+  np.testing.assert_allclose(centred.advantages, [-0.5, 0, 0.5, 0, 0, 0], atol=1e-6)
+
+
+def test_a_batch_is_the_rollout_cut_to_its_length(rollout):
+  old, reference = -3 * rollout.behaviour_logprobs, -4 * rollout.behaviour_logprobs
+  batch = rollouts.make_batch(
+      rollout, np.arange(6.0), group_size=3, advantage_scale='std', old_logprobs=old,
+      reference_logprobs=reference, length=4)
+  for name, want in dict(
+      completion_tokens=rollout.tokens, completion_mask=rollout.mask, old_logprobs=old,
+      behaviour_logprobs=rollout.behaviour_logprobs, reference_logprobs=reference).items():
+    np.testing.assert_array_equal(getattr(batch, name), want[:, :4], err_msg=name)
+  assert batch.prompt_tokens is rollout.prompts.tokens
+  whole = rollouts.make_batch(rollout, np.arange(6.0), group_size=3, advantage_scale='std')
+  assert whole.old_logprobs is whole.reference_logprobs is None
+  assert whole.completion_tokens.shape == (6, 5)
+
+
+COMPLETIONS = [
+    Completion('wait a a a a a', 6, False), Completion('so 苹果 是 fruit', 4, False),
+    Completion('check, but wrong', 8, True), Completion('fine', 2, False)]
+REWARDS = Rewards(
+    total=np.array([1.0, 0.0, 0.5, 0.5]),
+    components={'format': np.array([1.0, 0, 1, 1]), 'number': np.array([np.nan, 1, np.nan, 0]),
+                'never': np.full(4, np.nan)},
+    counters={'unjudged/number': 2, 'timeouts': 3})
+
+
+def test_pitfall_19_metrics_of_a_rollout():
+  got = rollouts.rollout_metrics(COMPLETIONS, REWARDS, group_size=2)
+  assert all(type(value) is float for value in got.values())
+  assert got == pytest.approx({
+      'reward': 0.5, 'reward_std': np.std([1, 0], ddof=1) / 2, 'frac_reward_zero_std': 0.5,
+      'completions/mean_length': 5, 'completions/min_length': 2, 'completions/max_length': 8,
+      'completions/clipped_ratio': 0.25, 'completions/mean_terminated_length': 4,
+      'reflective_words': 4 / 4, 'repetition': (1 / 3) / 4, 'language_mixing': 0.25,
+      'rewards/format/mean': 0.75, 'rewards/format/std': np.std([1, 0, 1, 1]),
+      'rewards/number/mean': 0.5, 'rewards/number/std': 0.5,
+      'rewards/never/mean': 0, 'rewards/never/std': 0,
+      'rewards/unjudged/number': 2, 'rewards/workers/timeouts': 3})
+
+
+def test_metrics_where_no_completion_ended_and_groups_are_of_one():
+  cut = [dataclasses.replace(completion, truncated=True) for completion in COMPLETIONS]
+  got = rollouts.rollout_metrics(cut, REWARDS, group_size=1)
+  assert got['completions/mean_terminated_length'] == 0 and got['completions/clipped_ratio'] == 1
+  assert got['reward_std'] == 0 and got['frac_reward_zero_std'] == 1
+
+
+def test_sample_records_are_json_and_name_their_example():
+  ids = np.array([7, 3], np.int32)
+  prompts = PromptBatch(np.zeros((2, 4), np.int32), np.ones(2, np.int32), ids, [{}, {}], 2, 0)
+  records = rollouts.sample_records(prompts, ['p', 'q'], COMPLETIONS, REWARDS, group_size=2)
+  assert json.loads(json.dumps(records)) == records
+  assert [(r['example_id'], r['sample'], r['prompt']) for r in records] == [
+      (7, 0, 'p'), (7, 1, 'p'), (3, 0, 'q'), (3, 1, 'q')]
+  assert records[2]['completion'] == 'check, but wrong' and records[2]['truncated']
+  assert records[1]['rewards'] == {'reward': 0.0, 'format': 0.0, 'number': 1.0, 'never': None}
+  device = rollouts.device_prompts(prompts)
+  assert device.tokens is prompts.prompt_tokens and device.example_ids is ids
+
+
+def test_examples_are_repeated_in_the_order_of_rows_and_a_tag_is_put_back():
+  assert rollouts.repeat_examples(['a', 'b'], 3) == ['a', 'a', 'a', 'b', 'b', 'b']
+  assert rollouts.reopen(Completion('x</think>', 3, True)) == Completion(
+      '<think>x</think>', 3, True)
