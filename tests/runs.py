@@ -45,6 +45,14 @@ def compiled(tmp_path_factory):
   jax.experimental.compilation_cache.compilation_cache.reset_cache()
 
 
+@pytest.fixture(scope='module', autouse=True)
+def no_curves():
+  """Where this is imported, no curves are drawn: that takes a third of a tiny run."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(metrics, 'plot_curves', lambda records, path: None)
+    yield
+
+
 @pytest.fixture(scope='module')
 def base(tmp_path_factory, compiled):
   """The folder of a model with random weights and the miniature's tokenizer."""

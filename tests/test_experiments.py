@@ -1,0 +1,138 @@
+import importlib.util
+import re
+
+import numpy as np
+import pytest
+import runs
+from runs import compiled, one_device  # noqa: F401 (fixtures)
+
+from r1jax import metrics, pipeline
+from r1jax.stages import common
+
+FILES = sorted(path.name for path in (runs.ROOT / 'experiments').glob('*.py')
+               if 'def get_config' in path.read_text())
+
+# Under these names people look for them, from TRL and verl.
+NAMES = ('reward', 'reward_std', 'rewards/number/mean', 'rewards/format/mean',
+         'frac_reward_zero_std', 'entropy', 'clip_ratio/low', 'clip_ratio/high',
+         'completions/mean_length', 'completions/clipped_ratio',
+         'sampling/logprob_difference/mean', 'sampling/logprob_difference/max', 'grad_norm',
+         'loss', 'timing_s/step', 'timing_s/rollout', 'timing_s/update', 'tokens_per_second',
+         'model_flops_utilisation', 'reflective_words', 'repetition', 'language_mixing',
+         'refused_updates')
+
+
+def load(name):
+  spec = importlib.util.spec_from_file_location(name[:-3], runs.ROOT / 'experiments' / name)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_there_are_experiments():
+  assert {'r1_zero.py', 'pretrain.py', 'expert_iteration.py'} <= set(FILES)
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_every_size_builds_a_config_that_can_run(name):
+  module = load(name)
+  for size in module.SIZES:
+    for argument in (size, f'{size},debug'):
+      config = common.plain(module.get_config(argument))
+      pipeline.check(config)
+      assert config['mesh'] == dict(fsdp=1, tensor=1)
+  assert common.plain(module.get_config()) == common.plain(module.get_config(module.SIZES[0]))
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_an_unknown_size_is_refused_with_the_known_ones(name):
+  module = load(name)
+  for argument in ('tyni', 'tiny,debgu', '', 'tiny,debug,debug'):
+    known = re.escape(f'{name}:{argument} is unknown: use one of tiny')
+    with pytest.raises(ValueError, match=known):
+      module.get_config(argument)
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_its_docstring_can_be_run(name):
+  module = load(name)
+  assert f'python -m r1jax.main --config=experiments/{name} --workdir=' in module.__doc__
+  for size in module.SIZES:
+    assert re.search(rf'^{size}  +\S', module.__doc__, re.MULTILINE)
+
+
+def test_debug_changes_how_much_is_done_and_not_what():
+  module = load('r1_zero.py')
+  for size in module.SIZES:
+    whole, debug = (common.plain(module.get_config(argument))['stages']['zero']
+                    for argument in (size, f'{size},debug'))
+    changed = {field for field in whole if whole[field] != debug[field]}
+    assert {'steps', 'sampling'} <= changed <= {
+        'steps', 'prompts', 'group_size', 'micro_batches', 'sampling', 'checkpoint_every',
+        'evaluations'}
+
+
+def test_an_override_of_the_data_or_model_reaches_the_evaluations():
+  module = load('r1_zero.py')
+  for size in ('smollm2_135m', 'qwen3_0_6b'):
+    config = module.get_config(size)
+    zero = config.stages.zero
+    zero.data.folder, zero.model.source = '/questions', '/model'
+    zero = common.plain(config)['stages']['zero']
+    assert zero['data']['folder'] == '/questions' and zero['model']['source'] == '/model'
+    for name, evaluation in zero['evaluations'].items():
+      assert evaluation['data'] == zero['data']
+      assert evaluation['model']['source'] == {'base': '/model', 'trained': 'trained'}[name]
+
+
+def test_the_evaluations_of_the_miniature_are_of_its_base_and_what_it_became():
+  zero = common.plain(load('r1_zero.py').get_config('tiny'))['stages']['zero']
+  evaluations = zero['evaluations']
+  assert len(evaluations) == 6
+  for name, evaluation in evaluations.items():
+    assert evaluation['model']['source'] == ('trained' if 'trained' in name else 'miniature')
+    assert evaluation['template'] == ('miniature_think' if 'think' in name else 'miniature')
+    terms = (9, 12) if 'longer' in name else (5, 8)
+    assert (evaluation['data']['min_terms'], evaluation['data']['max_terms']) == terms
+    assert (evaluation['split'], evaluation['problems'], evaluation['samples']) == ('test', 500, 8)
+  assert zero['data']['size'] == 20_000     # not shared with the evaluations' 500
+
+
+@pytest.mark.slow
+def test_r1_zero_runs_to_its_end(compiled, one_device, tmp_path):
+  config = load('r1_zero.py').get_config('tiny,debug')
+  config.stages.zero.kl_coefficient = 0.01
+  for name in list(config.stages.zero.evaluations):
+    if 'longer' in name:    # as long as the others, and nothing new
+      del config.stages.zero.evaluations[name]
+  artifact = pipeline.run(config, tmp_path)['zero']
+  folder = tmp_path / 'zero'
+  records = metrics.read_metrics(folder)
+  assert [record['step'] for record in records] == [1, 2]
+  for record in records:
+    assert set(NAMES) | {'kl'} <= record.keys()
+    assert all(np.isfinite(value) for value in record.values())
+  assert list((folder / 'tensorboard').iterdir())
+  assert (folder / 'curves.png').read_bytes().startswith(b'\x89PNG')
+  table = (folder / 'results.md').read_text()
+  for name in config.stages.zero.evaluations:
+    assert f'| {name} |' in table
+  for column in ('pass@1', 'pass@2', 'majority@2', 'format', 'mean_length'):
+    assert f' {column} |' in table
+  assert set(artifact.manifest.scores) == set(config.stages.zero.evaluations)
+  for name in artifact.manifest.files:
+    assert (folder / name).exists()
+  rollouts = list(metrics.read_jsonl(folder / 'rollouts'))
+  assert len(rollouts) == 2 * 4 * 4
+  assert {'reward', 'number', 'format'} == rollouts[0]['rewards'].keys()
+
+
+@pytest.mark.slow
+def test_expert_iteration_runs_to_its_end(compiled, one_device, tmp_path):
+  config = load('expert_iteration.py').get_config('tiny,debug')
+  artifacts = pipeline.run(config, tmp_path)
+  scores = artifacts['draw'].manifest.scores
+  kept = list(metrics.read_jsonl(tmp_path / 'draw' / 'samples'))
+  assert 1 <= scores['correct'] == scores['kept'] == len(kept) <= scores['drawn'] == 8 * 4
+  assert artifacts['tuned'].manifest.parents == (artifacts['draw'].manifest.config_hash,)
+  assert 'expert iteration' in (tmp_path / 'tuned' / 'results.md').read_text()

@@ -1,0 +1,110 @@
+import hypothesis
+from hypothesis import strategies as st
+import ml_collections
+import pytest
+
+from r1jax import checkpoint
+from r1jax.stages import common, evaluate, pretrain, reject, rl, sft
+from r1jax.storage import Path
+
+STAGES = {'rl': rl, 'sft': sft, 'pretrain': pretrain, 'reject': reject, 'evaluate': evaluate}
+DEFAULT = dict(count=3, rate=0.5, name='a', pair=(1, 2), flag=False, free={},
+               part=dict(depth=1, size=2.0))
+
+
+def paths(default, prefix=()):
+  """Every field of nested dicts but those of free ones, as a path."""
+  for name, value in default.items():
+    yield (*prefix, name)
+    if isinstance(value, dict):
+      yield from paths(value, (*prefix, name))
+
+
+def changed(config, path, change):
+  config = dict(config)
+  if len(path) > 1:
+    config[path[0]] = changed(config[path[0]], path[1:], change)
+  else:
+    change(config, path[0])
+  return config
+
+
+def test_every_default_is_of_its_own_types():
+  for stage in STAGES.values():
+    common.check_config(stage.DEFAULT, stage.DEFAULT, 'config')
+
+
+@pytest.mark.parametrize('kind', STAGES)
+def test_each_field_of_a_stage_must_be_there_and_of_its_type(kind):
+  default = STAGES[kind].DEFAULT
+  wrong = {int: 'three', float: 'half', str: 7, bool: 1, tuple: 'ab', dict: 3}
+  for path in paths(default):
+    dotted = '.'.join(('config', *path))
+    value = default
+    for name in path:
+      value = value[name]
+
+    def drop(part, name):
+      del part[name]
+
+    def misspell(part, name):
+      part[f'{name}x'] = part.pop(name)
+
+    def mistype(part, name):
+      part[name] = wrong[type(value)]
+    for change, sentence in (
+        (drop, f'{dotted} is missing'), (misspell, f'did you mean {dotted}[?]'),
+        (mistype, f'{dotted}=.*')):
+      with pytest.raises(ValueError, match=sentence) as refusal:
+        common.check_config(changed(default, path, change), default, 'config')
+      assert '\n' not in str(refusal.value)
+
+
+def test_what_fits_is_let_through():
+  for fields in ({}, dict(rate=1), dict(pair=[3]), dict(free=dict(anything=object())),
+                 dict(part=dict(depth=1, size=3))):
+    common.check_config(DEFAULT | fields, DEFAULT, 'config')
+
+
+@hypothesis.given(st.text(), st.lists(st.text(), min_size=1))
+def test_the_nearest_is_one_of_the_words_and_itself_where_it_is_there(word, words):
+  assert common.nearest(word, words) in words
+  if word in words:
+    assert common.nearest(word, words) == word
+
+
+def test_a_config_becomes_plain():
+  config = ml_collections.ConfigDict(dict(stages=dict(zero=dict(inputs=('a', 'b'), steps=3))))
+  config.stages.zero.twice = config.stages.zero.get_ref('steps') * 2
+  want = dict(stages=dict(zero=dict(inputs=['a', 'b'], steps=3, twice=6)))
+  assert common.plain(config) == want == common.plain(common.plain(config))
+  assert checkpoint.config_hash(common.plain(config)) == checkpoint.config_hash(want)
+
+
+def test_every_dataset_is_checked_by_its_own_fields():
+  for name, (_, fields) in common.DATASETS.items():
+    common.check_data(dict(fields, name=name), 'data')
+    with pytest.raises(ValueError, match='data.sede .*did you mean|is missing'):
+      common.check_data(dict(fields, name=name, sede=1), 'data')
+  with pytest.raises(ValueError, match="data.name='minature' is unknown: the nearest is 'minia"):
+    common.check_data(dict(name='minature'), 'data')
+
+
+def test_train_and_test_of_reasoning_gym_are_apart():
+  pytest.importorskip('reasoning_gym')
+  drawn = {(split, seed): [example['question'] for example in common.load_examples(
+      dict(name='reasoning_gym', task='chain_sum', size=50, seed=seed), split)]
+      for split in ('train', 'test') for seed in (0, 1)}
+  assert len({tuple(questions) for questions in drawn.values()}) == 4
+
+
+def test_a_model_is_found_by_its_source(tmp_path):
+  assert common.find_model('miniature', {}) == str(common.MINIATURE_BASE)
+  assert common.find_model(str(tmp_path), {}) == str(tmp_path)
+  (tmp_path / 'model').mkdir()
+  checkpoint.write_manifest(tmp_path, checkpoint.Manifest('rl', 'zero', 'hash'))
+  inputs = {'zero': common.open_artifact(tmp_path)}
+  assert common.find_model('zero', inputs) == str(Path(tmp_path) / 'model')
+  for source in ('zeroo', '', str(tmp_path / 'other')):
+    with pytest.raises(FileNotFoundError, match='There is no model .*: name an input stage'):
+      common.find_model(source, inputs)

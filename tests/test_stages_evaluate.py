@@ -1,0 +1,88 @@
+import json
+
+import numpy as np
+import pytest
+import runs
+from runs import base, compiled  # noqa: F401 (fixtures)
+
+from r1jax import checkpoint, evaluate as evaluation
+from r1jax.stages import common, evaluate
+from r1jax.storage import Path
+
+
+def stage_config(source, **fields):
+  return runs.evaluation_config(model=dict(source=source), **fields)
+
+
+def test_a_checkpoint_is_evaluated_by_itself(compiled, tmp_path):
+  config = stage_config('miniature', problems=6, prompts=2, samples=4, accuracy='number',
+                        sampling=dict(max_new_tokens=16, chunk=16))
+  artifact = evaluate.run(config, {}, tmp_path)
+  scores = artifact.manifest.scores['evaluate']
+  assert artifact.manifest.kind == 'evaluate'
+  lines = (tmp_path / 'evaluations' / 'evaluate.jsonl').read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  assert len(records) == 24
+  # The estimates, from the samples that are kept: correct ones of each problem.
+  correct = np.array([record['rewards']['number'] for record in records]).reshape(6, 4)
+  assert 0 < correct.sum() < 24
+  assert scores['pass@1'][0] == pytest.approx(correct.mean())
+  assert scores['pass@4'][0] == pytest.approx(correct.any(1).mean())
+  assert scores['mean_length'][0] == pytest.approx(
+      np.mean([record['num_tokens'] for record in records]))
+  for mean, low, high in scores.values():
+    assert low <= mean <= high
+  questions = [record['prompt'] for record in records]
+  assert len(set(questions)) == 6 and questions[:4] == [questions[0]] * 4
+  held_out = common.load_examples(runs.DATA, 'test')
+  assert questions[::4] == [example['question'] for example in held_out[:6]]
+
+
+def test_what_is_done_is_not_done_again(base, tmp_path, monkeypatch):
+  first, changed = stage_config(base), stage_config(base, seed=5)
+  evaluate.run(first, {}, tmp_path)
+  done = []
+  monkeypatch.setattr(evaluate, 'evaluate_model', lambda config, *_, **__: done.append(config) or (
+      {'pass@1': (0.5, 0.0, 1.0)}, []))
+  evaluate.run(first, {}, tmp_path)
+  assert not done
+  artifact = evaluate.run(changed, {}, tmp_path)
+  assert [config['seed'] for config in done] == [5]
+  assert artifact.manifest.scores['evaluate']['pass@1'][0] == 0.5
+
+
+def test_an_input_stage_and_a_bucket_can_be_evaluated(base, tmp_path):
+  bucket = Path(f'memory://{tmp_path.name}')
+  Path(base).copy_to(bucket / 'model')
+  checkpoint.write_manifest(bucket, checkpoint.Manifest('rl', 'zero', 'of zero'))
+  artifact = evaluate.run(stage_config('zero', inputs=('zero',)),
+                          {'zero': common.open_artifact(bucket)}, tmp_path / 'of the bucket')
+  assert artifact.manifest.parents == ('of zero',)
+  evaluate.run(stage_config(base), {}, tmp_path / 'of the folder')
+  of_bucket, of_folder = (tmp_path / name / 'evaluations' / 'evaluate.jsonl'
+                          for name in ('of the bucket', 'of the folder'))
+  assert of_bucket.read_text() == of_folder.read_text()
+
+
+def test_impossible_evaluations_are_refused(base, tmp_path):
+  for fields, sentence in (
+      (dict(problems=0), 'problems=0 leaves nothing to do'),
+      (dict(accuracy='exact'), "'exact': did you mean 'exact_match'"),
+      (dict(template='minature'), "template='minature' .*'miniature'"),
+      (dict(sampling=dict(chunk=0)), 'chunk=0 draws nothing'),
+      (dict(sampling=dict(top_p=0.0)), 'top_p=0 keeps no token')):
+    with pytest.raises(ValueError, match=sentence):
+      evaluate.run(stage_config(base, **fields), {}, tmp_path)
+  for source in ('trained', 'zero', ''):
+    with pytest.raises(FileNotFoundError, match=f"There is no model '{source}': name an input"):
+      evaluate.run(stage_config(source), {}, tmp_path)
+
+
+def test_a_batch_larger_than_the_rest_is_cut(base, tmp_path):
+  """Three problems, two at a time: the fourth is drawn and left out."""
+  artifact = evaluate.run(stage_config(base, problems=3), {}, tmp_path)
+  lines = (tmp_path / 'evaluations' / 'evaluate.jsonl').read_text().splitlines()
+  assert len(lines) == 6
+  lengths = [json.loads(line)['num_tokens'] for line in lines]
+  want = evaluation.mean_interval(np.reshape(lengths, (3, 2)).mean(1))
+  assert artifact.manifest.scores['evaluate']['mean_length'] == pytest.approx(want)

@@ -1,0 +1,362 @@
+import dataclasses
+import math
+import threading
+import traceback
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+import runs
+from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
+
+from r1jax import metrics, models, sharding
+from r1jax.checkpoint import Checkpointer
+from r1jax.models import huggingface
+from r1jax.stages import evaluate, rl
+from r1jax.storage import Path
+from r1jax.tokenization import load_tokenizer
+
+BYTES = {'bytes': (runs.by_bytes, 1.0)}
+
+
+def in_bytes(tree):
+  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+class Recorder:
+  """Wraps a run's device programs: what each was called with, parameters as bytes."""
+
+  def __init__(self, monkeypatch):
+    self.samples, self.iterations, self.scores, self.updates = [], [], [], []
+    make_programs = rl.make_programs
+
+    def wrapped(*arguments):
+      programs = make_programs(*arguments)
+
+      def sample(params, prompts, iteration):
+        rollout = programs.sample(params, prompts, iteration)
+        self.samples.append((in_bytes(params), rollout))
+        self.iterations.append(iteration)
+        return rollout
+
+      def score(params, batch):
+        logprobs = programs.score(params, batch)
+        self.scores.append((in_bytes(params), np.asarray(logprobs)))
+        return logprobs
+
+      def update(state, batch, normalizers):
+        before = in_bytes(state.params)
+        kept = jax.tree.map(np.asarray, batch)
+        state, measured = programs.update(state, batch, normalizers)
+        self.updates.append((before, kept, in_bytes(state.params)))
+        return state, measured
+
+      return rl.Programs(sample, score, programs.take, update)
+    monkeypatch.setattr(rl, 'make_programs', wrapped)
+
+
+# What a run leaves.
+
+
+@pytest.fixture(scope='module')
+def notebook(base, tmp_path_factory):
+  """A run as from a notebook: (workdir, its calls, what the reward saw, its Artifact)."""
+  workdir, seen = tmp_path_factory.mktemp('notebook'), []
+
+  def noting(completion, example):
+    seen.append((completion.num_tokens, example['answer']))
+    return runs.by_bytes(completion, example)
+
+  config = ml_collections.ConfigDict(runs.rl_config(base, rewards={}))
+  with pytest.MonkeyPatch.context() as patch:
+    calls = Recorder(patch)
+    artifact = rl.run(config, {}, workdir, reward_functions={'noting': (noting, 2.0)})
+  return workdir, calls, seen, artifact
+
+
+def test_a_stage_runs_from_a_notebook_with_a_closure_as_reward(notebook):
+  workdir, calls, seen, artifact = notebook
+  assert len(seen) == 8 and all(tokens <= 8 and answer for tokens, answer in seen)
+  records = metrics.read_metrics(workdir)
+  assert [record['step'] for record in records] == [1, 2] and calls.iterations == [0, 1]
+  for record in records:
+    assert record['reward'] == pytest.approx(2 * record['rewards/noting/mean'])
+  assert artifact.manifest.kind == 'rl' and artifact.manifest.template == 'miniature'
+  assert huggingface.read_config(artifact.model_folder) == runs.SHAPE
+
+
+def test_the_exported_model_is_the_last_checkpoint(notebook, base):
+  workdir = notebook[0]
+  exported = huggingface.load_params(workdir / 'model', runs.SHAPE)
+  saved = Checkpointer(workdir / 'checkpoints').restore(2, {'params': exported})['params']
+  jax.tree.map(np.testing.assert_array_equal, exported, saved)
+  assert in_bytes(exported) != in_bytes(huggingface.load_params(base, runs.SHAPE))
+
+
+def test_one_update_a_rollout_needs_neither_old_nor_reference(notebook):
+  workdir, calls, _, _ = notebook
+  assert len(calls.updates) == 2 and not calls.scores
+  for _, batch, _ in calls.updates:
+    assert batch.old_logprobs is None and batch.reference_logprobs is None
+  saved = {path.name for path in Path(workdir / 'checkpoints' / '2').iterdir()}
+  assert 'params' in saved and 'reference' not in saved
+  for record in metrics.read_metrics(workdir):
+    assert 'kl' not in record and record['ratio/mean'] == pytest.approx(1, abs=1e-6)
+    assert record['sampling/logprob_difference/max'] < 1e-3
+
+
+@pytest.mark.slow
+def test_a_mesh_of_four_devices_draws_the_same_rollouts(notebook, base, tmp_path):
+  mesh = sharding.make_mesh(2, 2, jax.devices()[:4])
+  rl.run(runs.rl_config(base, rewards={}), {}, tmp_path, mesh=mesh,
+         reward_functions={'noting': (runs.by_bytes, 2.0)})
+  one, four = (list(metrics.read_jsonl(f'{workdir}/rollouts')) for workdir in (
+      notebook[0], tmp_path))
+  assert one == four
+  for a, b in zip(metrics.read_metrics(notebook[0]), metrics.read_metrics(tmp_path), strict=True):
+    for key in ('loss', 'grad_norm', 'entropy'):
+      assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5), key
+
+
+# What is wrong is said in one sentence, before anything is computed.
+
+
+REFUSED = {
+    'unknown field': (dict(stepz=2), 'zero.stepz .*did you mean config.stages.zero.steps?'),
+    'unknown field within': (dict(sampling=dict(top_q=1)), 'sampling.top_q .*sampling.top_[pk]'),
+    'wrong type': (dict(group_size=2.5), 'group_size=2.5 is a float: make it a int'),
+    'wrong type within': (dict(optimizer=dict(beta1='0.9')), "beta1='0.9' is a str"),
+    'a flag is no number': (dict(steps=True), 'steps=True is a bool'),
+    'a number is no flag': (dict(model=dict(remat=1)), 'remat=1 is a int'),
+    'no fields': (dict(optimizer=3), 'optimizer=3 must hold fields'),
+    'nothing to do': (dict(steps=0), 'steps=0 leaves nothing to do'),
+    'a group of one': (dict(group_size=1), "group_size=1 .*advantage_scale='none'"),
+    'parts of groups': (dict(prompts=6, mini_batches=2, micro_batches=2), 'a multiple of 4'),
+    'reward': (dict(rewards={'formt': 1.0}), "'formt': did you mean 'format'"),
+    'no reward': (dict(rewards={}), 'rewards is empty'),
+    'dataset': (dict(data=dict(name='gsm8')), "data.name='gsm8' .*nearest is 'gsm8k'"),
+    'field of a dataset': (dict(data=dict(name='gsm8k', foldr='')), 'foldr .*data.folder'),
+    'template': (dict(template='r1zero'), "template='r1zero' .*nearest is 'r1_zero'"),
+    'type of numbers': (dict(model=dict(compute_dtype='float16')), "compute_dtype='float16'"),
+    'aggregation': (dict(aggregation='mean'), "aggregation='mean' .*token_mean"),
+    'estimator': (dict(kl_estimator='k4'), "kl_estimator='k4' .*k3"),
+    'scale': (dict(advantage_scale='batch'), "advantage_scale='batch' .*none"),
+    'temperature': (dict(sampling=dict(temperature=-1.0)), 'temperature=-1.0 is out of range'),
+    'length': (dict(sampling=dict(max_new_tokens=0)), 'max_new_tokens=0 draws nothing'),
+    'refresh': (dict(reference_refresh=4), 'reference_refresh=4 without a reference'),
+    'evaluation': (dict(evaluations={'x': dict(evaluate.DEFAULT, data=runs.DATA, sample=2)}),
+                   'evaluations.x.sample .*evaluations.x.samples'),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_an_impossible_config_is_refused_before_anything_is_loaded(case):
+  fields, sentence = REFUSED[case]
+  config = runs.merged(runs.rl_config('base'), fields)
+  config |= {name: fields[name] for name in ('rewards', 'data', 'evaluations') if name in fields}
+  with pytest.raises(ValueError, match=sentence) as refusal:
+    rl.check(config, 'config.stages.zero')
+  assert '\n' not in str(refusal.value)
+
+
+def test_the_default_lacks_data_and_rewards_alone():
+  with pytest.raises(ValueError, match='data.name=None'):
+    rl.check(rl.DEFAULT, 'zero')
+  rl.check(rl.DEFAULT | dict(data=runs.DATA, rewards={'number': 1.0}), 'zero')
+  config = dict(rl.DEFAULT, data=runs.DATA, rewards={'number': 1.0})
+  del config['steps']
+  with pytest.raises(ValueError, match='zero.steps is missing'):
+    rl.check(config, 'zero')
+
+
+@pytest.fixture
+def no_compute(monkeypatch):
+  def refuse(*_):
+    raise AssertionError('something is about to be computed')
+  monkeypatch.setattr(rl, 'make_programs', lambda *_: rl.Programs(*[refuse] * 4))
+
+
+def unfitting_base(base, folder):
+  """A model whose vocabulary is smaller than its tokenizer's."""
+  shape = dataclasses.replace(runs.SHAPE, vocab_size=300)
+  huggingface.export(folder, shape, models.build(shape).init(jax.random.key(0)))
+  load_tokenizer(base).save(folder)
+  return str(folder)
+
+
+def test_missing_or_unfit_sources_are_named_before_anything_is_computed(
+    base, tmp_path, no_compute):
+  (tmp_path / 'data').mkdir()
+  (tmp_path / 'data' / 'train.jsonl').write_text('{"prompt": "1+1?", "answer": 2}\n[]\n')
+  tested = dict(name='jsonl', folder=str(tmp_path / 'data'))
+  short = runs.merged(evaluate.DEFAULT, dict(data=runs.DATA | dict(size=3), prompts=4))
+  cases = {
+      'There is no model .*/nowhere': dict(model=dict(source=str(tmp_path / 'nowhere'))),
+      "does not fit the model: its token .* has the id .* has 300": dict(
+          model=dict(source=unfitting_base(base, tmp_path / 'unfitting'))),
+      'train.jsonl, line 2: this is a JSON list': dict(data=tested),
+      'There is no file .*/none/train.jsonl': dict(data=tested | dict(folder='/none')),
+      'Only 0 of the 64 prompts have at most max_prompt_length=2': dict(max_prompt_length=2),
+      'prompt of example 0 has .* tokens and the limit is 2': dict(
+          max_prompt_length=2, overlong='error'),
+      'batch_size=65 does not suit a source of 64': dict(prompts=65),
+      'There is no file .*/data/test.jsonl': dict(evaluations={'x': dict(short, data=tested)}),
+      'batch_size=4 does not suit a source of 3': dict(evaluations={'x': short}),
+      'There is no model .*/elsewhere': dict(evaluations={
+          'x': runs.evaluation_config(model=dict(source='/elsewhere'))}),
+      'has no chat template': dict(template='chat'),
+  }
+  for number, (sentence, fields) in enumerate(cases.items()):
+    config = runs.rl_config(base, **fields) | {
+        name: fields[name] for name in ('data', 'evaluations') if name in fields}
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence) as refusal:
+      rl.run(config, {}, tmp_path / str(number), reward_functions=BYTES)
+    assert '\n' not in str(refusal.value)
+
+
+def test_a_reward_that_is_no_number_leaves_the_last_checkpoint(base, tmp_path):
+  config = runs.rl_config(base, rewards={}, steps=3)
+  judged = []
+
+  def failing(completion, example):
+    judged.append(completion)
+    return math.nan if len(judged) > 4 else runs.by_bytes(completion, example)
+  with pytest.raises(ValueError, match="'bytes' returned nan for completion 0: let it return a"):
+    rl.run(config, {}, tmp_path, reward_functions={'bytes': (failing, 1.0)})
+  assert runs.last_checkpoint(tmp_path)[0] == 1
+  rl.run(config, {}, tmp_path, reward_functions=BYTES)
+  assert [record['step'] for record in metrics.read_metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_a_workdir_of_another_config_or_a_torn_checkpoint_is_refused(base, tmp_path):
+  config = runs.rl_config(base, steps=1)
+  rl.run(config, {}, tmp_path, reward_functions=BYTES)
+  before = runs.result_of(tmp_path)
+  other = runs.merged(config, dict(optimizer=dict(learning_rate=2e-2)))
+  with pytest.raises(ValueError, match='holds a run with another config: use the config it was'):
+    rl.run(other, {}, tmp_path, reward_functions=BYTES)
+  assert runs.result_of(tmp_path) == before
+  largest = max((tmp_path / 'checkpoints' / '1' / 'params').rglob('*'),
+                key=lambda path: path.stat().st_size * path.is_file())
+  largest.write_bytes(largest.read_bytes()[:-1])
+  with pytest.raises(ValueError, match='checkpoints/1 is torn .*remove that folder to start anew'):
+    rl.run(config, {}, tmp_path, reward_functions=BYTES)
+
+
+# Policy, old policy and reference.
+
+
+@pytest.fixture(scope='module')
+def four_updates(base, tmp_path_factory):
+  """The calls of a run with two rollouts of four updates each, and no reference."""
+  with pytest.MonkeyPatch.context() as patch:
+    calls = Recorder(patch)
+    rl.run(runs.rl_config(base, steps=8, epochs=2, mini_batches=2), {},
+           tmp_path_factory.mktemp('four_updates'), reward_functions=BYTES)
+  return calls
+
+
+def test_pitfall_14_each_rollout_samples_with_the_weights_of_the_last_update(four_updates):
+  calls = four_updates
+  assert (len(calls.samples), len(calls.updates)) == (2, 8)
+  assert calls.samples[0][0] == calls.updates[0][0]
+  assert calls.samples[1][0] == calls.updates[3][2] != calls.samples[0][0]
+  for before, _, after in calls.updates:
+    assert before != after
+  for (_, _, after), (before, _, _) in zip(calls.updates, calls.updates[1:]):
+    assert after == before
+
+
+def test_pitfall_14_old_means_the_weights_that_sampled(four_updates):
+  calls = four_updates
+  assert len(calls.scores) == 2    # once a rollout, and no reference
+  for iteration, ((sampling, rollout), (scoring, old)) in enumerate(
+      zip(calls.samples, calls.scores)):
+    assert sampling == scoring
+    mask = np.asarray(rollout.mask) > 0
+    np.testing.assert_allclose(old[mask], np.asarray(rollout.behaviour_logprobs)[mask], atol=1e-4)
+    rows = sorted(row.tobytes() for row in old)
+    for epoch in range(2):   # which sees every row once, with the same old log-probabilities
+      parts = calls.updates[4 * iteration + 2 * epoch:][:2]
+      seen = [row.tobytes() for _, batch, _ in parts for row in batch.old_logprobs]
+      assert sorted(seen) == rows
+
+
+def test_the_reference_is_a_copy_that_is_replaced_every_few_steps(base, tmp_path, monkeypatch):
+  calls = Recorder(monkeypatch)
+  rl.run(runs.rl_config(base, steps=5, kl_coefficient=0.1, reference_refresh=2), {}, tmp_path,
+         reward_functions=BYTES)
+  policies = [params for params, _ in calls.samples]
+  assert len(set(map(repr, policies))) == 5
+  # Of iterations 0 to 4; the reference is replaced after steps 2 and 4.
+  assert [params for params, _ in calls.scores] == [
+      policies[0], policies[0], policies[2], policies[2], policies[4]]
+  kl = [record['kl'] for record in metrics.read_metrics(tmp_path)]
+  assert kl[1] > 1e-5 and kl[3] > 1e-5     # a step away from the reference
+  np.testing.assert_allclose([kl[0], kl[2], kl[4]], 0, atol=1e-6)    # on it
+
+
+# The device programs.
+
+
+def test_nothing_is_compiled_anew_from_one_iteration_to_the_next(base, tmp_path, monkeypatch):
+  compiled_at, count = [], [0]
+
+  def listener(event, seconds, **_):
+    if threading.current_thread() is threading.main_thread():
+      count[0] += event == '/jax/core/compile/backend_compile_duration'
+  jax.monitoring.register_event_duration_secs_listener(listener)
+  write = metrics.MetricWriter.write
+
+  def noting_write(*arguments):
+    compiled_at.append(count[0])
+    write(*arguments)
+  monkeypatch.setattr(metrics.MetricWriter, 'write', noting_write)
+  rl.run(runs.rl_config(base, steps=8, mini_batches=2, kl_coefficient=0.1, reference_refresh=2),
+         {}, tmp_path, reward_functions=BYTES)
+  first, second, third, fourth = compiled_at
+  assert first > 5 and second == third == fourth == first, compiled_at
+
+
+def test_only_to_host_brings_arrays_to_the_host(base, tmp_path, monkeypatch):
+  """What jax.transfer_guard_device_to_host refuses on an accelerator; on a CPU it lets all pass.
+
+  So its refusal is acted here: it knows explicit transfers from implicit ones, and obeys 'allow'.
+  """
+  implicit, explicit = [], [False]
+  main, array = threading.main_thread(), type(jnp.zeros(1))
+  device_get, value = jax.device_get, array._value
+
+  def note(x):
+    allowed = jax.config.jax_transfer_guard_device_to_host == 'allow' or explicit[0]
+    if isinstance(x, array) and threading.current_thread() is main and not allowed:
+      implicit.append(''.join(traceback.format_stack(limit=12)))
+
+  def explicit_device_get(tree):
+    explicit[0] = True
+    try:
+      return device_get(tree)
+    finally:
+      explicit[0] = False
+
+  def noted(function):
+    def call(x, *arguments, **keywords):
+      note(x)
+      return function(x, *arguments, **keywords)
+    return call
+  monkeypatch.setattr(jax, 'device_get', explicit_device_get)
+  monkeypatch.setattr(array, '_value', property(noted(value.fget)))
+  monkeypatch.setattr(array, 'copy_to_host_async', noted(array.copy_to_host_async))
+  for name in ('asarray', 'array'):
+    monkeypatch.setattr(np, name, noted(getattr(np, name)))
+  with jax.transfer_guard_device_to_host('disallow'):
+    float(jnp.ones(()))
+    np.asarray(jnp.ones(()))
+    assert len(implicit) == 2    # this guard guards
+    implicit.clear()
+    config = runs.rl_config(base, mini_batches=2, steps=4, kl_coefficient=0.1, reference_refresh=2,
+                            evaluations={'trained': runs.evaluation_config()})
+    rl.run(config, {}, tmp_path, reward_functions=BYTES)
+  assert not implicit, '\n'.join(implicit)

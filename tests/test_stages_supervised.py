@@ -1,0 +1,248 @@
+"""Pre-training, supervised fine-tuning, rejection sampling."""
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
+
+from r1jax import checkpoint, metrics, models
+from r1jax.data import miniature
+from r1jax.models import huggingface
+from r1jax.stages import common, pretrain, reject, sft
+from r1jax.storage import Path
+from r1jax.tokenization import load_tokenizer
+
+
+@pytest.fixture(scope='module')
+def drawn(tmp_path_factory):
+  """The Artifact of a stage 'draw', with 24 samples."""
+  folder = Path(tmp_path_factory.mktemp('draw'))
+  examples = miniature.sums('train', 24, min_terms=2, max_terms=4)
+  metrics.JsonlParts(folder / 'samples', key='part', resume=0).append(0, [
+      dict(prompt=f'User: {example["question"]}\nAssistant:', completion=f' {example["answer"]}.')
+      for example in examples])
+  checkpoint.write_manifest(folder, checkpoint.Manifest('reject', 'draw', 'of the draw'))
+  return {'draw': common.open_artifact(folder)}
+
+
+def samples_of(inputs):
+  return list(metrics.read_jsonl(inputs['draw'].folder / 'samples'))
+
+
+# Supervised fine-tuning.
+
+
+def test_only_completions_and_their_end_are_learnt(base, drawn):
+  tokenizer = load_tokenizer(base)
+  samples = samples_of(drawn)
+  rows = sft.pack_samples(samples, tokenizer, 64, 'error')
+  learnt = []
+  for row in range(len(rows.tokens)):
+    for segment in range(1, rows.segment_ids[row].max() + 1):
+      mine = rows.segment_ids[row] == segment
+      tokens, weights = rows.tokens[row][mine], rows.weights[row][mine]
+      prompt, completion = (
+          tokenizer.decode(tokens[weights == weight], skip_special=False) for weight in (0, 1))
+      learnt.append((prompt, completion))
+  assert sorted(learnt) == sorted(
+      (sample['prompt'], sample['completion'] + miniature.END) for sample in samples)
+
+
+def test_the_first_loss_is_that_of_the_samples_one_by_one(base, drawn, tmp_path):
+  tokenizer = load_tokenizer(base)
+  config = runs.sft_config(base, rows=1, epochs=1, row_length=1024)
+  sft.run(config, drawn, tmp_path)
+  record, = metrics.read_metrics(tmp_path)
+  params = huggingface.load_params(base, runs.SHAPE)
+  model, total, count = models.build(runs.SHAPE), 0.0, 0
+
+  @jax.jit
+  def logprobs(tokens):
+    positions = jnp.arange(tokens.shape[1])[None]
+    hidden, _, _ = model.apply(
+        params, tokens, positions=positions, segment_ids=jnp.ones_like(tokens))
+    return jax.nn.log_softmax(model.unembed(params, hidden))
+  for sample in samples_of(drawn):
+    prompt = tokenizer.encode(sample['prompt'])
+    tokens = prompt + tokenizer.encode(sample['completion']) + [tokenizer.eos_id]
+    padded = np.zeros((1, 64), np.int32)
+    padded[0, :len(tokens)] = tokens
+    table = np.asarray(logprobs(jnp.asarray(padded)))[0]
+    total -= sum(table[i - 1, tokens[i]] for i in range(len(prompt), len(tokens)))
+    count += len(tokens) - len(prompt)
+  assert record['loss'] == pytest.approx(total / count, rel=1e-5)
+
+
+@pytest.fixture(scope='module')
+def tuned(base, drawn, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('tuned')
+  return sft.run(sft_config(base), drawn, workdir, stage='tuned')
+
+
+def sft_config(base):
+  return runs.sft_config(base, epochs=3, checkpoint_every=4,
+                         evaluations={'tuned': runs.evaluation_config()})
+
+
+def test_fine_tuning_learns_and_leaves_an_artifact(tuned):
+  records = metrics.read_metrics(tuned.folder)
+  assert len(records) % 3 == 0 and records[-1]['loss'] < records[0]['loss'] - 0.5
+  assert tuned.manifest.parents == ('of the draw',) and 'tuned' in tuned.manifest.scores
+  assert huggingface.read_config(tuned.model_folder) == runs.SHAPE
+
+
+def test_pitfall_20_stopped_fine_tuning_equals_uninterrupted(base, drawn, tuned, tmp_path):
+  assert len(metrics.read_metrics(tuned.folder)) == 12
+  run = lambda should_stop: sft.run(sft_config(base), drawn, tmp_path, stage='tuned',
+                                    should_stop=should_stop)
+  _, sentences = runs.finish(run, [3, 4, 6])
+  for sentence, place in zip(sentences, ('after step 3 ', 'after step 7 ', 'an evaluation was')):
+    assert place in sentence and 'run the same command to go on' in sentence
+  runs.assert_same(tmp_path, tuned.folder)
+
+
+def test_pitfall_20_killed_fine_tuning_equals_uninterrupted(base, drawn, tuned, tmp_path):
+  """What dies at the sixth step goes on from the checkpoint of the fourth."""
+  asked = []
+
+  def die():
+    asked.append(None)
+    if len(asked) > 5:
+      raise KeyboardInterrupt
+    return False
+  with pytest.raises(KeyboardInterrupt):
+    sft.run(sft_config(base), drawn, tmp_path, stage='tuned', should_stop=die)
+  assert runs.last_checkpoint(tmp_path)[0] == 4
+  sft.run(sft_config(base), drawn, tmp_path, stage='tuned')
+  runs.assert_same(tmp_path, tuned.folder)
+
+
+def test_each_epoch_sees_every_row_in_another_order(base, drawn, tmp_path, monkeypatch):
+  seen = []
+  place = sft.sharding.place
+
+  def noting_place(tree, *arguments, **keywords):
+    if isinstance(tree, tuple):
+      seen.append(tree)
+    return place(tree, *arguments, **keywords)
+  monkeypatch.setattr(sft.sharding, 'place', noting_place)
+  sft.run(runs.sft_config(base, rows=1, epochs=3), drawn, tmp_path)
+  rows = [tokens.tobytes() for tokens, *_ in seen]
+  epochs = [rows[start:start + len(rows) // 3] for start in range(0, len(rows), len(rows) // 3)]
+  assert len(set(rows)) == len(epochs[0]) > 3
+  assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
+  assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
+  for fields, sentence in (
+      (dict(rows=3, micro_batches=2), 'rows=3 is not a multiple of micro_batches=2'),
+      (dict(samples='drawn'), r"samples='drawn' is none of its inputs \['draw'\]"),
+      (dict(epochs=0), 'epochs=0 leaves nothing to do'),
+      (dict(optimizer=dict(learning_rat=1.0)), 'did you mean .*learning_rate'),
+      (dict(rows=64), 'the data fill .* rows and a batch has rows=64'),
+      (dict(row_length=4, overlong='error'), 'raise row_length')):
+    with pytest.raises(ValueError, match=sentence) as refusal:
+      sft.run(runs.sft_config(base, **fields), drawn, tmp_path)
+    assert '\n' not in str(refusal.value)
+  with pytest.raises(ValueError, match='holds a run with another config'):
+    sft.run(runs.merged(sft_config(base), dict(optimizer=dict(learning_rate=0.5))), drawn,
+            tuned.folder)
+
+
+
+# Rejection sampling.
+
+
+def reject_config(**fields):
+  return runs.merged(reject.DEFAULT, runs.merged(dict(
+      data=runs.DATA, max_prompt_length=32, problems=4, prompts=2, samples=4,
+      sampling=dict(max_new_tokens=16, chunk=16)), fields))
+
+
+def test_correct_completions_of_the_model_itself_are_kept(compiled, tmp_path):
+  artifact = reject.run(reject_config(), {}, tmp_path / 'all')
+  kept, scores = samples_of({'draw': artifact}), artifact.manifest.scores
+  assert (scores['drawn'], scores['correct'], scores['kept']) == (16, len(kept), len(kept))
+  examples = {f'User: {example["question"]}\nAssistant:': example['answer']
+              for example in miniature.sums('train', 64, min_terms=2, max_terms=4)}
+  assert len(kept) > 1
+  for sample in kept:
+    assert examples[sample['prompt']] in sample['completion']
+  assert [name for name in artifact.manifest.files if not (artifact.folder / name).exists()] == []
+  assert artifact.manifest.files
+  fewer = reject.run(reject_config(keep=1), {}, tmp_path / 'fewer')
+  assert samples_of({'draw': fewer})[0] in kept and fewer.manifest.scores['kept'] == 1
+
+
+def test_nothing_correct_is_said(base, tmp_path):
+  with pytest.raises(ValueError, match="none of 16 completions of stage 'draw' was correct: draw"):
+    reject.run(reject_config(model=dict(source=base)), {}, tmp_path, stage='draw')
+  assert not (tmp_path / 'manifest.json').exists()
+
+
+def test_impossible_rejection_is_refused():
+  for fields, sentence in ((dict(keep=0), 'keep=0 keeps nothing'),
+                           (dict(accuracy='nmber'), "'nmber': did you mean 'number'"),
+                           (dict(samples=0), 'samples=0 leaves nothing to do')):
+    with pytest.raises(ValueError, match=sentence):
+      reject.check(reject_config(**fields), 'config.stages.draw')
+
+
+# Pre-training.
+
+
+@pytest.fixture
+def tiny_blocks(monkeypatch):
+  shape = runs.SHAPE
+  monkeypatch.setattr(pretrain, '_BLOCK', 40)
+  monkeypatch.setitem(models.PRESETS, 'miniature', shape)
+  return runs.merged(pretrain.DEFAULT, dict(
+      documents=80, row_length=64, rows=4, checkpoint_every=100, log_every=1,
+      optimizer=dict(warmup_steps=2), evaluations={'base': runs.evaluation_config()}))
+
+
+def test_a_base_is_trained_from_nothing(tiny_blocks, compiled, tmp_path):
+  artifact = pretrain.run(tiny_blocks, {}, tmp_path, stage='base')
+  records = metrics.read_metrics(tmp_path)
+  assert len(records) > 4 and records[-1]['loss'] < records[0]['loss']
+  assert 'base' in artifact.manifest.scores
+  exported = huggingface.load_params(artifact.model_folder, runs.SHAPE)
+  config = json.loads((artifact.model_folder / 'config.json').read_text())
+  assert config['torch_dtype'] == 'bfloat16'
+  jax.tree.map(lambda x: np.testing.assert_array_equal(x, x.astype('bfloat16').astype('float32')),
+               exported)
+  shipped = load_tokenizer(common.MINIATURE_BASE)
+  text = miniature.document_text(*miniature.corpus(0, 0, 1)[0])
+  assert load_tokenizer(artifact.model_folder).encode(text) == shipped.encode(text)
+
+
+def test_every_token_of_the_corpus_is_learnt_once(tiny_blocks, compiled, tmp_path, monkeypatch):
+  packed = []
+  train_packed = pretrain.sft.train_packed
+
+  def noting(config, loaded, rows, *arguments, **keywords):
+    packed.append(rows)
+    return train_packed(config, loaded, rows, *arguments, **keywords)
+  monkeypatch.setattr(pretrain.sft, 'train_packed', noting)
+  pretrain.run(tiny_blocks | dict(evaluations={}), {}, tmp_path)
+  tokenizer, texts = load_tokenizer(tmp_path / 'model'), []
+  rows, = packed
+  for tokens, segments in zip(rows.tokens, rows.segment_ids):
+    texts += [tokenizer.decode(tokens[segments == segment], skip_special=False)
+              for segment in range(1, segments.max() + 1)]
+  documents = [miniature.document_text(*pair) + miniature.END
+               for block in (0, 1) for pair in miniature.corpus(0, block, 40)]
+  whole = [text for text in documents if len(tokenizer.encode(text)) <= 64]
+  assert len(texts) == len(documents) == 80 and set(whole) <= set(texts) and len(whole) > 60
+
+
+def test_impossible_pre_training_is_refused(tiny_blocks):
+  for fields, sentence in ((dict(documents=100), 'documents=100 is no multiple of 40'),
+                           (dict(preset='minature'), "preset='minature' .*'miniature'"),
+                           (dict(rows=0), 'rows=0 leaves nothing to do')):
+    with pytest.raises(ValueError, match=sentence):
+      pretrain.check(tiny_blocks | fields, 'config.stages.base')
