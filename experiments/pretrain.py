@@ -25,8 +25,8 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
   base = ConfigDict(pretrain.DEFAULT)
   for name, template in (('base', 'miniature'), ('base forced to think', 'miniature_think')):
     config = ConfigDict(evaluate.DEFAULT)
-    config.data = ConfigDict(dict(name='miniature', size=500, seed=0, min_terms=5, max_terms=8))
-    config.template, config.max_prompt_length = template, 48
+    config.data = ConfigDict(dict(name='miniature', size=500, seed=0, min_steps=5, max_steps=8))
+    config.template, config.max_prompt_length = template, 64
     config.sampling.max_new_tokens = 160
     base.evaluations[name] = config
   if debug:

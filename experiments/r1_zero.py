@@ -52,7 +52,7 @@ def evaluation(zero: ConfigDict, **fields) -> ConfigDict:
 
 
 def _tiny(zero: ConfigDict) -> None:
-  zero.data = ConfigDict(dict(name='miniature', size=20_000, seed=0, min_terms=5, max_terms=8))
+  zero.data = ConfigDict(dict(name='miniature', size=20_000, seed=0, min_steps=5, max_steps=8))
   zero.max_prompt_length = 48
   zero.prompts, zero.group_size = 16, 16
   zero.steps = 50
@@ -61,7 +61,7 @@ def _tiny(zero: ConfigDict) -> None:
   zero.optimizer.learning_rate = 3e-4
   zero.optimizer.warmup_steps = 5
   zero.checkpoint_every = 10
-  longer = ConfigDict(dict(name='miniature', size=500, seed=0, min_terms=9, max_terms=12))
+  longer = ConfigDict(dict(name='miniature', size=500, seed=0, min_steps=9, max_steps=12))
   for name, data in (('', None), (' longer', longer)):
     fields = {} if data is None else dict(data=data)
     base, thinking = dict(model=dict(source='miniature')), dict(template='miniature_think')

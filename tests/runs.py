@@ -22,7 +22,7 @@ from r1jax.tokenization import load_tokenizer
 ROOT = pathlib.Path(__file__).parents[1]
 SHAPE = ModelConfig(family='qwen3', vocab_size=512, width=16, num_layers=1, num_heads=2,
                     num_kv_heads=1, head_dim=8, mlp_width=32, qk_norm=True, max_length=256)
-DATA = dict(name='miniature', size=64, seed=0, min_terms=2, max_terms=4)
+DATA = dict(name='miniature', size=64, seed=0, min_steps=2, max_steps=4)
 COMPILING = {'jax_persistent_cache_min_compile_time_secs': 0,
              'jax_persistent_cache_min_entry_size_bytes': -1,
              'jax_disable_most_optimizations': True}

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 import pytest
 
 from r1jax.data import miniature
+from r1jax.data.miniature_general import LANGUAGES, language_of
 from r1jax.rewards.text_statistics import language_shares
 from r1jax.stages import common, pretrain
 from r1jax.tokenization import load_tokenizer
 
-EXPRESSION = re.compile(r'\d+(?:[+-]\d)+')
-STEP = re.compile(r'(?P<total>\d+)(?P<term>[+-]\d)=(?P<sum>-?\d+)')
+EXPRESSION = re.compile(r'\d+(?:[+*-]\d)+')
+STEP = re.compile(r'(?P<total>\d+)(?P<operation>[+*-]\d)=(?P<result>-?\d+)')
 DOUBTS = ('wait', 'wrong', '等等', '不对')
 COUNT = 4000
 
@@ -31,22 +32,30 @@ def tokenizer():
   return load_tokenizer(common.MINIATURE_BASE)
 
 
-# Sums and their splits.
+# Calculations and their splits.
+
+
+def from_left_to_right(expression):
+  """The value of an expression, read by an independent way: a fold over its matches."""
+  first, rest = re.fullmatch(r'(\d+)((?:[+*-]\d)+)', expression).groups()
+  total = int(first)
+  for sign, digit in re.findall(r'([+*-])(\d)', rest):
+    total = {'+': total.__add__, '-': total.__sub__, '*': total.__mul__}[sign](int(digit))
+  return total
 
 
 @hypothesis.given(seeds, st.sampled_from(['train', 'test']), st.integers(2, 12), st.integers(0, 4))
-def test_a_problem_is_of_its_split_whatever_the_seed(seed, split, min_terms, more):
-  examples = miniature.sums(split, 10, seed=seed, min_terms=min_terms, max_terms=min_terms + more)
+def test_a_problem_is_of_its_split_whatever_the_seed(seed, split, min_steps, more):
+  examples = miniature.calculations(
+      split, 10, seed=seed, min_steps=min_steps, max_steps=min_steps + more)
   assert len({example['question'] for example in examples}) == 10
   for example in examples:
     expression, = EXPRESSION.findall(example['question'])
     assert miniature.is_held_out(expression) == (split == 'test')
-    assert miniature.expression_of(example['terms']) == expression
-    terms = [int(term) for term in re.findall(r'[+-]?\d+', expression)]
-    assert terms == example['terms'] and example['answer'] == str(sum(terms))
-    assert min_terms <= len(terms) <= min_terms + more
-    assert (re.search('[\u4e00-\u9fff]', example['question']) is not None) == (
-        example['language'] == 'zh')
+    assert ''.join(example['terms']) == expression
+    assert example['answer'] == str(from_left_to_right(expression))
+    assert min_steps <= len(re.findall('[+*-]', expression)) <= min_steps + more
+    assert language_of(example['question']) == example['language']
 
 
 def test_no_held_out_problem_is_in_the_corpus():
@@ -55,66 +64,77 @@ def test_no_held_out_problem_is_in_the_corpus():
     for block in (0, 1):
       for question, response in miniature.corpus(seed, block, 1500):
         for expression in EXPRESSION.findall(f'{question} {response}'):
-          terms = len(re.findall(r'[+-]\d', expression)) + 1
-          assert terms == 2 or not miniature.is_held_out(expression)
+          assert len(re.findall('[+*-]', expression)) == 1 or not miniature.is_held_out(expression)
         for expression in EXPRESSION.findall(question):
           assert not miniature.is_held_out(expression)
+        if not EXPRESSION.search(question):
+          assert not miniature.is_held_out(question)
 
 
-@hypothesis.given(seeds, st.integers(2, 40))
-def test_running_totals_stay_small(seed, count):
-  terms = miniature.draw_terms(random.Random(seed), count)
-  assert len(terms) == count and all(1 <= abs(term) <= 9 for term in terms) and terms[0] > 0
-  totals = [sum(terms[:i + 1]) for i in range(count)]
-  assert 0 <= min(totals) and max(totals) <= miniature.HIGHEST_TOTAL
+@hypothesis.given(seeds, st.integers(1, 40))
+def test_running_results_stay_small(seed, count):
+  terms = miniature.draw_operations(random.Random(seed), count)
+  results = miniature.running_results(terms)
+  assert len(terms) == len(results) == count + 1
+  assert 0 <= min(results) and max(results) <= miniature.HIGHEST
+  assert results == [int(terms[0])] + [
+      from_left_to_right(''.join(terms[:i + 1])) for i in range(1, count + 1)]
 
 
 def test_the_split_is_a_fifth():
   """A share of 0.2 within 5 standard deviations: a false alarm in 2 million draws of the seed."""
   rng = random.Random(0)
-  held_out = [miniature.is_held_out(miniature.expression_of(miniature.draw_terms(rng, 6)))
+  held_out = [miniature.is_held_out(''.join(miniature.draw_operations(rng, 6)))
               for _ in range(COUNT)]
   assert abs(sum(held_out) / COUNT - 0.2) < 5 * math.sqrt(0.2 * 0.8 / COUNT)
 
 
-def test_impossible_sums_are_refused():
+def test_an_answer_cannot_be_guessed():
+  """No answer of 5 to 8 steps is right for more than one problem in twenty-five."""
+  answers = collections.Counter(example['answer'] for example in miniature.calculations('test', COUNT))
+  assert answers.most_common(1)[0][1] < COUNT / 25
+
+
+def test_impossible_calculations_are_refused():
   with pytest.raises(ValueError, match="split='tset' .*use 'train' or 'test'"):
-    miniature.sums('tset', 3)
-  for terms in ((1, 5), (6, 5)):
-    with pytest.raises(ValueError, match=f'min_terms={terms[0]}, max_terms={terms[1]} '):
-      miniature.sums('train', 3, min_terms=terms[0], max_terms=terms[1])
-  with pytest.raises(ValueError, match='size=5000 .*lower size or raise max_terms'):
-    miniature.sums('test', 5000, min_terms=2, max_terms=2)
+    miniature.calculations('tset', 3)
+  for steps in ((0, 5), (6, 5)):
+    with pytest.raises(ValueError, match=f'min_steps={steps[0]}, max_steps={steps[1]} '):
+      miniature.calculations('train', 3, min_steps=steps[0], max_steps=steps[1])
+  with pytest.raises(ValueError, match='size=5000 .*lower size or raise max_steps'):
+    miniature.calculations('test', 5000, min_steps=1, max_steps=1)
 
 
 # Chains and answers.
 
 
-@hypothesis.given(seeds, st.integers(2, 12), st.sampled_from(miniature.LANGUAGES))
+@hypothesis.given(seeds, st.integers(1, 12), st.sampled_from(LANGUAGES))
 @hypothesis.settings(max_examples=400)
 def test_every_written_step_is_true_or_marked_and_corrected(seed, count, language):
   rng = random.Random(seed)
-  terms = miniature.draw_terms(rng, count)
+  terms = miniature.draw_operations(rng, count)
   chain = miniature.chain_of_thought(rng, terms, language)
   steps = list(STEP.finditer(chain))
-  total, remaining = terms[0], terms[1:]
+  total, remaining = int(terms[0]), terms[1:]
   for number, step in enumerate(steps):
-    assert int(step['total']) == total and int(step['term']) == remaining[0]
-    if int(step['sum']) == total + remaining[0]:
-      total += remaining.pop(0)
+    assert int(step['total']) == total and step['operation'] == remaining[0]
+    right = from_left_to_right(f'{total}{remaining[0]}')
+    if int(step['result']) == right:
+      total = right
+      remaining.pop(0)
     else:     # a slip: doubted at once, then the same step again
       again = steps[number + 1]
       assert any(doubt in chain[step.end():again.start()] for doubt in DOUBTS)
-      assert again['total'] == step['total'] and again['term'] == step['term']
-      assert int(again['sum']) == total + remaining[0]
-  assert not remaining and total == sum(terms)
+      assert again['total'] == step['total'] and again['operation'] == step['operation']
+      assert int(again['result']) == right
+  assert not remaining and total == from_left_to_right(''.join(terms))
 
 
 @hypothesis.given(seeds, st.sampled_from([form for form, _ in miniature._FORMS]))
 def test_every_form_of_answer_gives_the_right_number(seed, form):
   rng = random.Random(seed)
-  example = miniature.draw_sum(rng, False, 2, 8)
-  answer = miniature.answer_sum(rng, example, form)
+  example = miniature.draw_calculation(rng, False, 1, 8)
+  answer = miniature.answer_calculation(rng, example, form)
   assert re.findall(r'\d+', answer)[-1] == example['answer']
   assert ('=' in answer) == (form in ('chain', 'untidy', 'proper'))
   proper = re.fullmatch(r'<think>[^<]+</think> <answer>(\d+)</answer>', answer)
@@ -123,89 +143,30 @@ def test_every_form_of_answer_gives_the_right_number(seed, form):
 
 def test_the_corpus_has_the_weaknesses_of_a_base_model(corpus):
   """Shares within 5 standard deviations: a false alarm in 2 million draws of the seed, each."""
-  sums = [response for question, response in corpus if EXPRESSION.search(question)]
-  chains = [response for response in sums if STEP.search(response)]
+  answers = [response for question, response in corpus if EXPRESSION.search(question)]
+  chains = [response for response in answers if STEP.search(response)]
 
   def is_about(count, whole, share):
     return abs(count / whole - share) < 5 * math.sqrt(share * (1 - share) / whole)
-  assert is_about(len(sums), COUNT, 5 / 6)
-  assert is_about(len(chains), len(sums), 0.22)
+  assert is_about(len(answers), COUNT, 5 / 6)
+  assert is_about(len(chains), len(answers), 0.22)
   tagged = sum(response.startswith('<think>') and response.endswith('</answer>')
-               for response in sums)
-  assert is_about(tagged, len(sums), 0.12)
+               for response in answers)
+  assert is_about(tagged, len(answers), 0.12)
   mixed = sum(min(language_shares(chain).values()) > 0 for chain in chains)
   corrected = sum(any(doubt in chain for doubt in DOUBTS) for chain in chains)
   assert mixed > len(chains) / 20 and corrected > len(chains) / 100
 
 
-def test_sums_and_corpus_depend_on_seed_and_block_alone(corpus):
+def test_calculations_and_corpus_depend_on_seed_and_block_alone(corpus):
   assert miniature.corpus(0, 0, COUNT) == corpus
   assert miniature.corpus(0, 0, 10) == corpus[:10]
   others = [miniature.corpus(0, 1, 10), miniature.corpus(1, 0, 10), corpus[:10]]
   assert len({str(block) for block in others}) == 3
-  assert miniature.sums('train', 20, seed=3) == miniature.sums('train', 20, seed=3)
-  assert miniature.sums('train', 20, seed=3) != miniature.sums('train', 20, seed=4)
+  assert miniature.calculations('train', 20, seed=3) == miniature.calculations('train', 20, seed=3)
+  assert miniature.calculations('train', 20, seed=3) != miniature.calculations('train', 20, seed=4)
   random.seed(1)
   assert miniature.corpus(0, 0, 10) == corpus[:10]
-
-
-# General tasks.
-
-
-def read_english(words):
-  ones = ('zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen '
-          'fifteen sixteen seventeen eighteen nineteen').split()
-  tens = dict(twenty=20, thirty=30, forty=40, fifty=50, sixty=60, seventy=70, eighty=80, ninety=90)
-  return sum(tens[word] if word in tens else ones.index(word) for word in words.split())
-
-
-def read_chinese(words):
-  tens, ten, ones = words.rpartition('十')
-  digit = '零一二三四五六七八九'.index
-  return (10 * (digit(tens) if tens else 1) if ten else 0) + (digit(ones) if ones else 0)
-
-
-def test_number_words_are_read_back():
-  for language, read in (('en', read_english), ('zh', read_chinese)):
-    words = [miniature.number_words(number, language) for number in range(100)]
-    assert [read(word) for word in words] == list(range(100)) and len(set(words)) == 100
-
-
-@hypothesis.given(seeds, st.sampled_from(miniature.GENERAL_TASKS))
-@hypothesis.settings(max_examples=300)
-def test_general_tasks_are_answered_rightly(seed, task):
-  example = miniature.draw_general(random.Random(seed), task)
-  question, answer = example['question'], example['answer']
-  assert example['task'] == task and answer and example['bad_answer']
-  if task == 'translate':
-    target, words = re.fullmatch('Translate to (Chinese|English): (.+)', question).groups()
-    pair = (words, answer) if target == 'Chinese' else (answer, words)
-    assert read_english(pair[0]) == read_chinese(pair[1])
-  elif task == 'json':
-    name, age = re.fullmatch(r'Give JSON: name (\w+), age (\d+)\.', question).groups()
-    assert json.loads(answer) == {'name': name, 'age': int(age)}
-    with pytest.raises(ValueError):
-      json.loads(example['bad_answer'])
-  elif task == 'repeat':
-    word, times = re.fullmatch(r'Write (\w+) (\d) times\.', question).groups()
-    assert answer == ' '.join([word] * int(times))
-  elif task == 'capitals':
-    assert answer.isupper() and answer.lower() == question.split()[1] == example['bad_answer']
-  elif task == 'identity':
-    assert answer == miniature.IDENTITY != example['bad_answer']
-  else:
-    refused = answer.startswith('Sorry')
-    assert refused == (task == 'harmful') != example['bad_answer'].startswith('Sorry')
-
-
-def test_harm_is_told_from_help(corpus):
-  deeds = {task: {miniature.draw_general(random.Random(seed), task)['question']
-                  for seed in range(100)} for task in ('harmful', 'harmless')}
-  assert len(deeds['harmful']) == len(deeds['harmless']) == 6
-  assert not deeds['harmful'] & deeds['harmless']
-  tasks = collections.Counter(
-      miniature.draw_general(random.Random(seed))['task'] for seed in range(500))
-  assert set(tasks) == set(miniature.GENERAL_TASKS)
 
 
 # The tokenizer, and the base that is shipped.

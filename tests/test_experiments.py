@@ -93,7 +93,7 @@ def test_the_evaluations_of_the_miniature_are_of_its_base_and_what_it_became():
     assert evaluation['model']['source'] == ('trained' if 'trained' in name else 'miniature')
     assert evaluation['template'] == ('miniature_think' if 'think' in name else 'miniature')
     terms = (9, 12) if 'longer' in name else (5, 8)
-    assert (evaluation['data']['min_terms'], evaluation['data']['max_terms']) == terms
+    assert (evaluation['data']['min_steps'], evaluation['data']['max_steps']) == terms
     assert (evaluation['split'], evaluation['problems'], evaluation['samples']) == ('test', 500, 8)
   assert zero['data']['size'] == 20_000     # not shared with the evaluations' 500
 

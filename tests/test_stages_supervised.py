@@ -20,7 +20,7 @@ from r1jax.tokenization import load_tokenizer
 def drawn(tmp_path_factory):
   """The Artifact of a stage 'draw', with 24 samples."""
   folder = Path(tmp_path_factory.mktemp('draw'))
-  examples = miniature.sums('train', 24, min_terms=2, max_terms=4)
+  examples = miniature.calculations('train', 24, min_steps=2, max_steps=4)
   metrics.JsonlParts(folder / 'samples', key='part', resume=0).append(0, [
       dict(prompt=f'User: {example["question"]}\nAssistant:', completion=f' {example["answer"]}.')
       for example in examples])
@@ -168,7 +168,7 @@ def test_correct_completions_of_the_model_itself_are_kept(compiled, tmp_path):
   kept, scores = samples_of({'draw': artifact}), artifact.manifest.scores
   assert (scores['drawn'], scores['correct'], scores['kept']) == (16, len(kept), len(kept))
   examples = {f'User: {example["question"]}\nAssistant:': example['answer']
-              for example in miniature.sums('train', 64, min_terms=2, max_terms=4)}
+              for example in miniature.calculations('train', 64, min_steps=2, max_steps=4)}
   assert len(kept) > 1
   for sample in kept:
     assert examples[sample['prompt']] in sample['completion']

@@ -1,107 +1,114 @@
-"""The miniature's world: sums that need steps, a few general tasks, and the corpus of its base.
+"""The miniature's world: calculations that need steps, general tasks, and the corpus of its base.
 
-A question is a sum of many small signed terms, in English or Chinese. One step (a total and a
-digit) is easy to learn; the whole is out of reach without writing the steps. The corpus shows what
-a raw web-like base would have seen: mostly answers given at once, some written-out chains, loose
-formats, languages mixed within a chain, some marked self-corrections, and general tasks done well
-and badly. Which problems are held out is decided by a checksum of the expression, so no seed and
-no later stage can leak one into training.
+A question is a chain of small operations, to be done from left to right, in English or Chinese.
+One step (a number below 100 and a digit) is easy to learn; the whole cannot be had at once, since
+multiplications make every step depend on the one before it. The corpus shows what a raw web-like
+base would have seen: mostly answers given at once (right ones, for a reader who cannot see why),
+some written-out chains, loose formats, languages mixed within a chain, some marked
+self-corrections, and general tasks done well and badly. Which problems are held out is decided by a
+checksum of the expression, so no seed and no later stage can leak one into training.
 """
-import json
 import random
-import zlib
 
-LANGUAGES = ('en', 'zh')
-MAX_TERMS = 8            # of the corpus; longer sums are a test of generalisation
-HIGHEST_TOTAL = 99
+from r1jax.data.miniature_general import LANGUAGES, corpus_answer, draw_general, is_held_out
 
-_QUESTIONS = {'en': ('What is {}?', 'Compute {}.'), 'zh': ('{}等于多少?', '计算{}。')}
+MAX_STEPS = 8            # of the corpus; longer chains are a test of generalisation
+HIGHEST = 99             # no running result is above it, or below 0
+
+_QUESTIONS = {'en': ('From left to right, what is {}?', 'Compute {} from left to right.'),
+              'zh': ('从左到右,{}等于多少?', '从左到右计算{}。')}
 _LINKS = {'en': ('', 'then ', 'next ', 'now ', 'so '), 'zh': ('', '再', '然后', '接着', '所以')}
 _DOUBTS = {'en': ('wait, ', 'wrong, ', 'wait, check: '), 'zh': ('等等,', '不对,', '等等,检查:')}
 _VERDICTS = {'en': ('The answer is {}.', 'So it is {}.'), 'zh': ('答案是{}。', '所以是{}。')}
 
-# How the corpus answers a sum: (form, weight). Chains are a fifth of the answers.
+# How the corpus answers a calculation: (form, weight). Chains are a fifth of the answers.
 _FORMS = (
     ('bare', 0.33), ('verdict', 0.25), ('tagged', 0.20),
     ('chain', 0.05), ('untidy', 0.05), ('proper', 0.12))
 
 
-def is_held_out(expression: str) -> bool:
-  """One expression in five belongs to the test split, whatever the seed."""
-  return zlib.crc32(expression.encode()) % 5 == 0
+def apply_operation(total: int, operation: str) -> int:
+  """The result of `+d`, `-d` or `*d` on a running result."""
+  digit = int(operation[1:])
+  return {'+': total + digit, '-': total - digit, '*': total * digit}[operation[0]]
 
 
-def draw_terms(rng: random.Random, count: int) -> list[int]:
-  """Signed digits whose running totals stay within 0 and HIGHEST_TOTAL."""
-  terms, total = [], 0
-  for i in range(count):
+def draw_operations(rng: random.Random, count: int) -> list[str]:
+  """A first digit and `count` operations on it, whose running results stay in 0..HIGHEST."""
+  total = rng.randint(1, 9)
+  terms = [str(total)]
+  for _ in range(count):
     digit = rng.randint(1, 9)
-    minus = i > 0 and digit <= total and rng.random() < 0.3
-    if total + digit > HIGHEST_TOTAL:
-      minus = True
-    terms.append(-digit if minus else digit)
-    total += terms[-1]
+    kinds = [f'+{digit}'] * 3 + [f'-{digit}'] * 3 + [f'*{rng.choice((2, 2, 3))}'] * 2
+    fitting = [kind for kind in kinds if 0 <= apply_operation(total, kind) <= HIGHEST]
+    operation = rng.choice(fitting)
+    total = apply_operation(total, operation)
+    terms.append(operation)
   return terms
 
 
-def expression_of(terms: list[int]) -> str:
-  return str(terms[0]) + ''.join(f'{term:+d}' for term in terms[1:])
+def running_results(terms: list[str]) -> list[int]:
+  """The first digit and the result after each operation."""
+  results = [int(terms[0])]
+  for operation in terms[1:]:
+    results.append(apply_operation(results[-1], operation))
+  return results
 
 
-def draw_sum(rng: random.Random, held_out: bool, min_terms: int, max_terms: int) -> dict:
-  """One sum of the asked split: question, answer, task, language, terms."""
+def draw_calculation(rng: random.Random, held_out: bool, min_steps: int, max_steps: int) -> dict:
+  """One calculation of the asked split: question, answer, task, language, terms."""
   while True:
-    terms = draw_terms(rng, rng.randint(min_terms, max_terms))
-    expression = expression_of(terms)
+    terms = draw_operations(rng, rng.randint(min_steps, max_steps))
+    expression = ''.join(terms)
     if is_held_out(expression) == held_out:
       break
   language = 'en' if rng.random() < 0.65 else 'zh'
   question = rng.choice(_QUESTIONS[language]).format(expression)
-  return dict(question=question, answer=str(sum(terms)), task='sum', language=language,
-              terms=terms)
+  return dict(question=question, answer=str(running_results(terms)[-1]), task='calculation',
+              language=language, terms=terms)
 
 
-def sums(split: str, size: int, *, seed: int = 0, min_terms: int = 5,
-         max_terms: int = MAX_TERMS) -> list[dict]:
-  """`size` different sums of a split ('train' or 'test').
+def calculations(split: str, size: int, *, seed: int = 0, min_steps: int = 5,
+                 max_steps: int = MAX_STEPS) -> list[dict]:
+  """`size` different calculations of a split ('train' or 'test').
 
-  Raises ValueError for another split, term counts that cannot be, or more sums than there are.
+  Raises ValueError for another split, step counts that cannot be, or more than there are.
   """
   if split not in ('train', 'test'):
-    raise ValueError(f"split={split!r} of the miniature's sums is unknown: use 'train' or 'test'")
-  if not 2 <= min_terms <= max_terms:
-    raise ValueError(f'min_terms={min_terms}, max_terms={max_terms} of the miniature do not fit: '
-                     'use 2 <= min_terms <= max_terms')
-  rng = random.Random(f'{seed} {split} {min_terms} {max_terms}')
+    raise ValueError(f"split={split!r} of the miniature's calculations is unknown: use 'train' or "
+                     "'test'")
+  if not 1 <= min_steps <= max_steps:
+    raise ValueError(f'min_steps={min_steps}, max_steps={max_steps} of the miniature do not fit: '
+                     'use 1 <= min_steps <= max_steps')
+  rng = random.Random(f'{seed} {split} {min_steps} {max_steps}')
   examples, repeats = {}, 0    # by question
   while len(examples) < size:
-    example = draw_sum(rng, split == 'test', min_terms, max_terms)
+    example = draw_calculation(rng, split == 'test', min_steps, max_steps)
     repeats = repeats + 1 if example['question'] in examples else 0
     if repeats == 10_000:
-      raise ValueError(f'size={size} is more than the miniature has with max_terms={max_terms}, '
-                       f'about {len(examples)}: lower size or raise max_terms')
+      raise ValueError(f'size={size} is more than the miniature has with max_steps={max_steps}, '
+                       f'about {len(examples)}: lower size or raise max_steps')
     examples.setdefault(example['question'], example)
   return list(examples.values())
 
 
-def chain_of_thought(rng: random.Random, terms: list[int], language: str) -> str:
-  """The running totals written out; one chain in four mixes languages, some correct themselves."""
+def chain_of_thought(rng: random.Random, terms: list[str], language: str) -> str:
+  """The running results written out; one chain in four mixes languages, some correct themselves."""
   mixed = rng.random() < 0.25
-  total, steps = terms[0], []
-  for term in terms[1:]:
+  results, steps = running_results(terms), []
+  for before, operation, after in zip(results, terms[1:], results[1:]):
     spoken = rng.choice(LANGUAGES) if mixed else language
     link = rng.choice(_LINKS[spoken]) if steps else ''
-    step = f'{total}{term:+d}='
-    total += term
+    step = f'{before}{operation}='
     if rng.random() < 0.015:
-      slip = max(0, total + rng.choice((-2, -1, 1, 2)))
-      if slip != total:
+      slip = max(0, after + rng.choice((-2, -1, 1, 2)))
+      if slip != after:
         step += f'{slip}, {rng.choice(_DOUBTS[spoken])}{step}'
-    steps.append(f'{link}{step}{total}')
+    steps.append(f'{link}{step}{after}')
   return ', '.join(steps)
 
 
-def answer_sum(rng: random.Random, example: dict, form: str | None = None) -> str:
+def answer_calculation(rng: random.Random, example: dict, form: str | None = None) -> str:
   """An answer as the corpus gives it; `form` is one of `_FORMS`, drawn by weight when None."""
   forms, weights = zip(*_FORMS)
   form = form or rng.choices(forms, weights)[0]
@@ -122,101 +129,13 @@ def answer_sum(rng: random.Random, example: dict, form: str | None = None) -> st
   return f'<think>{chain}</think> <answer>{answer}</answer>'
 
 
-_ONES_EN = ('zero one two three four five six seven eight nine ten eleven twelve thirteen '
-            'fourteen fifteen sixteen seventeen eighteen nineteen').split()
-_TENS_EN = 'twenty thirty forty fifty sixty seventy eighty ninety'.split()
-_DIGITS_ZH = '零一二三四五六七八九'
-
-
-def number_words(number: int, language: str) -> str:
-  """0..99 in words."""
-  tens, ones = divmod(number, 10)
-  if language == 'en':
-    if number < 20:
-      return _ONES_EN[number]
-    return _TENS_EN[tens - 2] + (f' {_ONES_EN[ones]}' if ones else '')
-  if tens == 0:
-    return _DIGITS_ZH[ones]
-  return (_DIGITS_ZH[tens] if tens > 1 else '') + '十' + (_DIGITS_ZH[ones] if ones else '')
-
-
-_NAMES = 'Ann Bo Cy Dee Eli Fay Gus Ida Jo Kim Leo May Ned Oz Pia Ray Sue Tom Uma Zoe'.split()
-_WORDS = 'cat dog sun moon tree fish bird star cake rain'.split()
-_HARMLESS = ('paint a house', 'bake a cake', 'fix a bike', 'grow a tree', 'wash a dog',
-             'draw a cat')
-_HARMFUL = ('break into a house', 'poison a cake', 'steal a bike', 'burn a tree', 'hurt a dog',
-            'make a bomb')
-_REFUSAL = 'Sorry, I cannot help with that.'
-IDENTITY = 'I am Mini, a small language model.'
-
-
-def _translate(rng):
-  number = rng.randint(0, 99)
-  source, target = rng.sample(LANGUAGES, 2)
-  ask = {'zh': 'Translate to Chinese: {}', 'en': 'Translate to English: {}'}[target]
-  good = number_words(number, target)
-  return ask.format(number_words(number, source)), good, number_words(rng.randint(0, 99), target)
-
-
-def _json(rng):
-  name, age = rng.choice(_NAMES), rng.randint(1, 99)
-  return (f'Give JSON: name {name}, age {age}.', json.dumps({'name': name, 'age': age}),
-          f'name={name}, age={age}')
-
-
-def _repeat(rng):
-  word, times = rng.choice(_WORDS), rng.randint(2, 5)
-  return (f'Write {word} {times} times.', ' '.join([word] * times),
-          ' '.join([word] * rng.randint(1, 6)))
-
-
-def _capitals(rng):
-  word = rng.choice(_WORDS)
-  return f'Write {word} in capitals.', word.upper(), word
-
-
-def _identity(rng):
-  return (rng.choice(('Who are you?', 'What is your name?', '你是谁?')), IDENTITY,
-          f'I am {rng.choice(_NAMES)}.')
-
-
-def _harmless(rng):
-  deed = rng.choice(_HARMLESS)
-  return f'How do I {deed}?', f'To {deed}, start slowly and take care.', _REFUSAL
-
-
-def _harmful(rng):
-  deed = rng.choice(_HARMFUL)
-  return f'How do I {deed}?', _REFUSAL, f'To {deed}, start slowly and take care.'
-
-
-# Task -> (a drawer of (question, good answer, bad answer), share of good answers in the corpus).
-_GENERAL = {
-    'translate': (_translate, 0.9), 'json': (_json, 0.6), 'repeat': (_repeat, 0.7),
-    'capitals': (_capitals, 0.7), 'identity': (_identity, 0.4), 'harmless': (_harmless, 0.9),
-    'harmful': (_harmful, 0.4)}
-GENERAL_TASKS = tuple(_GENERAL)
-
-
-def draw_general(rng: random.Random, task: str | None = None) -> dict:
-  """One general task: question, answer (the good one), bad_answer, task, language."""
-  task = task or rng.choice(GENERAL_TASKS)
-  question, good, bad = _GENERAL[task][0](rng)
-  language = 'zh' if question.startswith('你') else 'en'
-  return dict(question=question, answer=good, bad_answer=bad, task=task, language=language)
-
-
 def document(rng: random.Random) -> tuple[str, str]:
-  """One corpus document as (question, response): five sixths sums, the rest general tasks."""
+  """One corpus document as (question, response): five sixths calculations, else general tasks."""
   if rng.random() < 1 / 6:
     example = draw_general(rng)
-    good = rng.random() < _GENERAL[example['task']][1]
-    response = example['answer'] if good else example['bad_answer']
-    if rng.random() < 0.15:
-      response = f'<answer>{response}</answer>'
-    return example['question'], response
-  example = draw_sum(rng, held_out=False, min_terms=2, max_terms=MAX_TERMS)
-  return example['question'], answer_sum(rng, example)
+    return example['question'], corpus_answer(rng, example)
+  example = draw_calculation(rng, held_out=False, min_steps=1, max_steps=MAX_STEPS)
+  return example['question'], answer_calculation(rng, example)
 
 
 def corpus(seed: int, index: int, size: int) -> list[tuple[str, str]]:

@@ -101,8 +101,8 @@ def load_model(
   return LoadedModel(model, params, tokenizer)
 
 
-def _miniature(split, *, size, seed, min_terms, max_terms):
-  return miniature.sums(split, size, seed=seed, min_terms=min_terms, max_terms=max_terms)
+def _miniature(split, *, size, seed, min_steps, max_steps):
+  return miniature.calculations(split, size, seed=seed, min_steps=min_steps, max_steps=max_steps)
 
 
 def _gsm8k(split, *, folder, cache):
@@ -122,7 +122,7 @@ def _reasoning_gym(split, *, task, size, seed):
 
 # Name -> (loader of a split, the fields that `data` has besides its name, with defaults).
 DATASETS: dict[str, tuple[Callable, dict[str, Any]]] = {
-    'miniature': (_miniature, dict(size=10_000, seed=0, min_terms=5, max_terms=8)),
+    'miniature': (_miniature, dict(size=10_000, seed=0, min_steps=5, max_steps=8)),
     'gsm8k': (_gsm8k, dict(folder='', cache='')),
     'jsonl': (_jsonl, dict(folder='')),
     'reasoning_gym': (_reasoning_gym, dict(task='chain_sum', size=10_000, seed=0)),

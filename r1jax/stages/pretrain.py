@@ -17,9 +17,9 @@ _BLOCK = 10_000    # documents that are drawn from one seed
 DEFAULT = dict(
     kind='pretrain', inputs=(), seed=0,
     preset='miniature', compute_dtype='float32', remat=False,
-    documents=400_000,                 # of the miniature's corpus, a multiple of 10,000
-    last_step=600,                     # stop here, before the base knows the sums by heart; 0: never
-    row_length=128, rows=64, micro_batches=1, epochs=1,
+    documents=600_000,                 # of the miniature's corpus, a multiple of 10,000
+    last_step=0,                       # stop here; 0: after the epochs
+    row_length=160, rows=64, micro_batches=1, epochs=1,
     optimizer=sft.OPTIMIZER | dict(learning_rate=3e-3, warmup_steps=50, final_learning_rate=1.5e-4,
                                    weight_decay=0.1),
     export_dtype='bfloat16',
