@@ -121,14 +121,15 @@ def _backward(residuals, cotangents):
 _chunked.defvjp(_forward, _backward)
 
 
-def completion_logprobs(
+def completion_hidden(
     model, params, prompt_tokens: jax.Array, prompt_lengths: jax.Array,
-    completion_tokens: jax.Array, completion_mask: jax.Array, *, temperature: float,
-) -> tuple[jax.Array, jax.Array]:
-  """log π(completion | prompt) per token, and entropies, the prompt shared by its group.
+    completion_tokens: jax.Array, completion_mask: jax.Array,
+) -> jax.Array:
+  """Hidden states [N, C, D] from which each completion token is predicted, the prompt shared.
 
   The prompt runs once per prompt; its keys and values serve all G completions, in the forward
-  pass and, by their summed gradients, in the backward pass: exactly the unshared result.
+  pass and, by their summed gradients, in the backward pass: exactly the unshared result. Place t
+  holds the state *before* token t (the prompt's last one for t = 0).
 
   Args:
     model: a `models.Model`.
@@ -137,10 +138,6 @@ def completion_logprobs(
     prompt_lengths: [B].
     completion_tokens: [N, C], N a multiple of B, a group's rows together.
     completion_mask: [N, C].
-    temperature: divides the logits; 0 (greedy) counts as 1.
-
-  Returns:
-    (log-probabilities [N, C], entropies [N, C]) float32; arbitrary where the mask is 0.
   """
   group_size = completion_tokens.shape[0] // prompt_tokens.shape[0]
   positions, segments = transformer.prompt_segments(prompt_tokens, prompt_lengths)
@@ -157,5 +154,22 @@ def completion_logprobs(
         segment_ids=(completion_mask[:, :-1] != 0).astype(jnp.int32),
         cache=transformer.as_prefix(new_kv, prompt_lengths))
     hidden = jnp.concatenate([hidden, rest], 1)
+  return hidden
+
+
+def completion_logprobs(
+    model, params, prompt_tokens: jax.Array, prompt_lengths: jax.Array,
+    completion_tokens: jax.Array, completion_mask: jax.Array, *, temperature: float,
+) -> tuple[jax.Array, jax.Array]:
+  """log π(completion | prompt) per token, and entropies; arguments as of `completion_hidden`.
+
+  Args:
+    temperature: divides the logits; 0 (greedy) counts as 1.
+
+  Returns:
+    (log-probabilities [N, C], entropies [N, C]) float32; arbitrary where the mask is 0.
+  """
+  hidden = completion_hidden(model, params, prompt_tokens, prompt_lengths, completion_tokens,
+                             completion_mask)
   return token_logprobs(hidden, model.unembedding(params), completion_tokens,
                         temperature=temperature or 1.0)
