@@ -1,28 +1,230 @@
-"""Estimators of KL(policy ‖ reference) per token, from the log-probabilities of sampled tokens.
+"""Divergences between policies: estimators from sampled tokens, exact ones over a vocabulary, and
+the controllers that adapt a KL coefficient.
 
-(Schulman, "Approximating KL divergence", 2020.) Each is unbiased in value or low in variance when
-the tokens were drawn from the policy; as terms of a loss their gradients differ: that of k2 is the
-gradient of the KL, that of k1 is zero in expectation, that of k3 is the gradient of the reverse,
-KL(reference ‖ policy).
+The estimators (Schulman, "Approximating KL divergence", 2020) take log-probabilities of tokens that
+were drawn from the policy and stand for KL(policy ‖ reference), per token. Their values and, as
+terms of a loss, their gradients are two things:
+
+| estimator | value in expectation | gradient in expectation |
+|---|---|---|
+| k1 | the KL, of either sign, of high variance | zero |
+| k2 | biased in the third order of the distance | the KL's |
+| k3 | the KL, never negative | that of the reverse, KL(reference ‖ policy) |
+| k3_corrected | the KL, never negative | the KL's, whatever old policy sampled |
+
+All are computed in float32 and carry gradients to every argument unless it says otherwise.
 """
 import jax
 import jax.numpy as jnp
 
+from r1jax import checks
+from r1jax.records import record
+
+MAX_LOG_RATIO = 60.0    # where a log-ratio is cut before exp: a sum of such terms stays finite
+
+
+def _difference(logprobs, reference_logprobs):
+  checks.floats(logprobs=logprobs, reference_logprobs=reference_logprobs)
+  checks.shapes(logprobs.shape, reference_logprobs=reference_logprobs)
+  return logprobs.astype(jnp.float32) - reference_logprobs.astype(jnp.float32)
+
+
+def exp_excess(x: jax.Array) -> jax.Array:
+  """exp(x) − 1 − x, elementwise, without cancellation for small x; cut above `MAX_LOG_RATIO`."""
+  x = jnp.minimum(x, MAX_LOG_RATIO)
+  near = jnp.clip(x, -0.2, 0.2)
+  series = jnp.square(near) * (
+      1 / 2 + near * (1 / 6 + near * (1 / 24 + near * (1 / 120 + near / 720))))
+  return jnp.where(jnp.abs(x) < 0.2, series, jnp.exp(x) - 1 - x)
+
 
 def kl_k1(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
-  """k1 = log π/π_ref: unbiased, of high variance, of either sign. Any equal shapes."""
-  return logprobs - reference_logprobs
+  """k1 = log π/π_ref: unbiased, of high variance, of either sign.
+
+  Args:
+    logprobs: log-probabilities of sampled tokens under the policy, any shape.
+    reference_logprobs: of the same tokens under the reference, of the same shape.
+
+  Returns:
+    float32 of that shape.
+
+  Raises:
+    ValueError: where shapes differ or something is not floating-point.
+  """
+  return _difference(logprobs, reference_logprobs)
 
 
 def kl_k2(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
-  """k2 = ½ (log π/π_ref)²: biased, of low variance; its expected gradient is the KL's."""
-  return 0.5 * jnp.square(logprobs - reference_logprobs)
+  """k2 = ½ (log π/π_ref)²: biased, of low variance; its expected gradient is the KL's.
+
+  Arguments, result and errors as for `kl_k1`.
+  """
+  return 0.5 * jnp.square(_difference(logprobs, reference_logprobs))
 
 
 def kl_k3(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
-  """k3 = π_ref/π − log(π_ref/π) − 1: unbiased, never negative (GRPO, arXiv:2402.03300, eq. 4)."""
-  log_ratio = reference_logprobs - logprobs
-  return jnp.expm1(log_ratio) - log_ratio
+  """k3 = π_ref/π − log(π_ref/π) − 1: unbiased, never negative (GRPO, arXiv:2402.03300, eq. 4).
+
+  Arguments, result and errors as for `kl_k1`.
+  """
+  return exp_excess(-_difference(logprobs, reference_logprobs))
 
 
-ESTIMATORS = {'k1': kl_k1, 'k2': kl_k2, 'k3': kl_k3}
+def kl_k3_corrected(
+    logprobs: jax.Array, reference_logprobs: jax.Array, old_logprobs: jax.Array | None = None,
+) -> jax.Array:
+  """π/π_old · k3 (DeepSeek-V3.2, arXiv:2512.02556, eq. 7): unbiased in value and in gradient.
+
+  The ratio carries a gradient (the term's score-function part); the old policy does not. Both
+  log-ratios are cut at half of `MAX_LOG_RATIO`, so that their product stays finite.
+
+  Args:
+    logprobs: log-probabilities of sampled tokens under the policy, any shape.
+    reference_logprobs: of the same tokens under the reference, of the same shape.
+    old_logprobs: of the same tokens under the policy that sampled them; None: the policy itself.
+
+  Returns:
+    float32 of that shape.
+
+  Raises:
+    ValueError: where shapes differ or something is not floating-point.
+  """
+  half = MAX_LOG_RATIO / 2
+  old_logprobs = logprobs if old_logprobs is None else old_logprobs
+  log_ratio = _difference(logprobs, jax.lax.stop_gradient(old_logprobs))
+  excess = exp_excess(jnp.minimum(-_difference(logprobs, reference_logprobs), half))
+  return jnp.exp(jnp.minimum(log_ratio, half)) * excess
+
+
+ESTIMATORS = {'k1': kl_k1, 'k2': kl_k2, 'k3': kl_k3, 'k3_corrected': kl_k3_corrected}
+
+
+def _log_softmaxes(logits, other_logits):
+  checks.floats(logits=logits, other_logits=other_logits)
+  checks.shapes(logits.shape, other_logits=other_logits)
+  return (jax.nn.log_softmax(logits.astype(jnp.float32)),
+          jax.nn.log_softmax(other_logits.astype(jnp.float32)))
+
+
+def _expected(log_p, values):
+  """Σ p·values over the last axis, where p is not 0."""
+  return jnp.sum(jnp.exp(log_p) * jnp.where(jnp.isfinite(log_p), values, 0), -1)
+
+
+def kl(logits: jax.Array, other_logits: jax.Array) -> jax.Array:
+  """The exact KL(p ‖ q) = Σ_v p_v (log p_v − log q_v), p = softmax(logits), q of the other.
+
+  What p excludes (a logit of −inf) adds nothing; what q alone excludes makes it infinite.
+
+  Args:
+    logits: [..., V], up to a constant (log-probabilities will do).
+    other_logits: [..., V].
+
+  Returns:
+    [...] float32, in nats.
+
+  Raises:
+    ValueError: where shapes differ or something is not floating-point.
+  """
+  log_p, log_q = _log_softmaxes(logits, other_logits)
+  return _expected(log_p, log_p - log_q)
+
+
+def jensen_shannon(
+    logits: jax.Array, other_logits: jax.Array, *, mixture: float = 0.5,
+) -> jax.Array:
+  """β·KL(p ‖ m) + (1−β)·KL(q ‖ m), m = β·p + (1−β)·q (arXiv:2306.13649, eq. 1).
+
+  Never above the entropy of (β, 1−β): log 2 for β = ½. Divided by β it tends to KL(p ‖ q) for
+  β → 0; divided by 1−β to KL(q ‖ p) for β → 1.
+
+  Args:
+    logits: [..., V] of p.
+    other_logits: [..., V] of q.
+    mixture: β, between 0 and 1.
+
+  Returns:
+    [...] float32, in nats.
+
+  Raises:
+    ValueError: where shapes differ, something is not floating-point, or β is not inside (0, 1).
+  """
+  if not 0 < mixture < 1:
+    raise ValueError(f'mixture={mixture} is out of range: give a number between 0 and 1')
+  log_p, log_q = _log_softmaxes(logits, other_logits)
+  log_m = jnp.logaddexp(log_p + jnp.log(mixture), log_q + jnp.log1p(-mixture))
+  return mixture * _expected(log_p, log_p - log_m) + (1 - mixture) * _expected(log_q, log_q - log_m)
+
+
+def entropy(logits: jax.Array) -> jax.Array:
+  """−Σ_v p_v log p_v, p = softmax(logits): [..., V] to [...] float32, in nats.
+
+  Raises:
+    ValueError: where the logits are not floating-point.
+  """
+  checks.floats(logits=logits)
+  log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return -_expected(log_p, log_p)
+
+
+@record
+class KLController:
+  """What an adaptive KL coefficient needs to go on: saved with a run, like an optimiser's state."""
+  coefficient: jax.Array    # float32 scalar, β
+
+
+def init_controller(coefficient: float) -> KLController:
+  """A controller that begins with β = `coefficient`, above 0.
+
+  Raises:
+    ValueError: for 0 or less, from which no factor leads away.
+  """
+  checks.at_least(0, strictly=True, coefficient=coefficient)
+  return KLController(jnp.float32(coefficient))
+
+
+def double_or_halve(
+    controller: KLController, kl: jax.Array, *, target: float | jax.Array,
+) -> KLController:
+  """PPO's rule (arXiv:1707.06347, §4): β·2 where KL > 1.5·target, β/2 where KL < target/1.5.
+
+  Args:
+    controller: as `init_controller` makes it.
+    kl: scalar, the mean KL measured since the last call. NaN leaves β as it is.
+    target: above 0.
+
+  Returns:
+    The next controller.
+
+  Raises:
+    ValueError: for a target of 0 or less.
+  """
+  checks.at_least(0, strictly=True, target=target)
+  factor = jnp.where(kl > 1.5 * target, 2.0, jnp.where(kl < target / 1.5, 0.5, 1.0))
+  return KLController(controller.coefficient * factor)
+
+
+def proportional(
+    controller: KLController, kl: jax.Array, *, target: float | jax.Array,
+    horizon: float | jax.Array, num_samples: int | jax.Array,
+) -> KLController:
+  """RLHF's rule (arXiv:1909.08593, §2.2): β·(1 + clip(KL/target − 1, ±0.2)·n/horizon).
+
+  Args:
+    controller: as `init_controller` makes it.
+    kl: scalar, the mean KL of a *completion* (summed over its tokens) in that work: say `target`
+      in the same units. NaN leaves β as it is.
+    target: above 0.
+    horizon: completions over which β may change by about a fifth; 10,000 in that work.
+    num_samples: n, completions that `kl` was measured on.
+
+  Returns:
+    The next controller.
+
+  Raises:
+    ValueError: for a target or a horizon of 0 or less.
+  """
+  checks.at_least(0, strictly=True, target=target, horizon=horizon)
+  error = jnp.clip(kl / target - 1, -0.2, 0.2)
+  factor = 1 + jnp.where(jnp.isnan(error), 0, error) * num_samples / horizon
+  return KLController(controller.coefficient * factor)

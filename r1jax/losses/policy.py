@@ -1,0 +1,273 @@
+"""The policy loss: one mechanism, of which the named recipes are thin compositions.
+
+With ρ = π/π_old, a policy loss is
+
+    −agg[ w · L(ρ, A) ] + β·agg[KL(π ‖ π_ref)] + β_old·agg[KL(π_old ‖ π)] − c·agg[entropy]
+
+where L is the clipped surrogate, w corrects for a behaviour policy that was not the old policy, and
+agg weighs tokens. Every recipe is a choice of the ratio's level, of the clip, and of agg.
+
+Where it departs from the papers: the dual clip of PPO and the two-sided ("delta") clip of
+INTELLECT-2 are one keyword, since they are one function wherever δ ≥ 1+ε; KL terms are estimated
+from the sampled tokens, also in PPO's KL-constrained form, where the paper has the exact KL.
+"""
+import jax
+import jax.numpy as jnp
+
+from r1jax import checks, divergences
+from r1jax.masked import select
+
+AGGREGATIONS = ('sequence_mean', 'token_mean', 'sequence_sum', 'fixed_length')
+RATIO_LEVELS = ('token', 'sequence', 'sequence_token', 'product')
+CLIPS = ('ppo', 'cispo', 'none')
+CORRECTIONS = ('token_truncate', 'token_mask', 'sequence_truncate', 'sequence_mask')
+
+
+def loss_normalizer(mask: jax.Array, aggregation: str, max_length: int | None = None) -> jax.Array:
+  """What the weighted sum over tokens is divided by.
+
+  'sequence_mean' (GRPO): the mean of each completion's mean: the number of completions, empty ones
+  included. 'token_mean' (DAPO): the number of tokens. 'sequence_sum' (RLOO, REINFORCE as derived):
+  the mean of each completion's sum: the number of completions. 'fixed_length' (Dr. GRPO):
+  completions times `max_length`, a constant, by default the mask's width: padding then changes the
+  loss, so give it.
+
+  Args:
+    mask: [N, C] completion mask.
+    aggregation: one of `AGGREGATIONS`.
+    max_length: the constant of 'fixed_length', in tokens.
+
+  Returns:
+    float32 scalar. The sum of the normalisers of parts of a batch is that of the batch.
+
+  Raises:
+    ValueError: for another rank or word.
+  """
+  checks.word(AGGREGATIONS, aggregation=aggregation)
+  checks.rank('[N, C]', completion_mask=mask)
+  if aggregation == 'token_mean':
+    return jnp.maximum(jnp.sum((mask != 0).astype(jnp.float32)), 1)
+  length = (max_length or mask.shape[1]) if aggregation == 'fixed_length' else 1
+  return jnp.float32(mask.shape[0] * length)
+
+
+def policy_loss(
+    logprobs: jax.Array, old_logprobs: jax.Array | None, advantages: jax.Array,
+    completion_mask: jax.Array, *, ratio_level: str = 'token', clip: str = 'ppo',
+    clip_epsilon_low: float | jax.Array = 0.2, clip_epsilon_high: float | jax.Array = 0.2,
+    dual_clip: float | None = None, aggregation: str = 'token_mean',
+    normalizer: jax.Array | None = None, max_length: int | None = None,
+    token_count: jax.Array | None = None, reference_logprobs: jax.Array | None = None,
+    kl_coefficient: float | jax.Array = 0.0, kl_estimator: str = 'k3',
+    old_kl_coefficient: float | jax.Array | None = None, entropies: jax.Array | None = None,
+    entropy_coefficient: float | jax.Array = 0.0, behaviour_logprobs: jax.Array | None = None,
+    correction: str = 'token_truncate', correction_low: float = 0.0, correction_high: float = 2.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The policy loss in general; the named losses of `recipes` are choices of its keywords.
+
+  The gradient flows through `logprobs` and `entropies` alone; old, reference and behaviour
+  log-probabilities, advantages, correction weights and metrics carry none. Log-ratios are cut at
+  `divergences.MAX_LOG_RATIO` before exp, so that nothing overflows.
+
+  Args:
+    logprobs: [N, C] of the policy, at the sampling temperature. N may be a micro-batch's rows.
+    old_logprobs: [N, C] of the parameters that the rollout began with; None when the batch is
+      their first update: then ρ is 1 in value and the gradient is the policy gradient.
+    advantages: [N], or [N, C] where the ratio is per token.
+    completion_mask: [N, C], 0 where a token does not count; the rest of a row may lie anywhere.
+    ratio_level: what ρ is. 'token': each token's own. 'sequence': exp of the completion's mean
+      log-ratio (GSPO). 'sequence_token': that in value, the token's own in gradient (GSPO-token).
+      'product': the whole completion's, the product of its tokens' (RLOO, off-policy).
+    clip: 'ppo': L = min(ρA, clip(ρ, 1−ε_low, 1+ε_high)·A): a token beyond the bound that its
+      advantage pushes it to has no gradient. 'cispo': L = sg(clip(ρ, 1−ε_low, 1+ε_high))·A·log π:
+      the weight is bounded, every token keeps a gradient. 'none': L = ρA.
+    clip_epsilon_low, clip_epsilon_high: distances of the bounds *from 1*; DAPO's clip-higher
+      (arXiv:2503.14476, eq. 8) where they differ.
+    dual_clip: c > 1 bounds ρ from above where A < 0, L = max(L, c·A) (arXiv:1912.09729;
+      the δ of two-sided clipping, arXiv:2505.07291, is the same where δ ≥ 1+ε_high); None: no bound.
+    aggregation: one of `AGGREGATIONS`; see `loss_normalizer`.
+    normalizer: the divisor of a larger whole (`loss_normalizer` of its mask), so that micro-batches
+      and hosts add up exactly; by default this batch's own.
+    max_length: the constant of 'fixed_length', in tokens.
+    token_count: divides the metrics; by default this batch's own number of tokens.
+    reference_logprobs: [N, C] of the reference; needed where kl_coefficient is not 0.
+    kl_coefficient: β, also an array (an adaptive one). Completions with A = 0 feel it, too.
+    kl_estimator: 'k1', 'k2', 'k3' or 'k3_corrected'; see `divergences` for each one's gradient.
+    old_kl_coefficient: β_old of KL(π_old ‖ π) = E_old[ρ − 1 − log ρ], unbiased in value and
+      gradient since the old policy sampled. None: neither the term nor its metric.
+    entropies: [N, C] of the policy's distributions, for the bonus and its metric.
+    entropy_coefficient: c.
+    behaviour_logprobs: [N, C] recorded while sampling, where the sampler's arithmetic is not the
+      trainer's: L is multiplied by a weight made of w = π_old/π_behaviour; None: it is not.
+    correction: the weight. 'token_truncate': min(w, high) (TIS; Ionides, 2008). 'token_mask':
+      w where low ≤ w ≤ high, else 0 (IcePop). 'sequence_truncate' and 'sequence_mask': the same
+      with the product of w over the completion. Masked tokens stay in the normaliser.
+    correction_low, correction_high: the bounds of w; low serves the masks alone.
+
+  Returns:
+    (loss, metrics), float32 scalars. Metrics are means over tokens, for the whole that
+    `token_count` stands for: those of micro-batches add up (of 'ratio/max', the largest is it).
+    `ratio/mean`, `ratio/max`, `clip_ratio/low` and `/high` (tokens on which a bound acts: for
+    'ppo' low where A < 0 and high where A > 0), `clip_ratio/dual`; absent where there is no ratio
+    ('cispo' without old log-probabilities). `kl`, `kl_old`, `entropy`, `correction/mean` (of the
+    weights) and `correction/share` (of tokens truncated or masked) where their inputs are given.
+
+  Raises:
+    ValueError: for shapes or dtypes that do not fit, an unknown word, a bound out of range, or a
+      coefficient without what it weighs.
+  """
+  _check(logprobs, old_logprobs, advantages, completion_mask, reference_logprobs, entropies,
+         behaviour_logprobs)
+  checks.word(RATIO_LEVELS, ratio_level=ratio_level)
+  checks.word(CLIPS, clip=clip)
+  checks.word(divergences.ESTIMATORS, kl_estimator=kl_estimator)
+  checks.word(CORRECTIONS, correction=correction)
+  checks.at_least(0, clip_epsilon_low=clip_epsilon_low, clip_epsilon_high=clip_epsilon_high,
+                  correction_low=correction_low)
+  checks.at_least(1, strictly=True, dual_clip=dual_clip)
+  checks.at_least(correction_low, correction_high=correction_high)
+  if ratio_level in ('sequence', 'product') and advantages.ndim == 2:
+    raise ValueError(f'advantages have shape {advantages.shape}: give [{logprobs.shape[0]}] for '
+                     f"ratio_level={ratio_level!r}, or use 'sequence_token'")
+  _needs(kl_coefficient, 'kl_coefficient', reference_logprobs, 'reference_logprobs')
+  _needs(entropy_coefficient, 'entropy_coefficient', entropies, 'entropies')
+  _needs(old_kl_coefficient, 'old_kl_coefficient', old_logprobs, 'old_logprobs')
+
+  # Masked values become harmless before any arithmetic, so that no 0·inf or NaN can arise.
+  mask = completion_mask != 0
+  # The barrier keeps XLA from counting the tokens of the batch in a second pass over the mask.
+  lengths = jax.lax.optimization_barrier(jnp.sum(completion_mask.astype(jnp.float32), 1))
+  kept = lambda x: select(x.astype(jnp.float32), mask)
+  fixed = lambda x: jax.lax.stop_gradient(kept(x))
+  logprobs = kept(logprobs)
+  old = jax.lax.stop_gradient(logprobs) if old_logprobs is None else fixed(old_logprobs)
+  if advantages.ndim == 1:
+    advantages = select(advantages.astype(jnp.float32), lengths)[:, None]
+  else:
+    advantages = kept(advantages)
+  advantages = jax.lax.stop_gradient(advantages)
+
+  # [N, 1] values stand for each of a completion's tokens; [N, C] ones are 0 under the mask.
+  def by_row(values):
+    return values[:, 0] * lengths if values.shape[1] == 1 else jnp.sum(values, 1)
+
+  own = loss_normalizer(mask, aggregation, max_length)
+  normalizer = own if normalizer is None else normalizer
+  token_count = jnp.maximum(jnp.sum(lengths), 1) if token_count is None else token_count
+  mean = lambda values: jnp.sum(by_row(values)) / token_count
+
+  def share(acts, rows):
+    """The share of tokens on which `acts`, [N, 1] or [N, C], where `rows` says so as well."""
+    if rows.shape[1] > 1:
+      return mean(select(acts & rows, mask).astype(jnp.float32))
+    return jnp.sum(select(by_row(acts.astype(jnp.float32)), rows[:, 0])) / token_count
+
+  metrics = {}
+  if clip == 'cispo' and old_logprobs is None:
+    per_token = advantages * logprobs
+  else:
+    ratio, value = _ratio(logprobs, old, mask, lengths, ratio_level)
+    per_token, acting = _surrogate(ratio, value, logprobs, advantages, mask, clip,
+                                   clip_epsilon_low, clip_epsilon_high, dual_clip)
+    per_token = select(per_token, mask) if ratio_level == 'sequence_token' else per_token
+    largest = value if value.shape[1] > 1 else select(value, lengths[:, None])
+    metrics |= {name: share(*acts) for name, acts in acting.items()}
+    metrics |= {'ratio/mean': mean(value), 'ratio/max': jnp.max(largest)}
+  if behaviour_logprobs is not None:
+    weights, cut = _correction(old, fixed(behaviour_logprobs), correction, correction_low,
+                               correction_high)
+    per_token = per_token * weights
+    everywhere = jnp.ones_like(lengths, bool)[:, None]
+    metrics |= {'correction/mean': mean(weights if weights.shape[1] == 1 else kept(weights)),
+                'correction/share': share(cut, everywhere)}
+  per_token = -per_token
+  if reference_logprobs is not None:
+    extra = (old,) if kl_estimator == 'k3_corrected' else ()
+    kl = divergences.ESTIMATORS[kl_estimator](logprobs, fixed(reference_logprobs), *extra)
+    per_token = per_token + kl_coefficient * kl
+    metrics['kl'] = mean(kl)
+  if old_kl_coefficient is not None:
+    kl = divergences.exp_excess(logprobs - old)
+    per_token = per_token + old_kl_coefficient * kl
+    metrics['kl_old'] = mean(kl)
+  if entropies is not None:
+    entropies = kept(entropies)
+    per_token = per_token - entropy_coefficient * entropies
+    metrics['entropy'] = mean(entropies)
+  sums = by_row(per_token)
+  if aggregation == 'sequence_mean':
+    sums = sums / jnp.maximum(lengths, 1)
+  return jnp.sum(sums) / normalizer, jax.tree.map(jax.lax.stop_gradient, metrics)
+
+
+def _check(logprobs, old_logprobs, advantages, completion_mask, reference_logprobs, entropies,
+           behaviour_logprobs):
+  arrays = dict(old_logprobs=old_logprobs, reference_logprobs=reference_logprobs,
+                entropies=entropies, behaviour_logprobs=behaviour_logprobs)
+  checks.rank('[N, C]', logprobs=logprobs)
+  checks.shapes(logprobs.shape, completion_mask=completion_mask, **arrays)
+  checks.shapes(logprobs.shape[:1], logprobs.shape, advantages=advantages)
+  checks.floats(logprobs=logprobs, advantages=advantages, **arrays)
+
+
+def _needs(coefficient, name, array, array_name):
+  """Refuses a coefficient, unless it is 0 or absent, without the array that it weighs."""
+  given = coefficient is not None and not (
+      isinstance(coefficient, (int, float)) and coefficient == 0)
+  if given and array is None:
+    raise ValueError(f'{name}={coefficient} needs {array_name}: give them or set it to 0')
+
+
+def _ratio(logprobs, old, mask, lengths, level):
+  """(ρ, its value without gradient), [N, 1] or [N, C]; 0 under the mask at the level of tokens."""
+  # The cut changes the value alone: beyond it the gradient keeps its direction.
+  bounded = lambda x: x + jax.lax.stop_gradient(
+      jnp.where(x > divergences.MAX_LOG_RATIO, divergences.MAX_LOG_RATIO - x, 0))
+  log_ratio = logprobs - old
+  if level == 'token':
+    ratio = jnp.exp(jnp.where(mask, bounded(log_ratio), -jnp.inf))
+    return ratio, jax.lax.stop_gradient(ratio)
+  log_ratio = jnp.sum(log_ratio, 1)
+  if level != 'product':
+    log_ratio = log_ratio / jnp.maximum(lengths, 1)
+  ratio = jnp.exp(bounded(log_ratio))[:, None]
+  value = jax.lax.stop_gradient(ratio)
+  if level == 'sequence_token':
+    ratio = value * jnp.exp(logprobs - jax.lax.stop_gradient(logprobs))
+  return ratio, value
+
+
+def _surrogate(ratio, value, logprobs, advantages, mask, clip, low, high, dual):
+  """(L per token, {metric: (where a bound acts, where that counts)})."""
+  lower, upper = 1 - low, 1 + high
+  kept = lambda acts: acts & mask if acts.shape[1] > 1 else acts
+  if clip == 'none':
+    return ratio * advantages, {}
+  if clip == 'cispo':
+    everywhere = jnp.ones_like(advantages, bool)
+    return jnp.clip(value, lower, upper) * advantages * logprobs, {
+        'clip_ratio/low': (kept(value < lower), everywhere),
+        'clip_ratio/high': (kept(value > upper), everywhere)}
+  positive, negative = advantages > 0, advantages < 0
+  acts = kept(jnp.where(positive, value > upper, value < lower))
+  bounded = jnp.where(acts, jnp.where(positive, upper, lower), ratio)
+  acting = {'clip_ratio/low': (acts, negative), 'clip_ratio/high': (acts, positive)}
+  if dual is not None:
+    above = kept(value > dual)
+    bounded = jnp.where(above & negative, dual, bounded)
+    acting['clip_ratio/dual'] = (above, negative)
+  return bounded * advantages, acting
+
+
+def _correction(old, behaviour, correction, low, high):
+  """(weights, where they were truncated or masked), [N, 1] or [N, C], without gradient."""
+  level, form = correction.split('_')
+  log_weights = old - behaviour
+  if level == 'sequence':
+    log_weights = jnp.sum(log_weights, 1, keepdims=True)
+  weights = jax.lax.stop_gradient(
+      jnp.exp(jnp.minimum(log_weights, divergences.MAX_LOG_RATIO)))
+  if form == 'truncate':
+    return jnp.minimum(weights, high), weights > high
+  cut = (weights < low) | (weights > high)
+  return jnp.where(cut, 0, weights), cut
