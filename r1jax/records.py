@@ -41,10 +41,12 @@ class Batch:
   prompt_lengths: jax.Array          # [B] int32
   completion_tokens: jax.Array       # [N, C] int32
   completion_mask: jax.Array         # [N, C] float32: 1 on trained tokens, the stop token included
-  advantages: jax.Array              # [N] or [N, C] float32
   behaviour_logprobs: jax.Array      # [N, C] float32
+  advantages: jax.Array | None = None          # [N] or [N, C] float32; None: not yet credited
   old_logprobs: jax.Array | None = None        # [N, C] float32; None: the policy's own (on-policy)
   reference_logprobs: jax.Array | None = None  # [N, C] float32; None: no KL term
+  old_values: jax.Array | None = None          # [N, C] float32, of the critic; None: no critic
+  returns: jax.Array | None = None             # [N, C] float32, what the critic learns
 
 
 @record

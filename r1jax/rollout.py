@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from r1jax import advantages
 from r1jax.data.prompts import PromptBatch
 from r1jax.records import Batch, Prompts, Rollout
 from r1jax.rewards.completion import Completion
@@ -40,22 +39,13 @@ def length_bucket(lengths: np.ndarray, limit: int) -> int:
   return min(limit, unit * -(-int(lengths.max()) // unit))
 
 
-def make_batch(
-    rollout: Rollout, rewards: np.ndarray, *, group_size: int, advantage_scale: str,
-    old_logprobs=None, reference_logprobs=None, length: int | None = None,
-) -> Batch:
-  """What the loss eats: advantages from rewards [N], columns cut to `length`.
-
-  Advantages are computed here, over whole groups, before any split into mini-batches.
-  """
-  grouped = np.asarray(rewards, np.float32).reshape(-1, group_size)
-  cut = lambda x: None if x is None else x[:, :length]
+def make_batch(rollout: Rollout, length: int | None = None) -> Batch:
+  """What a loss eats, before anything is scored or credited; columns are cut to `length`."""
+  cut = lambda x: x[:, :length]
   return Batch(
       prompt_tokens=rollout.prompts.tokens, prompt_lengths=rollout.prompts.lengths,
       completion_tokens=cut(rollout.tokens), completion_mask=cut(rollout.mask),
-      advantages=advantages.group_relative(grouped, scale=advantage_scale),
-      behaviour_logprobs=cut(rollout.behaviour_logprobs), old_logprobs=cut(old_logprobs),
-      reference_logprobs=cut(reference_logprobs))
+      behaviour_logprobs=cut(rollout.behaviour_logprobs))
 
 
 def rollout_metrics(
@@ -89,6 +79,23 @@ def rollout_metrics(
   metrics |= {f'rewards/{name}' if '/' in name else f'rewards/workers/{name}': count
               for name, count in rewards.counters.items()}
   return {name: float(value) for name, value in metrics.items()}
+
+
+def join_rewards(parts: Sequence[Rewards]) -> Rewards:
+  """The rewards of several sampling passes as one; counters are added."""
+  first = parts[0]
+  join = lambda pick: np.concatenate([pick(part) for part in parts])
+  return Rewards(
+      join(lambda part: part.total),
+      {name: join(lambda part: part.components[name]) for name in first.components},
+      {name: sum(part.counters[name] for part in parts) for name in first.counters})
+
+
+def split_rewards(rewards: Rewards, count: int) -> list[Rewards]:
+  """Rewards in `count` equal parts, without counters."""
+  pieces = {name: np.split(values, count) for name, values in rewards.components.items()}
+  return [Rewards(total, {name: parts[i] for name, parts in pieces.items()}, {})
+          for i, total in enumerate(np.split(rewards.total, count))]
 
 
 def sample_records(

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from r1jax import rollout as rollouts
-from r1jax.advantages import group_relative
 from r1jax.data.prompts import PromptBatch
 from r1jax.records import Prompts, Rollout
 from r1jax.rewards.completion import Completion
@@ -46,29 +45,14 @@ def rollout():
                  jnp.ones(6, bool))
 
 
-def test_pitfall_07_a_batch_has_the_advantages_of_whole_groups(rollout):
-  rewards = np.array([0.0, 0.5, 1.0, 0.2, 0.2, 0.2])
-  batch = rollouts.make_batch(rollout, rewards, group_size=3, advantage_scale='std')
-  np.testing.assert_allclose(batch.advantages, [-1, 0, 1, 0, 0, 0], atol=1e-5)
-  np.testing.assert_array_equal(batch.advantages, group_relative(
-      rewards.astype(np.float32).reshape(2, 3)))
-  centred = rollouts.make_batch(rollout, rewards, group_size=3, advantage_scale='none')
-  np.testing.assert_allclose(centred.advantages, [-0.5, 0, 0.5, 0, 0, 0], atol=1e-6)
-
-
 def test_a_batch_is_the_rollout_cut_to_its_length(rollout):
-  old, reference = -3 * rollout.behaviour_logprobs, -4 * rollout.behaviour_logprobs
-  batch = rollouts.make_batch(
-      rollout, np.arange(6.0), group_size=3, advantage_scale='std', old_logprobs=old,
-      reference_logprobs=reference, length=4)
-  for name, want in dict(
-      completion_tokens=rollout.tokens, completion_mask=rollout.mask, old_logprobs=old,
-      behaviour_logprobs=rollout.behaviour_logprobs, reference_logprobs=reference).items():
+  batch = rollouts.make_batch(rollout, 4)
+  for name, want in dict(completion_tokens=rollout.tokens, completion_mask=rollout.mask,
+                         behaviour_logprobs=rollout.behaviour_logprobs).items():
     np.testing.assert_array_equal(getattr(batch, name), want[:, :4], err_msg=name)
   assert batch.prompt_tokens is rollout.prompts.tokens
-  whole = rollouts.make_batch(rollout, np.arange(6.0), group_size=3, advantage_scale='std')
-  assert whole.old_logprobs is whole.reference_logprobs is None
-  assert whole.completion_tokens.shape == (6, 5)
+  assert batch.advantages is batch.old_logprobs is batch.reference_logprobs is None
+  assert rollouts.make_batch(rollout).completion_tokens.shape == (6, 5)
 
 
 COMPLETIONS = [
@@ -79,6 +63,18 @@ REWARDS = Rewards(
     components={'format': np.array([1.0, 0, 1, 1]), 'number': np.array([np.nan, 1, np.nan, 0]),
                 'never': np.full(4, np.nan)},
     counters={'unjudged/number': 2, 'timeouts': 3})
+
+
+def test_rewards_of_several_passes_are_joined_and_split_again():
+  later = Rewards(REWARDS.total + 1, {name: values + 1 for name, values in
+                                      REWARDS.components.items()}, {'unjudged/number': 1, 'timeouts': 0})
+  joined = rollouts.join_rewards([REWARDS, later])
+  assert joined.counters == {'unjudged/number': 3, 'timeouts': 3}
+  for part, want in zip(rollouts.split_rewards(joined, 2), (REWARDS, later)):
+    np.testing.assert_array_equal(part.total, want.total)
+    assert part.components.keys() == want.components.keys()
+    for name in want.components:
+      np.testing.assert_array_equal(part.components[name], want.components[name])
 
 
 def test_pitfall_19_metrics_of_a_rollout():

@@ -11,6 +11,7 @@ from r1jax.models import build
 from r1jax.records import Batch, Prompts
 from r1jax.sampler import make_sampler
 from r1jax.stages import rl
+from r1jax.stages.rl_programs import Normalizers, make_loss
 from r1jax.train_step import init_state, make_optimizer, state_shardings
 
 P = jax.sharding.PartitionSpec
@@ -94,7 +95,7 @@ def test_moments_lie_beside_their_parameters(mesh, tiny):
 def gradient(tiny):
   """f(params, batch, normalizers) -> ((loss, metrics), gradients) of the RL loss, compiled."""
   settings = rl.DEFAULT | dict(kl_coefficient=0.2)
-  return jax.jit(jax.value_and_grad(rl.make_loss(tiny.model, settings), has_aux=True))
+  return jax.jit(jax.value_and_grad(make_loss(tiny.model, settings), has_aux=True))
 
 
 @pytest.fixture(scope='module')
@@ -102,14 +103,18 @@ def batch(prompts):
   rng = np.random.default_rng(3)
   mask = np.float32(np.arange(5) < np.array([5, 4, 1, 2, 0, 1, 5, 3])[:, None])
   return Batch(np.asarray(prompts.tokens), np.asarray(prompts.lengths),
-               rng.integers(0, 40, (8, 5)), mask, rng.normal(size=8).astype(np.float32),
-               *rng.normal(-3, 1, (3, 8, 5)).astype(np.float32))
+               rng.integers(0, 40, (8, 5)), mask, advantages=rng.normal(size=8).astype(np.float32),
+               **dict(zip(('behaviour_logprobs', 'old_logprobs', 'reference_logprobs'),
+                          rng.normal(-3, 1, (3, 8, 5)).astype(np.float32))))
+
+
+NORMALIZERS = Normalizers(np.float32(8), np.float32(21), np.float32(0.2))
 
 
 @pytest.fixture(scope='module')
 def alone(gradient, tiny, batch):
   """What one device gives."""
-  return gradient(tiny.params, batch, (np.float32(8), np.float32(21)))
+  return gradient(tiny.params, batch, NORMALIZERS)
 
 
 def assert_equal_to(want, got):
@@ -124,7 +129,7 @@ def test_pitfall_01_eight_devices_give_the_loss_and_gradients_of_one(
   assert placed['embedding'].sharding.shard_shape((40, 16)) == (20, 4)
   with sharding.use(mesh):
     got = gradient(placed, sharding.place(batch, mesh, batch=True),
-                   sharding.place((np.float32(8), np.float32(21)), mesh))
+                   sharding.place(NORMALIZERS, mesh))
   assert got[1]['embedding'].sharding.device_set == set(DEVICES)
   assert_equal_to(alone, got)
 
@@ -134,7 +139,7 @@ def test_pitfall_01_the_order_of_groups_changes_nothing(gradient, alone, tiny, b
 
   def turn(x):
     return x.reshape(4, -1, *x.shape[1:])[order].reshape(x.shape)
-  got = gradient(tiny.params, jax.tree.map(turn, batch), (np.float32(8), np.float32(21)))
+  got = gradient(tiny.params, jax.tree.map(turn, batch), NORMALIZERS)
   assert_equal_to(alone, got)
 
 

@@ -14,7 +14,7 @@ from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 from r1jax import metrics, models, sharding
 from r1jax.checkpoint import Checkpointer
 from r1jax.models import huggingface
-from r1jax.stages import evaluate, rl
+from r1jax.stages import evaluate, rl, rl_programs
 from r1jax.storage import Path
 from r1jax.tokenization import load_tokenizer
 
@@ -30,7 +30,7 @@ class Recorder:
 
   def __init__(self, monkeypatch):
     self.samples, self.iterations, self.scores, self.updates = [], [], [], []
-    make_programs = rl.make_programs
+    make_programs = rl_programs.make_programs
 
     def wrapped(*arguments):
       programs = make_programs(*arguments)
@@ -53,8 +53,8 @@ class Recorder:
         self.updates.append((before, kept, in_bytes(state.params)))
         return state, measured
 
-      return rl.Programs(sample, score, programs.take, update)
-    monkeypatch.setattr(rl, 'make_programs', wrapped)
+      return programs._replace(sample=sample, score=score, update=update)
+    monkeypatch.setattr(rl_programs, 'make_programs', wrapped)
 
 
 # What a run leaves.
@@ -132,7 +132,8 @@ REFUSED = {
     'a number is no flag': (dict(model=dict(remat=1)), 'remat=1 is a int'),
     'no fields': (dict(optimizer=3), 'optimizer=3 must hold fields'),
     'nothing to do': (dict(steps=0), 'steps=0 leaves nothing to do'),
-    'a group of one': (dict(group_size=1), "group_size=1 .*advantage_scale='none'"),
+    'a group of one': (dict(group_size=1), "group_size=1 .*'reinforce_pp' or 'gae'"),
+    'none to leave out': (dict(group_size=1, advantage='leave_one_out'), 'group_size=1 .*at least 2'),
     'parts of groups': (dict(prompts=6, mini_batches=2, micro_batches=2), 'a multiple of 4'),
     'reward': (dict(rewards={'formt': 1.0}), "'formt': did you mean 'format'"),
     'no reward': (dict(rewards={}), 'rewards is empty'),
@@ -140,9 +141,18 @@ REFUSED = {
     'field of a dataset': (dict(data=dict(name='gsm8k', foldr='')), 'foldr .*data.folder'),
     'template': (dict(template='r1zero'), "template='r1zero' .*nearest is 'r1_zero'"),
     'type of numbers': (dict(model=dict(compute_dtype='float16')), "compute_dtype='float16'"),
-    'aggregation': (dict(aggregation='mean'), "aggregation='mean' .*token_mean"),
+    'aggregation': (dict(loss=dict(aggregation='mean')), "aggregation='mean' .*token_mean"),
     'estimator': (dict(kl_estimator='k4'), "kl_estimator='k4' .*k3"),
-    'scale': (dict(advantage_scale='batch'), "advantage_scale='batch' .*none"),
+    'advantage': (dict(advantage='gea'), "advantage='gea' .*nearest is 'gae'"),
+    'a ratio a completion': (dict(advantage='gae', loss=dict(ratio_level='sequence')),
+                             "ratio_level='sequence' .*'sequence_token'"),
+    'a critic that is not asked for': (dict(critic=dict(source='miniature')),
+                                       "critic.source='miniature' without a critic"),
+    'dual clip': (dict(loss=dict(dual_clip=0.5)), 'dual_clip=0.5 .*above 1'),
+    'no old policy': (dict(loss=dict(old_kl_coefficient=0.1)), 'raise epochs or mini_batches'),
+    'no KL for the reward': (dict(kl_place='reward'), "kl_place='reward' without a KL"),
+    'nothing to adapt': (dict(kl_controller=dict(rule='proportional')), 'no coefficient to adapt'),
+    'penalty everywhere': (dict(overlong_buffer=8), 'overlong_buffer=8 .*below .*max_new_tokens=8'),
     'temperature': (dict(sampling=dict(temperature=-1.0)), 'temperature=-1.0 is out of range'),
     'length': (dict(sampling=dict(max_new_tokens=0)), 'max_new_tokens=0 draws nothing'),
     'refresh': (dict(reference_refresh=4), 'reference_refresh=4 without a reference'),
@@ -175,7 +185,8 @@ def test_the_default_lacks_data_and_rewards_alone():
 def no_compute(monkeypatch):
   def refuse(*_):
     raise AssertionError('something is about to be computed')
-  monkeypatch.setattr(rl, 'make_programs', lambda *_: rl.Programs(*[refuse] * 4))
+  monkeypatch.setattr(rl_programs, 'make_programs',
+                      lambda *_: rl_programs.Programs(*[refuse] * 7))
 
 
 def unfitting_base(base, folder):

@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from r1jax import losses
 from r1jax.models import build
 from r1jax.records import Batch
 from r1jax.stages import rl
+from r1jax.stages.rl_programs import batch_normalizers, make_loss
 from r1jax.train_step import init_state, make_optimizer, make_update
 
 
@@ -25,19 +25,21 @@ def batch(prompts):
   mask = np.float32(np.arange(5) < np.array([5, 5, 1, 2, 0, 1, 5, 3])[:, None])
   logprobs = rng.normal(-3, 1, (3, 8, 5)).astype(np.float32)
   return Batch(prompts.tokens, prompts.lengths, jnp.asarray(rng.integers(0, 40, (8, 5))),
-               jnp.asarray(mask), jnp.asarray(rng.normal(size=8), jnp.float32),
-               *map(jnp.asarray, logprobs))
+               jnp.asarray(mask), jnp.asarray(logprobs[0]),
+               advantages=jnp.asarray(rng.normal(size=8), jnp.float32),
+               old_logprobs=jnp.asarray(logprobs[1]), reference_logprobs=jnp.asarray(logprobs[2]))
 
 
 def test_pitfall_01_micro_batches_update_as_the_whole_batch_does(tiny, batch):
-  settings = rl.DEFAULT | dict(aggregation='token_mean', kl_coefficient=0.2)
-  normalizers = (losses.loss_normalizer(batch.completion_mask, 'token_mean'),
-                 jnp.sum(batch.completion_mask))
+  loss = rl.DEFAULT['loss'] | dict(aggregation='token_mean')
+  settings = rl.DEFAULT | dict(loss=loss, kl_coefficient=0.2)
+  normalizers = batch_normalizers(
+      batch.completion_mask, 0.2, aggregation='token_mean', max_length=5)
   # With Adam a gradient's rounding would decide the sign of an update.
   optimizer = optax.sgd(1.0)
   state = init_state(tiny.params, optimizer)
   whole, pieces = (
-      jax.jit(make_update(rl.make_loss(tiny.model, settings), optimizer, num_micro_batches=count))(
+      jax.jit(make_update(make_loss(tiny.model, settings), optimizer, num_micro_batches=count))(
           state, batch, normalizers) for count in (1, 4))
   for (path, want), got in zip(jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(pieces)):
     np.testing.assert_allclose(got, want, atol=2e-5, rtol=1e-4, err_msg=str(path))

@@ -41,7 +41,7 @@ def main() -> None:
   import numpy as np
   from r1jax import models, rollout, sharding, train_step
   from r1jax.data.prompts import PromptBatch
-  from r1jax.stages import rl
+  from r1jax.stages import rl, rl_programs
 
   shape = SHAPES[arguments.shape]
   config = models.ModelConfig(**shape['model'])
@@ -51,7 +51,8 @@ def main() -> None:
       sampling=rl.DEFAULT['sampling'] | dict(max_new_tokens=shape['new'], chunk=arguments.chunk))
   optimizer = train_step.make_optimizer(learning_rate=1e-5)
   never = config.vocab_size
-  programs = rl.make_programs(model, optimizer, settings, (never,), 0, lambda: False)
+  programs = rl_programs.make_programs(
+      model, optimizer, optimizer, settings, (never,), lambda: False)
   state = train_step.init_state(model.init(jax.random.key(0)), optimizer)
   mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
   rng = np.random.default_rng(0)
@@ -67,9 +68,10 @@ def main() -> None:
       tokens = sharding.to_host(sampled.tokens)
       seconds['rollout'].append(time.perf_counter() - start)
       rewards = (tokens % 2 == 0).mean(1)
-      batch = sharding.place(
-          rollout.make_batch(sampled, rewards, group_size=GROUP, advantage_scale='std'), mesh)
-      normalizers = rl.batch_normalizers(batch.completion_mask, 'sequence_mean', shape['new'])
+      batch, _ = programs.credit(
+          rollout.make_batch(sampled), sharding.place(rewards.astype(np.float32), mesh), 0.0)
+      normalizers = rl_programs.batch_normalizers(
+          batch.completion_mask, 0.0, aggregation='sequence_mean', max_length=shape['new'])
       state, measured = programs.update(state, batch, normalizers)
       sharding.to_host(measured)
       seconds['step'].append(time.perf_counter() - start)

@@ -23,7 +23,7 @@ def main() -> None:
   import jax.numpy as jnp
   from r1jax import logprobs, models, train_step
   from r1jax.records import Batch
-  from r1jax.stages import rl
+  from r1jax.stages import rl, rl_programs
 
   config = models.ModelConfig(
       family='qwen3', vocab_size=arguments.vocabulary, width=arguments.width, num_layers=2,
@@ -32,16 +32,17 @@ def main() -> None:
   n, c = arguments.rows, arguments.completion
   table = jax.ShapeDtypeStruct((n, c), jnp.float32)
   whole = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
-  batch = Batch(whole(4, 16), whole(4), whole(n, c), table,
-                jax.ShapeDtypeStruct((n,), jnp.float32), table)
+  batch = Batch(whole(4, 16), whole(4), whole(n, c), table, table,
+                jax.ShapeDtypeStruct((n,), jnp.float32))
   optimizer = train_step.make_optimizer(learning_rate=1e-5)
   state = jax.eval_shape(
       lambda key: train_step.init_state(model.init(key), optimizer), jax.random.key(0))
   scalar = jax.ShapeDtypeStruct((), jnp.float32)
 
   def temporary_bytes():
-    update = train_step.make_update(rl.make_loss(model, rl.DEFAULT), optimizer)
-    compiled = jax.jit(update, donate_argnums=0).lower(state, batch, (scalar, scalar)).compile()
+    update = train_step.make_update(rl_programs.make_loss(model, rl.DEFAULT), optimizer)
+    compiled = jax.jit(update, donate_argnums=0).lower(
+        state, batch, rl_programs.Normalizers(scalar, scalar, scalar)).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
   def naive(hidden, unembedding, targets, *, temperature):

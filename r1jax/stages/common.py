@@ -16,6 +16,7 @@ from r1jax.data import miniature
 from r1jax.data.prompts import PromptStream
 from r1jax.models import Model, ModelConfig, build, gguf, huggingface
 from r1jax.sampler import Sampling
+from r1jax.stages import rl_programs
 from r1jax.storage import Path
 from r1jax.tokenization import Tokenizer
 
@@ -154,7 +155,10 @@ def nearest(word: str, words) -> str:
 CHOICES = {
     'compute_dtype': ('float32', 'bfloat16'), 'template': tuple(tokenization.TEMPLATES),
     'overlong': ('skip', 'error', 'cut'), 'aggregation': losses.AGGREGATIONS,
-    'kl_estimator': tuple(divergences.ESTIMATORS), 'advantage_scale': ('std', 'none')}
+    'kl_estimator': tuple(divergences.ESTIMATORS), 'kl_place': ('loss', 'reward'),
+    'rule': ('fixed', 'double_or_halve', 'proportional'), 'ratio_level': losses.RATIO_LEVELS,
+    'clip': losses.CLIPS, 'correction': (rl_programs.NO_CORRECTION, *losses.CORRECTIONS),
+    'advantage': rl_programs.ADVANTAGES}
 
 
 def check_choice(value: Any, choices: Iterable[str], path: str) -> None:

@@ -1,160 +1,39 @@
-"""Reinforcement learning with GRPO: the walk of DESIGN.md, resumable at any moment.
+"""Reinforcement learning: the walk of DESIGN.md, resumable at any moment.
 
-Departures from the report: mini-batches are split by whole groups, since a group shares its prompt
-in the update; a rollout with a single update needs no old log-probabilities (they are the
-policy's own).
+GRPO and its kin score a completion against its group; with `advantage='gae'` a critic values every
+token and the same walk is PPO, in RLHF's form where the KL is inside the reward. Departures from
+the reports: mini-batches are split by whole groups, since a group shares its prompt in the update;
+a rollout with a single update needs no old log-probabilities (they are the policy's own); where
+dynamic sampling ends before the batch is full, groups of equal rewards fill it, and are counted.
 """
 from collections.abc import Callable, Mapping
 import dataclasses
-import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import checkpoint, losses, metrics, sharding, train_step
+from r1jax import advantages, checkpoint, divergences, metrics, reward_model, sharding, train_step
 from r1jax import rollout as rollouts
-from r1jax.logprobs import completion_logprobs
-from r1jax.masked import masked_max, masked_sum
-from r1jax.models import Model, flops_per_token
-from r1jax.records import Batch, TrainState
-from r1jax.rewards.suite import RewardSuite, named_rewards
-from r1jax.sampler import Interrupted, Sampling, make_sampler
-from r1jax.stages import common, evaluate
+from r1jax.data.prompts import PromptBatch
+from r1jax.models import flops_per_token
+from r1jax.records import Batch, Rollout, TrainState
+from r1jax.rewards.completion import Completion
+from r1jax.rewards.suite import PendingRewards, RewardSuite, named_rewards
+from r1jax.sampler import Interrupted
+from r1jax.stages import common, evaluate, rl_programs
+from r1jax.stages.rl_config import DEFAULT as DEFAULT, check as check
 from r1jax.storage import Path
 from r1jax.tokenization import opens_think, stop_ids
-
-DEFAULT = dict(
-    kind='rl', inputs=(), seed=0,
-    steps=100,                  # optimiser updates in all
-    model=dict(source='miniature', compute_dtype='float32', remat=False),
-    data={},                    # name, and the fields of `stages.common.DATASETS`
-    template='miniature', max_prompt_length=64, overlong='skip',
-    prompts=32, group_size=16,  # a rollout: prompts × group_size completions
-    epochs=1, mini_batches=1,   # updates of a rollout: epochs × mini_batches
-    micro_batches=1,            # accumulated in one update
-    sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32),
-    rewards={}, reward_workers=2, reward_timeout_s=5.0,
-    advantage_scale='std', clip_epsilon_low=0.2, clip_epsilon_high=0.2,
-    aggregation='sequence_mean', kl_coefficient=0.0, kl_estimator='k3',
-    reference_refresh=0,        # steps between replacements of the reference by the policy; 0: never
-    optimizer=dict(learning_rate=3e-6, warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0,
-                   beta1=0.9, beta2=0.95),
-    checkpoint_every=20, keep_checkpoints=2,   # iterations, checkpoints
-    samples_every=10,           # iterations between two printed samples
-    evaluations={},             # name -> fields of `stages.evaluate.DEFAULT`, run when trained
-)
-
-
-class Programs(NamedTuple):
-  """The device programs of the stage."""
-  sample: Callable      # (params, Prompts, iteration) -> Rollout
-  score: Callable       # (params, Batch without old log-probabilities) -> [N, C]
-  take: Callable        # (Batch, group ids) -> Batch of these groups
-  update: Callable      # (TrainState, Batch, normalizers) -> (TrainState, metrics)
-
-
-def make_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
-  """loss(params, batch, normalizers) for `train_step.make_update`, of these settings of DEFAULT."""
-  def loss(params, batch: Batch, normalizers):
-    normalizer, token_count = normalizers
-    logprobs, entropies = completion_logprobs(
-        model, params, batch.prompt_tokens, batch.prompt_lengths, batch.completion_tokens,
-        batch.completion_mask, temperature=settings['sampling']['temperature'])
-    value, measured = losses.grpo_loss(
-        logprobs, batch.old_logprobs, batch.advantages, batch.completion_mask,
-        clip_epsilon_low=settings['clip_epsilon_low'],
-        clip_epsilon_high=settings['clip_epsilon_high'], aggregation=settings['aggregation'],
-        normalizer=normalizer, token_count=token_count,
-        reference_logprobs=batch.reference_logprobs, kl_coefficient=settings['kl_coefficient'],
-        kl_estimator=settings['kl_estimator'])
-    trainer = logprobs if batch.old_logprobs is None else batch.old_logprobs
-    difference = jnp.abs(trainer - batch.behaviour_logprobs)
-    measured |= {
-        'entropy': masked_sum(entropies, batch.completion_mask) / token_count,
-        'sampling/logprob_difference/mean':
-            masked_sum(difference, batch.completion_mask) / token_count,
-        'sampling/logprob_difference/max': masked_max(difference, batch.completion_mask)}
-    return value, jax.lax.stop_gradient(measured)
-  return loss
-
-
-def make_programs(
-    model: Model, optimizer, settings: Mapping[str, Any], stops: tuple[int, ...], seed: int,
-    should_stop: Callable[[], bool],
-) -> Programs:
-  """The jitted programs of a run with these settings (fields of DEFAULT)."""
-  sampling = dict(settings['sampling'])
-  temperature = sampling['temperature']
-  sample = make_sampler(
-      model, group_size=settings['group_size'], max_new_tokens=sampling.pop('max_new_tokens'),
-      chunk=sampling.pop('chunk'), sampling=Sampling(**sampling), stop_ids=stops, seed=seed,
-      compute_dtype=settings['model']['compute_dtype'], should_stop=should_stop)
-
-  def split(batch, pieces):
-    return jax.tree.map(lambda x: x.reshape(pieces, x.shape[0] // pieces, *x.shape[1:]), batch)
-
-  @jax.jit
-  def score(params, batch: Batch):
-    def one(piece: Batch):
-      return completion_logprobs(
-          model, params, piece.prompt_tokens, piece.prompt_lengths, piece.completion_tokens,
-          piece.completion_mask, temperature=temperature)[0]
-    pieces = settings['micro_batches'] * settings['mini_batches']
-    logprobs = jax.lax.map(one, split(batch, pieces))
-    return logprobs.reshape(-1, logprobs.shape[-1])
-
-  @jax.jit
-  def take(batch: Batch, groups):
-    of_groups = lambda x: x.reshape(settings['prompts'], -1, *x.shape[1:])[groups].reshape(
-        -1, *x.shape[1:])
-    return jax.tree.map(of_groups, batch)
-
-  update = jax.jit(
-      train_step.make_update(make_loss(model, settings), optimizer,
-                             num_micro_batches=settings['micro_batches']),
-      donate_argnums=0)
-  return Programs(sample, score, take, update)
-
-
-def check(config: Mapping[str, Any], where: str, *, own_rewards: bool = False) -> None:
-  """Refuses impossible combinations before anything is loaded or compiled.
-
-  Raises:
-    ValueError: naming the field; `config.rewards` is passed over where `own_rewards` replace it.
-  """
-  common.check_config(config, DEFAULT, where)
-  common.check_data(config['data'], f'{where}.data')
-  common.check_sampling(config['sampling'], f'{where}.sampling')
-  for name in ('steps', 'prompts', 'group_size', 'epochs', 'mini_batches', 'micro_batches',
-               'checkpoint_every', 'samples_every'):
-    if config[name] < 1:
-      raise ValueError(f'{name}={config[name]} leaves nothing to do: set it to at least 1')
-  if config['group_size'] == 1 and config['advantage_scale'] == 'std':
-    raise ValueError("group_size=1 has no standard deviation for advantage_scale='std': use at "
-                     "least 2 completions a prompt, or advantage_scale='none'")
-  pieces = config['mini_batches'] * config['micro_batches']
-  if config['prompts'] % pieces:
-    raise ValueError(f'prompts={config["prompts"]} cannot be split into mini_batches × '
-                     f'micro_batches = {pieces} parts of whole groups: use a multiple of {pieces}')
-  if config['reference_refresh'] and not config['kl_coefficient']:
-    raise ValueError(f'reference_refresh={config["reference_refresh"]} without a reference: set '
-                     'kl_coefficient above 0, or reference_refresh to 0')
-  if not own_rewards:
-    if not config['rewards']:
-      raise ValueError("rewards is empty: name at least one, as {'number': 1.0, 'format': 1.0}")
-    named_rewards(config['rewards'])
-  for name, evaluation in config['evaluations'].items():
-    evaluate.check(evaluation, f'{where}.evaluations.{name}')
-
 
 def run(
     config: Mapping[str, Any], inputs: Mapping[str, common.Artifact], workdir: str | Path, *,
     stage: str = 'rl', mesh: jax.sharding.Mesh | None = None,
     should_stop: Callable[[], bool] = lambda: False, reward_functions=None, console=None,
 ) -> common.Artifact:
-  """Trains by GRPO, resuming from `workdir` if something is there, and leaves an Artifact.
+  """Trains by reinforcement, resuming from `workdir` if something is there, and leaves an Artifact.
 
   Args:
     config: the fields of DEFAULT, as a dict or a ConfigDict.
@@ -189,7 +68,16 @@ class _Place:
   iteration: int = 0
   update: int = 0            # updates of this iteration that are done
   counter: int = 0           # the data's global example counter
+  kl_coefficient: float = 0.0
   measured: list = dataclasses.field(default_factory=list)   # metrics of this iteration so far
+
+
+class _Round(NamedTuple):
+  """One sampling pass and what the host made of it."""
+  prompts: PromptBatch
+  rollout: Rollout
+  completions: list[Completion]
+  pending: PendingRewards
 
 
 class _Trainer:
@@ -209,18 +97,23 @@ class _Trainer:
     self.rewards = RewardSuite(functions, num_workers=config['reward_workers'],
                                timeout_s=config['reward_timeout_s'])
     optimizer = train_step.make_optimizer(**config['optimizer'])
-    self.programs = make_programs(self.model, optimizer, config, self.stop_ids, config['seed'],
-                                  should_stop)
-    abstract = jax.eval_shape(functools.partial(train_step.init_state, optimizer=optimizer),
-                              loaded.params)
-    placed = train_step.state_shardings(mesh, self.model.logical_axes, abstract)
-    self.state: TrainState = jax.jit(
-        lambda params: train_step.init_state(jax.tree.map(jnp.copy, params), optimizer),
-        out_shardings=placed)(loaded.params)
-    self.reference = None
+    critic_optimizer = train_step.make_optimizer(**config['critic']['optimizer'])
+    self.programs = rl_programs.make_programs(self.model, optimizer, critic_optimizer, config,
+                                              self.stop_ids, should_stop)
+    self.state = self._begin(loaded.params, optimizer, self.model.logical_axes)
+    self.reference = self.critic = None
     if config['kl_coefficient']:
       self.reference = jax.tree.map(jnp.copy, loaded.params)
-    self.place, self.batch = _Place(), None
+    if config['advantage'] == 'gae':
+      backbone = loaded.params
+      if config['critic']['source']:
+        settings = config['model'] | {'source': config['critic']['source']}
+        backbone = common.load_model(mesh=mesh, inputs=inputs, **settings).params
+      self.critic = self._begin(reward_model.init_scalar(self.model, backbone), critic_optimizer,
+                                reward_model.scalar_axes(self.model))
+    self.adapts_old = bool(config['loss']['old_kl_coefficient'])
+    self.place, self.batch = _Place(kl_coefficient=float(np.float32(
+        config['loss']['old_kl_coefficient'] or config['kl_coefficient']))), None
     self.hash = checkpoint.config_hash(config)
     self.checkpoints = checkpoint.Checkpointer(workdir / 'checkpoints',
                                                keep=config['keep_checkpoints'])
@@ -229,6 +122,12 @@ class _Trainer:
     self.rollout_writer = metrics.RolloutWriter(
         workdir, resume_iteration=self.place.iteration + bool(self.place.update))
     self.peak_flops = common.peak_flops()
+
+  def _begin(self, params, optimizer, logical_axes) -> TrainState:
+    """The state before the first update, on copies of the parameters."""
+    init = lambda params: train_step.init_state(jax.tree.map(jnp.copy, params), optimizer)
+    placed = train_step.state_shardings(self.mesh, logical_axes, jax.eval_shape(init, params))
+    return jax.jit(init, out_shardings=placed)(params)
 
   def close(self):
     self.rewards.close()
@@ -252,46 +151,101 @@ class _Trainer:
 
   def _roll_out(self, watch, progress):
     """Prompts → rollout → rewards → batch."""
-    config, iteration = self.config, self.place.iteration
-    prompts = self.stream.batch(self.place.counter)
+    config = self.config
+    rounds = [self._draw(watch, self.place.counter)]
+    while len(rounds) <= config['extra_rounds'] and self._num_unequal(rounds) < config['prompts']:
+      rounds.append(self._draw(watch, rounds[-1].prompts.next_counter))
+    self.place.counter = rounds[-1].prompts.next_counter
+    batch, groups, measured = self._join(rounds)
+    with watch('score'):
+      batch = self._score(batch)
+    with watch('rewards'):
+      rewards = rollouts.join_rewards([drawn.pending.collect() for drawn in rounds])
+    completions = [completion for drawn in rounds for completion in drawn.completions]
+    if config['overlong_buffer']:
+      rewards = self._penalise_overlong(rewards, completions)
+    total = rewards.total.reshape(-1, config['group_size'])[groups].reshape(-1)
+    batch, credited = self.programs.credit(
+        batch, sharding.place(total.astype(np.float32), self.mesh, batch=True),
+        self.place.kl_coefficient)
+    self.batch = sharding.place(batch, self.mesh, batch=True)
+    measured |= rollouts.rollout_metrics(completions, rewards, group_size=config['group_size'])
+    measured |= {name: float(value) for name, value in sharding.to_host(credited).items()}
+    self.place.measured = [measured]
+    samples = []
+    for drawn, part in zip(rounds, rollouts.split_rewards(rewards, len(rounds))):
+      texts = [self.tokenizer.decode(tokens[:size], skip_special=False) for tokens, size in zip(
+          drawn.prompts.prompt_tokens, drawn.prompts.prompt_lengths)]
+      samples += rollouts.sample_records(drawn.prompts, texts, drawn.completions, part,
+                                         group_size=config['group_size'])
+    self.rollout_writer.write(self.place.iteration, samples)
+    if self.place.iteration % config['samples_every'] == 0:
+      progress.show_samples(samples[:1] + samples[-1:])
+
+  def _draw(self, watch, counter: int) -> _Round:
+    """One sampling pass; its rewards are being computed when this returns."""
+    prompts = self.stream.batch(counter)
     device_prompts = sharding.place(rollouts.device_prompts(prompts), self.mesh, batch=True)
     try:
       with watch('rollout'):
-        rollout = self.programs.sample(self.state.params, device_prompts, iteration)
+        rollout = self.programs.sample(self.state.params, device_prompts, self.place.iteration)
         host = sharding.to_host((rollout.tokens, rollout.mask, rollout.finished))
     except Interrupted:
       self._stop()
     completions = rollouts.read_completions(*host, self.tokenizer, self.stop_ids)
-    examples = rollouts.repeat_examples(prompts.examples, config['group_size'])
-    pending = self.rewards.submit(completions, examples)
-    lengths = np.asarray([c.num_tokens for c in completions])
+    examples = rollouts.repeat_examples(prompts.examples, self.config['group_size'])
+    return _Round(prompts, rollout, completions, self.rewards.submit(completions, examples))
+
+  def _unequal(self, drawn: _Round) -> np.ndarray:
+    """[B] bool: the groups whose rewards are not all the same."""
+    grouped = drawn.pending.collect().total.reshape(-1, self.config['group_size'])
+    return (grouped != grouped[:, :1]).any(1)
+
+  def _num_unequal(self, rounds: list[_Round]) -> int:
+    return sum(int(self._unequal(drawn).sum()) for drawn in rounds)
+
+  def _join(self, rounds: list[_Round]) -> tuple[Batch, np.ndarray, dict[str, float]]:
+    """(the unscored batch, the groups of all rounds that it holds, counts)."""
+    config = self.config
+    lengths = np.asarray([c.num_tokens for drawn in rounds for c in drawn.completions])
+    measured = {'num_tokens': float(lengths.sum()),
+                'prompts/skipped': float(sum(drawn.prompts.num_skipped for drawn in rounds))}
+    groups = np.arange(config['prompts'])
+    if config['extra_rounds']:
+      unequal = np.concatenate([self._unequal(drawn) for drawn in rounds])
+      groups = np.sort(np.argsort(~unequal, kind='stable')[:config['prompts']])
+      measured |= {'dynamic_sampling/rounds': float(len(rounds)),
+                   'dynamic_sampling/equal_kept': float((~unequal[groups]).sum()),
+                   'dynamic_sampling/equal_dropped': float(
+                       (~unequal).sum() - (~unequal[groups]).sum()),
+                   'dynamic_sampling/surplus': float(unequal.sum() - unequal[groups].sum())}
+    lengths = lengths.reshape(-1, config['group_size'])[groups]
+    measured['num_trained_tokens'] = float(lengths.sum())
     length = rollouts.length_bucket(lengths, config['sampling']['max_new_tokens'])
-    make = functools.partial(
-        rollouts.make_batch, rollout, group_size=config['group_size'],
-        advantage_scale=config['advantage_scale'], length=length)
-    with watch('score'):
-      old = reference = None
-      unscored = make(np.zeros(len(completions)))
-      if self.updates > 1:
-        old = self.programs.score(self.state.params, unscored)
-      if self.reference is not None:
-        reference = self.programs.score(self.reference, unscored)
-    with watch('rewards'):
-      rewards = pending.collect()
-    self.batch = sharding.place(
-        dataclasses.replace(make(rewards.total), old_logprobs=old, reference_logprobs=reference),
-        self.mesh, batch=True)
-    measured = rollouts.rollout_metrics(completions, rewards, group_size=config['group_size'])
-    measured |= {'num_tokens': float(lengths.sum()), 'prompts/skipped': float(prompts.num_skipped)}
-    self.place.counter = prompts.next_counter
-    self.place.measured = [measured]
-    texts = [self.tokenizer.decode(tokens[:size], skip_special=False)
-             for tokens, size in zip(prompts.prompt_tokens, prompts.prompt_lengths)]
-    samples = rollouts.sample_records(prompts, texts, completions, rewards,
-                                      group_size=config['group_size'])
-    self.rollout_writer.write(iteration, samples)
-    if iteration % config['samples_every'] == 0:
-      progress.show_samples(samples[:1] + samples[-1:])
+    batches = [rollouts.make_batch(drawn.rollout, length) for drawn in rounds]
+    if not config['extra_rounds']:
+      return batches[0], groups, measured
+    whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *batches)
+    return self.programs.take(whole, sharding.place(groups, self.mesh)), groups, measured
+
+  def _score(self, batch: Batch) -> Batch:
+    """The batch with the log-probabilities and values that this config needs."""
+    scored = {}
+    if self.updates > 1:
+      scored['old_logprobs'] = self.programs.score(self.state.params, batch)
+    if self.reference is not None:
+      scored['reference_logprobs'] = self.programs.score(self.reference, batch)
+    if self.critic is not None:
+      scored['old_values'] = self.programs.value(self.critic.params, batch)
+    return dataclasses.replace(batch, **scored)
+
+  def _penalise_overlong(self, rewards, completions):
+    penalty = sharding.to_host(advantages.overlong_penalty(
+        np.asarray([c.num_tokens for c in completions]),
+        max_length=self.config['sampling']['max_new_tokens'],
+        buffer=self.config['overlong_buffer'])).astype(float)
+    return dataclasses.replace(rewards, total=rewards.total + penalty,
+                               components=rewards.components | {'overlong': penalty})
 
   def _update(self, watch):
     """The updates of this rollout that are still to do."""
@@ -304,9 +258,14 @@ class _Trainer:
           key = np.random.default_rng((config['seed'], self.place.iteration, epoch))
           groups = np.split(key.permutation(config['prompts']), config['mini_batches'])[part]
           batch = self.programs.take(self.batch, sharding.place(groups, self.mesh))
-        normalizers = batch_normalizers(batch.completion_mask, config['aggregation'],
-                                   config['sampling']['max_new_tokens'])
+        normalizers = rl_programs.batch_normalizers(
+            batch.completion_mask, self.place.kl_coefficient,
+            aggregation=config['loss']['aggregation'],
+            max_length=config['sampling']['max_new_tokens'])
         self.state, measured = self.programs.update(self.state, batch, normalizers)
+        if self.critic is not None:
+          self.critic, of_critic = self.programs.update_critic(self.critic, batch, normalizers)
+          measured |= {f'critic/{name}': value for name, value in of_critic.items()}
         self.place.update = update + 1
         self.place.measured.append(
             {name: float(value) for name, value in sharding.to_host(measured).items()})
@@ -322,15 +281,14 @@ class _Trainer:
       record[name] = max(values) if name.endswith('/max') else float(np.mean(values))
     record['refused_updates'] = updates[-1]['refused_updates']
     seconds = watch.pop()
-    context = config['max_prompt_length'] / 2 + rollout['completions/mean_length'] / 2
-    token_flops = flops_per_token(self.model.config, context)
-    forward = 1 + (self.updates > 1) + (self.reference is not None)
-    work = rollout['num_tokens'] * token_flops * (forward + 3 * config['epochs'])
     record |= seconds | {
         'tokens_per_second': rollout['num_tokens'] / seconds['timing_s/step'],
-        'model_flops_utilisation': work / seconds['timing_s/step'] / self.peak_flops}
+        'model_flops_utilisation': self._work(rollout) / seconds['timing_s/step'] / self.peak_flops}
     if 'timing_s/rollout' in seconds:
       record['timing_s/rollout_per_token'] = seconds['timing_s/rollout'] / rollout['num_tokens']
+    if config['kl_coefficient'] or self.adapts_old:
+      record['kl_coefficient'] = place.kl_coefficient
+      self._adapt_kl(record)
     place.iteration, place.update, place.measured, self.batch = place.iteration + 1, 0, [], None
     step = self._steps_done()
     self.writer.write(step, record)
@@ -340,6 +298,29 @@ class _Trainer:
       self.reference = jax.tree.map(jnp.copy, self.state.params)
     if place.iteration % config['checkpoint_every'] == 0 or place.iteration == self.iterations:
       self._save()
+
+  def _work(self, rollout: Mapping[str, float]) -> float:
+    """Floating-point operations of an iteration, by the tokens of its completions."""
+    context = self.config['max_prompt_length'] / 2 + rollout['completions/mean_length'] / 2
+    scored = (self.updates > 1) + (self.reference is not None) + (self.critic is not None)
+    trained = 3 * self.config['epochs'] * (1 + (self.critic is not None))
+    return flops_per_token(self.model.config, context) * (
+        rollout['num_tokens'] + rollout['num_trained_tokens'] * (scored + trained))
+
+  def _adapt_kl(self, record: Mapping[str, float]) -> None:
+    """The KL coefficient of the next iteration, by the controller of the config."""
+    settings = self.config['kl_controller']
+    kl = record['kl_old' if self.adapts_old else 'kl']
+    controller = divergences.KLController(jnp.float32(self.place.kl_coefficient))
+    if settings['rule'] == 'double_or_halve':
+      controller = divergences.double_or_halve(controller, kl, target=settings['target'])
+    elif settings['rule'] == 'proportional':
+      controller = divergences.proportional(
+          controller, kl * record['completions/mean_length'], target=settings['target'],
+          horizon=settings['horizon'], num_samples=self.config['prompts'] * self.config['group_size'])
+    coefficient = float(sharding.to_host(controller.coefficient))
+    if math.isfinite(coefficient):
+      self.place.kl_coefficient = coefficient
 
   def _finish(self) -> common.Artifact:
     self.checkpoints.wait()
@@ -359,16 +340,22 @@ class _Trainer:
   def _steps_done(self) -> int:
     return self.place.iteration * self.updates + self.place.update
 
+  def _items(self) -> dict[str, Any]:
+    """The arrays that the rest of the run depends on, but for a batch under way."""
+    items = {'params': self.state.params, 'rest': _rest(self.state)}
+    if self.reference is not None:
+      items['reference'] = self.reference
+    if self.critic is not None:
+      items |= {'critic': self.critic.params, 'critic_rest': _rest(self.critic)}
+    return items
+
   def _save(self):
     """Saves everything that the rest of the run depends on; once a place."""
     step = self._steps_done()
     self.checkpoints.wait()   # the save under way may be of this very step
     if self.checkpoints.latest_step() == step:
       return
-    rest = {name: getattr(self.state, name) for name in ('optimizer', 'step', 'refused')}
-    items = {'params': self.state.params, 'rest': rest}
-    if self.reference is not None:
-      items['reference'] = self.reference
+    items = self._items()
     if self.batch is not None:
       items['batch'] = self.batch
     self.writer.flush()
@@ -385,15 +372,14 @@ class _Trainer:
       raise ValueError(f'{self.workdir} holds a run with another config: use the config it was '
                        'begun with, or another workdir')
     length = meta.pop('batch_length')
-    rest = {name: getattr(self.state, name) for name in ('optimizer', 'step', 'refused')}
-    templates = {'params': self.state.params, 'rest': rest}
-    if self.reference is not None:
-      templates['reference'] = self.reference
+    templates = self._items()
     if length is not None:
       templates['batch'] = self._batch_template(length)
     items = self.checkpoints.restore(step, templates)
     self.state = TrainState(items['params'], **items['rest'])
     self.reference = items.get('reference')
+    if self.critic is not None:
+      self.critic = TrainState(items['critic'], **items['critic_rest'])
     self.batch = items.get('batch')
     measured = [{name: float(value) for name, value in record.items()}
                 for record in meta.pop('measured')]
@@ -406,9 +392,13 @@ class _Trainer:
     template = Batch(
         prompt_tokens=np.zeros((prompts, config['max_prompt_length']), np.int32),
         prompt_lengths=np.zeros(prompts, np.int32), completion_tokens=table.astype(np.int32),
-        completion_mask=table, advantages=table[:, 0], behaviour_logprobs=table,
+        completion_mask=table, behaviour_logprobs=table,
+        advantages=(table[:, 0] if config['advantage'] in rl_programs.SEQUENCE_ADVANTAGES
+                    else table),
         old_logprobs=table if self.updates > 1 else None,
-        reference_logprobs=table if self.reference is not None else None)
+        reference_logprobs=table if self.reference is not None else None,
+        old_values=table if self.critic is not None else None,
+        returns=table if self.critic is not None else None)
     return sharding.place(template, self.mesh, batch=True)
 
   def _stop_if_asked(self):
@@ -423,8 +413,5 @@ class _Trainer:
         f'saved in {self.workdir}; run the same command to go on')
 
 
-@functools.partial(jax.jit, static_argnames=('aggregation', 'max_length'))
-def batch_normalizers(mask, aggregation, max_length):
-  """(the loss's divisor, the number of tokens) of a whole batch, for its micro-batches."""
-  return (losses.loss_normalizer(mask, aggregation, max_length),
-          jnp.maximum(jnp.sum(mask), 1))
+def _rest(state: TrainState) -> dict[str, Any]:
+  return {name: getattr(state, name) for name in ('optimizer', 'step', 'refused')}

@@ -1,0 +1,103 @@
+"""The settings of the RL stage, and what is refused of them before anything is loaded."""
+from collections.abc import Mapping
+from typing import Any
+
+from r1jax.rewards.suite import named_rewards
+from r1jax.stages import common, evaluate, rl_programs
+
+_OPTIMIZER = dict(learning_rate=3e-6, warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0,
+                  beta1=0.9, beta2=0.95)
+
+DEFAULT = dict(
+    kind='rl', inputs=(), seed=0,
+    steps=100,                  # optimiser updates in all
+    model=dict(source='miniature', compute_dtype='float32', remat=False),
+    data={},                    # name, and the fields of `stages.common.DATASETS`
+    template='miniature', max_prompt_length=64, overlong='skip',
+    prompts=32, group_size=16,  # a rollout: prompts × group_size completions
+    extra_rounds=0,             # more rollouts at most until groups of unequal rewards fill a batch
+    epochs=1, mini_batches=1,   # updates of a rollout: epochs × mini_batches
+    micro_batches=1,            # accumulated in one update
+    sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32),
+    rewards={}, reward_workers=2, reward_timeout_s=5.0,
+    overlong_buffer=0,          # the last tokens, over which DAPO's penalty falls to −1; 0: none
+    advantage='group_relative',
+    loss=dict(                  # keywords of `losses.policy_loss`; 0 (or 'none') leaves a term out
+        ratio_level='token', clip='ppo', clip_epsilon_low=0.2, clip_epsilon_high=0.2, dual_clip=0.0,
+        aggregation='sequence_mean', entropy_coefficient=0.0, old_kl_coefficient=0.0,
+        correction='none', correction_low=0.0, correction_high=2.0),
+    kl_coefficient=0.0, kl_estimator='k3', kl_place='loss',
+    kl_controller=dict(rule='fixed', target=0.01, horizon=10_000.0),
+    reference_refresh=0,        # steps between replacements of the reference by the policy; 0: never
+    optimizer=_OPTIMIZER,
+    critic=dict(                # of advantage='gae'
+        source='',              # where its backbone comes from; '': the policy's first parameters
+        gamma=1.0, gae_lambda=1.0, whiten_rewards=False, whiten_advantages=True, clip_epsilon=0.2,
+        optimizer=_OPTIMIZER | dict(learning_rate=1e-5)),
+    checkpoint_every=20, keep_checkpoints=2,   # iterations, checkpoints
+    samples_every=10,           # iterations between two printed samples
+    evaluations={},             # name -> fields of `stages.evaluate.DEFAULT`, run when trained
+)
+
+
+def check(config: Mapping[str, Any], where: str, *, own_rewards: bool = False) -> None:
+  """Refuses impossible combinations before anything is loaded or compiled.
+
+  Raises:
+    ValueError: naming the field; `config.rewards` is passed over where `own_rewards` replace it.
+  """
+  common.check_config(config, DEFAULT, where)
+  common.check_data(config['data'], f'{where}.data')
+  common.check_sampling(config['sampling'], f'{where}.sampling')
+  for name in ('steps', 'prompts', 'group_size', 'epochs', 'mini_batches', 'micro_batches',
+               'checkpoint_every', 'samples_every'):
+    if config[name] < 1:
+      raise ValueError(f'{name}={config[name]} leaves nothing to do: set it to at least 1')
+  _check_advantage(config)
+  _check_loss(config)
+  pieces = config['mini_batches'] * config['micro_batches']
+  if config['prompts'] % pieces:
+    raise ValueError(f'prompts={config["prompts"]} cannot be split into mini_batches × '
+                     f'micro_batches = {pieces} parts of whole groups: use a multiple of {pieces}')
+  if config['reference_refresh'] and not config['kl_coefficient']:
+    raise ValueError(f'reference_refresh={config["reference_refresh"]} without a reference: set '
+                     'kl_coefficient above 0, or reference_refresh to 0')
+  if not 0 <= config['overlong_buffer'] < config['sampling']['max_new_tokens']:
+    raise ValueError(f'overlong_buffer={config["overlong_buffer"]} leaves no length without a '
+                     'penalty: set it from 0 to below sampling.max_new_tokens='
+                     f'{config["sampling"]["max_new_tokens"]}')
+  if not own_rewards:
+    if not config['rewards']:
+      raise ValueError("rewards is empty: name at least one, as {'number': 1.0, 'format': 1.0}")
+    named_rewards(config['rewards'])
+  for name, evaluation in config['evaluations'].items():
+    evaluate.check(evaluation, f'{where}.evaluations.{name}')
+
+
+def _check_advantage(config: Mapping[str, Any]) -> None:
+  kind = config['advantage']
+  if config['group_size'] == 1 and kind in ('group_relative', 'leave_one_out'):
+    raise ValueError(f"group_size=1 has no group for advantage={kind!r}: use at least 2 completions "
+                     "a prompt, or advantage='batch_normalized', 'reinforce_pp' or 'gae'")
+  level = config['loss']['ratio_level']
+  if kind not in rl_programs.SEQUENCE_ADVANTAGES and level in ('sequence', 'product'):
+    raise ValueError(f"loss.ratio_level={level!r} has one ratio a completion and advantage={kind!r} "
+                     "differs by token: use ratio_level='token' or 'sequence_token'")
+  if config['critic']['source'] and kind != 'gae':
+    raise ValueError(f"critic.source={config['critic']['source']!r} without a critic: set "
+                     "advantage='gae', or critic.source=''")
+
+
+def _check_loss(config: Mapping[str, Any]) -> None:
+  loss, rule = config['loss'], config['kl_controller']['rule']
+  if loss['dual_clip'] and (loss['clip'] != 'ppo' or loss['dual_clip'] <= 1):
+    raise ValueError(f"loss.dual_clip={loss['dual_clip']} with loss.clip={loss['clip']!r} is no "
+                     "bound: set it above 1 with clip='ppo', or to 0")
+  if loss['old_kl_coefficient'] and config['epochs'] * config['mini_batches'] == 1:
+    raise ValueError(f"loss.old_kl_coefficient={loss['old_kl_coefficient']} constrains nothing with "
+                     'one update a rollout: raise epochs or mini_batches, or set it to 0')
+  if config['kl_place'] == 'reward' and not config['kl_coefficient']:
+    raise ValueError("kl_place='reward' without a KL: set kl_coefficient above 0, or kl_place='loss'")
+  if rule != 'fixed' and not (config['kl_coefficient'] or loss['old_kl_coefficient']):
+    raise ValueError(f"kl_controller.rule={rule!r} has no coefficient to adapt: set kl_coefficient "
+                     "or loss.old_kl_coefficient above 0, or rule='fixed'")
