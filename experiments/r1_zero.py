@@ -102,6 +102,7 @@ def _qwen3_0_6b(zero: ConfigDict) -> None:
   for config in zero.evaluations.values():
     config.model.compute_dtype = 'bfloat16'
     config.problems, config.prompts = 1319, 64
+    config.max_prompt_length = 320    # of the longest of GSM8K's test questions
   zero.model.source = 'Qwen3-0.6B-Base'
 
 

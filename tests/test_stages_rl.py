@@ -201,9 +201,10 @@ def test_missing_or_unfit_sources_are_named_before_anything_is_computed(
       'Only 0 of the 64 prompts have at most max_prompt_length=2': dict(max_prompt_length=2),
       'prompt of example 0 has .* tokens and the limit is 2': dict(
           max_prompt_length=2, overlong='error'),
-      'batch_size=65 does not suit a source of 64': dict(prompts=65),
+      'prompts=65 does not suit a source of 64': dict(prompts=65),
       'There is no file .*/data/test.jsonl': dict(evaluations={'x': dict(short, data=tested)}),
-      'batch_size=4 does not suit a source of 3': dict(evaluations={'x': short}),
+      'problems=500, but the test split of .miniature. has only 3 prompts .*lower problems to 3': dict(
+          evaluations={'x': short}),
       'There is no model .*/elsewhere': dict(evaluations={
           'x': runs.evaluation_config(model=dict(source='/elsewhere'))}),
       'has no chat template': dict(template='chat'),

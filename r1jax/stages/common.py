@@ -73,6 +73,13 @@ def find_model(source: str, inputs: Mapping[str, Artifact]) -> str:
   return path
 
 
+def find_tokenizer(source: str, inputs: Mapping[str, Artifact]) -> Tokenizer:
+  """The tokenizer of a model by its source; arguments and errors as of `load_model`."""
+  path = find_model(source, inputs)
+  load = tokenization.tokenizer_from_gguf if path.endswith('.gguf') else tokenization.load_tokenizer
+  return load(path)
+
+
 def load_model(
     source: str, inputs: Mapping[str, Artifact], *, compute_dtype: str, remat: bool,
     mesh: jax.sharding.Mesh,
@@ -82,9 +89,9 @@ def load_model(
   Raises:
     FileNotFoundError, ValueError: there is no such model, or its tokenizer does not fit it.
   """
+  tokenizer = find_tokenizer(source, inputs)
   source = find_model(source, inputs)
   if source.endswith('.gguf'):
-    tokenizer = tokenization.tokenizer_from_gguf(source)
     config, params = gguf.load_gguf(source)
   else:
     with contextlib.ExitStack() as stack:
@@ -93,7 +100,6 @@ def load_model(
         Path(source).copy_to(Path(folder))
         source = folder
       config = huggingface.read_config(source)
-      tokenizer = tokenization.load_tokenizer(source)
       params = huggingface.load_params(source, config)
   tokenizer.check_fits(config.vocab_size)
   model = build(config, compute_dtype=compute_dtype, remat=remat)
@@ -220,12 +226,20 @@ def plain(config: Any) -> Any:
   return [plain(value) for value in config] if isinstance(config, (list, tuple)) else config
 
 
-def prompt_stream(config: Mapping[str, Any], tokenizer: Tokenizer, split: str) -> PromptStream:
-  """The prompts of a stage: fields data, template, prompts, max_prompt_length, overlong, seed."""
+def prompt_stream(
+    config: Mapping[str, Any], tokenizer: Tokenizer, split: str, at_most: int | None = None,
+) -> PromptStream:
+  """The prompts of a stage: fields data, template, prompts, max_prompt_length, overlong, seed.
+
+  A batch has no more than `at_most` prompts, and then no more than there are.
+  """
+  examples, prompts = load_examples(config['data'], split), config['prompts']
+  if at_most is not None:
+    prompts = min(prompts, at_most, len(examples))
   return PromptStream(
-      load_examples(config['data'], split), tokenizer, template=config['template'],
-      batch_size=config['prompts'], max_prompt_length=config['max_prompt_length'],
-      seed=config['seed'], shuffle=split == 'train', overlong=config['overlong'])
+      examples, tokenizer, template=config['template'], prompts=prompts,
+      max_prompt_length=config['max_prompt_length'], seed=config['seed'],
+      shuffle=split == 'train', overlong=config['overlong'])
 
 
 # bfloat16 operations a second of one device, by the makers' data sheets.
