@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
-from r1jax import metrics, models, sharding
+from r1jax import metrics, models, sharding, train_step
+from r1jax import rollout as rollouts
 from r1jax.checkpoint import Checkpointer
 from r1jax.models import huggingface
 from r1jax.stages import evaluate, rl
@@ -283,6 +285,29 @@ def test_pitfall_14_old_means_the_weights_that_sampled(four_updates):
       parts = calls.updates[4 * iteration + 2 * epoch:][:2]
       seen = [row.tobytes() for _, batch, _ in parts for row in batch.old_logprobs]
       assert sorted(seen) == rows
+
+
+def test_pitfall_05_policy_old_and_reference_are_at_the_temperature_of_the_sampler(
+    compiled, tiny, prompts):
+  settings = runs.merged(rl.DEFAULT, dict(
+      prompts=4, group_size=2, kl_coefficient=0.1,
+      sampling=dict(max_new_tokens=6, chunk=6, temperature=0.6, top_p=0.9)))
+  optimizer = optax.sgd(0.0)
+  programs = rl.make_programs(tiny.model, optimizer, settings, (3, 8, 21, 30), 0, lambda: False)
+  rollout = programs.sample(tiny.params, prompts, 0)
+  batch = rollouts.make_batch(rollout, np.arange(8.0), group_size=2, advantage_scale='std')
+  old = programs.score(tiny.params, batch)
+  kept = np.asarray(rollout.mask) > 0
+  # Of the whole distribution; what top-p left of it is another one, and kept apart.
+  np.testing.assert_allclose(old[kept], rollout.behaviour_logprobs[kept], atol=1e-4)
+  assert np.max(np.abs(old - rollout.truncated_logprobs)[kept]) > 0.05
+  state = train_step.init_state(jax.tree.map(jnp.copy, tiny.params), optimizer)
+  _, measured = programs.update(
+      state, dataclasses.replace(batch, old_logprobs=old, reference_logprobs=old),
+      rl.batch_normalizers(batch.completion_mask, 'sequence_mean', 6))
+  for name, want in {'ratio/mean': 1, 'ratio/max': 1, 'kl': 0, 'clip_ratio/low': 0,
+                     'clip_ratio/high': 0, 'sampling/logprob_difference/max': 0}.items():
+    np.testing.assert_allclose(measured[name], want, atol=1e-4, err_msg=name)
 
 
 def test_the_reference_is_a_copy_that_is_replaced_every_few_steps(base, tmp_path, monkeypatch):
