@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import resource
 import threading
 import traceback
 
@@ -231,6 +232,47 @@ def test_a_reward_that_is_no_number_leaves_the_last_checkpoint(base, tmp_path):
   assert runs.last_checkpoint(tmp_path)[0] == 1
   rl.run(config, {}, tmp_path, reward_functions=BYTES)
   assert [record['step'] for record in metrics.read_metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_a_reward_that_fails_between_two_checkpoints_costs_no_iteration(base, tmp_path):
+  config = runs.rl_config(base, rewards={}, steps=3, checkpoint_every=10)
+  judged = []
+
+  def failing(completion, example):
+    judged.append(completion)
+    return 1 / 0 if len(judged) > 8 else runs.by_bytes(completion, example)
+  with pytest.raises(ValueError, match='raised ZeroDivisionError') as caught:
+    rl.run(config, {}, tmp_path / 'failed', reward_functions={'bytes': (failing, 1.0)})
+  assert caught.value.__notes__ == [
+      f'The state after step 2 is saved in {tmp_path}/failed: the same call goes on from there.']
+  for name in ('failed', 'whole'):
+    rl.run(config, {}, tmp_path / name, reward_functions=BYTES)
+  runs.assert_same(tmp_path / 'failed', tmp_path / 'whole')
+
+
+def test_a_full_disk_during_a_save_loses_nothing_that_was_saved(base, tmp_path, monkeypatch):
+  """The limit on a file's size acts as a full disk; it is lifted before the run goes on."""
+  config = runs.rl_config(base, rewards={}, steps=3)
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  save = Checkpointer.save
+
+  def filling_save(self, step, *arguments):
+    self.wait()
+    if step == 2:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 13, hard))
+    save(self, step, *arguments)
+  try:
+    with monkeypatch.context() as patch, pytest.raises(
+        OSError, match='step 2 could not be written .*intact, so mend') as caught:
+      patch.setattr(Checkpointer, 'save', filling_save)
+      rl.run(config, {}, tmp_path / 'full', reward_functions=BYTES)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert '\n' not in str(caught.value)
+  assert runs.last_checkpoint(tmp_path / 'full')[0] == 1
+  for name in ('full', 'whole'):
+    rl.run(config, {}, tmp_path / name, reward_functions=BYTES)
+  runs.assert_same(tmp_path / 'full', tmp_path / 'whole')
 
 
 def test_a_workdir_of_another_config_or_a_torn_checkpoint_is_refused(base, tmp_path):

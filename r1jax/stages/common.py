@@ -69,7 +69,7 @@ def find_model(source: str, inputs: Mapping[str, Artifact]) -> str:
   if not path or not Path(path).exists():
     raise FileNotFoundError(
         f'There is no model {path!r}: name an input stage that trains one, a Hugging Face folder, '
-        "a .gguf file, 'miniature' or 'smollm2'")
+        "a .gguf file, 'miniature' or 'smollm2' as model.source")
   return path
 
 
@@ -143,7 +143,12 @@ def check_data(data: Mapping[str, Any], where: str) -> None:
   """
   check_choice(data.get('name'), DATASETS, f'{where}.name')
   fields = {field: value for field, value in data.items() if field != 'name'}
-  check_config(fields, DATASETS[data['name']][1], where)
+  known = DATASETS[data['name']][1]
+  for field in fields:
+    if field not in known:
+      raise ValueError(f'{where}.{field} is no field of the data {data["name"]!r}: did you mean '
+                       f'{where}.{nearest(field, known)}? (its fields: {", ".join(known)})')
+  check_config(fields, known, where)
 
 
 def load_examples(data: Mapping[str, Any], split: str):

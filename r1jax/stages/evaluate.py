@@ -37,7 +37,7 @@ def check(config: Mapping[str, Any], where: str) -> None:
   common.check_sampling(config['sampling'], f'{where}.sampling')
   for name in ('problems', 'prompts', 'samples'):
     if config[name] < 1:
-      raise ValueError(f'evaluation: {name}={config[name]} leaves nothing to do: use at least 1')
+      raise ValueError(f'{where}.{name}={config[name]} leaves nothing to do: use at least 1')
   named_rewards({config['accuracy']: 1.0})
 
 

@@ -31,7 +31,7 @@ DEFAULT = dict(
 def check(config: Mapping[str, Any], where: str) -> None:
   """Refuses impossible settings before anything is computed."""
   common.check_config(config, DEFAULT, where)
-  sft.check_batches(config)
+  sft.check_batches(config, where)
   common.check_choice(config['preset'], models.PRESETS, f'{where}.preset')
   if config['documents'] < _BLOCK or config['documents'] % _BLOCK:
     raise ValueError(f'{where}.documents={config["documents"]} is no multiple of {_BLOCK}: '

@@ -130,20 +130,22 @@ def check(config: Mapping[str, Any], where: str, *, own_rewards: bool = False) -
   for name in ('steps', 'prompts', 'group_size', 'epochs', 'mini_batches', 'micro_batches',
                'checkpoint_every', 'samples_every'):
     if config[name] < 1:
-      raise ValueError(f'{name}={config[name]} leaves nothing to do: set it to at least 1')
+      raise ValueError(
+          f'{where}.{name}={config[name]} leaves nothing to do: set it to at least 1')
   if config['group_size'] == 1 and config['advantage_scale'] == 'std':
-    raise ValueError("group_size=1 has no standard deviation for advantage_scale='std': use at "
+    raise ValueError(f"{where}.group_size=1 has no standard deviation for advantage_scale='std': use at "
                      "least 2 completions a prompt, or advantage_scale='none'")
   pieces = config['mini_batches'] * config['micro_batches']
   if config['prompts'] % pieces:
-    raise ValueError(f'prompts={config["prompts"]} cannot be split into mini_batches × '
+    raise ValueError(f'{where}.prompts={config["prompts"]} cannot be split into mini_batches × '
                      f'micro_batches = {pieces} parts of whole groups: use a multiple of {pieces}')
   if config['reference_refresh'] and not config['kl_coefficient']:
-    raise ValueError(f'reference_refresh={config["reference_refresh"]} without a reference: set '
+    raise ValueError(f'{where}.reference_refresh={config["reference_refresh"]} without a reference: set '
                      'kl_coefficient above 0, or reference_refresh to 0')
   if not own_rewards:
     if not config['rewards']:
-      raise ValueError("rewards is empty: name at least one, as {'number': 1.0, 'format': 1.0}")
+      raise ValueError(
+          f"{where}.rewards is empty: name at least one, as {{'number': 1.0, 'format': 1.0}}")
     named_rewards(config['rewards'])
   for name, evaluation in config['evaluations'].items():
     evaluate.check(evaluation, f'{where}.evaluations.{name}')
@@ -277,7 +279,13 @@ class _Trainer:
       if self.reference is not None:
         reference = self.programs.score(self.reference, unscored)
     with watch('rewards'):
-      rewards = pending.collect()
+      try:
+        rewards = pending.collect()
+      except Exception as error:
+        self._save()
+        error.add_note(f'The state after step {self._steps_done()} is saved in {self.workdir}: '
+                       'the same call goes on from there.')
+        raise
     self.batch = sharding.place(
         dataclasses.replace(make(rewards.total), old_logprobs=old, reference_logprobs=reference),
         self.mesh, batch=True)
