@@ -245,6 +245,7 @@ def test_a_reward_that_fails_between_two_checkpoints_costs_no_iteration(base, tm
     rl.run(config, {}, tmp_path / 'failed', reward_functions={'bytes': (failing, 1.0)})
   assert caught.value.__notes__ == [
       f'The state after step 2 is saved in {tmp_path}/failed: the same call goes on from there.']
+  assert runs.last_checkpoint(tmp_path / 'failed')[0] == 2
   for name in ('failed', 'whole'):
     rl.run(config, {}, tmp_path / name, reward_functions=BYTES)
   runs.assert_same(tmp_path / 'failed', tmp_path / 'whole')
