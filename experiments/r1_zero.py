@@ -52,7 +52,9 @@ def evaluation(zero: ConfigDict, **fields) -> ConfigDict:
 
 
 def _tiny(zero: ConfigDict) -> None:
-  zero.data = ConfigDict(dict(name='miniature', size=20_000, seed=0, min_steps=5, max_steps=8))
+  zero.data = ConfigDict(dict(
+      name='miniature', size=20_000, seed=0, min_steps=5, max_steps=8,
+      cache=''))    # a folder keeps the problems as a TFDS dataset
   zero.max_prompt_length = 48
   zero.prompts, zero.group_size = 16, 16
   zero.steps = 50

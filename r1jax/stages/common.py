@@ -107,8 +107,11 @@ def load_model(
   return LoadedModel(model, params, tokenizer)
 
 
-def _miniature(split, *, size, seed, min_steps, max_steps):
-  return miniature.calculations(split, size, seed=seed, min_steps=min_steps, max_steps=max_steps)
+def _miniature(split, *, size, cache, **settings):
+  if not cache:    # made anew in memory, which takes less time than reading
+    return miniature.calculations(split, size, **settings)
+  from r1jax.data.miniature_records import calculations_source
+  return calculations_source(split, size, data_dir=cache, **settings)
 
 
 def _gsm8k(split, *, folder, cache):
@@ -126,9 +129,9 @@ def _reasoning_gym(split, *, task, size, seed):
   return reasoning_gym_source(task, size, 2 * seed + (split == 'test'))
 
 
-# Name -> (loader of a split, the fields that `data` has besides its name, with defaults).
+# Name -> (loader of a split, the fields that `data` may have besides its name, with defaults).
 DATASETS: dict[str, tuple[Callable, dict[str, Any]]] = {
-    'miniature': (_miniature, dict(size=10_000, seed=0, min_steps=5, max_steps=8)),
+    'miniature': (_miniature, dict(size=10_000, seed=0, min_steps=5, max_steps=8, cache='')),
     'gsm8k': (_gsm8k, dict(folder='', cache='')),
     'jsonl': (_jsonl, dict(folder='')),
     'reasoning_gym': (_reasoning_gym, dict(task='chain_sum', size=10_000, seed=0)),
@@ -148,13 +151,14 @@ def check_data(data: Mapping[str, Any], where: str) -> None:
     if field not in known:
       raise ValueError(f'{where}.{field} is no field of the data {data["name"]!r}: did you mean '
                        f'{where}.{nearest(field, known)}? (its fields: {", ".join(known)})')
-  check_config(fields, known, where)
+  check_config(known | fields, known, where)
 
 
 def load_examples(data: Mapping[str, Any], split: str):
   """A random-access source of {'question', 'answer', ...} by the `data` part of a config."""
-  load, _ = DATASETS[data['name']]
-  return load(split, **{field: value for field, value in data.items() if field != 'name'})
+  load, defaults = DATASETS[data['name']]
+  return load(split, **defaults | {
+      field: value for field, value in data.items() if field != 'name'})
 
 
 def nearest(word: str, words) -> str:
