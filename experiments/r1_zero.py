@@ -71,7 +71,7 @@ def _tiny(zero: ConfigDict) -> None:
     zero.evaluations[f'base{name} forced to think'] = evaluation(zero, **base, **thinking, **fields)
     zero.evaluations[f'trained{name}'] = evaluation(zero, **fields)
   for config in zero.evaluations.values():
-    config.data.size = 500
+    config.data.size, config.max_prompt_length = 500, 64    # which 12 steps need
     config.sampling.max_new_tokens = 160
 
 

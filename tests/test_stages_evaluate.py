@@ -91,7 +91,7 @@ def test_a_batch_larger_than_the_rest_is_cut(base, tmp_path):
 
 def test_a_batch_never_has_more_prompts_than_there_are_problems(base, tmp_path):
   """The data have three problems, eight are drawn at a time: three are drawn."""
-  config = stage_config(base, problems=3, prompts=8, data=dict(size=3))
+  config = stage_config(base, problems=3, prompts=8, data=dict(size=3), max_prompt_length=64)
   evaluate.run(config, {}, tmp_path)
   lines = (tmp_path / 'evaluations' / 'evaluate.jsonl').read_text().splitlines()
   assert len({json.loads(line)['prompt'] for line in lines}) == 3
@@ -108,7 +108,7 @@ def test_no_problem_is_counted_twice(base, tmp_path, monkeypatch):
   limit = sorted(lengths)[len(lengths) // 2]
   fitting = sum(length <= limit for length in lengths)
   assert 0 < fitting < 64
-  for fields, found in ((dict(problems=65), 64),
+  for fields, found in ((dict(problems=65, max_prompt_length=64), 64),
                         (dict(problems=fitting + 1, max_prompt_length=limit), fitting)):
     config = stage_config(base, **fields)
     with pytest.raises(ValueError, match=f'problems={fields["problems"]}, but the test split of '
