@@ -3,10 +3,10 @@ import re
 import runpy
 import subprocess
 import sys
+import types
 
 import pytest
 import runs
-import setuptools
 
 
 @pytest.fixture(scope='module')
@@ -15,7 +15,9 @@ def arguments():
   told = {}
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(runs.ROOT)
-    patch.setattr(setuptools, 'setup', lambda **keywords: told.update(keywords))
+    # An environment of Python 3.12 has no setuptools.
+    patch.setitem(sys.modules, 'setuptools', types.SimpleNamespace(
+        find_packages=lambda **_: [], setup=lambda **keywords: told.update(keywords)))
     runpy.run_path('setup.py')
   return told
 
