@@ -52,7 +52,9 @@ def evaluation(zero: ConfigDict, **fields) -> ConfigDict:
 
 
 def _tiny(zero: ConfigDict) -> None:
-  zero.data = ConfigDict(dict(name='miniature', size=20_000, seed=0, min_steps=5, max_steps=8))
+  zero.data = ConfigDict(dict(
+      name='miniature', size=20_000, seed=0, min_steps=5, max_steps=8,
+      cache=''))    # a folder keeps the problems as a TFDS dataset
   zero.max_prompt_length = 48
   zero.prompts, zero.group_size = 16, 16
   zero.steps = 50
@@ -69,7 +71,7 @@ def _tiny(zero: ConfigDict) -> None:
     zero.evaluations[f'base{name} forced to think'] = evaluation(zero, **base, **thinking, **fields)
     zero.evaluations[f'trained{name}'] = evaluation(zero, **fields)
   for config in zero.evaluations.values():
-    config.data.size = 500
+    config.data.size, config.max_prompt_length = 500, 64    # which 12 steps need
     config.sampling.max_new_tokens = 160
 
 
@@ -102,6 +104,7 @@ def _qwen3_0_6b(zero: ConfigDict) -> None:
   for config in zero.evaluations.values():
     config.model.compute_dtype = 'bfloat16'
     config.problems, config.prompts = 1319, 64
+    config.max_prompt_length = 320    # of the longest of GSM8K's test questions
   zero.model.source = 'Qwen3-0.6B-Base'
 
 

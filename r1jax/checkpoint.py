@@ -12,9 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
+import re
 import tempfile
 from typing import Any
 
@@ -150,8 +153,13 @@ class Checkpointer:
         for name in templates:
           (folder / name).copy_to(Path(stage) / name)
         folder = Path(stage)
-      with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
-        restored = orbax.restore(str(folder), args=ocp.args.Composite(**args))
+      try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
+          restored = orbax.restore(str(folder), args=ocp.args.Composite(**args))
+      except Exception as error:   # Orbax raises no narrower one
+        raise ValueError(
+            f'the checkpoint {self.directory / step} cannot be read ({_cause(error)}): mend that '
+            f'or, if its files are damaged, {self._without(step)}') from error
     return {name: restored[name]['tree'] for name in templates}
 
   def _record(self, step: int) -> dict:
@@ -167,10 +175,13 @@ class Checkpointer:
       raise self._torn(step, f'{_MARKER} cannot be read') from error
 
   def _torn(self, step: int, why: str) -> ValueError:
+    return ValueError(f'the checkpoint {self.directory / step} is torn ({why}): '
+                      f'{self._without(step)}')
+
+  def _without(self, step: int) -> str:
     before = max((other for other in self.steps() if other < step), default=None)
     rest = 'start anew' if before is None else f'go on from step {before}'
-    return ValueError(f'the checkpoint {self.directory / step} is torn ({why}): '
-                      f'remove that folder to {rest}')
+    return f'remove that folder to {rest}'
 
   def _commit(self, step: int, folder: Path, record: dict, stage) -> None:
     """In the background: waits for Orbax, makes the folder a checkpoint, removes the oldest."""
@@ -192,10 +203,10 @@ class Checkpointer:
         stage.cleanup()
 
   def _failure(self, step: int, error: Exception) -> OSError:
-    self._clean()
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    with contextlib.suppress(OSError):   # where Orbax still writes; the next save cleans up
+      self._clean()
     return OSError(f'the checkpoint of step {step} could not be written to {self.directory} '
-                   f'({reason}): those before it are intact, so mend that and run again')
+                   f'({_cause(error)}): those before it are intact, so mend that and run again')
 
   def _clean(self) -> None:
     """Removes the folders of saves that were never completed."""
@@ -203,6 +214,15 @@ class Checkpointer:
       for path in self.directory.iterdir():
         if path.name.split('.')[0].isdigit() and not (path / _MARKER).exists():
           path.remove()
+
+
+def _cause(error: BaseException) -> str:
+  """What the innermost of chained errors says, in short."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  code = re.search(r"os_error_code='(\d+)'", str(error))   # as TensorStore ends a long story
+  return os.strerror(int(code[1])) if code else (
+      str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _describe(tree: PyTree) -> dict[str, str]:

@@ -4,6 +4,7 @@ Any field is overridden by --config.stages.<stage>.<field>=<value>. Started agai
 command, a run goes on where it was; SIGTERM and Ctrl-C make it save its state first.
 """
 import os
+import re
 import signal
 import sys
 
@@ -14,7 +15,6 @@ _MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4294967296', 'MALLOC_TRIM_THRESHOLD_': '85
 def main() -> None:
   """Parses flags and runs the pipeline; ends with one sentence on an error a user can mend."""
   from absl import app, flags
-  from absl import logging as absl_logging
   from ml_collections import config_flags
   flag = config_flags.DEFINE_config_file('config', help_string='experiment file, as file.py:size')
   workdir = flags.DEFINE_string('workdir', None, 'where the run is kept: a folder or a bucket')
@@ -27,7 +27,8 @@ def main() -> None:
     import jax
     from r1jax import pipeline
     from r1jax.stages.common import StopRequested
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    if 'R1JAX_TRACEBACK' not in os.environ:
+      _quieten_libraries()
     if cache.value:
       jax.config.update('jax_compilation_cache_dir', cache.value)
       jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
@@ -40,8 +41,8 @@ def main() -> None:
     except StopRequested as stop:
       print(stop, flush=True)
       sys.exit(128 + (asked[0] if asked else signal.SIGTERM))
-    except (ValueError, OSError) as error:
-      _end(error, str(error))
+    except (ValueError, OSError, ImportError) as error:
+      _end(error, _sentence(error))
 
   def parse(arguments: list[str]) -> list[str]:
     try:
@@ -60,14 +61,44 @@ def _end(error: Exception, sentence: str) -> None:
   sys.exit(f'r1jax: {sentence} (R1JAX_TRACEBACK=1 shows where)')
 
 
+def _quieten_libraries() -> None:
+  """Leaves to one sentence at the end what libraries would log and their threads cannot raise."""
+  from absl import logging
+  logging.set_verbosity(logging.FATAL)
+  sys.unraisablehook = lambda unraisable: None
+
+
+def _sentence(error: Exception) -> str:
+  said = str(error)
+  if isinstance(error, OSError) and error.filename:
+    said = f'{error.filename}: {error.strerror}'
+  return ' '.join([said, *getattr(error, '__notes__', ())])
+
+
+# How Python and absl say that a flag's value is of the wrong type, and what a person would say.
+_ILL_TYPED = {'invalid literal for int': 'a whole number', 'could not convert string': 'a number',
+              'Non-boolean argument': 'true or false'}
+
+
 def _flag_sentence(error: Exception) -> str:
   """What is wrong, of an error in which ml_collections may have wrapped others."""
   while error.args and isinstance(error.args[0], Exception):
     error = error.args[0]
-  lines = [line.strip() for line in str(*error.args[:1]).splitlines() if line.strip()]
+  said = str(*error.args[:1])
   if isinstance(error, (AttributeError, KeyError)):
-    return f'the config has no field {". ".join(lines)}'
-  return lines[-1]
+    field, _, hint = said.strip().partition('\n')
+    near = re.search('mean "(.*?)"', hint)
+    argument = next((argument for argument in sys.argv
+                     if field.strip('\'"') in argument.partition('=')[0].split('.')), field)
+    return (f'{argument} names no field of the config: ' +
+            (f'did you mean {near[1]!r}?' if near else 'see the experiment file for its fields'))
+  flag, _, reason = said.removeprefix('flag ').partition(': ')
+  if reason.endswith('must have a value other than None.'):
+    return f'{flag.removesuffix("=None")} is missing: give --config=FILE and --workdir=FOLDER'
+  for words, wanted in _ILL_TYPED.items():
+    if words in reason:
+      return f'{flag} is of the wrong type: give {wanted}'
+  return re.sub(r'^\w+Error: ', '', [line.strip() for line in said.splitlines() if line.strip()][-1])
 
 
 def restart_with_allocator() -> None:

@@ -85,7 +85,7 @@ class Path:
       os.replace(partial, self._root)
     except OSError as error:
       Path(partial).remove()
-      raise OSError(error.errno, f'{error.strerror}; mend that or choose another workdir for',
+      raise OSError(error.errno, f'{error.strerror}; mend that or choose another workdir',
                     self._root) from error
 
   def write_text(self, text: str) -> None:

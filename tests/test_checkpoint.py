@@ -168,6 +168,25 @@ def test_a_torn_checkpoint_is_refused_with_the_mend(tmp_path, damage):
       saver.read_meta(2)
 
 
+def test_damage_that_keeps_a_files_size_is_told_with_the_mend(tmp_path):
+  items = {'params': {'w': jax.random.normal(jax.random.key(0), (1 << 14,))}}
+  with Checkpointer(tmp_path) as saver:
+    saver.save(1, items, {})
+    saver.save(2, items, {})
+    saver.wait()
+    files = [path for path in (tmp_path / '2' / 'params').rglob('*') if path.is_file()]
+    damaged = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(damaged.read_bytes())
+    middle = len(content) // 2
+    content[middle - 500:middle + 500] = bytes(1000)
+    damaged.write_bytes(content)
+    with pytest.raises(ValueError, match='2 cannot be read .*: mend that or, if its files are '
+                       'damaged, remove that folder to go on from step 1') as caught:
+      saver.restore(2, items)
+    assert '\n' not in str(caught.value)
+    assert_bit_equal(saver.restore(1, items), items)
+
+
 def test_a_full_disk_leaves_the_step_before_and_speaks_at_the_next_call(tmp_path):
   """The limit on a file's size makes the real writer fail as a full disk does."""
   big = {'w': jax.random.normal(jax.random.key(0), (1 << 16,))}
@@ -182,12 +201,27 @@ def test_a_full_disk_leaves_the_step_before_and_speaks_at_the_next_call(tmp_path
         saver.save(3, {'params': big}, {})
     finally:
       resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert '\n' not in str(caught.value)
+    assert '\n' not in str(caught.value) and '(File too large)' in str(caught.value)
     assert saver.steps() == [1] and os.listdir(tmp_path) == ['1']
     assert_bit_equal(saver.restore(1, {'params': big})['params'], big)
     saver.save(3, {'params': big}, {})
     saver.wait()
     assert saver.steps() == [1, 3]
+
+
+def test_what_cannot_be_cleaned_up_after_a_full_disk_hides_nothing(tmp_path, monkeypatch):
+  """Orbax may still be writing into the folder that is to be removed."""
+  def full(path, content):
+    raise OSError(28, 'No space left on device', str(path))
+
+  def busy(path):
+    raise OSError(39, 'Directory not empty', str(path))
+  saver = Checkpointer(tmp_path)
+  monkeypatch.setattr(Path, 'write_bytes', full)
+  saver.save(1, {'params': {'w': jnp.ones(3)}}, {})
+  monkeypatch.setattr(Path, 'remove', busy)
+  with pytest.raises(OSError, match='step 1 could not be written .*No space left on device'):
+    saver.close()
 
 
 def test_a_full_disk_at_the_last_file_is_no_checkpoint(directory, monkeypatch):

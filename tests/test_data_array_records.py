@@ -13,7 +13,9 @@ def test_rows_keep_their_order_and_text(tmp_path):
   folder = array_records.prepare_array_record(
       'sums', {'train': rows(50), 'test': rows(3)}, ('question', 'answer'), tmp_path)
   source = array_records.read_array_record(folder, 'train')
-  assert [source[i] for i in range(len(source))] == rows(50)
+  assert list(source) == [source[i] for i in range(len(source))] == rows(50)
+  with pytest.raises(IndexError):
+    source[50]
   tail = array_records.read_array_record(folder, 'test[1:]')
   assert [tail[i] for i in range(len(tail))] == rows(3)[1:]
   with pytest.raises(ValueError, match="'val': it has .*train"):

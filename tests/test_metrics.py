@@ -155,7 +155,7 @@ def test_live_progress_on_a_terminal():
 
 
 @pytest.mark.parametrize('terminal', [True, False])
-def test_samples_are_plain_text_whatever_a_model_wrote(terminal):
+def test_pitfall_19_samples_are_shown_as_plain_text_whatever_a_model_wrote(terminal):
   hostile = '[b]x[/] [/no] :smile: \x1b[2J\x1b]0;t\x07 \r over \u202e \x9b \ud800 中 | {a}'
   out = io.StringIO()
   console = rich.console.Console(file=out, force_terminal=terminal, color_system=None, width=30)

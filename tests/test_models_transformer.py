@@ -16,7 +16,7 @@ def forward(tiny):
   return lambda *arrays: np.asarray(run(*(np.asarray(x, np.int32) for x in arrays)))
 
 
-def test_packed_documents_are_as_if_alone_wherever_they_stand(forward):
+def test_pitfall_04_packed_and_padded_documents_are_as_if_alone(forward):
   rng = np.random.default_rng(0)
   one, other = rng.integers(0, 40, 4), rng.integers(0, 40, 3)
   tokens, positions, segments = rng.integers(0, 40, (5, 10)), np.zeros((5, 10)), np.zeros((5, 10))

@@ -212,7 +212,7 @@ class FuzzPool:
 
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(TEXTS, TEXTS | st.sampled_from(('42', r'\sqrt{2}', 'A', 'x = 1')), st.booleans())
-def test_no_text_crashes_a_reward_or_scores_anything_but_0_or_1(text, gold, truncated):
+def test_pitfall_15_no_text_crashes_a_reward_or_scores_anything_but_0_or_1(text, gold, truncated):
   workers.use_pool(FuzzPool())
   for function in REWARDS:
     assert reward(function, text, gold, truncated=truncated) in (None, 0.0, 1.0)

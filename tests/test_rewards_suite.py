@@ -87,7 +87,7 @@ def test_pitfall_16_workers_answer_in_order_and_one_that_hangs_costs_only_itself
 @pytest.mark.parametrize('value', [
     math.nan, math.inf, -math.inf, np.float32('nan'), '1', [1.0], 1j, np.zeros(2), 10**400],
     ids=lambda value: repr(value)[:20])
-def test_what_is_no_finite_number_is_refused_by_name(value):
+def test_pitfall_07_what_is_no_finite_number_is_refused_by_name(value):
   with pytest.raises(ValueError, match="^Reward function 'mine' returned .* for completion 1: let"):
     compute({'mine': (lambda c, e: value if c.text else 0.0, 1.0)}, ['', 'x', ''])
 

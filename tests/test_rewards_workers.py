@@ -43,7 +43,7 @@ def stand_in(monkeypatch):
 
 @pytest.mark.parametrize('death, timeouts', [
     ('crash', 0), ('kill', 0), ('alarm', 1), ('hang', 1)])
-def test_a_death_scores_0_is_counted_and_the_worker_replaced(
+def test_pitfall_15_a_death_scores_0_is_counted_and_the_worker_replaced(
     stand_in, monkeypatch, death, timeouts):
   with workers.WorkerPool(num_workers=1, timeout_s=60.0) as pool:
     first = pool.equivalent('pid', '')

@@ -66,8 +66,9 @@ REWARDS = Rewards(
 
 
 def test_rewards_of_several_passes_are_joined_and_split_again():
-  later = Rewards(REWARDS.total + 1, {name: values + 1 for name, values in
-                                      REWARDS.components.items()}, {'unjudged/number': 1, 'timeouts': 0})
+  later = Rewards(
+      REWARDS.total + 1, {name: values + 1 for name, values in REWARDS.components.items()},
+      {'unjudged/number': 1, 'timeouts': 0})
   joined = rollouts.join_rewards([REWARDS, later])
   assert joined.counters == {'unjudged/number': 3, 'timeouts': 3}
   for part, want in zip(rollouts.split_rewards(joined, 2), (REWARDS, later)):

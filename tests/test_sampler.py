@@ -243,6 +243,6 @@ def test_tokens_that_tie_with_the_last_one_kept_are_kept_too():
 @pytest.mark.parametrize('name, value', [
     ('temperature', -1), ('temperature', float('nan')), ('temperature', '1'), ('top_p', 0),
     ('top_p', 1.5), ('top_p', None), ('min_p', 2), ('top_k', -1)])
-def test_settings_out_of_range_are_refused(name, value):
+def test_pitfall_13_settings_out_of_range_are_refused_and_never_greedy(name, value):
   with pytest.raises(ValueError, match=f'sampling: {name}={value!r}'):
     Sampling(**{name: value})

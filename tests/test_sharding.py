@@ -134,6 +134,21 @@ def test_pitfall_01_eight_devices_give_the_loss_and_gradients_of_one(
   assert_equal_to(alone, got)
 
 
+@pytest.mark.parametrize('aggregation', losses.AGGREGATIONS)
+def test_pitfall_01_every_aggregation_is_the_same_on_eight_devices(mesh, batch, aggregation):
+  @jax.jit
+  def gradient(logprobs, batch):
+    return jax.value_and_grad(lambda x: losses.grpo_loss(
+        x, batch.old_logprobs, batch.advantages, batch.completion_mask, aggregation=aggregation,
+        reference_logprobs=batch.reference_logprobs, kl_coefficient=0.2)[0])(logprobs)
+  want = gradient(batch.behaviour_logprobs, batch)
+  with sharding.use(mesh):
+    placed = sharding.place(batch, mesh, batch=True)
+    got = gradient(placed.behaviour_logprobs, placed)
+  assert got[1].sharding.device_set == set(DEVICES) and np.abs(want[1]).max() > 0.01
+  assert_equal_to(want, got)
+
+
 def test_pitfall_01_the_order_of_groups_changes_nothing(gradient, alone, tiny, batch):
   order = np.array([2, 0, 3, 1])
 

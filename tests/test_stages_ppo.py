@@ -59,9 +59,10 @@ def test_pitfall_20_ppo_that_was_stopped_anywhere_ends_as_if_it_was_not(ppo, bas
 
 
 def test_a_critic_begins_as_its_source(base, tmp_path):
+  config = runs.rl_config(base, **PPO)
+  config['critic']['source'] = f'{tmp_path}/nowhere'
   with pytest.raises(FileNotFoundError, match='There is no model .*/nowhere'):
-    rl.run(runs.rl_config(base, **runs.merged(PPO, dict(critic=dict(source=f'{tmp_path}/nowhere')))),
-           {}, tmp_path / 'run', reward_functions=BYTES)
+    rl.run(config, {}, tmp_path / 'run', reward_functions=BYTES)
 
 
 # Credit.

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import resource
 import threading
 import traceback
 
@@ -29,7 +30,8 @@ class Recorder:
   """Wraps a run's device programs: what each was called with, parameters as bytes."""
 
   def __init__(self, monkeypatch):
-    self.samples, self.iterations, self.scores, self.updates = [], [], [], []
+    self.samples, self.iterations, self.scores = [], [], []
+    self.updates, self.measured = [], []
     make_programs = rl_programs.make_programs
 
     def wrapped(*arguments):
@@ -51,6 +53,7 @@ class Recorder:
         kept = jax.tree.map(np.asarray, batch)
         state, measured = programs.update(state, batch, normalizers)
         self.updates.append((before, kept, in_bytes(state.params)))
+        self.measured.append(jax.device_get(measured))
         return state, measured
 
       return programs._replace(sample=sample, score=score, update=update)
@@ -133,7 +136,8 @@ REFUSED = {
     'no fields': (dict(optimizer=3), 'optimizer=3 must hold fields'),
     'nothing to do': (dict(steps=0), 'steps=0 leaves nothing to do'),
     'a group of one': (dict(group_size=1), "group_size=1 .*'reinforce_pp' or 'gae'"),
-    'none to leave out': (dict(group_size=1, advantage='leave_one_out'), 'group_size=1 .*at least 2'),
+    'none to leave out': (dict(group_size=1, advantage='leave_one_out'),
+                          'group_size=1 .*at least 2'),
     'parts of groups': (dict(prompts=6, mini_batches=2, micro_batches=2), 'a multiple of 4'),
     'reward': (dict(rewards={'formt': 1.0}), "'formt': did you mean 'format'"),
     'no reward': (dict(rewards={}), 'rewards is empty'),
@@ -212,9 +216,10 @@ def test_missing_or_unfit_sources_are_named_before_anything_is_computed(
       'Only 0 of the 64 prompts have at most max_prompt_length=2': dict(max_prompt_length=2),
       'prompt of example 0 has .* tokens and the limit is 2': dict(
           max_prompt_length=2, overlong='error'),
-      'batch_size=65 does not suit a source of 64': dict(prompts=65),
+      'prompts=65 does not suit a source of 64': dict(prompts=65),
       'There is no file .*/data/test.jsonl': dict(evaluations={'x': dict(short, data=tested)}),
-      'batch_size=4 does not suit a source of 3': dict(evaluations={'x': short}),
+      'problems=500, but the test split of .miniature. has only 3 prompts .*lower problems to 3': dict(
+          evaluations={'x': short}),
       'There is no model .*/elsewhere': dict(evaluations={
           'x': runs.evaluation_config(model=dict(source='/elsewhere'))}),
       'has no chat template': dict(template='chat'),
@@ -241,6 +246,49 @@ def test_a_reward_that_is_no_number_leaves_the_last_checkpoint(base, tmp_path):
   assert [record['step'] for record in metrics.read_metrics(tmp_path)] == [1, 2, 3]
 
 
+def test_a_reward_that_fails_between_two_checkpoints_costs_no_iteration(base, tmp_path):
+  config = runs.rl_config(base, rewards={}, steps=3, checkpoint_every=10)
+  judged = []
+
+  def failing(completion, example):
+    judged.append(completion)
+    return 1 / 0 if len(judged) > 8 else runs.by_bytes(completion, example)
+  with pytest.raises(ValueError, match='raised ZeroDivisionError') as caught:
+    rl.run(config, {}, tmp_path / 'failed', reward_functions={'bytes': (failing, 1.0)})
+  assert caught.value.__notes__ == [
+      f'The state after step 2 is saved in {tmp_path}/failed: the same call goes on from there.']
+  assert runs.last_checkpoint(tmp_path / 'failed')[0] == 2
+  for name in ('failed', 'whole'):
+    rl.run(config, {}, tmp_path / name, reward_functions=BYTES)
+  runs.assert_same(tmp_path / 'failed', tmp_path / 'whole')
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')    # of TensorStore
+def test_a_full_disk_during_a_save_loses_nothing_that_was_saved(base, tmp_path, monkeypatch):
+  """The limit on a file's size acts as a full disk; it is lifted before the run goes on."""
+  config = runs.rl_config(base, rewards={}, steps=3)
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  save = Checkpointer.save
+
+  def filling_save(self, step, *arguments):
+    self.wait()
+    if step == 2:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 13, hard))
+    save(self, step, *arguments)
+  try:
+    with monkeypatch.context() as patch, pytest.raises(
+        OSError, match='step 2 could not be written .*intact, so mend') as caught:
+      patch.setattr(Checkpointer, 'save', filling_save)
+      rl.run(config, {}, tmp_path / 'full', reward_functions=BYTES)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert '\n' not in str(caught.value)
+  assert runs.last_checkpoint(tmp_path / 'full')[0] == 1
+  for name in ('full', 'whole'):
+    rl.run(config, {}, tmp_path / name, reward_functions=BYTES)
+  runs.assert_same(tmp_path / 'full', tmp_path / 'whole')
+
+
 def test_a_workdir_of_another_config_or_a_torn_checkpoint_is_refused(base, tmp_path):
   config = runs.rl_config(base, steps=1)
   rl.run(config, {}, tmp_path, reward_functions=BYTES)
@@ -262,9 +310,10 @@ def test_a_workdir_of_another_config_or_a_torn_checkpoint_is_refused(base, tmp_p
 @pytest.fixture(scope='module')
 def four_updates(base, tmp_path_factory):
   """The calls of a run with two rollouts of four updates each, and no reference."""
+  sampling = dict(temperature=0.6, top_p=0.9)
   with pytest.MonkeyPatch.context() as patch:
     calls = Recorder(patch)
-    rl.run(runs.rl_config(base, steps=8, epochs=2, mini_batches=2), {},
+    rl.run(runs.rl_config(base, steps=8, epochs=2, mini_batches=2, sampling=sampling), {},
            tmp_path_factory.mktemp('four_updates'), reward_functions=BYTES)
   return calls
 
@@ -295,10 +344,23 @@ def test_pitfall_14_old_means_the_weights_that_sampled(four_updates):
       assert sorted(seen) == rows
 
 
+def test_pitfall_05_policy_and_old_are_at_the_temperature_of_the_sampler(four_updates):
+  calls = four_updates
+  for iteration, (_, rollout) in enumerate(calls.samples):
+    measured = calls.measured[4 * iteration]     # of the update that begins with the old policy
+    for name, want in {'ratio/mean': 1, 'ratio/max': 1, 'clip_ratio/low': 0, 'clip_ratio/high': 0,
+                       'sampling/logprob_difference/max': 0}.items():
+      np.testing.assert_allclose(measured[name], want, atol=1e-4, err_msg=name)
+    # What top-p left to draw from is another distribution, and kept apart.
+    mask, old = np.asarray(rollout.mask) > 0, calls.scores[iteration][1]
+    assert np.max(np.abs(old - rollout.truncated_logprobs)[mask]) > 0.05
+
+
 def test_the_reference_is_a_copy_that_is_replaced_every_few_steps(base, tmp_path, monkeypatch):
   calls = Recorder(monkeypatch)
-  rl.run(runs.rl_config(base, steps=5, kl_coefficient=0.1, reference_refresh=2), {}, tmp_path,
-         reward_functions=BYTES)
+  config = runs.rl_config(base, steps=5, kl_coefficient=0.1, reference_refresh=2,
+                          sampling=dict(temperature=0.6))
+  rl.run(config, {}, tmp_path, reward_functions=BYTES)
   policies = [params for params, _ in calls.samples]
   assert len(set(map(repr, policies))) == 5
   # Of iterations 0 to 4; the reference is replaced after steps 2 and 4.

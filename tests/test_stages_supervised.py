@@ -35,7 +35,7 @@ def samples_of(inputs):
 # Supervised fine-tuning.
 
 
-def test_only_completions_and_their_end_are_learnt(base, drawn):
+def test_pitfall_03_only_completions_and_their_end_are_learnt(base, drawn):
   tokenizer = load_tokenizer(base)
   samples = samples_of(drawn)
   rows = sft.pack_samples(samples, tokenizer, 64, 'error')

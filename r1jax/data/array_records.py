@@ -49,6 +49,7 @@ def prepare_array_record(
     def _generate_examples(self, rows):
       yield from enumerate(rows)
 
+  tfds.disable_progress_bar()   # a bar for each split and shard, of what takes a moment
   TextBuilder.name = name
   builder = TextBuilder(data_dir=os.fspath(storage.Path(data_dir)), file_format='array_record')
   builder.download_and_prepare()
@@ -85,4 +86,6 @@ class TextSource:
     return len(self._rows)
 
   def __getitem__(self, index: int) -> dict[str, str]:
+    if not 0 <= index < len(self):
+      raise IndexError(f'Row {index} of {len(self)}.')
     return {key: value.decode() for key, value in self._rows[index].items()}

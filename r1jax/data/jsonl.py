@@ -41,6 +41,9 @@ def _example(line: bytes) -> dict[str, Any]:
     row = json.loads(line.decode('utf-8'))
   except UnicodeDecodeError as error:
     raise ValueError(f'byte {error.start + 1} is not UTF-8, save the file as UTF-8') from None
+  except json.JSONDecodeError as error:
+    raise ValueError(
+        f'this is no JSON (column {error.colno}: {error.msg}), write one object a line') from None
   except (ValueError, RecursionError) as error:
     raise ValueError(f'this is no JSON ({error}), write one object a line') from None
   if not isinstance(row, dict):

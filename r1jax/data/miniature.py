@@ -1,10 +1,10 @@
 """The miniature's world: calculations that need steps, general tasks, and the corpus of its base.
 
-A question is a chain of small operations, to be done from left to right, in English or Chinese.
-One step (a number below 100 and a digit) is easy to learn; the whole cannot be had at once, since
-multiplications make every step depend on the one before it. The corpus shows what a raw web-like
-base would have seen: mostly answers given at once (right ones, for a reader who cannot see why),
-some written-out chains, loose formats, languages mixed within a chain, some marked
+A question is a chain of small operations, to be done from left to right with every result cut to
+its last two digits, in English or Chinese. One step (a number below 100 and a digit) is easy to
+learn; the whole cannot be had at once, since each step scatters what the one before it gave. The
+corpus shows what a raw web-like base would have seen: mostly answers given at once (right ones, for
+a reader who cannot see why), some written-out chains, loose formats, languages mixed within a chain, some marked
 self-corrections, and general tasks done well and badly. Which problems are held out is decided by a
 checksum of the expression, so no seed and no later stage can leak one into training.
 """
@@ -13,37 +13,34 @@ import random
 from r1jax.data.miniature_general import LANGUAGES, corpus_answer, draw_general, is_held_out
 
 MAX_STEPS = 8            # of the corpus; longer chains are a test of generalisation
-HIGHEST = 99             # no running result is above it, or below 0
+MODULUS = 100            # of every result
 
-_QUESTIONS = {'en': ('From left to right, what is {}?', 'Compute {} from left to right.'),
-              'zh': ('从左到右,{}等于多少?', '从左到右计算{}。')}
+_QUESTIONS = {'en': ('Keeping two digits, what is {}?', 'Compute {}, keeping two digits.'),
+              'zh': ('保留两位,{}等于多少?', '计算{},保留两位。')}
 _LINKS = {'en': ('', 'then ', 'next ', 'now ', 'so '), 'zh': ('', '再', '然后', '接着', '所以')}
 _DOUBTS = {'en': ('wait, ', 'wrong, ', 'wait, check: '), 'zh': ('等等,', '不对,', '等等,检查:')}
 _VERDICTS = {'en': ('The answer is {}.', 'So it is {}.'), 'zh': ('答案是{}。', '所以是{}。')}
 
-# How the corpus answers a calculation: (form, weight). Chains are a fifth of the answers.
+# How the corpus answers a calculation: (form, weight). Three answers in ten are chains.
 _FORMS = (
-    ('bare', 0.33), ('verdict', 0.25), ('tagged', 0.20),
-    ('chain', 0.05), ('untidy', 0.05), ('proper', 0.12))
+    ('bare', 0.30), ('verdict', 0.22), ('tagged', 0.18),
+    ('chain', 0.07), ('untidy', 0.07), ('proper', 0.16))
 
 
-def apply_operation(total: int, operation: str) -> int:
-  """The result of `+d`, `-d` or `*d` on a running result."""
+def apply_operation(result: int, operation: str) -> int:
+  """The last two digits after `+d`, `-d` or `*d`; a subtraction must not go below 0."""
   digit = int(operation[1:])
-  return {'+': total + digit, '-': total - digit, '*': total * digit}[operation[0]]
+  return {'+': result + digit, '-': result - digit, '*': result * digit}[operation[0]] % MODULUS
 
 
 def draw_operations(rng: random.Random, count: int) -> list[str]:
-  """A first digit and `count` operations on it, whose running results stay in 0..HIGHEST."""
-  total = rng.randint(1, 9)
-  terms = [str(total)]
+  """A first digit and `count` operations on it; subtractions that go below 0 are left out."""
+  result = rng.randint(1, 9)
+  terms = [str(result)]
   for _ in range(count):
-    digit = rng.randint(1, 9)
-    kinds = [f'+{digit}'] * 3 + [f'-{digit}'] * 3 + [f'*{rng.choice((2, 2, 3))}'] * 2
-    fitting = [kind for kind in kinds if 0 <= apply_operation(total, kind) <= HIGHEST]
-    operation = rng.choice(fitting)
-    total = apply_operation(total, operation)
-    terms.append(operation)
+    digit = rng.randint(2, 9)
+    terms.append(rng.choice('+-*' if digit <= result else '+*') + str(digit))
+    result = apply_operation(result, terms[-1])
   return terms
 
 

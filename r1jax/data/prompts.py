@@ -48,7 +48,7 @@ class PromptStream:
       tokenizer: tokenization.Tokenizer,
       *,
       template: str,
-      batch_size: int,
+      prompts: int,
       max_prompt_length: int,
       seed: int,
       shuffle: bool = True,
@@ -62,7 +62,7 @@ class PromptStream:
       source: n examples with a text 'question', by index from 0.
       tokenizer: encodes the prompts.
       template: a name in `tokenization.TEMPLATES`.
-      batch_size: prompts a batch, over all hosts.
+      prompts: how many a batch has, over all hosts.
       max_prompt_length: P, in tokens.
       seed: of the shuffling, from 0.
       shuffle: whether epochs are shuffled, or in the source's order.
@@ -78,22 +78,22 @@ class PromptStream:
       raise ValueError(f'overlong={overlong!r} is unknown: say \'skip\' or \'error\'.')
     if max_prompt_length < 1:
       raise ValueError(f'max_prompt_length={max_prompt_length} leaves no prompt: raise it.')
-    if not 0 < batch_size <= len(source):
+    if not 0 < prompts <= len(source):
       raise ValueError(
-          f'batch_size={batch_size} does not suit a source of {len(source)} examples: take from '
-          f'1 to {len(source)}.')
-    if batch_size % process_count or not 0 <= process_index < process_count:
+          f'prompts={prompts} does not suit a source of {len(source)} examples: take from 1 to '
+          f'{len(source)}, or give more data.')
+    if prompts % process_count or not 0 <= process_index < process_count:
       raise ValueError(
-          f'batch_size={batch_size} cannot be shared out to host {process_index} of '
+          f'prompts={prompts} cannot be shared out to host {process_index} of '
           f'{process_count}: take a multiple of the number of hosts.')
     if seed < 0:
       raise ValueError(f'seed={seed} cannot shuffle the data: take one from 0.')
     self._source = source
     self._tokenizer = tokenizer
     self._template = template
-    self._batch_size = batch_size
+    self._batch_size = prompts
     self._max_prompt_length = max_prompt_length
-    share = batch_size // process_count
+    share = prompts // process_count
     self._block = slice(process_index * share, (process_index + 1) * share)
     self._order = _Cycle(len(source))
     if shuffle:
@@ -115,6 +115,15 @@ class PromptStream:
       raise ValueError(f'The prompt of example {index} has no tokens: give it a question.')
     return tokens
 
+  def num_fitting(self, enough: int) -> int:
+    """How many different prompts fit the limit, counted no further than `enough`."""
+    fitting = 0
+    for index in range(len(self._source)):
+      fitting += len(self._encode(index)) <= self._max_prompt_length
+      if fitting == enough:
+        break
+    return fitting
+
   def batch(self, counter: int) -> PromptBatch:
     """The batch that begins at the global example counter `counter`, from 0.
 
@@ -127,7 +136,7 @@ class PromptStream:
       if counter - start == 2 * len(self._source):
         raise ValueError(
             f'Only {len(prompts)} of the {len(self._source)} prompts have at most '
-            f'max_prompt_length={self._max_prompt_length} tokens and batch_size='
+            f'max_prompt_length={self._max_prompt_length} tokens and prompts='
             f'{self._batch_size} are needed: raise the former or lower the latter.')
       index = self._order[counter]
       counter += 1

@@ -70,8 +70,15 @@ def find_model(source: str, inputs: Mapping[str, Artifact]) -> str:
   if not path or not Path(path).exists():
     raise FileNotFoundError(
         f'There is no model {path!r}: name an input stage that trains one, a Hugging Face folder, '
-        "a .gguf file, 'miniature' or 'smollm2'")
+        "a .gguf file, 'miniature' or 'smollm2' as model.source")
   return path
+
+
+def find_tokenizer(source: str, inputs: Mapping[str, Artifact]) -> Tokenizer:
+  """The tokenizer of a model by its source; arguments and errors as of `load_model`."""
+  path = find_model(source, inputs)
+  load = tokenization.tokenizer_from_gguf if path.endswith('.gguf') else tokenization.load_tokenizer
+  return load(path)
 
 
 def load_model(
@@ -83,9 +90,9 @@ def load_model(
   Raises:
     FileNotFoundError, ValueError: there is no such model, or its tokenizer does not fit it.
   """
+  tokenizer = find_tokenizer(source, inputs)
   source = find_model(source, inputs)
   if source.endswith('.gguf'):
-    tokenizer = tokenization.tokenizer_from_gguf(source)
     config, params = gguf.load_gguf(source)
   else:
     with contextlib.ExitStack() as stack:
@@ -94,7 +101,6 @@ def load_model(
         Path(source).copy_to(Path(folder))
         source = folder
       config = huggingface.read_config(source)
-      tokenizer = tokenization.load_tokenizer(source)
       params = huggingface.load_params(source, config)
   tokenizer.check_fits(config.vocab_size)
   model = build(config, compute_dtype=compute_dtype, remat=remat)
@@ -102,8 +108,11 @@ def load_model(
   return LoadedModel(model, params, tokenizer)
 
 
-def _miniature(split, *, size, seed, min_steps, max_steps):
-  return miniature.calculations(split, size, seed=seed, min_steps=min_steps, max_steps=max_steps)
+def _miniature(split, *, size, cache, **settings):
+  if not cache:    # made anew in memory, which takes less time than reading
+    return miniature.calculations(split, size, **settings)
+  from r1jax.data.miniature_records import calculations_source
+  return calculations_source(split, size, data_dir=cache, **settings)
 
 
 def _gsm8k(split, *, folder, cache):
@@ -121,9 +130,9 @@ def _reasoning_gym(split, *, task, size, seed):
   return reasoning_gym_source(task, size, 2 * seed + (split == 'test'))
 
 
-# Name -> (loader of a split, the fields that `data` has besides its name, with defaults).
+# Name -> (loader of a split, the fields that `data` may have besides its name, with defaults).
 DATASETS: dict[str, tuple[Callable, dict[str, Any]]] = {
-    'miniature': (_miniature, dict(size=10_000, seed=0, min_steps=5, max_steps=8)),
+    'miniature': (_miniature, dict(size=10_000, seed=0, min_steps=5, max_steps=8, cache='')),
     'gsm8k': (_gsm8k, dict(folder='', cache='')),
     'jsonl': (_jsonl, dict(folder='')),
     'reasoning_gym': (_reasoning_gym, dict(task='chain_sum', size=10_000, seed=0)),
@@ -138,13 +147,19 @@ def check_data(data: Mapping[str, Any], where: str) -> None:
   """
   check_choice(data.get('name'), DATASETS, f'{where}.name')
   fields = {field: value for field, value in data.items() if field != 'name'}
-  check_config(fields, DATASETS[data['name']][1], where)
+  known = DATASETS[data['name']][1]
+  for field in fields:
+    if field not in known:
+      raise ValueError(f'{where}.{field} is no field of the data {data["name"]!r}: did you mean '
+                       f'{where}.{nearest(field, known)}? (its fields: {", ".join(known)})')
+  check_config(known | fields, known, where)
 
 
 def load_examples(data: Mapping[str, Any], split: str):
   """A random-access source of {'question', 'answer', ...} by the `data` part of a config."""
-  load, _ = DATASETS[data['name']]
-  return load(split, **{field: value for field, value in data.items() if field != 'name'})
+  load, defaults = DATASETS[data['name']]
+  return load(split, **defaults | {
+      field: value for field, value in data.items() if field != 'name'})
 
 
 def nearest(word: str, words) -> str:
@@ -224,12 +239,20 @@ def plain(config: Any) -> Any:
   return [plain(value) for value in config] if isinstance(config, (list, tuple)) else config
 
 
-def prompt_stream(config: Mapping[str, Any], tokenizer: Tokenizer, split: str) -> PromptStream:
-  """The prompts of a stage: fields data, template, prompts, max_prompt_length, overlong, seed."""
+def prompt_stream(
+    config: Mapping[str, Any], tokenizer: Tokenizer, split: str, at_most: int | None = None,
+) -> PromptStream:
+  """The prompts of a stage: fields data, template, prompts, max_prompt_length, overlong, seed.
+
+  A batch has no more than `at_most` prompts, and then no more than there are.
+  """
+  examples, prompts = load_examples(config['data'], split), config['prompts']
+  if at_most is not None:
+    prompts = min(prompts, at_most, len(examples))
   return PromptStream(
-      load_examples(config['data'], split), tokenizer, template=config['template'],
-      batch_size=config['prompts'], max_prompt_length=config['max_prompt_length'],
-      seed=config['seed'], shuffle=split == 'train', overlong=config['overlong'])
+      examples, tokenizer, template=config['template'], prompts=prompts,
+      max_prompt_length=config['max_prompt_length'], seed=config['seed'],
+      shuffle=split == 'train', overlong=config['overlong'])
 
 
 # bfloat16 operations a second of one device, by the makers' data sheets.

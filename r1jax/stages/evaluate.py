@@ -7,6 +7,7 @@ import jax
 
 from r1jax import checkpoint, metrics, sharding
 from r1jax import evaluate as evaluation
+from r1jax.data.prompts import PromptStream
 from r1jax.rewards.suite import RewardSuite, named_rewards
 from r1jax.sampler import Interrupted, Sampling, make_sampler
 from r1jax.stages import common
@@ -36,7 +37,7 @@ def check(config: Mapping[str, Any], where: str) -> None:
   common.check_sampling(config['sampling'], f'{where}.sampling')
   for name in ('problems', 'prompts', 'samples'):
     if config[name] < 1:
-      raise ValueError(f'evaluation: {name}={config[name]} leaves nothing to do: use at least 1')
+      raise ValueError(f'{where}.{name}={config[name]} leaves nothing to do: use at least 1')
   named_rewards({config['accuracy']: 1.0})
 
 
@@ -48,6 +49,7 @@ def evaluate_model(
   tokenizer, sampling = loaded.tokenizer, dict(config['sampling'])
   stops = stop_ids(config['template'], tokenizer)
   opened = opens_think(config['template'], tokenizer)
+  problems = problem_stream(config, tokenizer)
   sample = make_sampler(
       loaded.model, group_size=config['samples'], max_new_tokens=sampling.pop('max_new_tokens'),
       chunk=sampling.pop('chunk'), sampling=Sampling(**sampling), stop_ids=stops,
@@ -57,12 +59,30 @@ def evaluate_model(
                    timeout_s=config['reward_timeout_s']) as rewards:
     try:
       return evaluation.evaluate(
-          sample, loaded.params, common.prompt_stream(config, tokenizer, config['split']), rewards,
-          tokenizer, num_problems=config['problems'], num_samples=config['samples'],
-          stop_ids=stops, opened=opened, ks=tuple(sorted({1, config['samples']})), mesh=mesh)
+          sample, loaded.params, problems, rewards, tokenizer,
+          num_problems=config['problems'], num_samples=config['samples'], stop_ids=stops,
+          opened=opened, ks=tuple(sorted({1, config['samples']})), mesh=mesh)
     except Interrupted:
       raise common.StopRequested('an evaluation was asked to stop: those before it are kept; run '
                                  'the same command to go on') from None
+
+
+def problem_stream(config: Mapping[str, Any], tokenizer: Tokenizer) -> PromptStream:
+  """The prompts of an evaluation; a batch has no more of them than there are problems.
+
+  Raises:
+    FileNotFoundError, ValueError: the data cannot be read, or have fewer different problems than
+      `config['problems']`: some would count twice, with the same completions.
+  """
+  problems = config['problems']
+  stream = common.prompt_stream(config, tokenizer, config['split'], at_most=problems)
+  found = stream.num_fitting(problems)
+  if found < problems:
+    raise ValueError(
+        f'evaluation: problems={problems}, but the {config["split"]} split of '
+        f'{config["data"]["name"]!r} has only {found} prompts of at most max_prompt_length='
+        f'{config["max_prompt_length"]} tokens: lower problems to {found}, or give more data')
+  return stream
 
 
 def check_sources(
@@ -75,9 +95,9 @@ def check_sources(
     FileNotFoundError, ValueError: one is missing, or cannot be read, or has too few problems.
   """
   for config in evaluations.values():
-    if config['model']['source'] != TRAINED:
-      common.find_model(config['model']['source'], inputs)
-    common.prompt_stream({**config, 'overlong': 'skip'}, tokenizer, config['split'])
+    source = config['model']['source']
+    problem_stream(
+        config, tokenizer if source == TRAINED else common.find_tokenizer(source, inputs))
 
 
 def run_all(

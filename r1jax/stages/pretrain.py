@@ -17,7 +17,7 @@ _BLOCK = 10_000    # documents that are drawn from one seed
 DEFAULT = dict(
     kind='pretrain', inputs=(), seed=0,
     preset='miniature', compute_dtype='float32', remat=False,
-    documents=600_000,                 # of the miniature's corpus, a multiple of 10,000
+    documents=400_000,                 # of the miniature's corpus, a multiple of 10,000
     last_step=0,                       # stop here; 0: after the epochs
     row_length=160, rows=64, micro_batches=1, epochs=1,
     optimizer=sft.OPTIMIZER | dict(learning_rate=3e-3, warmup_steps=50, final_learning_rate=1.5e-4,
@@ -31,7 +31,7 @@ DEFAULT = dict(
 def check(config: Mapping[str, Any], where: str) -> None:
   """Refuses impossible settings before anything is computed."""
   common.check_config(config, DEFAULT, where)
-  sft.check_batches(config)
+  sft.check_batches(config, where)
   common.check_choice(config['preset'], models.PRESETS, f'{where}.preset')
   if config['documents'] < _BLOCK or config['documents'] % _BLOCK:
     raise ValueError(f'{where}.documents={config["documents"]} is no multiple of {_BLOCK}: '

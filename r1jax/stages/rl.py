@@ -21,7 +21,7 @@ from r1jax.data.prompts import PromptBatch
 from r1jax.models import flops_per_token
 from r1jax.records import Batch, Rollout, TrainState
 from r1jax.rewards.completion import Completion
-from r1jax.rewards.suite import PendingRewards, RewardSuite, named_rewards
+from r1jax.rewards.suite import PendingRewards, Rewards, RewardSuite, named_rewards
 from r1jax.sampler import Interrupted
 from r1jax.stages import common, evaluate, rl_programs
 from r1jax.stages.rl_config import DEFAULT as DEFAULT, check as check
@@ -155,12 +155,12 @@ class _Trainer:
     rounds = [self._draw(watch, self.place.counter)]
     while len(rounds) <= config['extra_rounds'] and self._num_unequal(rounds) < config['prompts']:
       rounds.append(self._draw(watch, rounds[-1].prompts.next_counter))
-    self.place.counter = rounds[-1].prompts.next_counter
     batch, groups, measured = self._join(rounds)
     with watch('score'):
       batch = self._score(batch)
     with watch('rewards'):
-      rewards = rollouts.join_rewards([drawn.pending.collect() for drawn in rounds])
+      rewards = rollouts.join_rewards([self._collect(drawn) for drawn in rounds])
+    self.place.counter = rounds[-1].prompts.next_counter
     completions = [completion for drawn in rounds for completion in drawn.completions]
     if config['overlong_buffer']:
       rewards = self._penalise_overlong(rewards, completions)
@@ -196,9 +196,18 @@ class _Trainer:
     examples = rollouts.repeat_examples(prompts.examples, self.config['group_size'])
     return _Round(prompts, rollout, completions, self.rewards.submit(completions, examples))
 
+  def _collect(self, drawn: _Round) -> Rewards:
+    try:
+      return drawn.pending.collect()
+    except Exception as error:
+      self._save()
+      error.add_note(f'The state after step {self._steps_done()} is saved in {self.workdir}: '
+                     'the same call goes on from there.')
+      raise
+
   def _unequal(self, drawn: _Round) -> np.ndarray:
     """[B] bool: the groups whose rewards are not all the same."""
-    grouped = drawn.pending.collect().total.reshape(-1, self.config['group_size'])
+    grouped = self._collect(drawn).total.reshape(-1, self.config['group_size'])
     return (grouped != grouped[:, :1]).any(1)
 
   def _num_unequal(self, rounds: list[_Round]) -> int:
@@ -317,7 +326,8 @@ class _Trainer:
     elif settings['rule'] == 'proportional':
       controller = divergences.proportional(
           controller, kl * record['completions/mean_length'], target=settings['target'],
-          horizon=settings['horizon'], num_samples=self.config['prompts'] * self.config['group_size'])
+          horizon=settings['horizon'],
+          num_samples=self.config['prompts'] * self.config['group_size'])
     coefficient = float(sharding.to_host(controller.coefficient))
     if math.isfinite(coefficient):
       self.place.kl_coefficient = coefficient

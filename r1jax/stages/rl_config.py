@@ -1,5 +1,5 @@
 """The settings of the RL stage, and what is refused of them before anything is loaded."""
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from r1jax.rewards.suite import named_rewards
@@ -28,7 +28,7 @@ DEFAULT = dict(
         correction='none', correction_low=0.0, correction_high=2.0),
     kl_coefficient=0.0, kl_estimator='k3', kl_place='loss',
     kl_controller=dict(rule='fixed', target=0.01, horizon=10_000.0),
-    reference_refresh=0,        # steps between replacements of the reference by the policy; 0: never
+    reference_refresh=0,        # steps between replacements of the reference by the policy; 0: none
     optimizer=_OPTIMIZER,
     critic=dict(                # of advantage='gae'
         source='',              # where its backbone comes from; '': the policy's first parameters
@@ -49,55 +49,59 @@ def check(config: Mapping[str, Any], where: str, *, own_rewards: bool = False) -
   common.check_config(config, DEFAULT, where)
   common.check_data(config['data'], f'{where}.data')
   common.check_sampling(config['sampling'], f'{where}.sampling')
-  for name in ('steps', 'prompts', 'group_size', 'epochs', 'mini_batches', 'micro_batches',
-               'checkpoint_every', 'samples_every'):
-    if config[name] < 1:
-      raise ValueError(f'{name}={config[name]} leaves nothing to do: set it to at least 1')
-  _check_advantage(config)
-  _check_loss(config)
-  pieces = config['mini_batches'] * config['micro_batches']
-  if config['prompts'] % pieces:
-    raise ValueError(f'prompts={config["prompts"]} cannot be split into mini_batches × '
-                     f'micro_batches = {pieces} parts of whole groups: use a multiple of {pieces}')
-  if config['reference_refresh'] and not config['kl_coefficient']:
-    raise ValueError(f'reference_refresh={config["reference_refresh"]} without a reference: set '
-                     'kl_coefficient above 0, or reference_refresh to 0')
-  if not 0 <= config['overlong_buffer'] < config['sampling']['max_new_tokens']:
-    raise ValueError(f'overlong_buffer={config["overlong_buffer"]} leaves no length without a '
-                     'penalty: set it from 0 to below sampling.max_new_tokens='
-                     f'{config["sampling"]["max_new_tokens"]}')
+  for fault in (*_batch_faults(config), *_advantage_faults(config), *_loss_faults(config)):
+    raise ValueError(f'{where}.{fault}')
   if not own_rewards:
     if not config['rewards']:
-      raise ValueError("rewards is empty: name at least one, as {'number': 1.0, 'format': 1.0}")
+      raise ValueError(
+          f"{where}.rewards is empty: name at least one, as {{'number': 1.0, 'format': 1.0}}")
     named_rewards(config['rewards'])
   for name, evaluation in config['evaluations'].items():
     evaluate.check(evaluation, f'{where}.evaluations.{name}')
 
 
-def _check_advantage(config: Mapping[str, Any]) -> None:
-  kind = config['advantage']
+def _batch_faults(config: Mapping[str, Any]) -> Iterator[str]:
+  for name in ('steps', 'prompts', 'group_size', 'epochs', 'mini_batches', 'micro_batches',
+               'checkpoint_every', 'samples_every'):
+    if config[name] < 1:
+      yield f'{name}={config[name]} leaves nothing to do: set it to at least 1'
+  pieces = config['mini_batches'] * config['micro_batches']
+  if config['prompts'] % pieces:
+    yield (f'prompts={config["prompts"]} cannot be split into mini_batches × micro_batches = '
+           f'{pieces} parts of whole groups: use a multiple of {pieces}')
+  longest = config['sampling']['max_new_tokens']
+  if not 0 <= config['overlong_buffer'] < longest:
+    yield (f'overlong_buffer={config["overlong_buffer"]} leaves no length without a penalty: set it '
+           f'from 0 to below sampling.max_new_tokens={longest}')
+
+
+def _advantage_faults(config: Mapping[str, Any]) -> Iterator[str]:
+  kind, level = config['advantage'], config['loss']['ratio_level']
   if config['group_size'] == 1 and kind in ('group_relative', 'leave_one_out'):
-    raise ValueError(f"group_size=1 has no group for advantage={kind!r}: use at least 2 completions "
-                     "a prompt, or advantage='batch_normalized', 'reinforce_pp' or 'gae'")
-  level = config['loss']['ratio_level']
+    yield (f'group_size=1 has no group for advantage={kind!r}: use at least 2 completions a prompt, '
+           "or advantage='batch_normalized', 'reinforce_pp' or 'gae'")
   if kind not in rl_programs.SEQUENCE_ADVANTAGES and level in ('sequence', 'product'):
-    raise ValueError(f"loss.ratio_level={level!r} has one ratio a completion and advantage={kind!r} "
-                     "differs by token: use ratio_level='token' or 'sequence_token'")
+    yield (f'loss.ratio_level={level!r} has one ratio a completion and advantage={kind!r} differs '
+           "by token: use ratio_level='token' or 'sequence_token'")
   if config['critic']['source'] and kind != 'gae':
-    raise ValueError(f"critic.source={config['critic']['source']!r} without a critic: set "
-                     "advantage='gae', or critic.source=''")
+    yield (f"critic.source={config['critic']['source']!r} without a critic: set advantage='gae', or "
+           "critic.source=''")
 
 
-def _check_loss(config: Mapping[str, Any]) -> None:
-  loss, rule = config['loss'], config['kl_controller']['rule']
-  if loss['dual_clip'] and (loss['clip'] != 'ppo' or loss['dual_clip'] <= 1):
-    raise ValueError(f"loss.dual_clip={loss['dual_clip']} with loss.clip={loss['clip']!r} is no "
-                     "bound: set it above 1 with clip='ppo', or to 0")
-  if loss['old_kl_coefficient'] and config['epochs'] * config['mini_batches'] == 1:
-    raise ValueError(f"loss.old_kl_coefficient={loss['old_kl_coefficient']} constrains nothing with "
-                     'one update a rollout: raise epochs or mini_batches, or set it to 0')
-  if config['kl_place'] == 'reward' and not config['kl_coefficient']:
-    raise ValueError("kl_place='reward' without a KL: set kl_coefficient above 0, or kl_place='loss'")
-  if rule != 'fixed' and not (config['kl_coefficient'] or loss['old_kl_coefficient']):
-    raise ValueError(f"kl_controller.rule={rule!r} has no coefficient to adapt: set kl_coefficient "
-                     "or loss.old_kl_coefficient above 0, or rule='fixed'")
+def _loss_faults(config: Mapping[str, Any]) -> Iterator[str]:
+  loss, kl, rule = config['loss'], config['kl_coefficient'], config['kl_controller']['rule']
+  dual, old_kl = loss['dual_clip'], loss['old_kl_coefficient']
+  if dual and (loss['clip'] != 'ppo' or dual <= 1):
+    yield (f"loss.dual_clip={dual} with loss.clip={loss['clip']!r} is no bound: set it above 1 with "
+           "clip='ppo', or to 0")
+  if old_kl and config['epochs'] * config['mini_batches'] == 1:
+    yield (f'loss.old_kl_coefficient={old_kl} constrains nothing with one update a rollout: raise '
+           'epochs or mini_batches, or set it to 0')
+  if config['reference_refresh'] and not kl:
+    yield (f'reference_refresh={config["reference_refresh"]} without a reference: set '
+           'kl_coefficient above 0, or reference_refresh to 0')
+  if config['kl_place'] == 'reward' and not kl:
+    yield "kl_place='reward' without a KL: set kl_coefficient above 0, or kl_place='loss'"
+  if rule != 'fixed' and not (kl or old_kl):
+    yield (f'kl_controller.rule={rule!r} has no coefficient to adapt: set kl_coefficient or '
+           "loss.old_kl_coefficient above 0, or rule='fixed'")

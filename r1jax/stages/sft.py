@@ -38,7 +38,7 @@ DEFAULT = dict(
 def check(config: Mapping[str, Any], where: str) -> None:
   """Refuses impossible settings before anything is loaded."""
   common.check_config(config, DEFAULT, where)
-  check_batches(config)
+  check_batches(config, where)
   if config['samples'] not in config['inputs']:
     raise ValueError(f'{where}.samples={config["samples"]!r} is none of its inputs '
                      f'{list(config["inputs"])}: name the stage that drew the samples')
@@ -46,12 +46,13 @@ def check(config: Mapping[str, Any], where: str) -> None:
     evaluate.check(evaluation, f'{where}.evaluations.{name}')
 
 
-def check_batches(config: Mapping[str, Any]) -> None:
+def check_batches(config: Mapping[str, Any], where: str) -> None:
   for name in ('row_length', 'rows', 'micro_batches', 'epochs', 'checkpoint_every', 'log_every'):
     if config[name] < 1:
-      raise ValueError(f'{name}={config[name]} leaves nothing to do: set it to at least 1')
+      raise ValueError(
+          f'{where}.{name}={config[name]} leaves nothing to do: set it to at least 1')
   if config['rows'] % config['micro_batches']:
-    raise ValueError(f'rows={config["rows"]} is not a multiple of micro_batches='
+    raise ValueError(f'{where}.rows={config["rows"]} is not a multiple of micro_batches='
                      f'{config["micro_batches"]}: make it one')
 
 

@@ -1,0 +1,39 @@
+"""docs/pitfalls.md says the truth: every mistake has its tests, and they are there."""
+import re
+
+import pytest
+import runs
+
+ROWS = re.findall(r'^\| (\d+) \| (.+) \| (.*) \|$', (runs.ROOT / 'docs' / 'pitfalls.md').read_text(),
+                  re.MULTILINE)
+
+
+def functions_of(room):
+  path = runs.ROOT / 'tests' / f'test_{room}.py'
+  return set(re.findall(r'^def (test_\w+)\(', path.read_text(), re.MULTILINE))
+
+
+def named(cell):
+  """(room, name) of every test that a row names."""
+  return [(room, name) for part in cell.split('; ') for room, names in [part.split(': ')]
+          for name in names.split(', ')]
+
+
+def test_every_mistake_has_its_row():
+  assert [int(number) for number, _, _ in ROWS] == list(range(1, 25))
+
+
+@pytest.mark.parametrize('number, cell', [(int(number), cell) for number, _, cell in ROWS])
+def test_every_test_that_a_row_names_is_there(number, cell):
+  prefix = f'test_pitfall_{number:02d}_'
+  found = {(room, name): {prefix + name, f'test_{name}'} & functions_of(room)
+           for room, name in named(cell)}
+  assert not [missing for missing, tests in found.items() if not tests]
+  assert any(test.startswith(prefix) for tests in found.values() for test in tests)
+
+
+def test_every_test_named_after_a_mistake_has_its_number_in_two_digits():
+  for path in (runs.ROOT / 'tests').glob('test_*.py'):
+    for test in functions_of(path.stem.removeprefix('test_')):
+      if 'pitfall' in test and path.stem != 'test_pitfalls':
+        assert re.match(r'test_pitfall_(0[1-9]|1\d|2[0-4])_', test), (path.name, test)

@@ -1,0 +1,89 @@
+"""Pitfall 22: the package installs and runs on CPU, GPU and TPU from the same files."""
+import re
+import runpy
+import subprocess
+import sys
+import types
+
+import pytest
+import runs
+
+
+@pytest.fixture(scope='module')
+def arguments():
+  """What setup.py tells setuptools."""
+  told = {}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(runs.ROOT)
+    # An environment of Python 3.12 has no setuptools.
+    patch.setitem(sys.modules, 'setuptools', types.SimpleNamespace(
+        find_packages=lambda **_: [], setup=lambda **keywords: told.update(keywords)))
+    runpy.run_path('setup.py')
+  return told
+
+
+def test_pitfall_22_requirements_are_ranges_and_name_no_accelerator(arguments):
+  assert arguments['python_requires'] == '>=3.11'
+  base, extras = arguments['install_requires'], arguments['extras_require']
+  for requirement in (*base, *(one for extra in extras.values() for one in extra)):
+    assert not re.search('==|~=', requirement), requirement
+  jax, = (one for one in base if re.match(r'jax\b', one))
+  # An accelerator is an extra of the same jax, and the only thing that differs.
+  assert extras['gpu'] == [jax.replace('jax', 'jax[cuda13]', 1)]
+  assert extras['tpu'] == [jax.replace('jax', 'jax[tpu]', 1)]
+  assert not [one for one in base if re.search('cuda|nvidia|rocm|tpu|torch', one)]
+
+
+LOWERED = '''
+import sys
+
+class Blocker:
+  """An image for accelerators may lack these."""
+  def find_spec(self, name, path=None, target=None):
+    if name.partition('.')[0] in sys.argv[1].split():
+      raise ModuleNotFoundError(f'{name} is not installed', name=name)
+
+sys.meta_path.insert(0, Blocker())
+import jax
+from r1jax import models, sampler, train_step
+from r1jax.records import Prompts
+from r1jax.stages import rl
+
+shape = models.ModelConfig(family='llama', vocab_size=300, width=16, num_layers=2, num_heads=2,
+                           num_kv_heads=1, head_dim=8, mlp_width=16)
+settings = rl.DEFAULT | dict(kl_coefficient=0.1)
+like = jax.ShapeDtypeStruct
+ints = lambda *shape: like(shape, 'int32')
+floats = lambda *shape: like(shape, 'float32')
+for dtype in ('float32', 'bfloat16'):
+  model = models.build(shape, compute_dtype=dtype, remat=dtype == 'bfloat16')
+  optimizer = train_step.make_optimizer(learning_rate=1e-3)
+  sample = sampler.make_sampler(
+      model, group_size=2, max_new_tokens=4, chunk=4, stop_ids=(0,), compute_dtype=dtype,
+      sampling=sampler.Sampling(temperature=0.6, top_k=5, top_p=0.9, min_p=0.1))
+  update = train_step.make_update(rl.make_loss(model, settings), optimizer, num_micro_batches=2)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  state = jax.eval_shape(lambda params: train_step.init_state(params, optimizer), params)
+  batch = rl.Batch(ints(2, 5), ints(2), ints(4, 4), floats(4, 4), floats(4), floats(4, 4),
+                   floats(4, 4), floats(4, 4))
+  programs = {
+      'sample': (lambda params, prompts: sample(params, prompts, 0),
+                 (params, Prompts(ints(2, 5), ints(2), ints(2)))),
+      'update': (update, (state, batch, (floats(), floats())))}
+  for name, (program, arguments) in programs.items():
+    traced = jax.jit(program).trace(*arguments)
+    for platform in ('cpu', 'cuda', 'tpu'):
+      traced.lower(lowering_platforms=(platform,))
+      print(name, dtype, platform)
+'''
+
+
+def test_pitfall_22_the_device_programs_lower_for_every_platform_without_optional_packages():
+  optional = ('tensorflow', 'tensorflow_datasets', 'array_record', 'grain', 'math_verify',
+              'ml_collections', 'reasoning_gym', 'tensorboardX', 'torch', 'transformers', 'gguf')
+  done = subprocess.run([sys.executable, '-c', LOWERED, ' '.join(optional)], capture_output=True,
+                        text=True, cwd=runs.ROOT, check=False)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines() == [
+      f'{name} {dtype} {platform}' for dtype in ('float32', 'bfloat16')
+      for name in ('sample', 'update') for platform in ('cpu', 'cuda', 'tpu')]
