@@ -8,19 +8,17 @@ on them for two epochs, evaluate on the same problems.
 
 tiny  the shipped miniature base; about 4 minutes on two CPU cores (docs/results.md).
 """
-import importlib.util
 import pathlib
+import sys
 
 from ml_collections import ConfigDict
 
 from r1jax.stages import reject, sft
 
-SIZES = ('tiny',)
+sys.path.append(str(pathlib.Path(__file__).parent))
+import r1_zero
 
-_path = pathlib.Path(__file__).with_name('r1_zero.py')
-_spec = importlib.util.spec_from_file_location('r1_zero', _path)
-r1_zero = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(r1_zero)
+SIZES = ('tiny',)
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
@@ -43,4 +41,4 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
       for name in zero.evaluations if name.startswith('trained')})
   if debug:
     tuned.rows = 1
-  return ConfigDict(dict(stages=dict(draw=draw, tuned=tuned), mesh=dict(fsdp=1, tensor=1)))
+  return r1_zero.with_stages(dict(draw=draw, tuned=tuned))

@@ -34,4 +34,4 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
     for config in base.evaluations.values():
       config.problems, config.prompts, config.samples = 4, 4, 2
       config.sampling.max_new_tokens, config.sampling.chunk = 16, 8
-  return ConfigDict(dict(stages=dict(base=base), mesh=dict(fsdp=1, tensor=1)))
+  return ConfigDict(dict(seed=0, stages=dict(base=base), mesh=dict(fsdp=1, tensor=1)))

@@ -35,7 +35,16 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
   {'tiny': _tiny, 'smollm2_135m': _smollm2_135m, 'qwen3_0_6b': _qwen3_0_6b}[size](zero)
   if debug:
     _debug(zero)
-  return ConfigDict(dict(stages=dict(zero=zero), mesh=dict(fsdp=1, tensor=1)))
+  return with_stages(dict(zero=zero))
+
+
+def with_stages(stages: dict[str, ConfigDict]) -> ConfigDict:
+  """A chain of stages, whose seeds `--config.seed=N` sets all together."""
+  config = ConfigDict(dict(seed=0, stages={}, mesh=dict(fsdp=1, tensor=1)))
+  for name, stage in stages.items():
+    stage.seed = config.get_ref('seed')
+    config.stages[name] = stage
+  return config
 
 
 def evaluation(zero: ConfigDict, **fields) -> ConfigDict:

@@ -358,7 +358,7 @@ def format_table(rows: Sequence[Mapping[str, object]], title: str) -> str:
 
 
 def print_table(rows: Sequence[Mapping[str, object]], title: str, *, console=None) -> None:
-  """Prints what `format_table` writes, with rich."""
+  """Prints what `format_table` writes, with rich: a table, or row by row where it is too wide."""
   import rich.console
   import rich.table
   import rich.text
@@ -368,7 +368,16 @@ def print_table(rows: Sequence[Mapping[str, object]], title: str, *, console=Non
     table.add_column(rich.text.Text(column), justify='right' if index else 'left')
   for row in cells:
     table.add_row(*map(rich.text.Text, row))
-  (console or rich.console.Console()).print(table)
+  console = console or rich.console.Console()
+  widths = (max(map(len, column)) for column in zip(columns, *cells))
+  if sum(widths) + 3 * len(columns) + 1 <= console.width:
+    console.print(table)
+    return
+  console.print(rich.text.Text(title))
+  for first, *others in cells:
+    console.print(rich.text.Text(first))
+    for column, value in zip(columns[1:], others):
+      console.print(rich.text.Text(f'  {column:<{max(map(len, columns))}}  {value}'))
 
 
 def _cells(rows: Sequence[Mapping[str, object]]) -> tuple[list[str], list[list[str]]]:

@@ -7,7 +7,7 @@ from r1jax.stages import common, evaluate, pretrain, reject, rl, sft
 from r1jax.storage import Path
 
 KINDS = {'pretrain': pretrain, 'sft': sft, 'reject': reject, 'rl': rl, 'evaluate': evaluate}
-_TOP = dict(stages={}, mesh=dict(fsdp=1, tensor=1))
+_TOP = dict(seed=0, stages={}, mesh=dict(fsdp=1, tensor=1))   # each stage has its own seed, too
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -16,7 +16,7 @@ def check(config: Mapping[str, Any]) -> None:
   Raises:
     ValueError: naming the field and what it could be.
   """
-  common.check_config(config, _TOP, 'config')
+  common.check_config({'seed': 0} | dict(config), _TOP, 'config')
   if not config['stages']:
     raise ValueError('config.stages is empty: name at least one stage')
   earlier = []

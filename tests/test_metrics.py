@@ -212,6 +212,10 @@ def test_tables_show_intervals_and_gaps():
   metrics.print_table(rows, 'R1-Zero', console=rich.console.Console(file=out, width=120))
   for word in ('R1-Zero', 'pass@1', '0.900 [0.870, 0.930]', '[b]trained', '500'):
     assert word in out.getvalue()
+  narrow = io.StringIO()
+  metrics.print_table(rows, 'R1-Zero', console=rich.console.Console(file=narrow, width=40))
+  assert narrow.getvalue().splitlines()[:4] == [
+      'R1-Zero', 'base', '  pass@1    0.250 [0.210, 0.290]', '  length    14.2']
 
 
 def test_stopwatch_adds_up_and_starts_again(monkeypatch):
