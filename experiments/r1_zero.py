@@ -65,7 +65,7 @@ def _tiny(zero: ConfigDict) -> None:
       name='miniature', size=20_000, seed=0, min_steps=5, max_steps=8,
       cache=''))    # a folder keeps the problems as a TFDS dataset
   zero.max_prompt_length = 48
-  zero.prompts, zero.group_size = 16, 16
+  zero.prompts, zero.group_size, zero.micro_batches = 16, 16, 8
   zero.steps = 50
   zero.sampling.max_new_tokens = 128
   zero.rewards = ConfigDict({'number': 1.0, 'format': 0.5})
