@@ -191,7 +191,13 @@ class KLController:
 
 
 def init_controller(coefficient: float) -> KLController:
-  """A controller that begins with β = `coefficient`, above 0.
+  """The controller before the first measurement.
+
+  Args:
+    coefficient: β, above 0.
+
+  Returns:
+    A record of one float32 scalar.
 
   Raises:
     ValueError: for 0 or less, from which no factor leads away.

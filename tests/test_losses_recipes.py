@@ -90,7 +90,7 @@ def test_pitfall_06_on_policy_every_gradient_is_the_policy_gradient(name):
     assert name == 'cispo' or metrics['ratio/mean'] == 1
 
 
-def test_on_policy_grpo_without_kl_is_reinforce_with_a_baseline():
+def test_pitfall_06_on_policy_grpo_without_kl_is_reinforce_with_a_baseline():
   """The loss is about 0 and its gradient is Σ (r − b)/σ·∇log π (pitfalls 6 and 23)."""
   args, mask = plain(), np.ones_like(MASK)
   rewards = np.random.default_rng(1).normal(size=(2, 3))

@@ -48,6 +48,7 @@ def test_value_and_gradient_equal_the_reference(mask, clipped):
   np.testing.assert_allclose(gradient, finite_differences(of, args['values']), atol=1e-6)
   np.testing.assert_allclose(
       metrics['value/error'], 2 * reference(args['values'], args['returns'], mask=mask), rtol=1e-5)
+  np.testing.assert_allclose(metrics['value/mean'], args['values'][mask == 1].mean(), rtol=1e-5)
   assert ('value/clip_ratio' in metrics) == clipped
   if clipped:
     stuck = np.asarray(gradient)[mask == 1] == 0

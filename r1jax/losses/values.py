@@ -26,8 +26,8 @@ def value_loss(
       metrics as well, so that micro-batches add up.
 
   Returns:
-    (loss, metrics), float32 scalars: means over tokens `value/error` (of (V − R)²) and, with old
-    values, `value/clip_ratio` (tokens on which the clip acts).
+    (loss, metrics), float32 scalars: means over tokens `value/mean`, `value/error` (of (V − R)²)
+    and, with old values, `value/clip_ratio` (tokens on which the clip acts).
 
   Raises:
     ValueError: for shapes or dtypes that do not fit, or ε below 0.
@@ -41,7 +41,8 @@ def value_loss(
   wide = lambda x: jnp.asarray(x, jnp.float32)
   fixed = lambda x: jax.lax.stop_gradient(wide(x))
   errors = worse = jnp.square(select(wide(values) - fixed(returns), mask))
-  sums = {}
+  sums = {'value/mean': jnp.sum(select(fixed(values), mask), 1),
+          'value/error': jnp.sum(jax.lax.stop_gradient(errors), 1)}
   if old_values is not None:
     old = fixed(old_values)
     clipped = jnp.clip(fixed(values), old - clip_epsilon, old + clip_epsilon)
@@ -49,7 +50,6 @@ def value_loss(
     acts = clipped > errors
     worse = jnp.where(acts, clipped, errors)
     sums['value/clip_ratio'] = jnp.sum(acts.astype(jnp.float32), 1)
-  sums['value/error'] = jnp.sum(jax.lax.stop_gradient(errors), 1)
   loss, tokens, *totals = jnp.sum(jnp.stack([
       jnp.sum(worse, 1), jnp.sum(wide(completion_mask), 1), *sums.values()]), 1)
   normalizer = jnp.maximum(tokens, 1) if normalizer is None else normalizer
