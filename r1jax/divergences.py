@@ -29,13 +29,27 @@ def _difference(logprobs, reference_logprobs):
   return logprobs.astype(jnp.float32) - reference_logprobs.astype(jnp.float32)
 
 
-def exp_excess(x: jax.Array) -> jax.Array:
-  """exp(x) − 1 − x, elementwise, without cancellation for small x; cut above `MAX_LOG_RATIO`."""
+def exp_excess(x: jax.Array, exp_x: jax.Array | None = None) -> jax.Array:
+  """exp(x) − 1 − x, elementwise, without cancellation for small x; x is cut at `MAX_LOG_RATIO`.
+
+  `exp_x` is exp(x) where it is known already.
+  """
+  return _exp_excess(x, jnp.exp(jnp.minimum(x, MAX_LOG_RATIO)) if exp_x is None else exp_x)
+
+
+@jax.custom_jvp
+def _exp_excess(x, exp_x):
   x = jnp.minimum(x, MAX_LOG_RATIO)
-  near = jnp.clip(x, -0.2, 0.2)
-  series = jnp.square(near) * (
-      1 / 2 + near * (1 / 6 + near * (1 / 24 + near * (1 / 120 + near / 720))))
-  return jnp.where(jnp.abs(x) < 0.2, series, jnp.exp(x) - 1 - x)
+  near = jnp.clip(x, -0.1, 0.1)
+  series = jnp.square(near) * (1 / 2 + near * (1 / 6 + near * (1 / 24 + near / 120)))
+  return jnp.where(jnp.abs(x) < 0.1, series, exp_x - 1 - x)
+
+
+@_exp_excess.defjvp
+def _exp_excess_jvp(primals, tangents):
+  """The derivative by x, exp(x) − 1, is the excess plus x; exp_x has no part of its own."""
+  excess = _exp_excess(*primals)
+  return excess, (excess + jnp.minimum(primals[0], MAX_LOG_RATIO)) * tangents[0]
 
 
 def kl_k1(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
@@ -152,7 +166,10 @@ def jensen_shannon(
   if not 0 < mixture < 1:
     raise ValueError(f'mixture={mixture} is out of range: give a number between 0 and 1')
   log_p, log_q = _log_softmaxes(logits, other_logits)
-  log_m = jnp.logaddexp(log_p + jnp.log(mixture), log_q + jnp.log1p(-mixture))
+  # What both exclude has no part; logaddexp has no gradient there.
+  within = jnp.isfinite(log_p) | jnp.isfinite(log_q)
+  log_m = jnp.logaddexp(jnp.where(within, log_p, 0) + jnp.log(mixture),
+                        jnp.where(within, log_q, 0) + jnp.log1p(-mixture))
   return mixture * _expected(log_p, log_p - log_m) + (1 - mixture) * _expected(log_q, log_q - log_m)
 
 
@@ -174,7 +191,13 @@ class KLController:
 
 
 def init_controller(coefficient: float) -> KLController:
-  """A controller that begins with β = `coefficient`, above 0.
+  """The controller before the first measurement.
+
+  Args:
+    coefficient: β, above 0.
+
+  Returns:
+    A record of one float32 scalar.
 
   Raises:
     ValueError: for 0 or less, from which no factor leads away.

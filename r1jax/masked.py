@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 def select(values: jax.Array, mask: jax.Array) -> jax.Array:
   """`values` where the mask is not 0, else 0; no gradient reaches a masked value, 0·inf included."""
-  return jnp.where(mask != 0, values, 0)
+  return jnp.where(mask if mask.dtype == bool else mask != 0, values, 0)
 
 
 def masked_sum(values: jax.Array, mask: jax.Array, axis=None) -> jax.Array:

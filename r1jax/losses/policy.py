@@ -45,10 +45,8 @@ def loss_normalizer(mask: jax.Array, aggregation: str, max_length: int | None = 
   """
   checks.word(AGGREGATIONS, aggregation=aggregation)
   checks.rank('[N, C]', completion_mask=mask)
-  if aggregation == 'token_mean':
-    return jnp.maximum(jnp.sum((mask != 0).astype(jnp.float32)), 1)
-  length = (max_length or mask.shape[1]) if aggregation == 'fixed_length' else 1
-  return jnp.float32(mask.shape[0] * length)
+  tokens = jnp.maximum(jnp.sum(mask.astype(jnp.float32)), 1)
+  return _normalizer(tokens, mask.shape, aggregation, max_length)
 
 
 def policy_loss(
@@ -120,12 +118,15 @@ def policy_loss(
          behaviour_logprobs)
   checks.word(RATIO_LEVELS, ratio_level=ratio_level)
   checks.word(CLIPS, clip=clip)
+  checks.word(AGGREGATIONS, aggregation=aggregation)
   checks.word(divergences.ESTIMATORS, kl_estimator=kl_estimator)
   checks.word(CORRECTIONS, correction=correction)
   checks.at_least(0, clip_epsilon_low=clip_epsilon_low, clip_epsilon_high=clip_epsilon_high,
                   correction_low=correction_low)
   checks.at_least(1, strictly=True, dual_clip=dual_clip)
   checks.at_least(correction_low, correction_high=correction_high)
+  if dual_clip is not None and clip != 'ppo':
+    raise ValueError(f"dual_clip={dual_clip} is for clip='ppo': set it to None with {clip!r}")
   if ratio_level in ('sequence', 'product') and advantages.ndim == 2:
     raise ValueError(f'advantages have shape {advantages.shape}: give [{logprobs.shape[0]}] for '
                      f"ratio_level={ratio_level!r}, or use 'sequence_token'")
@@ -135,69 +136,71 @@ def policy_loss(
 
   # Masked values become harmless before any arithmetic, so that no 0·inf or NaN can arise.
   mask = completion_mask != 0
-  # The barrier keeps XLA from counting the tokens of the batch in a second pass over the mask.
-  lengths = jax.lax.optimization_barrier(jnp.sum(completion_mask.astype(jnp.float32), 1))
-  kept = lambda x: select(x.astype(jnp.float32), mask)
+  wide = lambda x: jnp.asarray(x, jnp.float32)
+  lengths = jnp.sum(wide(completion_mask), 1)
+  kept = lambda x: select(wide(x), mask)
   fixed = lambda x: jax.lax.stop_gradient(kept(x))
-  logprobs = kept(logprobs)
-  old = jax.lax.stop_gradient(logprobs) if old_logprobs is None else fixed(old_logprobs)
+  # log π/π_other: the difference first, then the mask, in one pass.
+  log_ratio = lambda other: kept(wide(logprobs) - jax.lax.stop_gradient(wide(other)))
+  old = logprobs if old_logprobs is None else old_logprobs
   if advantages.ndim == 1:
-    advantages = select(advantages.astype(jnp.float32), lengths)[:, None]
+    advantages = jax.lax.stop_gradient(select(wide(advantages), lengths)[:, None])
   else:
-    advantages = kept(advantages)
-  advantages = jax.lax.stop_gradient(advantages)
+    advantages = fixed(advantages)
 
-  # [N, 1] values stand for each of a completion's tokens; [N, C] ones are 0 under the mask.
+  # Values [N, 1] stand for each of a completion's tokens; values [N, C] are 0 under the mask.
   def by_row(values):
     return values[:, 0] * lengths if values.shape[1] == 1 else jnp.sum(values, 1)
 
-  own = loss_normalizer(mask, aggregation, max_length)
-  normalizer = own if normalizer is None else normalizer
-  token_count = jnp.maximum(jnp.sum(lengths), 1) if token_count is None else token_count
-  mean = lambda values: jnp.sum(by_row(values)) / token_count
-
-  def share(acts, rows):
-    """The share of tokens on which `acts`, [N, 1] or [N, C], where `rows` says so as well."""
-    if rows.shape[1] > 1:
-      return mean(select(acts & rows, mask).astype(jnp.float32))
-    return jnp.sum(select(by_row(acts.astype(jnp.float32)), rows[:, 0])) / token_count
-
-  metrics = {}
+  sums = {}     # [N], what is summed over rows at the end: all of it in one reduction
   if clip == 'cispo' and old_logprobs is None:
-    per_token = advantages * logprobs
+    surrogate = advantages * kept(logprobs)
   else:
-    ratio, value = _ratio(logprobs, old, mask, lengths, ratio_level)
-    per_token, acting = _surrogate(ratio, value, logprobs, advantages, mask, clip,
-                                   clip_epsilon_low, clip_epsilon_high, dual_clip)
-    per_token = select(per_token, mask) if ratio_level == 'sequence_token' else per_token
-    largest = value if value.shape[1] > 1 else select(value, lengths[:, None])
-    metrics |= {name: share(*acts) for name, acts in acting.items()}
-    metrics |= {'ratio/mean': mean(value), 'ratio/max': jnp.max(largest)}
+    ratio, value = _ratio(log_ratio(old), mask, lengths, ratio_level)
+    if clip == 'cispo':
+      after = jnp.clip(value, 1 - clip_epsilon_low, 1 + clip_epsilon_high)
+      surrogate = advantages * kept(after * wide(logprobs))
+    elif clip == 'ppo':
+      cut = _cut(value, advantages, clip_epsilon_low, clip_epsilon_high, dual_clip)
+      surrogate, after = cut(ratio) * advantages, cut(value)
+    else:
+      surrogate = ratio * advantages
+    if surrogate.shape[1] > 1 and advantages.shape[1] == 1:
+      surrogate = select(surrogate, mask)
+    if clip != 'none':
+      sums |= _acting(value, after, advantages, mask, by_row, clip, clip_epsilon_low, dual_clip)
+    sums['ratio/mean'] = by_row(value)
+    largest = jnp.max(select(jnp.max(value, 1), lengths))
   if behaviour_logprobs is not None:
-    weights, cut = _correction(old, fixed(behaviour_logprobs), correction, correction_low,
-                               correction_high)
-    per_token = per_token * weights
-    everywhere = jnp.ones_like(lengths, bool)[:, None]
-    metrics |= {'correction/mean': mean(weights if weights.shape[1] == 1 else kept(weights)),
-                'correction/share': share(cut, everywhere)}
-  per_token = -per_token
+    difference = fixed(wide(old) - wide(behaviour_logprobs))
+    weights, beyond = _correction(difference, mask, correction, correction_low, correction_high)
+    surrogate = surrogate * weights
+    sums |= {'correction/mean': by_row(weights), 'correction/share': by_row(beyond)}
+  loss = -by_row(surrogate)
   if reference_logprobs is not None:
-    extra = (old,) if kl_estimator == 'k3_corrected' else ()
-    kl = divergences.ESTIMATORS[kl_estimator](logprobs, fixed(reference_logprobs), *extra)
-    per_token = per_token + kl_coefficient * kl
-    metrics['kl'] = mean(kl)
+    extra = (kept(old),) if kl_estimator == 'k3_corrected' else ()
+    sums['kl'] = by_row(divergences.ESTIMATORS[kl_estimator](
+        kept(logprobs), fixed(reference_logprobs), *extra))
+    loss = loss + kl_coefficient * sums['kl']
   if old_kl_coefficient is not None:
-    kl = divergences.exp_excess(logprobs - old)
-    per_token = per_token + old_kl_coefficient * kl
-    metrics['kl_old'] = mean(kl)
+    known = value if ratio_level == 'token' else None
+    sums['kl_old'] = by_row(divergences.exp_excess(log_ratio(old), known))
+    loss = loss + old_kl_coefficient * sums['kl_old']
   if entropies is not None:
-    entropies = kept(entropies)
-    per_token = per_token - entropy_coefficient * entropies
-    metrics['entropy'] = mean(entropies)
-  sums = by_row(per_token)
+    sums['entropy'] = by_row(kept(entropies))
+    loss = loss - entropy_coefficient * sums['entropy']
   if aggregation == 'sequence_mean':
-    sums = sums / jnp.maximum(lengths, 1)
-  return jnp.sum(sums) / normalizer, jax.tree.map(jax.lax.stop_gradient, metrics)
+    loss = loss / jnp.maximum(lengths, 1)
+
+  loss, tokens, *totals = jnp.sum(jnp.stack([loss, lengths, *sums.values()]), 1)
+  tokens = jnp.maximum(tokens, 1)
+  if normalizer is None:
+    normalizer = _normalizer(tokens, mask.shape, aggregation, max_length)
+  token_count = tokens if token_count is None else token_count
+  metrics = {name: total / token_count for name, total in zip(sums, totals)}
+  if 'ratio/mean' in metrics:
+    metrics['ratio/max'] = largest
+  return loss / normalizer, jax.tree.map(jax.lax.stop_gradient, metrics)
 
 
 def _check(logprobs, old_logprobs, advantages, completion_mask, reference_logprobs, entropies,
@@ -218,56 +221,76 @@ def _needs(coefficient, name, array, array_name):
     raise ValueError(f'{name}={coefficient} needs {array_name}: give them or set it to 0')
 
 
-def _ratio(logprobs, old, mask, lengths, level):
+def _normalizer(tokens, shape, aggregation, max_length):
+  if aggregation == 'token_mean':
+    return tokens
+  return jnp.float32(shape[0] * (
+      (max_length or shape[1]) if aggregation == 'fixed_length' else 1))
+
+
+def _ratio(log_ratio, mask, lengths, level):
   """(ρ, its value without gradient), [N, 1] or [N, C]; 0 under the mask at the level of tokens."""
   # The cut changes the value alone: beyond it the gradient keeps its direction.
   bounded = lambda x: x + jax.lax.stop_gradient(
       jnp.where(x > divergences.MAX_LOG_RATIO, divergences.MAX_LOG_RATIO - x, 0))
-  log_ratio = logprobs - old
   if level == 'token':
     ratio = jnp.exp(jnp.where(mask, bounded(log_ratio), -jnp.inf))
     return ratio, jax.lax.stop_gradient(ratio)
-  log_ratio = jnp.sum(log_ratio, 1)
+  whole = jnp.sum(log_ratio, 1)
   if level != 'product':
-    log_ratio = log_ratio / jnp.maximum(lengths, 1)
-  ratio = jnp.exp(bounded(log_ratio))[:, None]
+    whole = whole / jnp.maximum(lengths, 1)
+  ratio = jnp.exp(bounded(whole))[:, None]
   value = jax.lax.stop_gradient(ratio)
   if level == 'sequence_token':
-    ratio = value * jnp.exp(logprobs - jax.lax.stop_gradient(logprobs))
+    ratio = value * (1 + log_ratio - jax.lax.stop_gradient(log_ratio))
   return ratio, value
 
 
-def _surrogate(ratio, value, logprobs, advantages, mask, clip, low, high, dual):
-  """(L per token, {metric: (where a bound acts, where that counts)})."""
-  lower, upper = 1 - low, 1 + high
-  kept = lambda acts: acts & mask if acts.shape[1] > 1 else acts
-  if clip == 'none':
-    return ratio * advantages, {}
-  if clip == 'cispo':
-    everywhere = jnp.ones_like(advantages, bool)
-    return jnp.clip(value, lower, upper) * advantages * logprobs, {
-        'clip_ratio/low': (kept(value < lower), everywhere),
-        'clip_ratio/high': (kept(value > upper), everywhere)}
+def _cut(value, advantages, low, high, dual):
+  """What replaces x by a constant where the value of ρ lies beyond the bound that A pushes it to."""
   positive, negative = advantages > 0, advantages < 0
-  acts = kept(jnp.where(positive, value > upper, value < lower))
-  bounded = jnp.where(acts, jnp.where(positive, upper, lower), ratio)
-  acting = {'clip_ratio/low': (acts, negative), 'clip_ratio/high': (acts, positive)}
+  bound = jnp.where(positive, 1 + high, 1 - low)
+  acts = jnp.where(positive, value > bound, negative & (value < bound))
+  if dual is None:
+    return lambda x: jnp.where(acts, bound, x)
+  beyond = negative & (value > dual)
+  return lambda x: jnp.where(acts, bound, jnp.where(beyond, dual, x))
+
+
+def _acting(value, after, advantages, mask, by_row, clip, low, dual):
+  """{metric: [N], how many of a completion's tokens have ρ raised ('low') or lowered by the clip}."""
+  def count(acts):
+    return by_row((acts & mask if acts.shape[1] > 1 else acts).astype(jnp.float32))
+
+  positive, negative = advantages > 0, advantages < 0
+  if clip == 'ppo' and dual is None and advantages.shape[1] == 1:
+    either = count(value != after)     # a row has one sign, so that one count will do
+    return {'clip_ratio/low': select(either, negative[:, 0]),
+            'clip_ratio/high': select(either, positive[:, 0])}
+  acting = {'clip_ratio/high': count(value > after)}
+  if isinstance(low, (int, float)) and low >= 1:
+    acting['clip_ratio/low'] = jnp.zeros(mask.shape[0])     # no ratio is below 0
+  else:
+    acting['clip_ratio/low'] = count(value < after)
   if dual is not None:
-    above = kept(value > dual)
-    bounded = jnp.where(above & negative, dual, bounded)
-    acting['clip_ratio/dual'] = (above, negative)
-  return bounded * advantages, acting
+    acting['clip_ratio/dual'] = count((value > after) & negative)
+    acting['clip_ratio/high'] -= acting['clip_ratio/dual']
+  return acting
 
 
-def _correction(old, behaviour, correction, low, high):
-  """(weights, where they were truncated or masked), [N, 1] or [N, C], without gradient."""
+def _correction(log_weights, mask, correction, low, high):
+  """(weights, 1 where they were truncated or masked), [N, 1] or [N, C], without gradient."""
   level, form = correction.split('_')
-  log_weights = old - behaviour
   if level == 'sequence':
     log_weights = jnp.sum(log_weights, 1, keepdims=True)
-  weights = jax.lax.stop_gradient(
-      jnp.exp(jnp.minimum(log_weights, divergences.MAX_LOG_RATIO)))
+  weights = jnp.exp(jnp.minimum(log_weights, divergences.MAX_LOG_RATIO))
   if form == 'truncate':
-    return jnp.minimum(weights, high), weights > high
-  cut = (weights < low) | (weights > high)
-  return jnp.where(cut, 0, weights), cut
+    cut = weights > high
+    weights = jnp.minimum(weights, high)
+  else:
+    cut = (weights < low) | (weights > high)
+    weights = select(weights, ~cut)
+  cut = cut.astype(jnp.float32)
+  if level == 'token':
+    weights, cut = select(weights, mask), select(cut, mask)
+  return jax.lax.stop_gradient((weights, cut))

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import checks
-from r1jax.masked import masked_mean, masked_sum, select
+from r1jax.masked import masked_max, masked_mean, masked_sum, select
 
 
 def value_loss(
@@ -26,8 +26,8 @@ def value_loss(
       metrics as well, so that micro-batches add up.
 
   Returns:
-    (loss, metrics), float32 scalars: means over tokens `value/mean`, `value/error` (of (V − R)²),
-    and `value/clip_ratio` (tokens on which the clip acts) with old values.
+    (loss, metrics), float32 scalars: means over tokens `value/mean`, `value/error` (of (V − R)²)
+    and, with old values, `value/clip_ratio` (tokens on which the clip acts).
 
   Raises:
     ValueError: for shapes or dtypes that do not fit, or ε below 0.
@@ -37,20 +37,24 @@ def value_loss(
                 old_values=old_values)
   checks.floats(values=values, returns=returns, old_values=old_values)
   checks.at_least(0, clip_epsilon=clip_epsilon)
-  kept = lambda x: select(x.astype(jnp.float32), completion_mask)
-  values, returns = kept(values), jax.lax.stop_gradient(kept(returns))
-  if normalizer is None:
-    normalizer = jnp.maximum(jnp.sum((completion_mask != 0).astype(jnp.float32)), 1)
-  mean = lambda x: jnp.sum(x) / normalizer     # of what is 0 under the mask
-  errors = worse = jnp.square(values - returns)
-  metrics = {'value/mean': mean(values), 'value/error': mean(errors)}
+  mask = completion_mask != 0
+  wide = lambda x: jnp.asarray(x, jnp.float32)
+  fixed = lambda x: jax.lax.stop_gradient(wide(x))
+  errors = worse = jnp.square(select(wide(values) - fixed(returns), mask))
+  sums = {'value/mean': jnp.sum(select(fixed(values), mask), 1),
+          'value/error': jnp.sum(jax.lax.stop_gradient(errors), 1)}
   if old_values is not None:
-    old = jax.lax.stop_gradient(kept(old_values))
-    clipped = jnp.square(jnp.clip(values, old - clip_epsilon, old + clip_epsilon) - returns)
+    old = fixed(old_values)
+    clipped = jnp.clip(fixed(values), old - clip_epsilon, old + clip_epsilon)
+    clipped = jnp.square(select(clipped - fixed(returns), mask))
     acts = clipped > errors
-    worse = jnp.where(acts, jax.lax.stop_gradient(clipped), errors)
-    metrics['value/clip_ratio'] = mean(acts.astype(jnp.float32))
-  return 0.5 * mean(worse), jax.tree.map(jax.lax.stop_gradient, metrics)
+    worse = jnp.where(acts, clipped, errors)
+    sums['value/clip_ratio'] = jnp.sum(acts.astype(jnp.float32), 1)
+  loss, tokens, *totals = jnp.sum(jnp.stack([
+      jnp.sum(worse, 1), jnp.sum(wide(completion_mask), 1), *sums.values()]), 1)
+  normalizer = jnp.maximum(tokens, 1) if normalizer is None else normalizer
+  metrics = {name: total / normalizer for name, total in zip(sums, totals)}
+  return 0.5 * loss / normalizer, jax.lax.stop_gradient(metrics)
 
 
 def explained_variance(
@@ -74,12 +78,13 @@ def explained_variance(
   checks.rank('[N, C]', values=values)
   checks.shapes(values.shape, returns=returns, completion_mask=completion_mask)
   checks.floats(values=values, returns=returns)
-  kept = lambda x: select(jax.lax.stop_gradient(x.astype(jnp.float32)), completion_mask)
+  kept = lambda x: select(jax.lax.stop_gradient(jnp.asarray(x, jnp.float32)), completion_mask)
   values, returns = kept(values), kept(returns)
 
   def squares(x):
     return masked_sum(jnp.square(x - masked_mean(x, completion_mask)), completion_mask)
 
-  whole = squares(returns)
-  share = squares(returns - values) / jnp.where(whole > 0, whole, 1)
-  return jnp.where(whole > 0, 1 - share, 0)
+  # Equal returns leave float noise in their mean, not in their range.
+  varied = masked_max(returns, completion_mask) > -masked_max(-returns, completion_mask)
+  share = squares(returns - values) / jnp.where(varied, squares(returns), 1)
+  return jnp.where(varied, 1 - share, 0)

@@ -1,0 +1,35 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax import checks
+
+
+def test_what_fits_passes():
+  x = np.zeros((2, 3), np.float32)
+  checks.floats(x=x, half=jnp.zeros(2, jnp.bfloat16), nothing=None)
+  checks.rank('[N, C]', x=x)
+  checks.rank('[N]', x=x[0])
+  checks.shapes((2, 3), (2,), x=x, y=x[:, 0], nothing=None)
+  checks.word(('a', 'b'), letter='b')
+  checks.at_least(0, zero=0, more=2.5)
+  jax.jit(lambda x: checks.at_least(0, x=x))(-1.0)      # known to a trace alone
+
+
+@pytest.mark.parametrize('call, message', [
+    (lambda: checks.floats(x=np.zeros(2, np.int32)),
+     'x are of dtype int32: give floating-point numbers'),
+    (lambda: checks.floats(x=[1.0]), 'x: a list is no array: give a jax or numpy array'),
+    (lambda: checks.rank('[N, C]', x=np.zeros(2)), r'x have shape \(2,\): give \[N, C\]'),
+    (lambda: checks.rank('[N, C]', x=1.0), r'x: a float is no array: give \[N, C\]'),
+    (lambda: checks.shapes((2,), (2, 3), x=np.zeros(3)),
+     r'x have shape \(3,\): give \[2\] or \[2, 3\]'),
+    (lambda: checks.shapes((2,), x=[1, 2]), r'x have shape none \(a list\): give \[2\]'),
+    (lambda: checks.word(('a', 'b'), letter='c'), "letter='c' is unknown: use one of a, b"),
+    (lambda: checks.at_least(0, x=-1), 'x=-1 is out of range: give at least 0'),
+    (lambda: checks.at_least(1, strictly=True, x=1), 'x=1 is out of range: give more than 1'),
+    (lambda: checks.at_least(0, x=float('nan')), 'x=nan is out of range')])
+def test_what_does_not_fit_is_refused_in_one_sentence(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()
