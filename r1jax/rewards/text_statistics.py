@@ -23,12 +23,17 @@ def reflective_words(text: str) -> int:
   return len(_REFLECTIVE.findall(text))
 
 
+def tokens(text: str) -> list[str]:
+  """Lower-case words and numbers, single Han characters and single marks."""
+  return _TOKEN.findall(text.lower())
+
+
 def repetition(text: str, n: int = 4) -> float:
   """The share of n-grams that repeat an earlier one: 1 − distinct n-grams / n-grams.
 
   seq-rep-n of Welleck et al. 2019, "Neural Text Generation with Unlikelihood Training", over
-  lower-case words, single Han characters and single marks. 0 for a text shorter than n.
+  `tokens`. 0 for a text shorter than n.
   """
-  tokens = _TOKEN.findall(text.lower())
-  ngrams = list(zip(*(tokens[i:] for i in range(n))))
+  words = tokens(text)
+  ngrams = list(zip(*(words[i:] for i in range(n))))
   return 1.0 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
