@@ -11,8 +11,9 @@ from r1jax.data.prompts import PromptStream
 from r1jax.rewards import accuracy
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
+from r1jax.rewards.language import is_mixed
 from r1jax.rewards.suite import RewardSuite
-from r1jax.rewards.text_statistics import is_mixed, reflective_words
+from r1jax.rewards.text_statistics import reflective_words
 from r1jax.tokenization import Tokenizer
 
 

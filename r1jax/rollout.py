@@ -8,8 +8,9 @@ from r1jax.data.prompts import PromptBatch
 from r1jax.records import Batch, Prompts, Rollout
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import THINK_OPENING
+from r1jax.rewards.language import is_mixed
 from r1jax.rewards.suite import Rewards
-from r1jax.rewards.text_statistics import is_mixed, reflective_words, repetition
+from r1jax.rewards.text_statistics import reflective_words, repetition
 from r1jax.tokenization import Tokenizer
 
 

@@ -62,3 +62,28 @@ def test_an_empty_file_is_refused(tmp_path, content):
   path.write_bytes(content)
   with pytest.raises(ValueError, match='rows.jsonl is empty'):
     jsonl.jsonl_source(path)
+
+
+WORKED = b'{"prompt": "1 + 1?", "reasoning": "so 1 + 1 = 2", "summary": "It is 2.", "more": 3}\n'
+
+
+def test_worked_questions_come_back(tmp_path):
+  path = tmp_path / 'own.jsonl'
+  path.write_bytes(WORKED * 2)
+  assert jsonl.reasoning_source(path) == 2 * [
+      dict(question='1 + 1?', reasoning='so 1 + 1 = 2', summary='It is 2.', more=3)]
+
+
+@pytest.mark.parametrize('line, message', [
+    (GOOD, '"reasoning" is missing'),
+    (WORKED.replace(b'"It is 2."', b'""'), '"summary" is .*not blank'),
+    (WORKED.replace(b'so 1', b'<think> so 1'), '"reasoning" holds <think>, leave tags out'),
+    (WORKED.replace(b'It is 2.', b'2 </answer>'), '"summary" holds </answer>, leave tags out'),
+    (b'[]', r'JSON list, write an object {"prompt": ..., "reasoning": ..., "summary": ...}')])
+def test_a_bad_worked_question_is_named_by_file_and_line(tmp_path, line, message):
+  path = tmp_path / 'own.jsonl'
+  with pytest.raises(FileNotFoundError, match='own.jsonl: name a JSONL file of {"prompt": ..., "re'):
+    jsonl.reasoning_source(path)
+  path.write_bytes(WORKED + b'\n' + line)
+  with pytest.raises(ValueError, match=f'own.jsonl, line 3: .*{message}'):
+    jsonl.reasoning_source(path)

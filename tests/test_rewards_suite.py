@@ -44,14 +44,16 @@ def test_total_is_the_weighted_sum_and_none_counts_as_nothing():
 def test_the_rewards_of_the_table_by_name():
   good = '<think>a</think> <answer>42</answer>'
   rewards = compute(
-      named_rewards({'format': 1.0, 'number': 1.0, 'gsm8k': 1.0, 'choice': 1.0, 'exact_match': 1}),
+      named_rewards({'format': 1.0, 'number': 1.0, 'gsm8k': 1.0, 'choice': 1.0, 'exact_match': 1,
+                     'language_en': 1.0, 'language_zh': 1.0}),
       [good, good.removeprefix('<think>'), '42.'], ['42'] * 3)
   table = {'format': [1, 0, 0], 'number': [1, 1, 1], 'gsm8k': [1, 1, 1],
-           'choice': [math.nan] * 3, 'exact_match': [1, 1, 0]}
-  assert set(table) == set(REWARDS)
+           'choice': [math.nan] * 3, 'exact_match': [1, 1, 0],
+           'language_en': [1, 1, 1], 'language_zh': [1, 1, 1]}
+  assert set(REWARDS) - set(table) == {'language', 'language_de', 'language_es', 'language_fr'}
   for name, column in table.items():
     np.testing.assert_array_equal(rewards.components[name], column)
-  np.testing.assert_array_equal(rewards.total, [4, 3, 2])
+  np.testing.assert_array_equal(rewards.total, [6, 5, 4])
   assert rewards.counters['unjudged/choice'] == 3
   opened = compute(named_rewards({'format': 2.0}, opened=True), [good, good[len('<think>'):]])
   np.testing.assert_array_equal(opened.total, [0, 2])

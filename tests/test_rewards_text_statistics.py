@@ -33,25 +33,8 @@ def test_repetition_of_known_texts():
   assert text_statistics.repetition('对' * 103) == pytest.approx(0.99)
 
 
-@pytest.mark.parametrize('text, latin, han', [
-    ('', 0, 0), ('The sum is 12.', 1, 0), ('答案是12', 0, 1), ('the answer 答案', 0.5, 0.5),
-    (r'答案 $x_{max}$ \(sum\) `code` <think> \frac 12 x y', 0, 1),
-    ('```python\nprint(x)\n``` 好', 0, 1), ('it costs $5 and then $6 好', 0.8, 0.2),
-    ("don't 好", 0.5, 0.5), ('2 + 2 = 4', 0, 0)])
-def test_language_shares(text, latin, han):
-  assert text_statistics.language_shares(text) == pytest.approx({'latin': latin, 'han': han})
-
-
-def test_mixed_is_both_languages():
-  assert text_statistics.is_mixed('first we add 然后相减')
-  assert not text_statistics.is_mixed('first we add, then subtract')
-  assert not text_statistics.is_mixed('先加然后相减 $x + y$ 得到十二个苹果 Janet')
-  assert not text_statistics.is_mixed('12 + 7')
-
-
 @pytest.mark.parametrize('unit', ['\\(', '\\[', '$', '`', '<a', '```', '好', '\ud800', 'a\x00'])
 def test_no_text_is_too_long(unit):
   text = unit * 10**5
   text_statistics.reflective_words(text)
   text_statistics.repetition(text)
-  text_statistics.language_shares(text)

@@ -1,4 +1,5 @@
 """Pre-training, supervised fine-tuning, rejection sampling."""
+import collections
 import json
 
 import jax
@@ -11,7 +12,7 @@ from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 from r1jax import checkpoint, metrics, models
 from r1jax.data import miniature
 from r1jax.models import huggingface
-from r1jax.stages import common, pretrain, reject, sft
+from r1jax.stages import common, evaluate, pretrain, reject, sft
 from r1jax.storage import Path
 from r1jax.tokenization import load_tokenizer
 
@@ -137,10 +138,31 @@ def test_each_epoch_sees_every_row_in_another_order(base, drawn, tmp_path, monke
   assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
+def test_ones_own_data_are_learnt_beside_the_samples_or_alone(base, drawn, tmp_path, monkeypatch):
+  packed = []
+  monkeypatch.setattr(sft, 'train_packed', lambda config, loaded, rows, *_, **__: packed.append(
+      rows) or loaded.params)
+  own = tmp_path / 'own.jsonl'
+  own.write_text('{"prompt": "5+3?", "reasoning": "so 5+3=8", "summary": "It is 8."}\n')
+  mine = ('User: 5+3?\nAssistant: <think>so 5+3=8</think> <answer>It is 8.</answer>' + miniature.END)
+  for fields, inputs in ((dict(), drawn), (dict(inputs=(), samples=''), {})):
+    config = runs.sft_config(base, files=(str(own),), **fields)
+    sft.run(config, inputs, tmp_path / str(len(inputs)))
+    tokenizer, rows = load_tokenizer(base), packed.pop()
+    texts = [tokenizer.decode(tokens[segments == n], skip_special=False)
+             for tokens, segments in zip(rows.tokens, rows.segment_ids)
+             for n in range(1, segments.max() + 1)]
+    assert mine in texts and len(texts) == 1 + len(inputs) * len(samples_of(drawn))
+  own.write_text('{"prompt": "5+3?"}\n')
+  with pytest.raises(ValueError, match='own.jsonl, line 1: the field "reasoning" is missing'):
+    sft.run(config, inputs, tmp_path / 'bad')
+
+
 def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
   for fields, sentence in (
       (dict(rows=3, micro_batches=2), 'rows=3 is not a multiple of micro_batches=2'),
       (dict(samples='drawn'), r"samples='drawn' is none of its inputs \['draw'\]"),
+      (dict(samples=''), r"samples='' is none of its inputs .*, or files"),
       (dict(epochs=0), 'epochs=0 leaves nothing to do'),
       (dict(optimizer=dict(learning_rat=1.0)), 'did you mean .*learning_rate'),
       (dict(rows=64), 'the data fill .* rows and a batch has rows=64'),
@@ -178,16 +200,76 @@ def test_correct_completions_of_the_model_itself_are_kept(compiled, tmp_path):
   assert samples_of({'draw': fewer})[0] in kept and fewer.manifest.scores['kept'] == 1
 
 
-def test_nothing_correct_is_said(base, tmp_path):
-  with pytest.raises(ValueError, match="none of 16 completions of stage 'draw' was correct: draw"):
+def record(example_id, text, reward, truncated=False):
+  return dict(prompt='How many?', completion=text, example_id=example_id, sample=0, num_tokens=9,
+              truncated=truncated, rewards=dict(number=reward))
+
+
+GOOD = ' <think>so 5+3=8</think> <answer>8</answer>'
+RECORDS = [record(0, GOOD, 1.0), record(1, GOOD, 0.0), record(2, GOOD, None),
+           record(3, GOOD, 1.0, truncated=True), record(4, ' no answer', 1.0),
+           record(5, f'{GOOD} ', 1.0)]
+
+
+def test_selection_tells_what_it_leaves_out_and_why():
+  tokenizer = load_tokenizer(common.MINIATURE_BASE)
+  config = reject_config(pattern='summary', keep=1, filters=dict(length=dict(min_tokens=2)))
+  samples = reject.read_samples(RECORDS, config, tokenizer)
+  assert [sample.correct for sample in samples] == [True, False, None, True, True, True]
+  assert samples[0].reasoning_tokens == len(tokenizer.encode('so 5+3=8')) > 2
+  curated = reject.select(samples, config)
+  assert curated == reject.select(samples, config) and len(curated.kept) == 1
+  assert curated.counts == {
+      'drawn': 6, 'kept': 1, 'refused/correct': 2, 'refused/truncated': 1, 'refused/length': 0,
+      'refused/pattern': 1, 'refused/keep': 1}
+  assert [sorted(reasons) for _, reasons in curated.refused] == [
+      ['correct'], ['correct'], ['truncated'], ['pattern'], ['keep']]
+
+
+def test_the_kept_and_the_refused_can_both_be_read(tmp_path, monkeypatch):
+  monkeypatch.setattr(evaluate, 'evaluate_model', lambda *_, **__: ({'pass@1': (1, 0, 1)}, RECORDS))
+  config = reject_config(pattern='summary', filters=dict(format={}, duplicates={}))
+  artifact = reject.run(config, {}, tmp_path, stage='draw')
+  prompt = 'User: How many?\nAssistant:'
+  assert samples_of({'draw': artifact}) == [dict(
+      part=0, prompt=prompt, example_id=0,
+      completion=r' <think>so 5+3=8</think> <answer>The answer is \boxed{8}.</answer>')]
+  refused = list(metrics.read_jsonl(tmp_path / 'refused'))
+  assert [sample['example_id'] for sample in refused] == [1, 2, 3, 4, 5]
+  assert {sample['prompt'] for sample in refused} == {prompt}
+  assert refused[0]['completion'] == GOOD and refused[0]['reasons'] == {'correct': 'wrong answer'}
+  scores = artifact.manifest.scores
+  assert scores['pass@1'] and (scores['drawn'], scores['correct'], scores['kept']) == (6, 3, 1)
+  counts = collections.Counter(f'refused/{name}' for sample in refused for name in sample['reasons'])
+  assert counts == {'refused/correct': 2, 'refused/truncated': 1, 'refused/format': 2,
+                    'refused/duplicates': 1}
+  assert counts.items() <= scores.items()
+  assert {name.split('/')[0] for name in artifact.manifest.files} == {'samples', 'refused'}
+
+
+def test_nothing_left_is_said_with_the_counts(base, tmp_path):
+  with pytest.raises(ValueError, match=r"none of 16 completions of stage 'draw' is left "
+                                       r'\(refused/correct 16, refused/truncated \d+\): read why in'):
     reject.run(reject_config(model=dict(source=base)), {}, tmp_path, stage='draw')
   assert not (tmp_path / 'manifest.json').exists()
+  refused = list(metrics.read_jsonl(tmp_path / 'refused'))
+  assert len(refused) == 16
+  assert all(sample['reasons']['correct'] == 'wrong answer' for sample in refused)
 
 
 def test_impossible_rejection_is_refused():
   for fields, sentence in ((dict(keep=0), 'keep=0 keeps nothing'),
                            (dict(accuracy='nmber'), "'nmber': did you mean 'number'"),
-                           (dict(samples=0), 'samples=0 leaves nothing to do')):
+                           (dict(samples=0), 'samples=0 leaves nothing to do'),
+                           (dict(pattern='sumary'), "pattern='sumary' .*'summary'"),
+                           (dict(filters=dict(languge={})), 'did you mean .*filters.language[?]'),
+                           (dict(filters=dict(cap=dict(perprompt=2))), 'mean .*cap.per_prompt[?]'),
+                           (dict(filters=dict(cap=dict(per_prompt='2'))), 'make it a int'),
+                           (dict(filters=dict(cap=3)), 'cap=3 must hold fields'),
+                           (dict(filters=dict(code=dict(max=3))), 'has no settings'),
+                           (dict(filters=dict(language=dict(target='xx'))),
+                            "stages.draw.filters.language: The language 'xx' is not known"),
+                           (dict(filters=dict(cap=dict(per_prompt=0))), 'per_prompt=0 leaves')):
     with pytest.raises(ValueError, match=sentence):
       reject.check(reject_config(**fields), 'config.stages.draw')
 

@@ -1,10 +1,15 @@
-"""A user's own questions: JSONL of `{"prompt": ..., "answer": ...}`."""
+"""A user's own data: JSONL of questions and answers, or of questions and reasoning."""
 
 import codecs
+from collections.abc import Iterator, Sequence
 import json
 from typing import Any
 
 from r1jax import storage
+from r1jax.rewards import extract
+
+_TAGS = (
+    extract.THINK_OPENING, extract.THINK_CLOSING, extract.ANSWER_OPENING, extract.ANSWER_CLOSING)
 
 
 def jsonl_source(path: storage.Path | str) -> list[dict[str, Any]]:
@@ -20,23 +25,41 @@ def jsonl_source(path: storage.Path | str) -> list[dict[str, Any]]:
     FileNotFoundError: there is no such file.
     ValueError: a line is not such an object (named by file and line), or there is none.
   """
+  return list(_rows(path, ('prompt', 'answer')))
+
+
+def reasoning_source(path: storage.Path | str) -> list[dict[str, Any]]:
+  """Worked questions of a JSONL file, as {'question', 'reasoning', 'summary', ...} in its order.
+
+  Each line is an object with the texts `prompt` (returned as 'question'), `reasoning` and
+  `summary`, these two without tags; else as `jsonl_source`. For questions with one answer the
+  summary has it in `\\boxed{}`, where the accuracy rewards look for it.
+
+  Raises:
+    FileNotFoundError, ValueError: as `jsonl_source`; a tag within a text.
+  """
+  return list(_rows(path, ('prompt', 'reasoning', 'summary')))
+
+
+def _rows(path: storage.Path | str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+  form = '{' + ', '.join(f'"{field}": ...' for field in fields) + '}'
   file = storage.Path(path)
   if not file.exists():
-    raise FileNotFoundError(f'There is no file {path}: name a JSONL file of prompts and answers.')
-  examples = []
+    raise FileNotFoundError(f'There is no file {path}: name a JSONL file of {form}.')
   content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
+  empty = True
   for number, line in enumerate(content.split(b'\n'), start=1):
     if line.strip():
+      empty = False
       try:
-        examples.append(_example(line))
+        yield _example(line, fields, form)
       except ValueError as error:
         raise ValueError(f'{path}, line {number}: {error}.') from None
-  if not examples:
-    raise ValueError(f'{path} is empty: write one {{"prompt": ..., "answer": ...}} a line.')
-  return examples
+  if empty:
+    raise ValueError(f'{path} is empty: write one {form} a line.')
 
 
-def _example(line: bytes) -> dict[str, Any]:
+def _example(line: bytes, fields: Sequence[str], form: str) -> dict[str, Any]:
   try:
     row = json.loads(line.decode('utf-8'))
   except UnicodeDecodeError as error:
@@ -48,8 +71,8 @@ def _example(line: bytes) -> dict[str, Any]:
     raise ValueError(f'this is no JSON ({error}), write one object a line') from None
   if not isinstance(row, dict):
     raise ValueError(
-        f'this is a JSON {type(row).__name__}, write an object {{"prompt": ..., "answer": ...}}')
-  for field in ('prompt', 'answer'):
+        f'this is a JSON {type(row).__name__}, write an object {form}')
+  for field in fields:
     if field not in row:
       raise ValueError(f'the field "{field}" is missing (there are: {", ".join(row)}), add it')
     if isinstance(row[field], (int, float)) and not isinstance(row[field], bool):
@@ -60,4 +83,8 @@ def _example(line: bytes) -> dict[str, Any]:
       row[field].encode()
     except UnicodeEncodeError:
       raise ValueError(f'the field "{field}" has half a surrogate pair, mend its text') from None
+    if field in ('reasoning', 'summary'):
+      for tag in _TAGS:
+        if tag in row[field]:
+          raise ValueError(f'the field "{field}" holds {tag}, leave tags out: they are added')
   return {'question': row.pop('prompt'), **row}

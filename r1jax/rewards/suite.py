@@ -24,6 +24,7 @@ import numpy as np
 from r1jax.rewards import accuracy, workers
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
+from r1jax.rewards.language import LANGUAGES, language_reward
 
 RewardFunction = Callable[[Completion, Mapping], float | None]
 
@@ -33,6 +34,8 @@ REWARDS: dict[str, RewardFunction] = {
     'gsm8k': accuracy.gsm8k_reward,
     'choice': accuracy.choice_reward,
     'exact_match': accuracy.exact_match_reward,
+    'language': language_reward,    # the question's own language; `language_zh` is always Chinese
+    **{f'language_{name}': functools.partial(language_reward, target=name) for name in LANGUAGES},
 }
 _ASKING = (accuracy.number_reward,)
 

@@ -1,29 +1,53 @@
-"""Rejection sampling: draw from a model, keep its own correct completions (expert iteration)."""
+"""Rejection sampling: draw from a model, keep those of its own completions that pass filters.
+
+Only correct and whole completions ever pass. With no further filter that is expert iteration; with
+those of `data.curation` it draws the samples of a cold start, or those of the report's third stage.
+"""
 from collections.abc import Callable, Mapping
+import dataclasses
 import random
 from typing import Any
 
 import jax
 
 from r1jax import checkpoint, metrics, sharding
+from r1jax.data import curation
 from r1jax.stages import common, evaluate
 from r1jax.storage import Path
-from r1jax.tokenization import render_prompt
+from r1jax.tokenization import Tokenizer, opens_think, render_prompt
 
 DEFAULT = evaluate.DEFAULT | dict(
     kind='reject', split='train',
     model=dict(source='miniature', compute_dtype='float32', remat=False),
     problems=2000, samples=8,
-    keep=10_000,            # correct completions kept at most, drawn by the seed
+    filters={},             # besides `ALWAYS`: name -> settings, where not `curation.SETTINGS`
+    pattern='drawn',        # or 'summary': what is kept is rewritten by `curation.readable`
+    keep=10_000,            # samples kept at most, drawn by the seed
 )
+ALWAYS = {'correct': {}, 'truncated': {}}
 
 
 def check(config: Mapping[str, Any], where: str) -> None:
   """Refuses impossible settings before anything is loaded."""
   common.check_config(config, DEFAULT, where)
   evaluate.check({name: config[name] for name in evaluate.DEFAULT}, where)
+  common.check_choice(config['pattern'], ('drawn', 'summary'), f'{where}.pattern')
   if config['keep'] < 1:
     raise ValueError(f'{where}.keep={config["keep"]} keeps nothing: use at least 1')
+  for name, settings in config['filters'].items():
+    path, known = f'{where}.filters.{name}', curation.SETTINGS.get(name)
+    if known is None:
+      nearest = common.nearest(name, curation.SETTINGS)
+      raise ValueError(f'{path} is no filter: did you mean {where}.filters.{nearest}? (known: '
+                       f'{", ".join(curation.SETTINGS)})')
+    common.check_config({name: settings}, {name: {}}, f'{where}.filters')
+    if settings and not known:
+      raise ValueError(f'{path}={settings!r}: this filter has no settings, leave it {{}}')
+    common.check_config(known | settings, known, path)
+  try:
+    curation.make_filters(config['filters'])
+  except ValueError as error:
+    raise ValueError(f'{where}.{error}') from None
 
 
 def run(
@@ -31,10 +55,13 @@ def run(
     stage: str = 'reject', mesh: jax.sharding.Mesh | None = None,
     should_stop: Callable[[], bool] = lambda: False, console=None,
 ) -> common.Artifact:
-  """Leaves `samples` (JSONL of prompt, completion, example_id) and counts; see `stages.rl.run`.
+  """Leaves `samples` and `refused`, JSONL of prompt, completion, example_id; see `stages.rl.run`.
+
+  Those of `refused` have their `reasons` by filter. The manifest's scores have the counts: drawn,
+  correct (and whole), kept, and refused/<filter>.
 
   Raises:
-    ValueError: no completion was correct.
+    ValueError: no completion is left; `refused` is there to be read.
   """
   config = common.plain(config)
   check(config, f'config.stages.{stage}')
@@ -42,23 +69,66 @@ def run(
   with sharding.use(mesh):
     loaded = common.load_model(inputs=inputs, mesh=mesh, **config['model'])
     scores, records = evaluate.evaluate_model(config, loaded, mesh=mesh, should_stop=should_stop)
-  correct = [record for record in records
-             if record['rewards'][config['accuracy']] == 1 and not record['truncated']]
-  if not correct:
-    raise ValueError(f'none of {len(records)} completions of stage {stage!r} was correct: draw '
-                     'more samples, or take easier problems')
-  kept = correct
-  if len(correct) > config['keep']:
-    kept = random.Random(config['seed']).sample(correct, config['keep'])
-  (workdir / 'samples').remove()
-  metrics.JsonlParts(workdir / 'samples', key='part', resume=0).append(0, [
-      {'prompt': render_prompt(config['template'], record['prompt'], loaded.tokenizer),
-       'completion': record['completion']} for record in kept])
+  samples = read_samples(records, config, loaded.tokenizer)
+  curated = select(samples, config)
+  lines = lambda pairs: [
+      {'prompt': render_prompt(config['template'], sample.question, loaded.tokenizer),
+       'completion': sample.completion, 'example_id': sample.example_id, **more}
+      for sample, more in pairs]
+  written = {
+      'refused': lines((sample, {'reasons': reasons}) for sample, reasons in curated.refused),
+      'samples': lines((sample, {}) for sample in curated.kept)}
+  for name, rows in written.items():
+    (workdir / name).remove()
+    metrics.JsonlParts(workdir / name, key='part', resume=0).append(0, rows)
+  counts = curated.counts | {
+      'correct': sum(sample.correct is True and not sample.truncated for sample in samples)}
+  if not curated.kept:
+    reasons = ', '.join(f'{name} {count}' for name, count in counts.items() if '/' in name and count)
+    raise ValueError(f'none of {len(samples)} completions of stage {stage!r} is left ({reasons}): '
+                     f'read why in {workdir / "refused"}; draw more samples, take easier problems '
+                     'or loosen filters')
   manifest = checkpoint.Manifest(
       kind='reject', stage=stage, config_hash=checkpoint.config_hash(config),
       parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
       template=config['template'],
-      files=tuple(f'samples/{name}' for name in (workdir / 'samples').file_sizes()),
-      scores=scores | {'drawn': len(records), 'correct': len(correct), 'kept': len(kept)})
+      files=tuple(f'{folder}/{name}' for folder in written
+                  for name in (workdir / folder).file_sizes()),
+      scores=scores | counts)
   checkpoint.write_manifest(workdir, manifest)
   return common.Artifact(workdir, manifest)
+
+
+def read_samples(
+    records: list[Mapping[str, Any]], config: Mapping[str, Any], tokenizer: Tokenizer,
+) -> list[curation.Sample]:
+  """An evaluation's records as samples; only what the accuracy gives 1 is correct."""
+  opened, samples = opens_think(config['template'], tokenizer), []
+  for record in records:
+    verdict = record['rewards'][config['accuracy']]
+    sample = curation.Sample(
+        question=record['prompt'], completion=record['completion'],
+        correct=None if verdict is None else verdict == 1, truncated=record['truncated'],
+        example_id=record['example_id'], opened=opened)
+    samples.append(dataclasses.replace(
+        sample, reasoning_tokens=len(tokenizer.encode(sample.reasoning))))
+  return samples
+
+
+def select(samples: list[curation.Sample], config: Mapping[str, Any]) -> curation.Curated:
+  """Filters samples, rewrites those kept if the pattern says so, and keeps `keep` of them."""
+  curated = curation.curate(samples, ALWAYS | config['filters'], seed=config['seed'])
+  kept, refused, counts = curated.kept, list(curated.refused), dict(curated.counts)
+  if config['pattern'] == 'summary':
+    rewritten = [(sample, curation.readable(sample)) for sample in kept]
+    lost = [sample for sample, new in rewritten if new is None]
+    kept = [new for _, new in rewritten if new is not None]
+    refused += [(sample, {'pattern': 'has no answer to put in a summary'}) for sample in lost]
+    counts['refused/pattern'] = len(lost)
+  if len(kept) > config['keep']:
+    chosen = random.Random(config['seed']).sample(range(len(kept)), config['keep'])
+    over = sorted(set(range(len(kept))) - set(chosen))
+    refused += [(kept[place], {'keep': f'more than {config["keep"]}'}) for place in over]
+    counts['refused/keep'] = len(over)
+    kept = [kept[place] for place in chosen]
+  return curation.Curated(kept, refused, counts | {'kept': len(kept)})

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 
 from r1jax import checkpoint, losses, metrics, sharding, train_step
+from r1jax.data.curation import readable_completion
+from r1jax.data.jsonl import reasoning_source
 from r1jax.data.packing import PackedRows, pack
 from r1jax.logprobs import token_logprobs
 from r1jax.masked import masked_sum
@@ -17,7 +19,7 @@ from r1jax.models import Model
 from r1jax.records import TrainState
 from r1jax.stages import common, evaluate
 from r1jax.storage import Path
-from r1jax.tokenization import Tokenizer
+from r1jax.tokenization import Tokenizer, opens_think, render_prompt
 
 OPTIMIZER = dict(learning_rate=5e-5, warmup_steps=0, final_learning_rate=5e-6, weight_decay=0.0,
                  max_grad_norm=1.0, beta1=0.9, beta2=0.95)
@@ -25,8 +27,9 @@ OPTIMIZER = dict(learning_rate=5e-5, warmup_steps=0, final_learning_rate=5e-6, w
 DEFAULT = dict(
     kind='sft', inputs=(), seed=0,
     model=dict(source='miniature', compute_dtype='float32', remat=False),
-    samples='',              # the input stage (of kind 'reject') that drew them
-    template='miniature',    # kept in the manifest; samples hold whole prompts
+    samples='',              # the input stage (of kind 'reject') that drew them; '': none did
+    files=(),                # one's own: JSONL of prompt, reasoning, summary, in the template
+    template='miniature',    # of `files` and the manifest; samples hold whole prompts
     row_length=128, rows=64, micro_batches=1, epochs=2, overlong='skip',
     optimizer=OPTIMIZER,     # cosine from learning_rate to final_learning_rate over the run
     checkpoint_every=200, keep_checkpoints=2,      # steps, checkpoints
@@ -39,9 +42,9 @@ def check(config: Mapping[str, Any], where: str) -> None:
   """Refuses impossible settings before anything is loaded."""
   common.check_config(config, DEFAULT, where)
   check_batches(config, where)
-  if config['samples'] not in config['inputs']:
+  if config['samples'] not in config['inputs'] and (config['samples'] or not config['files']):
     raise ValueError(f'{where}.samples={config["samples"]!r} is none of its inputs '
-                     f'{list(config["inputs"])}: name the stage that drew the samples')
+                     f'{list(config["inputs"])}: name the stage that drew the samples, or files')
   for name, evaluation in config['evaluations'].items():
     evaluate.check(evaluation, f'{where}.evaluations.{name}')
 
@@ -54,6 +57,23 @@ def check_batches(config: Mapping[str, Any], where: str) -> None:
   if config['rows'] % config['micro_batches']:
     raise ValueError(f'{where}.rows={config["rows"]} is not a multiple of micro_batches='
                      f'{config["micro_batches"]}: make it one')
+
+
+def own_samples(
+    files: Iterable[str], template: str, tokenizer: Tokenizer,
+) -> list[dict[str, str]]:
+  """Prompts and completions of one's own JSONL files, in the readable pattern of `curation`.
+
+  Raises:
+    FileNotFoundError, ValueError: as `data.jsonl.reasoning_source`.
+  """
+  opened, samples = opens_think(template, tokenizer), []
+  for row in (row for path in files for row in reasoning_source(path)):
+    prompt = render_prompt(template, row['question'], tokenizer)
+    completion = readable_completion(
+        row['reasoning'], row['summary'], prompt=prompt, opened=opened)
+    samples.append({'prompt': prompt, 'completion': completion})
+  return samples
 
 
 def pack_samples(
@@ -168,7 +188,9 @@ def run(
   with sharding.use(mesh):
     loaded = common.load_model(inputs=inputs, mesh=mesh, **config['model'])
     evaluate.check_sources(config['evaluations'], inputs, loaded.tokenizer)
-    samples = metrics.read_jsonl(inputs[config['samples']].folder / 'samples')
+    samples = own_samples(config['files'], config['template'], loaded.tokenizer)
+    if config['samples']:
+      samples += metrics.read_jsonl(inputs[config['samples']].folder / 'samples')
     rows = pack_samples(samples, loaded.tokenizer, config['row_length'], config['overlong'])
     params = train_packed(config, loaded, rows, workdir, stage=stage, mesh=mesh,
                           should_stop=should_stop, console=console)

@@ -1,0 +1,243 @@
+r"""In which language each word of a text is, and the language-consistency reward.
+
+DeepSeek-R1 report, section 2.3.2: the share of words of the target language in the chain of
+thought. Words are told apart like this:
+
+* A Han character is a word of Chinese (of no language known here in a text with kana); a run of
+  letters of another script than the Latin is a word of `OTHER`.
+* Latin words are read together, by the likeliest path of a small hidden Markov model. A word that
+  some language lists (`language_words`) is less likely in the others by a fixed factor; of an
+  unlisted one the spelling tells, by letter trigrams of the lists; a change of language costs, so
+  that one name or loanword belongs to what it stands in. A stretch that is spelt like no language
+  is of `OTHER`.
+* Numbers, punctuation, tags, single letters, units and names of functions, short unlisted words in
+  capitals, formulas and code are no language and count neither way. Within formulas and code some
+  things are words all the same, so that no prose hides there: the argument of `\text`, five words
+  in a row, other scripts.
+
+Known are the languages of `LANGUAGES`; a further one with Latin letters is taken for the nearest
+of them, or `OTHER`. A Han character counts like a word, as there are no spaces to count words by.
+Every function takes time linear in its text.
+"""
+from collections import Counter
+from collections.abc import Mapping
+import functools
+import math
+import re
+import unicodedata
+
+from r1jax.rewards.completion import Completion
+from r1jax.rewards.extract import ANSWER_OPENING, THINK_CLOSING, THINK_OPENING
+from r1jax.rewards.language_words import WORDS
+
+LANGUAGES = {'en': 'English', 'zh': 'Chinese', 'de': 'German', 'es': 'Spanish', 'fr': 'French'}
+OTHER = 'other'
+
+_SWITCH = 6.0            # nats that a change of language costs: a single foreign word pays it twice
+_OTHER_LETTER = -3.6     # nats of a letter in no language: less likely than in a word's own one
+_LISTED = 7.0            # nats by which a listed word is less likely in another language
+_TRUST = 0.4             # in spelling: trigrams of so few words are noisy
+_MIXED = 0.1
+
+_HAN = '\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f'
+_KANA = '\u3041-\u3096\u30a1-\u30fa'
+_LATIN = ('A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0300-\u036f\u1e00-\u1eff'
+          '\ufb00-\ufb06\uff21-\uff3a\uff41-\uff5a\U0001d400-\U0001d7cb')
+_INVISIBLE = re.compile(
+    '[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]')
+_WORD = re.compile(
+    rf"(?P<han>[{_HAN}])|(?P<kana>[{_KANA}])"
+    rf"|(?P<latin>[{_LATIN}]{{1,40}}(?:['’][{_LATIN}]{{1,40}})?)"
+    rf'|(?P<other>(?:(?![{_HAN}{_KANA}{_LATIN}])[^\W\d_]){{2,20}})')
+_NO_LANGUAGE = re.compile(
+    r'```.*?(?:```|\Z)|`[^`\n]*`|\$\$[^$]*\$\$|\$(?=\S)[^$\n]*(?<=\S)\$(?!\d)'
+    r'|\\\([^\n]{0,300}?\\\)|\\\[.{0,300}?\\\]|</?(?:think|answer)>'
+    r'|\\(?:[dt]?frac|sqrt|times|cdot|div|boxed|left|right|sum|prod|int|in|to|leq?|geq?|neq?|approx'
+    r'|equiv|pm|quad|[lc]?dots|infty|pi|alpha|beta|theta|begin|end|[pb]?mod|max|min)(?![A-Za-z])',
+    re.DOTALL)
+_PROSE = re.compile(
+    r'\\(?:text|mbox|textrm|textbf|textit) ?\{([^{}]{1,300})\}'
+    rf'|((?<![{_LATIN}])[{_LATIN}]{{2,40}}+(?:[ ,]{{1,2}}[{_LATIN}]{{2,40}}+){{4,}})'
+    rf'|((?:(?![{_LATIN}])[^\W\d_])+)')
+_NOTATION = frozenset(
+    'sin cos tan cot sec arcsin arccos arctan sinh cosh tanh log ln exp max min mod gcd lcm lim det '
+    'sup inf arg int abs sqrt floor ceil mm cm dm km kg mg ml cl dl km kmh mph ft lb lbs oz hr hrs '
+    'st nd rd th px eq rhs lhs'.split())
+
+
+class _Spelling:
+  """Letter trigrams of a list of words, smoothed by bigrams and letters (Witten and Bell)."""
+
+  def __init__(self, words):
+    self._counts, self._totals, self._kinds = Counter(), Counter(), Counter()
+    for word in words:
+      for context, letter in self._steps(word):
+        for start in range(len(context) + 1):
+          tail = context[start:]
+          self._totals[tail] += 1
+          self._kinds[tail] += not self._counts[tail, letter]
+          self._counts[tail, letter] += 1
+
+  @staticmethod
+  def _steps(word: str):
+    padded = f'  {word} '
+    return ((padded[i - 2:i], padded[i]) for i in range(2, len(padded)))
+
+  def _probability(self, context: str, letter: str) -> float:
+    """P(letter | context), each count of kinds being spread as the shorter context says."""
+    shorter = self._probability(context[1:], letter) if context else 1 / 200
+    kinds = self._kinds[context]
+    return (self._counts[context, letter] + kinds * shorter) / (
+        self._totals[context] + kinds) if kinds else shorter
+
+  def log_probability(self, word: str) -> float:
+    return sum(math.log(self._probability(*step)) for step in self._steps(word))
+
+
+_SPELLINGS = {language: _Spelling(sorted(words)) for language, words in WORDS.items()}
+_STATES = (*_SPELLINGS, OTHER)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _emissions(word: str) -> tuple[float, ...] | None:
+  """log P(word | state) for `_STATES`; None for what is no word."""
+  plain = unicodedata.normalize('NFKC', word)
+  short_capitals = plain.isupper() and len(plain) <= 4
+  plain = plain.lower().replace('’', "'")
+  listed = [plain in words for words in WORDS.values()]
+  if len(plain) < 2 or plain in _NOTATION or (short_capitals and not any(listed)):
+    return None
+  if any(listed):
+    return (*(0.0 if found else -_LISTED for found in listed), -_LISTED)
+  known = (_TRUST * _SPELLINGS[language].log_probability(plain) for language in WORDS)
+  return (*known, _TRUST * _OTHER_LETTER * (len(plain) + 1))
+
+
+def _likeliest_path(emissions: list[tuple[float, ...]], first: str | None) -> Counter:
+  """How many words are in each state on the Viterbi path, which begins in `first` for free."""
+  states = range(len(_STATES))
+  scores = [0.0 if first in (None, state) else -_SWITCH for state in _STATES]
+  origins = []
+  for emission in emissions:
+    top = max(states, key=scores.__getitem__)
+    entered = scores[top] - _SWITCH
+    origin = [i if scores[i] >= entered else top for i in states]
+    scores = [(scores[i] if scores[i] >= entered else entered) + emission[i] for i in states]
+    origins.append(origin)
+  counts = [0] * len(_STATES)
+  state = max(states, key=scores.__getitem__)
+  for origin in reversed(origins):
+    counts[state] += 1
+    state = origin[state]
+  return Counter({name: count for name, count in zip(_STATES, counts) if count})
+
+
+def _kept(match: re.Match) -> str:
+  """What is prose of a tag, a formula or code."""
+  found = _PROSE.findall(match[0]) if len(match[0]) > 2 else ()
+  return f' {" ".join(" ".join(groups) for groups in found)} '
+
+
+def count_words(text: str, *, expected: str | None = None) -> Counter:
+  """How many words of a text are in each language: of `LANGUAGES`, or `OTHER`.
+
+  Args:
+    text: any text.
+    expected: a language that is not doubted at the beginning, where a word is in several.
+  """
+  text = _NO_LANGUAGE.sub(_kept, _INVISIBLE.sub('', text))
+  counts, emissions = Counter(), []
+  for match in _WORD.finditer(text):
+    kind = match.lastgroup
+    if kind == 'latin':
+      emission = _emissions(match[0])
+      if emission is not None:
+        emissions.append(emission)
+    else:
+      counts[kind] += 1
+  han, kana = counts.pop('han', 0), counts.pop('kana', 0)
+  japanese = 4 * kana > han
+  counts += Counter({'zh': 0 if japanese else han, OTHER: kana + han * japanese})
+  return counts + _likeliest_path(emissions, expected if expected in _STATES else None)
+
+
+def language_shares(text: str) -> dict[str, float]:
+  """The share of a text's words in each language that is in it; empty for a text without words."""
+  counts = count_words(text)
+  return {language: count / counts.total() for language, count in counts.items()}
+
+
+def is_mixed(text: str) -> bool:
+  """Whether more than a tenth of a text's words are not of its commonest language."""
+  return max(language_shares(text).values(), default=1.0) < 1 - _MIXED
+
+
+def identify(text: str) -> str | None:
+  """The language of most words of a text: of `LANGUAGES`, or `OTHER`; None where it has no word."""
+  counts = count_words(text)
+  return max(sorted(counts), key=counts.__getitem__) if counts else None
+
+
+def target_language(question: str, named: str | None = None) -> str | None:
+  """The language to answer a question in: the one named, if any, else its own, if it is known.
+
+  Args:
+    question: its text.
+    named: a name of `LANGUAGES`, perhaps with a region (`zh-CN`); None or '' names none.
+
+  Raises:
+    ValueError: `named` is not known.
+  """
+  if not named:
+    found = identify(question)
+    return found if found in LANGUAGES else None
+  name = re.split('[-_]', str(named))[0].lower()
+  if name not in LANGUAGES:
+    known = ', '.join(f'{code} ({language})' for code, language in LANGUAGES.items())
+    raise ValueError(f'The language {named!r} is not known: name one of {known}, or none, for the '
+                     "question's own")
+  return name
+
+
+def chain_of_thought(text: str) -> str:
+  """What a completion says up to its last `</think>`, else up to its answer block, else all."""
+  chain, closing, _ = text.rpartition(THINK_CLOSING)
+  if not closing:
+    chain = text.partition(ANSWER_OPENING)[0]
+  return chain.strip().removeprefix(THINK_OPENING).strip()
+
+
+def consistency(text: str, target: str) -> float | None:
+  """The share of a text's words that are in the target language; None for a text without words."""
+  counts = count_words(text, expected=target)
+  return counts[target] / counts.total() if counts else None
+
+
+def language_reward(
+    completion: Completion, example: Mapping, *, target: str | None = None,
+) -> float | None:
+  """The share of words in the chain of thought that are in the target language.
+
+  A chain of numbers, formulas and code alone, without a word, gets 1: it mixes nothing. A
+  completion without a chain gets 0.
+
+  Args:
+    completion: its chain is what `chain_of_thought` finds.
+    example: may name its `'language'`; else the language is that of its `'question'`.
+    target: a language for every example, whatever it says.
+
+  Returns:
+    The share, or None where the question is in no known language, or has no words.
+
+  Raises:
+    ValueError: the language that the target or the example names is not known.
+  """
+  named = target or example.get('language')
+  language = target_language('' if named else str(example['question']), named)
+  if language is None:
+    return None
+  chain = chain_of_thought(completion.text)
+  if not chain:
+    return 0.0
+  share = consistency(chain, language)
+  return 1.0 if share is None else share
