@@ -103,16 +103,23 @@ def sample_records(
     prompts: PromptBatch, prompt_texts: Sequence[str], completions: Sequence[Completion],
     rewards: Rewards, *, group_size: int,
 ) -> list[dict[str, Any]]:
-  """One JSON-able record a completion, as `metrics.RolloutWriter` keeps them."""
+  """One JSON-able record a completion, as `metrics.RolloutWriter` keeps them.
+
+  It has a `language` where its example names one.
+  """
   def component(values, n):
     return None if np.isnan(values[n]) else float(values[n])
+
+  def named_language(example):
+    return {'language': example['language']} if example.get('language') else {}
 
   return [dict(
       example_id=int(prompts.example_ids[n // group_size]), sample=n % group_size,
       prompt=prompt_texts[n // group_size], completion=completion.text,
       num_tokens=completion.num_tokens, truncated=completion.truncated,
       rewards={'reward': float(rewards.total[n])} | {
-          name: component(values, n) for name, values in rewards.components.items()})
+          name: component(values, n) for name, values in rewards.components.items()},
+      **named_language(prompts.examples[n // group_size]))
       for n, completion in enumerate(completions)]
 
 

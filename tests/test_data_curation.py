@@ -13,11 +13,11 @@ from r1jax.rewards.accuracy import canonical_answer, number_reward
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
 
-ENGLISH = ('Ann has 3 boxes of 4 pencils, so she has 3 × 4 = 12 pencils. She gives 5 to her brother, '
-           'hence 12 − 5 = 7 are left.')
+ENGLISH = ('Ann has 3 boxes of 4 pencils, so she has 3 × 4 = 12 pencils. She gives 5 to her '
+           'brother, hence 12 − 5 = 7 are left.')
 CHINESE = '安有3盒铅笔，每盒4支，所以她有 3 × 4 = 12 支。她给弟弟5支，因此还剩 12 − 5 = 7 支。'
-GERMAN = ('Anna hat 3 Schachteln mit je 4 Stiften, also 3 × 4 = 12 Stifte. Sie gibt ihrem Bruder 5, '
-          'folglich bleiben 12 − 5 = 7 übrig.')
+GERMAN = ('Anna hat 3 Schachteln mit je 4 Stiften, also 3 × 4 = 12 Stifte. Sie gibt ihrem Bruder '
+          '5, folglich bleiben 12 − 5 = 7 übrig.')
 QUESTION = 'Ann has three boxes with four pencils each and gives five away. How many are left?'
 
 
@@ -62,14 +62,16 @@ def test_length_is_of_the_reasoning_in_tokens():
 
 def test_repetition():
   assert reason('repetition', sample()) is reason('repetition', sample(CHINESE)) is None
-  assert reason('repetition', sample(ENGLISH + ' Let me check that again.' * 9)) > 'repetition of 0.3'
+  again = sample(ENGLISH + ' Let me check that again.' * 9)
+  assert reason('repetition', again).startswith('repetition of 0.')
   assert reason('repetition', sample('对' * 99), max_share=0.9) == 'repetition of 0.99'
 
 
 @pytest.mark.parametrize('reasoning, said', [
     (ENGLISH, None), (CHINESE, 'wrong language: zh instead of en'),
     (GERMAN, 'wrong language: de instead of en'), ('3 × 4 = 12, 12 − 5 = 7', None),
-    (f'{ENGLISH} {CHINESE}', 'mixed languages: zh'), (f'{ENGLISH}\n{GERMAN}', 'mixed languages: en'),
+    (f'{ENGLISH} {CHINESE}', 'mixed languages: zh'),
+    (f'{ENGLISH}\n{GERMAN}', 'mixed languages: en'),
     (ENGLISH + r' $n = 3 \times 4 - 5$, so \(n = 7\).', None),
     (f'{ENGLISH} `{CHINESE}`', 'mixed languages: zh'),
     (ENGLISH.replace(' ', '\u200f '), None),
@@ -83,6 +85,10 @@ def test_language_may_be_named_and_without_any_must_be_one():
   assert reason('language', sample(CHINESE), target='zh') is None
   assert reason('language', sample(ENGLISH), target='zh') == 'wrong language: en instead of zh'
   assert reason('language', sample(ENGLISH.replace('so', '所以')), min_share=1.0)
+  named = sample(CHINESE, language='zh')
+  assert reason('language', named) is None
+  assert reason('language', named, target='de') == 'wrong language: zh instead of de'
+  assert reason('language', sample('so 5+3=8', question='Wie viele sind es?')) is None
   wordless = dict(question='3 × 4 − 5 = ?')
   for reasoning in (ENGLISH, CHINESE, GERMAN):
     assert reason('language', sample(reasoning, **wordless)) is None
@@ -180,7 +186,7 @@ def test_huge_completions_take_linear_time(unit):
 
 
 @pytest.mark.parametrize('filters, sentence', [
-    ({'length': dict(min_tokens=3, max_tokens=2)}, 'filters.length: min_tokens=3, max_tokens=2 leave'),
+    ({'length': dict(min_tokens=3, max_tokens=2)}, 'filters.length: min_tokens=3, max_tokens=2'),
     ({'length': dict(min_tokens=-1)}, 'filters.length: min_tokens=-1'),
     ({'repetition': dict(max_share=1.5)}, 'filters.repetition: max_share=1.5 is no share'),
     ({'repetition': dict(n=0)}, 'filters.repetition: n=0 leaves nothing'),

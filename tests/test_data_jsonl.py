@@ -82,7 +82,7 @@ def test_worked_questions_come_back(tmp_path):
     (b'[]', r'JSON list, write an object {"prompt": ..., "reasoning": ..., "summary": ...}')])
 def test_a_bad_worked_question_is_named_by_file_and_line(tmp_path, line, message):
   path = tmp_path / 'own.jsonl'
-  with pytest.raises(FileNotFoundError, match='own.jsonl: name a JSONL file of {"prompt": ..., "re'):
+  with pytest.raises(FileNotFoundError, match='own.jsonl: name a JSONL file of {"prompt": ..., '):
     jsonl.reasoning_source(path)
   path.write_bytes(WORKED + b'\n' + line)
   with pytest.raises(ValueError, match=f'own.jsonl, line 3: .*{message}'):

@@ -1,10 +1,16 @@
 """The language of each word, on texts that the word lists were not made from."""
+import json
+import os
+import pathlib
 import random
+import re
 import time
+import unicodedata
 
 import pytest
 
 from r1jax.data import miniature
+from r1jax.data.miniature_general import GENERAL_TASKS, draw_general
 from r1jax.rewards import language
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import RewardSuite, named_rewards
@@ -20,15 +26,15 @@ PROSE = {
           'Rücken und sah, wenn er den Kopf ein wenig hob, seinen gewölbten, braunen Bauch.',
     'es': 'En un lugar de la Mancha, de cuyo nombre no quiero acordarme, no ha mucho tiempo que '
           'vivía un hidalgo de los de lanza en astillero, adarga antigua, rocín flaco y galgo '
-          'corredor. Una olla de algo más vaca que carnero consumía las tres partes de su hacienda.',
-    'fr': 'En 1815, M. Charles-François-Bienvenu Myriel était évêque de Digne. C’était un vieillard '
-          'd’environ soixante-quinze ans ; il occupait le siège de Digne depuis 1806. Quoique ce '
-          'détail ne touche en aucune manière au fond même de ce que nous avons à raconter.',
+          'corredor. Una olla de algo más vaca que carnero consumía las tres partes.',
+    'fr': 'En 1815, M. Charles-François-Bienvenu Myriel était évêque de Digne. C’était un '
+          'vieillard d’environ soixante-quinze ans ; il occupait le siège de Digne depuis 1806. Quoique '
+          'ce détail ne touche en aucune manière au fond même de ce que nous avons à raconter.',
     'zh': '我想：希望本是无所谓有，无所谓无的。这正如地上的路；其实地上本没有路，走的人多了，也便成了路。'}
 REASONING = {
-    'en': 'First we count the pencils: 4 boxes hold 12 each, so 4 × 12 = 48. Wait, Priya lost three '
-          'of them on Tuesday, hence 48 − 3 = 45. Sharing these evenly among 9 pupils, everybody '
-          'receives 45 / 9 = 5 pencils.',
+    'en': 'First we count the pencils: 4 boxes hold 12 each, so 4 × 12 = 48. Wait, Priya lost '
+          'three of them on Tuesday, hence 48 − 3 = 45. Sharing these evenly among 9 pupils, '
+          'everybody receives 45 / 9 = 5 pencils.',
     'de': 'Zunächst zählen wir die Bleistifte: 4 Schachteln mit je 12, also 4 × 12 = 48. Moment, '
           'Priya hat am Dienstag drei verloren, folglich 48 − 3 = 45. Verteilt man sie gleichmäßig '
           'auf 9 Schüler, so bekommt jeder 45 / 9 = 5 Stifte.',
@@ -40,6 +46,8 @@ REASONING = {
           'élèves, chacun reçoit 45 / 9 = 5 crayons.',
     'zh': '首先数铅笔：4盒，每盒12支，所以 4 × 12 = 48。等等，Priya星期二丢了三支，因此 48 − 3 = 45。'
           '平均分给9个学生，每人得到 45 / 9 = 5 支。'}
+ROOT = pathlib.Path(__file__).parents[1]
+GSM8K = pathlib.Path(os.environ.get('R1JAX_GSM8K', ROOT / '../shared/data/gsm8k'))
 NAMES = sorted(language.LANGUAGES)
 TEXTS = [(name, text) for texts in (PROSE, REASONING) for name, text in texts.items()]
 
@@ -93,14 +101,35 @@ def test_formulas_code_and_tags_are_no_language(text):
     '`let us first add all of the apples`', '```\nwe then subtract what she has eaten\n```',
     '$we first add all of the apples$', r'$12 \text{ apples are left over}$',
     'ｗｅ ａｄｄ ｔｈｅ ａｐｐｌｅｓ', 'w\u200be a\u00addd t\u200ehe app\u2066les',
-    '𝐰𝐞 𝐚𝐝𝐝 𝐭𝐡𝐞 𝐚𝐩𝐩𝐥𝐞𝐬', 'WE_ADD_THE_APPLES', r'\we \add \the \apples', '<we> <add> <the> <apples>'])
+    '𝐰𝐞 𝐚𝐝𝐝 𝐭𝐡𝐞 𝐚𝐩𝐩𝐥𝐞𝐬', 'WE_ADD_THE_APPLES', r'\we \add \the \apples',
+    '<we> <add> <the> <apples>'])
 def test_prose_cannot_be_hidden(hidden):
   assert language.consistency(f'所以 {hidden} 答案', 'zh') <= 0.5
+
+
+@pytest.mark.parametrize('written', [
+    'ｗｅ ａｄｄ ｔｈｅ ａｐｐｌｅｓ', 'w\u200be a\u00addd t\u200ehe app\u2066les', '𝐰𝐞 𝐚𝐝𝐝 𝐭𝐡𝐞 𝐚𝐩𝐩𝐥𝐞𝐬'])
+def test_other_forms_of_letters_spell_the_same_words(written):
+  assert language.count_words(f'{written} und') == language.count_words('we add the apples und')
+  assert language.count_words(written) == {'en': 4}
+  spoken = 'die Äpfel zählen für uns'
+  decomposed = unicodedata.normalize('NFD', spoken)
+  assert decomposed != spoken and language.count_words(decomposed) == {'de': 5}
 
 
 @pytest.mark.parametrize('hidden', ['`然后我们相加`', '$然后$', '```\n先加后减\n```', '```然后', '然\u200f后'])
 def test_other_scripts_are_words_wherever_they_stand(hidden):
   assert language.consistency(f'then {hidden} so', 'en') <= 0.5
+
+
+@pytest.mark.skipif(not GSM8K.is_dir(), reason='needs GSM8K: set R1JAX_GSM8K to its folder')
+def test_gsm8k_is_english():
+  rows = [json.loads(line) for line in (GSM8K / 'test.jsonl').read_text().splitlines()[:400]]
+  for field in ('question', 'answer'):
+    texts = [re.sub('<<.*?>>', '', row[field]) for row in rows]
+    assert sum(map(language.is_mixed, texts)) <= 4
+    shares = [language.language_shares(text).get('en', 0) for text in texts]
+    assert sum(shares) / len(shares) > 0.995
 
 
 def test_one_name_or_loanword_belongs_to_what_it_stands_in():
@@ -185,6 +214,10 @@ def test_the_miniatures_chains_and_questions_are_read():
     spoken = {'zh'} if '\u4e00' <= max(chain) else set()
     spoken |= {'en'} if any(letter.isascii() and letter.isalpha() for letter in chain) else set()
     assert shares.keys() == spoken
+    task = rng.choice([name for name in GENERAL_TASKS if name != 'translate'])
+    example = draw_general(rng, task)
+    assert language.identify(example['question']) == language.identify(example['answer']) == (
+        example['language'])
 
 
 def seconds_to_count(text):
@@ -195,8 +228,8 @@ def seconds_to_count(text):
 
 
 @pytest.mark.parametrize('unit', [
-    'a', 'ab1', '\ud800', '\u202e', '\u0301', '\u0315\u0300', 'ж', '\\[', '$', '$a ', '`', '```', '<a',
-    '\\text{', 'aa aa aa aa. ', "a'", 'が', '\ufdfa', 'T\u200bH', '𝐭', ' '])
+    'a', 'ab1', '\ud800', '\u202e', '\u0301', '\u0315\u0300', 'ж', '\\[', '$', '$a ', '`', '```',
+    '<a', '\\text{', 'aa aa aa aa. ', "a'", 'が', '\ufdfa', 'T\u200bH', '𝐭', ' '])
 def test_any_text_takes_linear_time(unit):
   text = (unit * 10**5)[:10**5]
   assert seconds_to_count(text) < 3 and seconds_to_count(f'`{text}`') < 3     # about 0.1

@@ -144,7 +144,7 @@ def test_ones_own_data_are_learnt_beside_the_samples_or_alone(base, drawn, tmp_p
       rows) or loaded.params)
   own = tmp_path / 'own.jsonl'
   own.write_text('{"prompt": "5+3?", "reasoning": "so 5+3=8", "summary": "It is 8."}\n')
-  mine = ('User: 5+3?\nAssistant: <think>so 5+3=8</think> <answer>It is 8.</answer>' + miniature.END)
+  mine = 'User: 5+3?\nAssistant: <think>so 5+3=8</think> <answer>It is 8.</answer>' + miniature.END
   for fields, inputs in ((dict(), drawn), (dict(inputs=(), samples=''), {})):
     config = runs.sft_config(base, files=(str(own),), **fields)
     sft.run(config, inputs, tmp_path / str(len(inputs)))
@@ -208,7 +208,7 @@ def record(example_id, text, reward, truncated=False):
 GOOD = ' <think>so 5+3=8</think> <answer>8</answer>'
 RECORDS = [record(0, GOOD, 1.0), record(1, GOOD, 0.0), record(2, GOOD, None),
            record(3, GOOD, 1.0, truncated=True), record(4, ' no answer', 1.0),
-           record(5, f'{GOOD} ', 1.0)]
+           record(5, f'{GOOD} ', 1.0) | dict(language='zh')]
 
 
 def test_selection_tells_what_it_leaves_out_and_why():
@@ -216,6 +216,7 @@ def test_selection_tells_what_it_leaves_out_and_why():
   config = reject_config(pattern='summary', keep=1, filters=dict(length=dict(min_tokens=2)))
   samples = reject.read_samples(RECORDS, config, tokenizer)
   assert [sample.correct for sample in samples] == [True, False, None, True, True, True]
+  assert [sample.language for sample in samples] == [*[''] * 5, 'zh']
   assert samples[0].reasoning_tokens == len(tokenizer.encode('so 5+3=8')) > 2
   curated = reject.select(samples, config)
   assert curated == reject.select(samples, config) and len(curated.kept) == 1
@@ -240,7 +241,8 @@ def test_the_kept_and_the_refused_can_both_be_read(tmp_path, monkeypatch):
   assert refused[0]['completion'] == GOOD and refused[0]['reasons'] == {'correct': 'wrong answer'}
   scores = artifact.manifest.scores
   assert scores['pass@1'] and (scores['drawn'], scores['correct'], scores['kept']) == (6, 3, 1)
-  counts = collections.Counter(f'refused/{name}' for sample in refused for name in sample['reasons'])
+  counts = collections.Counter(
+      f'refused/{name}' for sample in refused for name in sample['reasons'])
   assert counts == {'refused/correct': 2, 'refused/truncated': 1, 'refused/format': 2,
                     'refused/duplicates': 1}
   assert counts.items() <= scores.items()
@@ -249,7 +251,7 @@ def test_the_kept_and_the_refused_can_both_be_read(tmp_path, monkeypatch):
 
 def test_nothing_left_is_said_with_the_counts(base, tmp_path):
   with pytest.raises(ValueError, match=r"none of 16 completions of stage 'draw' is left "
-                                       r'\(refused/correct 16, refused/truncated \d+\): read why in'):
+                                       r'\(refused/correct 16, refused/truncated \d+\): read why'):
     reject.run(reject_config(model=dict(source=base)), {}, tmp_path, stage='draw')
   assert not (tmp_path / 'manifest.json').exists()
   refused = list(metrics.read_jsonl(tmp_path / 'refused'))

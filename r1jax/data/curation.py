@@ -46,6 +46,7 @@ class Sample:
     reasoning_tokens: tokens of `reasoning`.
     example_id: the question's index in its source.
     opened: whether the prompt ended with `<think>`, so that the completion begins inside it.
+    language: what the example names as the language to answer in; '' is the question's own.
   """
   question: str
   completion: str
@@ -54,6 +55,7 @@ class Sample:
   reasoning_tokens: int = 0
   example_id: int = 0
   opened: bool = False
+  language: str = ''
 
   @property
   def text(self) -> str:
@@ -117,14 +119,14 @@ def repetition(max_share: float, n: int) -> Filter:
 def language(target: str, min_share: float) -> Filter:
   """Refuses reasoning with less than `min_share` of its words in the target language.
 
-  The target is the question's own where it is ''. For a question in no known language, or without
+  A target of '' is the one that the sample names, else the question's own. For a question in no known language, or without
   words, the reasoning must be in some one language. Reasoning without words stays.
   """
   _check_share(min_share=min_share)
   target_language('', target)
 
   def check(sample):
-    wanted = target_language(sample.question, target)
+    wanted = target_language(sample.question, target or sample.language)
     counts = count_words(sample.reasoning, expected=wanted)
     if not counts or counts[wanted or max(counts, key=counts.get)] >= min_share * counts.total():
       return None
@@ -275,9 +277,9 @@ def curate(
         reasons[left[found]][name] = reason
   counts = Counter(name for why in reasons for name in why)
   kept = [sample for sample, why in zip(samples, reasons) if not why]
-  return Curated(
-      kept, [(sample, why) for sample, why in zip(samples, reasons) if why],
-      {'drawn': len(samples), 'kept': len(kept)} | {f'refused/{name}': counts[name] for name in made})
+  refused = [(sample, why) for sample, why in zip(samples, reasons) if why]
+  return Curated(kept, refused, {'drawn': len(samples), 'kept': len(kept)} | {
+      f'refused/{name}': counts[name] for name in made})
 
 
 # The readable pattern.

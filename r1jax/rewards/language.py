@@ -60,8 +60,8 @@ _PROSE = re.compile(
     rf'|((?<![{_LATIN}])[{_LATIN}]{{2,40}}+(?:[ ,]{{1,2}}[{_LATIN}]{{2,40}}+){{4,}})'
     rf'|((?:(?![{_LATIN}])[^\W\d_])+)')
 _NOTATION = frozenset(
-    'sin cos tan cot sec arcsin arccos arctan sinh cosh tanh log ln exp max min mod gcd lcm lim det '
-    'sup inf arg int abs sqrt floor ceil mm cm dm km kg mg ml cl dl km kmh mph ft lb lbs oz hr hrs '
+    'sin cos tan cot sec arcsin arccos arctan sinh cosh tanh log ln exp max min mod gcd lcm lim '
+    'det sup inf arg int abs sqrt floor ceil mm cm dm km kg mg ml cl dl kmh mph ft lb lbs oz hr hrs '
     'st nd rd th px eq rhs lhs'.split())
 
 

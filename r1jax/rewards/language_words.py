@@ -29,6 +29,16 @@ assume suppose follows means simply keep keeping keeps using used plus minus who
 word words sentence story write written letter world human beings born free equal rights nothing
 something everything always never often today tomorrow yesterday together without within during
 against while until being having doing going making getting looking thinking its into not
+am hello sorry yes mine yours whom whose below above son sons daughter father mother brother sister
+boy girl car cars bus train die dice hat hats war bin rest tag dies moment pro name names pan once
+solo fin pour comment ton tons chose phrase grand pain premier ensemble minute person students
+student class page table fruit orange place age possible simple message image important parent
+parents animal animals hotel doctor color capital general normal popular natural ideal real control
+central final original million millions film park team test text form system computer distance
+surface volume angle base speed area length width height miles feet pounds dozen box boxes bag bags
+bottle bottles book books shop store market party game games garden tree trees dog cat bird fish sun
+moon star rain cake language model cannot unless whether nor upon themselves himself herself itself
+pays rate service expression train million
 """,
     'de': """
 der die und in den von zu das mit sich des auf für ist im dem nicht ein eine als auch es an werden
@@ -53,7 +63,15 @@ machen macht gehen geht kommen kommt sehen sieht wissen weiß denken denkt nehme
 lässt müssen sollen wollen möchte brauchen braucht wie viele viel wenig groß klein neu alt gut lange
 kurz erste ersten zweite zweiten dritte letzte letzten nächste nächsten andere anderen große großen
 kleinen ganz sehr genau einfach schnell durchschnitt ungefähr hinzu davon dazu darauf darin daraus
-wobei welche welcher welches warum wer wo wann ob obwohl denn sondern sowie bereits jeweils allerdings
+wobei welche welcher welches warum wer wo wann ob obwohl denn sondern sowie bereits jeweils
+allerdings
+hand land start total name namen test text team computer problem moment minute person personen
+student million form system film park bus hotel doktor general normal original tor arm finger ring
+wind gold ball ins ans aufs euer derselbe zwar eben etwa allein ebenso doppelt gramm meter liter
+stück länge breite höhe fläche geschwindigkeit klasse lehrer schüler mutter vater bruder schwester
+junge mädchen hund katze vogel fisch baum garten buch bücher kuchen stadt straße auto wagen farbe
+sprache modell hallo danke bitte ja nein wäre hätte könnte sollte müsste konnte wollte
+service image central ideal
 """,
     'es': """
 de la que el en y a los se del las un por con no una su para es al lo como más o pero sus le ha me
@@ -77,7 +95,14 @@ ir va vamos venir viene ver vemos saber sabe sabemos pensar piensa tomar dar da 
 debe debemos necesita necesitamos podemos pueden tenemos tienen tenía estaba estaban será sería
 mucho mucha muchos muchas grande pequeño pequeña nuevo nueva viejo bueno buena largo corto primera
 segunda último última próximo demás aquí allí allá ahí pues por lo tanto ya que además aún todavía
-casi cerca lejos cual cuales cuyo quien promedio aproximadamente obtener obtenemos queremos encontrar
+casi cerca lejos cual cuales cuyo quien promedio aproximadamente obtener obtenemos queremos
+encontrar
+has he come use animal hotel doctor color capital general normal popular natural ideal real control
+central final original parte longitud ancho altura área velocidad clase alumno alumnos madre padre
+hermano hermana niño niña perro gato pájaro pez árbol jardín libro libros pastel ciudad calle coche
+lengua modelo hola gracias hubo hemos han cualquier cualquiera ningún ninguna nadie algún alguna
+algunos algunas ambas mediante hacia según contra bajo tras excepto acaso aquel aquella litro litros
+metros gramos docena caja cajas bolsa bolsas botella tienda mercado fiesta juego millón
 """,
     'fr': """
 de la le et les des en un du une que est pour qui dans a par plus pas au sur ne se ce il sont avec
@@ -103,5 +128,13 @@ doit devons falloir faut besoin pouvons avons allons obtenons obtient trouver tr
 voulons grand grande petit petite nouveau nouvelle vieux bon bonne long première premier deuxième
 dernier dernière prochain environ moyenne puisque tandis afin lors selon malgré contre hors près
 loin presque celui celle ceux celles soit ni cet temps vie chose choses enfin également
+place part cause large point points fraction fractions use page table fruit orange age possible
+simple message image important parent parents animal animaux hôtel général normal original central
+final distance surface volume angle base minute million millions pays film parc train bus test texte
+service expression longueur largeur hauteur aire vitesse classe élève élèves mère père frère soeur
+garçon fille chien chat oiseau poisson arbre jardin livre livres gâteau ville rue voiture couleur
+langue modèle bonjour merci oui non serait aurait pourrait devrait seront auront étaient avaient
+aucun aucune certains certaines même mêmes parmi voici voilà litre litres mètres grammes douzaine
+boîte boîtes sac sacs bouteille magasin marché fête jeu jeux idéal
 """,
 }.items()}

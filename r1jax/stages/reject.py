@@ -84,7 +84,8 @@ def run(
   counts = curated.counts | {
       'correct': sum(sample.correct is True and not sample.truncated for sample in samples)}
   if not curated.kept:
-    reasons = ', '.join(f'{name} {count}' for name, count in counts.items() if '/' in name and count)
+    reasons = ', '.join(
+        f'{name} {count}' for name, count in counts.items() if '/' in name and count)
     raise ValueError(f'none of {len(samples)} completions of stage {stage!r} is left ({reasons}): '
                      f'read why in {workdir / "refused"}; draw more samples, take easier problems '
                      'or loosen filters')
@@ -109,7 +110,7 @@ def read_samples(
     sample = curation.Sample(
         question=record['prompt'], completion=record['completion'],
         correct=None if verdict is None else verdict == 1, truncated=record['truncated'],
-        example_id=record['example_id'], opened=opened)
+        example_id=record['example_id'], opened=opened, language=record.get('language', ''))
     samples.append(dataclasses.replace(
         sample, reasoning_tokens=len(tokenizer.encode(sample.reasoning))))
   return samples
