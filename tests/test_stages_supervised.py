@@ -186,9 +186,9 @@ def reject_config(**fields):
 
 
 def test_correct_completions_of_the_model_itself_are_kept(compiled, tmp_path):
-  artifact = reject.run(reject_config(), {}, tmp_path / 'all')
+  artifact = reject.run(reject_config(problems=12), {}, tmp_path / 'all')
   kept, scores = samples_of({'draw': artifact}), artifact.manifest.scores
-  assert (scores['drawn'], scores['correct'], scores['kept']) == (16, len(kept), len(kept))
+  assert (scores['drawn'], scores['correct'], scores['kept']) == (48, len(kept), len(kept))
   examples = {f'User: {example["question"]}\nAssistant:': example['answer']
               for example in miniature.calculations('train', 64, min_steps=2, max_steps=4)}
   assert len(kept) > 1
@@ -196,7 +196,7 @@ def test_correct_completions_of_the_model_itself_are_kept(compiled, tmp_path):
     assert examples[sample['prompt']] in sample['completion']
   assert [name for name in artifact.manifest.files if not (artifact.folder / name).exists()] == []
   assert artifact.manifest.files
-  fewer = reject.run(reject_config(keep=1), {}, tmp_path / 'fewer')
+  fewer = reject.run(reject_config(problems=12, keep=1), {}, tmp_path / 'fewer')
   assert samples_of({'draw': fewer})[0] in kept and fewer.manifest.scores['kept'] == 1
 
 
@@ -205,7 +205,7 @@ def record(example_id, text, reward, truncated=False):
               truncated=truncated, rewards=dict(number=reward))
 
 
-GOOD = ' <think>so 5+3=8</think> <answer>8</answer>'
+GOOD = ' <think>next 5+3=8</think> <answer>8</answer>'
 RECORDS = [record(0, GOOD, 1.0), record(1, GOOD, 0.0), record(2, GOOD, None),
            record(3, GOOD, 1.0, truncated=True), record(4, ' no answer', 1.0),
            record(5, f'{GOOD} ', 1.0) | dict(language='zh')]
@@ -217,7 +217,7 @@ def test_selection_tells_what_it_leaves_out_and_why():
   samples = reject.read_samples(RECORDS, config, tokenizer)
   assert [sample.correct for sample in samples] == [True, False, None, True, True, True]
   assert [sample.language for sample in samples] == [*[''] * 5, 'zh']
-  assert samples[0].reasoning_tokens == len(tokenizer.encode('so 5+3=8')) > 2
+  assert samples[0].reasoning_tokens == len(tokenizer.encode('next 5+3=8')) < 9
   curated = reject.select(samples, config)
   assert curated == reject.select(samples, config) and len(curated.kept) == 1
   assert curated.counts == {
@@ -234,7 +234,7 @@ def test_the_kept_and_the_refused_can_both_be_read(tmp_path, monkeypatch):
   prompt = 'User: How many?\nAssistant:'
   assert samples_of({'draw': artifact}) == [dict(
       part=0, prompt=prompt, example_id=0,
-      completion=r' <think>so 5+3=8</think> <answer>The answer is \boxed{8}.</answer>')]
+      completion=r' <think>next 5+3=8</think> <answer>The answer is \boxed{8}.</answer>')]
   refused = list(metrics.read_jsonl(tmp_path / 'refused'))
   assert [sample['example_id'] for sample in refused] == [1, 2, 3, 4, 5]
   assert {sample['prompt'] for sample in refused} == {prompt}
