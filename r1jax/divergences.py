@@ -166,9 +166,9 @@ def jensen_shannon(
   if not 0 < mixture < 1:
     raise ValueError(f'mixture={mixture} is out of range: give a number between 0 and 1')
   log_p, log_q = _log_softmaxes(logits, other_logits)
-  # What both exclude has no part; logaddexp has no gradient there.
+  # What both exclude has no part; logaddexp of two infinities has no gradient.
   within = jnp.isfinite(log_p) | jnp.isfinite(log_q)
-  log_m = jnp.logaddexp(jnp.where(within, log_p, 0) + jnp.log(mixture),
+  log_m = jnp.logaddexp(log_p + jnp.log(mixture),
                         jnp.where(within, log_q, 0) + jnp.log1p(-mixture))
   return mixture * _expected(log_p, log_p - log_m) + (1 - mixture) * _expected(log_q, log_q - log_m)
 

@@ -28,7 +28,8 @@ CASES += [dict(clip='ppo', aggregation=aggregation, clip_epsilon_low=0.1, clip_e
 CASES += [dict(clip='ppo', kl_estimator=name, **FULL) for name in ESTIMATORS]
 CASES += [dict(clip=clip, correction=name, correction_low=0.6, correction_high=1.5, ratio_level=level)
           for name, clip, level in zip(CORRECTIONS, ('ppo', 'none', 'cispo', 'ppo'), RATIO_LEVELS)]
-CASES += [dict(clip='ppo', ratio_level=level, dual_clip=1.3) for level in RATIO_LEVELS]
+CASES += [dict(clip='ppo', ratio_level=level, dual_clip=dual)
+          for level, dual in zip(RATIO_LEVELS, (1.05, 1.3, 1.3, 1.3))]
 CASES += [dict(clip='cispo', clip_epsilon_low=1.0, clip_epsilon_high=0.5),
           dict(clip='ppo', aggregation='fixed_length', max_length=9)]
 # Together these touch every line.
@@ -253,7 +254,8 @@ def test_pitfall_06_only_logprobs_and_entropies_carry_a_gradient():
   gradients = jax.grad(lambda args: loss(args)[0])(args)
   np.testing.assert_allclose(gradients.pop('entropies'), -0.1 * MASK / MASK.sum(), rtol=1e-6)
   assert np.any(gradients.pop('logprobs') != 0)
-  for name, gradient in (gradients | jax.grad(lambda args: loss(args)[1])(args)).items():
+  of_metrics = jax.grad(lambda args: loss(args)[1])(args)
+  for name, gradient in (*gradients.items(), *of_metrics.items()):
     np.testing.assert_array_equal(gradient, np.zeros(args[name].shape), err_msg=name)
 
 
@@ -274,6 +276,15 @@ def test_pitfall_06_the_clip_acts_only_where_the_ratio_has_gone_far_enough(
   np.testing.assert_allclose(value, -advantage * bound, rtol=1e-5)
   for side in ('low', 'high', 'dual'):
     assert metrics[f'clip_ratio/{side}'] == (side == acts)
+
+
+def test_the_dual_clip_leaves_positive_advantages_alone():
+  args = dict(logprobs=jnp.log(jnp.full((1, 1), 1.15)), old_logprobs=jnp.zeros((1, 1)),
+              advantages=jnp.ones(1))
+  (value, metrics), gradient = value_and_grad(
+      policy_loss, args, np.ones((1, 1), np.float32), dual_clip=1.1)
+  np.testing.assert_allclose((value, gradient[0, 0]), (-1.15, -1.15), rtol=1e-6)
+  assert metrics['clip_ratio/dual'] == 0
 
 
 def test_a_ratio_on_its_bound_still_has_its_gradient():

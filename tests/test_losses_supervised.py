@@ -112,7 +112,7 @@ def test_pitfall_02_nothing_without_weight_reaches_value_or_gradient(junk):
   args = example()
   clean = with_gradient(args, z_coefficient=0.1)
   spoilt = args | {'logits': np.where(MASK[..., None] == 0, np.float32(junk), args['logits']),
-                   'targets': np.where(MASK == 0, -1, args['targets'])}
+                   'targets': np.where(MASK == 0, 10 ** 6, args['targets'])}
   jax.tree.map(np.testing.assert_array_equal, with_gradient(spoilt, z_coefficient=0.1), clean)
   (value, metrics), gradient = with_gradient(spoilt | {'weights': 0 * MASK}, z_coefficient=0.1)
   assert value == 0 and metrics['cross_entropy'] == 0 and np.all(gradient == 0)

@@ -42,9 +42,9 @@ def distillation_loss(
   checks.shapes(student_logits.shape[:2], weights=weights)
   checks.floats(student_logits=student_logits, teacher_logits=teacher_logits)
   checks.at_least(0, strictly=True, temperature=temperature)
-  student, teacher = (select(x.astype(jnp.float32), weights[..., None]) / temperature
-                      for x in (student_logits, teacher_logits))
-  return _weighted(student, jax.lax.stop_gradient(teacher), weights, divergence, mixture, normalizer)
+  student = select(student_logits.astype(jnp.float32), weights[..., None]) / temperature
+  teacher = teacher_logits.astype(jnp.float32) / temperature
+  return _weighted(student, teacher, weights, divergence, mixture, normalizer)
 
 
 def distillation_top_k_loss(
@@ -78,11 +78,9 @@ def distillation_top_k_loss(
                 teacher_logprobs=teacher_logprobs, teacher_ids=teacher_ids)
   checks.shapes(student_logits.shape[:2], weights=weights)
   checks.floats(student_logits=student_logits, teacher_logprobs=teacher_logprobs)
-  kept = weights[..., None]
-  student = jax.nn.log_softmax(select(student_logits.astype(jnp.float32), kept))
-  student = jnp.take_along_axis(student, select(teacher_ids, kept), -1)
-  teacher = select(teacher_logprobs.astype(jnp.float32), kept)
-  student, teacher = (_with_tail(x) for x in (student, jax.lax.stop_gradient(teacher)))
+  student = jax.nn.log_softmax(select(student_logits.astype(jnp.float32), weights[..., None]))
+  student = _with_tail(jnp.take_along_axis(student, teacher_ids, -1))
+  teacher = _with_tail(teacher_logprobs.astype(jnp.float32))
   return _weighted(student, teacher, weights, divergence, mixture, normalizer)
 
 
@@ -94,6 +92,7 @@ def _with_tail(logprobs):
 
 def _weighted(student, teacher, weights, divergence, mixture, normalizer):
   checks.word(DIVERGENCES, divergence=divergence)
+  teacher = jax.lax.stop_gradient(teacher)
   if divergence == 'forward':
     values = divergences.kl(teacher, student)
   elif divergence == 'reverse':

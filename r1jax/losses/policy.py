@@ -279,7 +279,7 @@ def _acting(value, after, advantages, mask, by_row, clip, low, dual):
 
 
 def _correction(log_weights, mask, correction, low, high):
-  """(weights, 1 where they were truncated or masked), [N, 1] or [N, C], without gradient."""
+  """(weights, 1 where they were truncated or masked), [N, 1] or [N, C], of log w [N, C]."""
   level, form = correction.split('_')
   if level == 'sequence':
     log_weights = jnp.sum(log_weights, 1, keepdims=True)
@@ -293,4 +293,4 @@ def _correction(log_weights, mask, correction, low, high):
   cut = cut.astype(jnp.float32)
   if level == 'token':
     weights, cut = select(weights, mask), select(cut, mask)
-  return jax.lax.stop_gradient((weights, cut))
+  return weights, cut
