@@ -66,7 +66,7 @@ def _tiny(zero: ConfigDict) -> None:
       cache=''))    # a folder keeps the problems as a TFDS dataset
   zero.max_prompt_length = 48
   zero.prompts, zero.group_size, zero.micro_batches = 16, 16, 8
-  zero.steps = 50
+  zero.steps = 80
   zero.sampling.max_new_tokens = 128
   zero.rewards = ConfigDict({'number': 1.0, 'format': 0.5})
   zero.optimizer.learning_rate = 3e-4
