@@ -4,10 +4,11 @@ they are made of. Pure functions of arrays.
 None of them carries a gradient: rewards come from outside the graph. All compute in float32. They
 need the whole batch: make advantages before it is split into mini-batches.
 
-Conventions. Standard deviations *within a group* divide by G − 1, those *over a batch* (`whiten` and
-what uses it) by the number of values; ε is added to the former and, to its square, to the latter. A
-reward of NaN says that a completion could not be judged: it takes no part in its group's statistics
-and gets 0. Rewards that are all equal give exactly 0, whatever rounding leaves in their mean.
+Conventions. Standard deviations *within a group* divide by G − 1, those *over a batch* (`whiten`
+and what uses it) by the number of values; ε is added to the deviation of the former and to the
+variance of the latter. A reward of NaN says that a completion could not be judged: it takes no part
+in its group's statistics and gets 0. Rewards that are all equal give exactly 0, whatever rounding
+leaves in their mean.
 """
 import jax
 import jax.numpy as jnp
@@ -85,13 +86,13 @@ def leave_one_out(rewards: jax.Array) -> jax.Array:
   """
   checks.rank('[B, G]', rewards=rewards)
   if rewards.shape[1] == 1:
-    raise ValueError('a group of 1 leaves none when one is left out: use a group_size of at least 2')
+    raise ValueError('a group of 1 leaves none when one is left out: use a group_size of 2 or more')
   centred, _, count = _centred(_fixed(rewards))
   return (centred * count / jnp.maximum(count - 1, 1)).reshape(-1)
 
 
 def batch_normalized(rewards: jax.Array, *, epsilon: float = 1e-8) -> jax.Array:
-  """A = (r − mean)/√(var + ε) over the whole batch (REINFORCE++, arXiv:2501.03262): no group needed.
+  """A = (r − mean)/√(var + ε) over the batch, not the group (REINFORCE++, arXiv:2501.03262).
 
   Args:
     rewards: [B, G], finite, or NaN where a completion could not be judged.
@@ -178,8 +179,8 @@ def process_relative(
 ) -> jax.Array:
   """DeepSeekMath's advantages from process rewards (arXiv:2402.03300, §4.1.3).
 
-  The rewards of all steps of a group's completions are normalised together, r̃ = (r − mean)/(std + ε),
-  and a token's advantage is the sum of r̃ over the steps that end with it or after it.
+  The rewards of all steps of a group's completions are normalised together, to (r − mean)/(std + ε);
+  a token's advantage is the sum of what the steps got that end with it or after it.
 
   Args:
     step_rewards: [N, C], a step's reward on its last token; anything elsewhere.
@@ -233,8 +234,8 @@ def gae(
 ) -> tuple[jax.Array, jax.Array]:
   """Generalised advantage estimation (arXiv:1506.02438, eq. 16), over the tokens that count.
 
-  δ_t = r_t + γ·V_{t+1} − V_t, A_t = δ_t + γλ·A_{t+1}, R_t = A_t + V_t. What stands under the mask is
-  skipped, wherever it lies: t + 1 is the next token that counts.
+  δ_t = r_t + γ·V_{t+1} − V_t, A_t = δ_t + γλ·A_{t+1}, R_t = A_t + V_t. What stands under the mask
+  is skipped, wherever it lies: t + 1 is the next token that counts.
 
   Args:
     rewards: [N, C] per token.
@@ -280,13 +281,13 @@ def whiten(
   Args:
     values: any shape.
     mask: of the same shape.
-    shift_mean: False leaves the mean where it was (rewards in RLHF, arXiv:1909.08593's code: whose
-      sign should stay), True is for advantages.
+    shift_mean: False leaves the mean where it was, for rewards (as RLHF's code does for
+      arXiv:1909.08593); True is for advantages.
     epsilon: added to the variance.
 
   Returns:
-    float32 of that shape, 0 under the mask, without gradient; equal values give exactly 0 (or, where
-    the mean stays, themselves).
+    float32 of that shape, 0 under the mask, without gradient; equal values give exactly 0 (or,
+    where the mean stays, themselves).
 
   Raises:
     ValueError: where the shapes differ.

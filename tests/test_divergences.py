@@ -77,7 +77,8 @@ def test_k2_and_k3_are_never_negative_and_zero_for_equal_policies():
     np.testing.assert_array_equal(estimator(p, p), np.zeros_like(p))
 
 
-@pytest.mark.parametrize('x', [1e-3, -1e-3, 0.0999, 0.1001, -0.0999, -0.1001, 3.0, -3.0, 20.0, -90.0])
+@pytest.mark.parametrize('x', [
+    1e-3, -1e-3, 0.0999, 0.1001, -0.0999, -0.1001, 3.0, -3.0, 20.0, -90.0])
 def test_k3_and_its_gradient_keep_their_digits(x):
   # exp(x) − 1 − x in float32 would have none left of x = 1e-3.
   value, slope = jax.value_and_grad(divergences.exp_excess)(jnp.float32(x))
@@ -157,7 +158,7 @@ def test_excluded_tokens_add_nothing_and_carry_no_gradient():
   assert all(np.all(np.isfinite(x)) for x in one_sided)
   gradient = jax.grad(lambda p: jnp.sum(divergences.entropy(p)))(p)
   assert np.all(np.isfinite(gradient))
-  assert np.all(np.isposinf(kl(LOGITS, q[..., :7])))      # the policy has what the reference has not
+  assert np.all(np.isposinf(kl(LOGITS, q[..., :7])))     # the policy has what the other has not
 
 
 # Controllers.

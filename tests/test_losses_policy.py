@@ -26,7 +26,8 @@ CASES = [dict(ratio_level=level, clip=clip, aggregation=aggregation) for (level,
 CASES += [dict(clip='ppo', aggregation=aggregation, clip_epsilon_low=0.1, clip_epsilon_high=0.28,
                **KL) for aggregation in AGGREGATIONS]
 CASES += [dict(clip='ppo', kl_estimator=name, **FULL) for name in ESTIMATORS]
-CASES += [dict(clip=clip, correction=name, correction_low=0.6, correction_high=1.5, ratio_level=level)
+CASES += [dict(clip=clip, ratio_level=level, correction=name, correction_low=0.6,
+               correction_high=1.5)
           for name, clip, level in zip(CORRECTIONS, ('ppo', 'none', 'cispo', 'ppo'), RATIO_LEVELS)]
 CASES += [dict(clip='ppo', ratio_level=level, dual_clip=dual)
           for level, dual in zip(RATIO_LEVELS, (1.05, 1.3, 1.3, 1.3))]
@@ -88,7 +89,8 @@ def test_metrics_are_means_over_tokens(settings):
   log_ratio = {'token': x, 'product': mean.reshape(N, C) * LENGTHS[:, None]}.get(
       settings.get('ratio_level', 'token'), mean.reshape(N, C))
   ratio, sign = np.exp(log_ratio)[kept], np.repeat(np.sign(args['advantages']), LENGTHS)
-  want = {'ratio/mean': ratio.mean(), 'ratio/max': ratio.max(), 'entropy': args['entropies'][kept].mean()}
+  want = {'ratio/mean': ratio.mean(), 'ratio/max': ratio.max(),
+          'entropy': args['entropies'][kept].mean()}
   clip = settings['clip']
   if clip != 'none':
     want |= {'clip_ratio/low': np.mean((ratio < 0.8) & ((sign < 0) | (clip == 'cispo'))),

@@ -21,7 +21,7 @@ ROWS, LENGTH = 512, 1024
 
 
 def cases(jnp, sg, losses):
-  """{name: (ours, transcription)} of (logprobs, old, reference, advantages, token advantages, mask)."""
+  """{name: (ours, transcription)}, of logprobs, old, reference, advantages [N], [N, C], mask."""
   def by_sequence(x, m):
     return jnp.mean(jnp.sum(x * m, 1) / jnp.sum(m, 1))
 

@@ -1,10 +1,10 @@
 """Losses as pure functions of arrays: (loss, metrics), float32, masked exactly.
 
-They load jax and numpy alone and know no model: what a network computes comes in as log-probabilities,
-logits, values or rewards. What stands under a zero mask or weight, NaN included, never reaches a
-value or a gradient; an empty mask gives a finite zero. A `normalizer` replaces a loss's own divisor
-by that of a larger whole, so that micro-batches, devices and hosts add up exactly to the loss of the
-whole. Metrics carry no gradient.
+They load jax and numpy alone and know no model: what a network computes comes in as
+log-probabilities, logits, values or rewards. What stands under a zero mask or weight, NaN included,
+never reaches a value or a gradient; an empty mask gives a finite zero. A `normalizer` replaces a
+loss's own divisor by that of a larger whole, so that micro-batches, devices and hosts add up exactly
+to the loss of the whole. Metrics carry no gradient.
 """
 from r1jax.losses.distillation import DIVERGENCES, distillation_loss, distillation_top_k_loss
 from r1jax.losses.policy import (

@@ -35,7 +35,7 @@ def distillation_loss(
     (loss in nats a token, {}), float32.
 
   Raises:
-    ValueError: for shapes or dtypes that do not fit, an unknown word, or a temperature of 0 or less.
+    ValueError: for shapes or dtypes that do not fit, an unknown word, or a temperature not above 0.
   """
   checks.rank('[N, T, V]', student_logits=student_logits)
   checks.shapes(student_logits.shape, teacher_logits=teacher_logits)

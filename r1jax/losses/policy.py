@@ -82,7 +82,7 @@ def policy_loss(
     clip_epsilon_low, clip_epsilon_high: distances of the bounds *from 1*; DAPO's clip-higher
       (arXiv:2503.14476, eq. 8) where they differ.
     dual_clip: c > 1 bounds ρ from above where A < 0, L = max(L, c·A) (arXiv:1912.09729;
-      the δ of two-sided clipping, arXiv:2505.07291, is the same where δ ≥ 1+ε_high); None: no bound.
+      two-sided clipping's δ, arXiv:2505.07291, is the same where δ ≥ 1+ε_high); None: no bound.
     aggregation: one of `AGGREGATIONS`; see `loss_normalizer`.
     normalizer: the divisor of a larger whole (`loss_normalizer` of its mask), so that micro-batches
       and hosts add up exactly; by default this batch's own.
@@ -152,23 +152,23 @@ def policy_loss(
   def by_row(values):
     return values[:, 0] * lengths if values.shape[1] == 1 else jnp.sum(values, 1)
 
+  count = lambda acts: by_row(acts.astype(jnp.float32))
   sums = {}     # [N], what is summed over rows at the end: all of it in one reduction
   if clip == 'cispo' and old_logprobs is None:
     surrogate = advantages * kept(logprobs)
   else:
     ratio, value = _ratio(log_ratio(old), mask, lengths, ratio_level)
     if clip == 'cispo':
-      after = jnp.clip(value, 1 - clip_epsilon_low, 1 + clip_epsilon_high)
-      surrogate = advantages * kept(after * wide(logprobs))
+      weights, counts = _cispo(value, count, clip_epsilon_low, clip_epsilon_high)
+      surrogate = advantages * kept(weights * wide(logprobs))
     elif clip == 'ppo':
-      cut = _cut(value, advantages, clip_epsilon_low, clip_epsilon_high, dual_clip)
-      surrogate, after = cut(ratio) * advantages, cut(value)
+      cut, counts = _ppo(value, advantages, count, clip_epsilon_low, clip_epsilon_high, dual_clip)
+      surrogate = cut(ratio) * advantages
     else:
-      surrogate = ratio * advantages
-    if surrogate.shape[1] > 1 and advantages.shape[1] == 1:
+      surrogate, counts = ratio * advantages, {}
+    if ratio_level == 'sequence_token' and clip != 'cispo':
       surrogate = select(surrogate, mask)
-    if clip != 'none':
-      sums |= _acting(value, after, advantages, mask, by_row, clip, clip_epsilon_low, dual_clip)
+    sums |= {f'clip_ratio/{side}': rows for side, rows in counts.items()}
     sums['ratio/mean'] = by_row(value)
     largest = jnp.max(select(jnp.max(value, 1), lengths))
   if behaviour_logprobs is not None:
@@ -228,54 +228,55 @@ def _normalizer(tokens, shape, aggregation, max_length):
       (max_length or shape[1]) if aggregation == 'fixed_length' else 1))
 
 
+@jax.custom_jvp
+def _bounded(log_ratio):
+  """Cut at ± `MAX_LOG_RATIO` in value; the gradient keeps its direction beyond."""
+  return jnp.clip(log_ratio, -divergences.MAX_LOG_RATIO, divergences.MAX_LOG_RATIO)
+
+
+_bounded.defjvps(lambda tangent, _, __: tangent)
+
+
 def _ratio(log_ratio, mask, lengths, level):
-  """(ρ, its value without gradient), [N, 1] or [N, C]; 0 under the mask at the level of tokens."""
-  # The cut changes the value alone: beyond it the gradient keeps its direction.
-  bounded = lambda x: x + jax.lax.stop_gradient(
-      jnp.where(x > divergences.MAX_LOG_RATIO, divergences.MAX_LOG_RATIO - x, 0))
+  """(ρ, its value without gradient), [N, 1] or [N, C]; the latter's value is 0 where masked."""
   if level == 'token':
-    ratio = jnp.exp(jnp.where(mask, bounded(log_ratio), -jnp.inf))
+    ratio = jnp.exp(jnp.where(mask, _bounded(log_ratio), -jnp.inf))
     return ratio, jax.lax.stop_gradient(ratio)
   whole = jnp.sum(log_ratio, 1)
   if level != 'product':
     whole = whole / jnp.maximum(lengths, 1)
-  ratio = jnp.exp(bounded(whole))[:, None]
+  ratio = jnp.exp(_bounded(whole))[:, None]
   value = jax.lax.stop_gradient(ratio)
   if level == 'sequence_token':
     ratio = value * (1 + log_ratio - jax.lax.stop_gradient(log_ratio))
   return ratio, value
 
 
-def _cut(value, advantages, low, high, dual):
-  """What replaces x by a constant where the value of ρ lies beyond the bound that A pushes it to."""
+def _ppo(value, advantages, count, low, high, dual):
+  """(x -> x, or the bound where A pushes ρ beyond it; {side: [N], on how many tokens it does})."""
   positive, negative = advantages > 0, advantages < 0
   bound = jnp.where(positive, 1 + high, 1 - low)
-  acts = jnp.where(positive, value > bound, negative & (value < bound))
-  if dual is None:
-    return lambda x: jnp.where(acts, bound, x)
-  beyond = negative & (value > dual)
-  return lambda x: jnp.where(acts, bound, jnp.where(beyond, dual, x))
-
-
-def _acting(value, after, advantages, mask, by_row, clip, low, dual):
-  """{metric: [N], how many of a completion's tokens have ρ raised ('low') or lowered by the clip}."""
-  def count(acts):
-    return by_row((acts & mask if acts.shape[1] > 1 else acts).astype(jnp.float32))
-
-  positive, negative = advantages > 0, advantages < 0
-  if clip == 'ppo' and dual is None and advantages.shape[1] == 1:
-    either = count(value != after)     # a row has one sign, so that one count will do
-    return {'clip_ratio/low': select(either, negative[:, 0]),
-            'clip_ratio/high': select(either, positive[:, 0])}
-  acting = {'clip_ratio/high': count(value > after)}
-  if isinstance(low, (int, float)) and low >= 1:
-    acting['clip_ratio/low'] = jnp.zeros(mask.shape[0])     # no ratio is below 0
+  acts = jnp.where(positive, value > bound, negative & (value < bound) & (value > 0))
+  if advantages.shape[1] == 1:
+    either = count(acts)     # a row has one sign: one count will do
+    counts = {'low': select(either, negative[:, 0]), 'high': select(either, positive[:, 0])}
   else:
-    acting['clip_ratio/low'] = count(value < after)
-  if dual is not None:
-    acting['clip_ratio/dual'] = count((value > after) & negative)
-    acting['clip_ratio/high'] -= acting['clip_ratio/dual']
-  return acting
+    counts = {'low': count(acts & negative), 'high': count(acts & positive)}
+  if dual is None:
+    return lambda x: jnp.where(acts, bound, x), counts
+  beyond = negative & (value > dual)
+  return (lambda x: jnp.where(acts, bound, jnp.where(beyond, dual, x)),
+          counts | {'dual': count(beyond)})
+
+
+def _cispo(value, count, low, high):
+  """(clip(ρ) as a weight, {side: [N], how many of a completion's tokens are cut there})."""
+  lower, upper = 1 - low, 1 + high
+  if isinstance(lower, (int, float)) and lower <= 0:     # no ratio is below 0
+    return jnp.minimum(value, upper), {
+        'low': jnp.zeros(value.shape[0]), 'high': count(value > upper)}
+  return jnp.clip(value, lower, upper), {
+      'low': count((value < lower) & (value > 0)), 'high': count(value > upper)}
 
 
 def _correction(log_weights, mask, correction, low, high):
