@@ -1,9 +1,12 @@
 """What holds for the rooms as a whole: what they load, and that what they export is documented."""
+import functools
 import inspect
 import re
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from r1jax import advantages, divergences, losses
@@ -53,3 +56,38 @@ def test_the_rooms_hold_what_the_recipe_needs():
           'cispo_loss', 'rloo_loss', 'reinforce_loss', 'reinforce_pp_loss', 'ppo_clip_loss',
           'ppo_kl_loss', 'policy_loss', 'value_loss', 'supervised_loss', 'cross_entropy_loss',
           'bradley_terry_loss', 'safety_loss', 'distillation_loss'} <= set(vars(losses))
+
+
+RNG = np.random.default_rng(0)
+ROWS, TOKENS, WIDE, OTHER = (np.float32(RNG.normal(size=shape))
+                             for shape in ((4,), (4, 6), (4, 6, 5), (4, 6, 5)))
+MASK = np.float32(np.arange(6) < np.array([6, 2, 0, 5])[:, None])
+IDS = RNG.integers(0, 5, (4, 6)).astype(np.int32)
+CALLS = {
+    'value': (losses.value_loss, TOKENS, TOKENS[::-1], MASK),
+    'supervised': (losses.supervised_loss, TOKENS, MASK),
+    'cross_entropy': (losses.cross_entropy_loss, WIDE, IDS, MASK),
+    'chunked': (lambda x, *rest: losses.chunked_cross_entropy_loss(
+        x, lambda hidden: hidden @ OTHER[0, :5], *rest, chunk_size=2), WIDE, IDS, MASK),
+    'bradley_terry': (losses.bradley_terry_loss, ROWS, ROWS[::-1]),
+    'safety': (losses.safety_loss, ROWS, np.float32([1, 0, 1, 1])),
+    'distillation': (losses.distillation_loss, WIDE, OTHER, MASK),
+    'top_k': (losses.distillation_top_k_loss, WIDE, -np.abs(OTHER[..., :2]) - 1,
+              np.stack([IDS, (IDS + 1) % 5], -1), MASK)}
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_pitfall_01_jit_and_devices_change_nothing(name):
+  """Those of the policy losses and advantages are in their own rooms."""
+  if len(jax.devices('cpu')) < 2:
+    pytest.skip('needs 2 CPU devices and has 1')
+  loss, *args = CALLS[name]
+  with_gradient = jax.value_and_grad(loss, has_aux=True)
+  mesh = jax.make_mesh((2,), ('rows',), devices=jax.devices('cpu')[:2],
+                       axis_types=(jax.sharding.AxisType.Auto,))
+  placed = jax.device_put(args, jax.sharding.NamedSharding(
+      mesh, jax.sharding.PartitionSpec('rows')))
+  want = with_gradient(*args)
+  assert np.any(want[1] != 0)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+               jax.jit(with_gradient)(*placed), want)

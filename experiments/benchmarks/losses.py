@@ -142,7 +142,7 @@ def import_seconds(code: str, rounds: int = 5) -> float:
   """Median seconds of a fresh process that runs `code`."""
   def once():
     start = time.perf_counter()
-    subprocess.run([sys.executable, '-c', code], check=True)
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=pathlib.Path(__file__).parents[2])
     return time.perf_counter() - start
   return statistics.median(once() for _ in range(rounds))
 
