@@ -143,10 +143,12 @@ def policy_loss(
   # log π/π_other: the difference first, then the mask, in one pass.
   log_ratio = lambda other: kept(wide(logprobs) - jax.lax.stop_gradient(wide(other)))
   old = logprobs if old_logprobs is None else old_logprobs
+  per_token = advantages.ndim == 2 or ratio_level == 'sequence_token'
   if advantages.ndim == 1:
-    advantages = jax.lax.stop_gradient(select(wide(advantages), lengths)[:, None])
-  else:
-    advantages = fixed(advantages)
+    advantages = select(wide(advantages), lengths)[:, None]
+  elif ratio_level == 'sequence_token':
+    advantages = kept(advantages)     # elsewhere a ratio of 0 tells what is masked
+  advantages = jax.lax.stop_gradient(wide(advantages))
 
   # Values [N, 1] stand for each of a completion's tokens; values [N, C] are 0 under the mask.
   def by_row(values):
@@ -155,18 +157,18 @@ def policy_loss(
   count = lambda acts: by_row(acts.astype(jnp.float32))
   sums = {}     # [N], what is summed over rows at the end: all of it in one reduction
   if clip == 'cispo' and old_logprobs is None:
-    surrogate = advantages * kept(logprobs)
+    surrogate = kept(advantages * wide(logprobs))
   else:
     ratio, value = _ratio(log_ratio(old), mask, lengths, ratio_level)
     if clip == 'cispo':
       weights, counts = _cispo(value, count, clip_epsilon_low, clip_epsilon_high)
-      surrogate = advantages * kept(weights * wide(logprobs))
+      surrogate = kept(weights * advantages * wide(logprobs))
     elif clip == 'ppo':
       cut, counts = _ppo(value, advantages, count, clip_epsilon_low, clip_epsilon_high, dual_clip)
       surrogate = cut(ratio) * advantages
     else:
       surrogate, counts = ratio * advantages, {}
-    if ratio_level == 'sequence_token' and clip != 'cispo':
+    if per_token and clip != 'cispo':
       surrogate = select(surrogate, mask)
     sums |= {f'clip_ratio/{side}': rows for side, rows in counts.items()}
     sums['ratio/mean'] = by_row(value)
@@ -261,7 +263,9 @@ def _ppo(value, advantages, count, low, high, dual):
     either = count(acts)     # a row has one sign: one count will do
     counts = {'low': select(either, negative[:, 0]), 'high': select(either, positive[:, 0])}
   else:
-    counts = {'low': count(acts & negative), 'high': count(acts & positive)}
+    sign = select(jnp.where(positive, 1.0, -1.0), acts)
+    either, balance = count(jnp.abs(sign)), count(sign)
+    counts = {'low': (either - balance) / 2, 'high': (either + balance) / 2}
   if dual is None:
     return lambda x: jnp.where(acts, bound, x), counts
   beyond = negative & (value > dual)
