@@ -299,19 +299,39 @@ def read_manifest(folder: str | Path) -> Manifest:
                      'run the stage that writes it again') from error
 
 
-def config_hash(config: Mapping[str, Any],
-                exclude: Collection[str] = ('mesh', 'logging')) -> str:
+_PLACEMENT = ('mesh', 'logging')   # where a run is placed and what it prints: not what it computes
+
+
+def config_hash(config: Mapping[str, Any], exclude: Collection[str] = _PLACEMENT) -> str:
   """16 hexadecimal digits that change exactly when a setting that matters to the result does.
 
   SHA-256 of the config's canonical JSON (keys sorted); fields named in `exclude` are left out at
-  any depth, for where a run is placed and what it prints is not what it computes.
+  any depth.
 
   Raises TypeError where a value is not JSON's.
   """
+  return hashlib.sha256(_canonical(config, exclude).encode()).hexdigest()[:16]
+
+
+def changed_fields(
+    before: Mapping[str, Any], after: Mapping[str, Any], exclude: Collection[str] = _PLACEMENT,
+    where: str = 'config',
+) -> list[str]:
+  """The fields in which two configs differ for `config_hash`, as ['config.sampling.top_p']."""
+  changed = []
+  for field in sorted((before.keys() | after.keys()) - set(exclude)):
+    path, pair = f'{where}.{field}', [config[field] for config in (before, after) if field in config]
+    if len(pair) == 2 and all(isinstance(value, Mapping) for value in pair):
+      changed += changed_fields(*pair, exclude, path)
+    elif len({_canonical(value, exclude) for value in pair}) == 2 or len(pair) == 1:
+      changed.append(path)
+  return changed
+
+
+def _canonical(config: Any, exclude: Collection[str]) -> str:
   def keep(value):
     if isinstance(value, Mapping):
       return {key: keep(item) for key, item in value.items() if key not in exclude}
     return [keep(item) for item in value] if isinstance(value, (list, tuple)) else value
 
-  canonical = json.dumps(keep(config), sort_keys=True, separators=(',', ':'))
-  return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+  return json.dumps(keep(config), sort_keys=True, separators=(',', ':'))

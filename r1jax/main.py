@@ -2,6 +2,13 @@
 
 Any field is overridden by --config.stages.<stage>.<field>=<value>. Started again with the same
 command, a run goes on where it was; SIGTERM and Ctrl-C make it save its state first.
+
+What each stage will do is listed before anything runs:
+
+  --plan        prints that list, and stops
+  --only=a,b    these stages alone, on what the others have left
+  --from=a      this stage, and those that depend on it
+  --until=b     this stage, and those that it depends on
 """
 import os
 import re
@@ -21,6 +28,10 @@ def main() -> None:
   cache = flags.DEFINE_string(
       'compilation_cache', os.path.expanduser('~/.cache/r1jax/compiled'),
       'folder that keeps compiled programs between runs; empty for none')
+  plan = flags.DEFINE_bool('plan', False, 'list what each stage would do, and stop')
+  only = flags.DEFINE_list('only', [], 'stages to run, and no others: a,b')
+  first = flags.DEFINE_string('from', '', 'run this stage and those that depend on it')
+  until = flags.DEFINE_string('until', '', 'run this stage and those that it depends on')
   flags.mark_flags_as_required(['config', 'workdir'])
 
   def run(_) -> None:
@@ -35,9 +46,13 @@ def main() -> None:
     asked = []
     for signum in (signal.SIGTERM, signal.SIGINT):
       signal.signal(signum, lambda signum, frame: asked.append(signum))
+    stages = dict(only=only.value, from_=first.value, until=until.value)
     try:
+      if plan.value:
+        print(pipeline.listing(pipeline.plan(flag.value, workdir.value, **stages)))
+        return
       with jax.transfer_guard_device_to_host('disallow'):
-        pipeline.run(flag.value, workdir.value, should_stop=lambda: bool(asked))
+        pipeline.run(flag.value, workdir.value, **stages, should_stop=lambda: bool(asked))
     except StopRequested as stop:
       print(stop, flush=True)
       sys.exit(128 + (asked[0] if asked else signal.SIGTERM))

@@ -97,6 +97,21 @@ class Path:
     if self.exists():
       self.fs.rm(self._root, recursive=True)
 
+  def move_to(self, target: Path) -> None:
+    """Moves this folder to `target` of the same file system, where nothing is yet.
+
+    On a disk that is one step. A bucket's files are copied and then removed, those of the folder
+    itself last and by name: a kill on the way loses none.
+    """
+    if self.is_local:
+      os.rename(self._root, target._root)
+      return
+    names = sorted(self.file_sizes())
+    self.fs.copy([(self / name)._root for name in names], [(target / name)._root for name in names])
+    for name in sorted(names, key=lambda name: '/' not in name):
+      (self / name).remove()
+    self.remove()
+
   def copy_to(self, target: Path) -> None:
     """Copies this folder's files into the folder `target`; one of the two is local."""
     for name in self.file_sizes():

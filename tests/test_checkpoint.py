@@ -12,7 +12,8 @@ import optax
 import pytest
 
 from r1jax import checkpoint, records
-from r1jax.checkpoint import Checkpointer, Manifest, config_hash, read_manifest, write_manifest
+from r1jax.checkpoint import (
+    Checkpointer, Manifest, changed_fields, config_hash, read_manifest, write_manifest)
 from r1jax.storage import Path
 
 
@@ -320,3 +321,14 @@ def test_config_hash_sees_settings_and_nothing_else():
     assert config_hash(other) != config_hash(config)
   with pytest.raises(TypeError, match='complex'):
     config_hash({'seed': 1j})
+
+
+def test_changed_fields_are_those_that_change_the_hash():
+  config = {'a': 1, 'b': {'c': (1, 2), 'd': {}}, 'mesh': {'fsdp': 1}}
+  for other, changed in (
+      ({'a': 1, 'b': {'c': [1, 2], 'd': {}}, 'mesh': {'fsdp': 8}}, []),
+      ({'a': 1.0, 'b': {'c': [1, 2], 'd': {}, 'logging': 2}}, ['config.a']),
+      ({'a': 1, 'b': {'c': [2, 1], 'd': {'e': 0}}}, ['config.b.c', 'config.b.d.e']),
+      ({'b': 3, 'f': 4}, ['config.a', 'config.b', 'config.f'])):
+    assert changed_fields(config, other) == changed_fields(other, config) == changed
+    assert (config_hash(config) != config_hash(other)) == bool(changed)

@@ -39,11 +39,12 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_end(base, compiled, t
   experiment = write_experiment(tmp_path, {'zero': runs.rl_config(base)})
   for stop in (True, False):
     process = start(experiment, tmp_path, compiled=compiled)
-    first = process.stdout.readline()
+    planned, first = [process.stdout.readline() for _ in range(3)][1:]
     if stop:
       process.send_signal(signal.SIGTERM)
     output, complaint = process.communicate()
     assert first.startswith("stage 'zero' (rl) in "), complaint
+    assert ('resumes at step ' in planned) != stop, planned
     assert process.returncode == (128 + signal.SIGTERM if stop else 0), complaint
     if stop:
       assert output.splitlines()[-1].startswith("stage 'zero' was asked to stop: its state after ")
@@ -80,6 +81,7 @@ WRONG = {
     f'{ZERO}.stepz=2': [f"{ZERO}.stepz=2 names no field of the config: did you mean 'steps'?"],
     f'{ZERO}.prompts=0': ['config.stages.zero.prompts=0 leaves nothing to do', 'at least 1'],
     f'{ZERO}.model.source=/nowhere': ["There is no model '/nowhere': name", 'as model.source'],
+    '--only=zeroo': ["only='zeroo' is unknown: the nearest is 'zero' (known: zero)"],
     '--workdir=': ['--workdir is missing: give --config=FILE and --workdir=FOLDER'],
     '--config=r1_zero.py:tyni': ['r1_zero.py:tyni is unknown: use one of tiny'],
     '--config=nothing.py': ['No such file', 'nothing.py'],
@@ -96,7 +98,7 @@ def test_what_is_wrong_is_said_in_one_line(compiled, tmp_path):
                  '--config=nothing.py': tmp_path / 'nothing.py', '--config=mine.py': mine}
   running = [runs.start(
       '-m', 'r1jax.main', f'--config={experiments.get(case, TINY)}',
-      *[f'--workdir={tmp_path}/run'] * (case != '--workdir='), *[case] * case.startswith(ZERO),
+      *[f'--workdir={tmp_path}/run'] * (case != '--workdir='), *[case] * case.startswith((ZERO, '--only')),
       f'--compilation_cache={compiled}', compiled=compiled, XLA_FLAGS='', PJRT_NPROC='')
       for case in WRONG]
   for process, (case, expected) in zip(running, WRONG.items(), strict=True):
@@ -105,6 +107,21 @@ def test_what_is_wrong_is_said_in_one_line(compiled, tmp_path):
     assert len(complaint.splitlines()) == 1 and complaint.startswith('r1jax: '), complaint
     for words in expected:
       assert words in complaint, (case, complaint)
+
+
+def test_a_plan_is_printed_and_nothing_is_run(compiled, tmp_path):
+  experiment = write_experiment(tmp_path, {
+      'base': runs.rl_config('miniature'),
+      'zero': runs.rl_config('base', inputs=('base',)), 'other': runs.rl_config('miniature')})
+  process = start(experiment, tmp_path / 'run', '--plan', '--from=base', '--until=zero',
+                  compiled=compiled)
+  output, complaint = process.communicate()
+  assert process.returncode == 0, complaint
+  assert output.splitlines() == ['stage  kind  inputs  state',
+                                 'base   rl    -       runs',
+                                 'other  rl    -       left out: not there',
+                                 'zero   rl    base    runs']
+  assert not (tmp_path / 'run').exists()
 
 
 def test_what_goes_wrong_with_a_file_or_ends_in_a_note_is_one_sentence():

@@ -30,6 +30,34 @@ def test_files_and_folders_behave_alike_everywhere(folder):
   assert folder.file_sizes() == {'a': 4} and not (folder / 'b').exists()
 
 
+def test_a_folder_is_moved_with_all_that_is_in_it(folder):
+  (folder / 'a').write_bytes(b'1')
+  (folder / 'b' / 'c').write_bytes(b'22')
+  target = Path(f'{folder}.old')
+  folder.move_to(target)
+  assert target.file_sizes() == {'a': 1, 'b/c': 2} and (target / 'b' / 'c').read_bytes() == b'22'
+  assert not folder.exists()
+
+
+def test_a_move_in_a_bucket_that_is_cut_short_loses_nothing(monkeypatch):
+  folder = Path(f'memory://{uuid.uuid4().hex}/run')
+  for name in ('b/c', 'manifest.json', 'stage.json', 'z/y'):
+    (folder / name).write_text(name)
+  remove, removed = Path.remove, []
+
+  def killed_in_the_third(path):
+    if len(removed) == 2:
+      raise KeyboardInterrupt
+    removed.append(path.name)
+    remove(path)
+
+  monkeypatch.setattr(Path, 'remove', killed_in_the_third)
+  with pytest.raises(KeyboardInterrupt):
+    folder.move_to(Path(f'{folder}.old'))
+  assert removed == ['c', 'y'] and set(folder.file_sizes()) == {'manifest.json', 'stage.json'}
+  assert len(Path(f'{folder}.old').file_sizes()) == 4
+
+
 def test_copies_up_and_down(tmp_path):
   up, down = Path(f'memory://{uuid.uuid4().hex}'), Path(tmp_path / 'down')
   (Path(tmp_path) / 'x' / 'y').write_bytes(b'1')
