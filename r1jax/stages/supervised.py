@@ -1,4 +1,4 @@
-"""Training on fixed rows in epochs, resumable at any step: what SFT and pre-training share."""
+"""Training on fixed rows in epochs, resumable at any step: what SFT, pre-training and reward models share."""
 from collections.abc import Callable, Mapping
 import functools
 from typing import Any
@@ -37,7 +37,7 @@ def train(
   Args:
     config: the stage's; of it seed, rows, epochs, micro_batches, optimizer, checkpoint_every,
       keep_checkpoints and log_every are read here.
-    params: those before the first update; they are copied.
+    params: those before the first update; they are taken, and may be donated.
     arrays: a tuple whose leaves have the rows of the data along their first axis.
     workdir: the stage's folder.
     loss, normalizer: as `train_step.make_update` takes them; normalizer(batch) on the host.
