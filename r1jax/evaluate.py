@@ -57,6 +57,40 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
   return mean, low, high
 
 
+def calibration(
+    rewards: np.ndarray, labels: np.ndarray, *, weights: Sequence[float] | None = None,
+    bins: int = 10,
+) -> dict[str, float]:
+  """How far the probabilities σ(reward) of a binary label are to be trusted.
+
+  Args:
+    rewards: [n], the log-odds that a reward model gives label 1.
+    labels: [n], 0 or 1.
+    weights: [n], of the examples; by default all the same.
+    bins: of equal width, over the confidence max(p, 1−p) from ½ to 1.
+
+  Returns:
+    `calibration_error` (Guo et al., arXiv:1706.04599: the mean over examples of |accuracy −
+    confidence| of their bin), `brier` (mean (p − label)²) and `log_loss`, in nats. All stay the
+    same where a label and the sign of its reward are both turned round.
+  """
+  rewards, labels = np.asarray(rewards, float), np.asarray(labels, float)
+  with np.errstate(over='ignore'):
+    probabilities = 1 / (1 + np.exp(-rewards))
+    certainty = 1 / (1 + np.exp(-np.abs(rewards)))
+  place = np.minimum((2 * certainty - 1) * bins, bins - 1).astype(int)
+  mean = lambda values: float(np.average(values, weights=weights))
+  gap = correct(rewards, labels) - certainty
+  return {'calibration_error': sum(abs(mean(gap * (place == b))) for b in range(bins)),
+          'brier': mean((probabilities - labels) ** 2),
+          'log_loss': mean(np.logaddexp(0, rewards) - labels * rewards)}
+
+
+def correct(rewards: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """[n]: 1 where the sign of a reward agrees with its label, 0 or 1; half where it is 0."""
+  return 0.5 + 0.5 * np.sign(rewards) * (2 * np.asarray(labels, float) - 1)
+
+
 def scores(
     completions: Sequence[Completion], correct: np.ndarray, *, num_samples: int,
     ks: Sequence[int] = (1, 8), opened: bool = False,

@@ -12,10 +12,11 @@ import json
 from typing import Any
 
 from r1jax import checkpoint, sharding
-from r1jax.stages import common, evaluate, pretrain, reject, rl, sft
+from r1jax.stages import common, evaluate, pretrain, reject, reward_model, rl, sft
 from r1jax.storage import Path, to_json
 
-KINDS = {'pretrain': pretrain, 'sft': sft, 'reject': reject, 'rl': rl, 'evaluate': evaluate}
+KINDS = {'pretrain': pretrain, 'sft': sft, 'reject': reject, 'reward_model': reward_model, 'rl': rl,
+         'evaluate': evaluate}
 _TOP = dict(seed=0, stages={}, mesh=dict(fsdp=1, tensor=1))   # each stage has its own seed, too
 
 

@@ -20,6 +20,23 @@ def scalar_axes(model: Model) -> dict:
   return {'backbone': model.logical_axes, 'head': (None,)}
 
 
+def completion_rewards(
+    model: Model, params, prompt_tokens: jax.Array, prompt_lengths: jax.Array,
+    completion_tokens: jax.Array, completion_mask: jax.Array,
+) -> jax.Array:
+  """The reward of each completion, read at its last token: [N] float32.
+
+  Arguments as of `logprobs.completion_hidden`, of which the mask is 1 up to a completion's last
+  token; that of an empty completion is read at its prompt's last token.
+  """
+  # A place more than there are tokens, for the state behind the last of them.
+  room = lambda x: jnp.pad(x, ((0, 0), (0, 1)))
+  values = completion_values(model, params, prompt_tokens, prompt_lengths,
+                             room(completion_tokens), room(completion_mask))
+  last = jnp.sum(completion_mask != 0, 1, dtype=jnp.int32)[:, None]
+  return jnp.take_along_axis(values, last, 1)[:, 0]
+
+
 def completion_values(
     model: Model, params, prompt_tokens: jax.Array, prompt_lengths: jax.Array,
     completion_tokens: jax.Array, completion_mask: jax.Array,

@@ -87,3 +87,30 @@ def test_a_bad_worked_question_is_named_by_file_and_line(tmp_path, line, message
   path.write_bytes(WORKED + b'\n' + line)
   with pytest.raises(ValueError, match=f'own.jsonl, line 3: .*{message}'):
     jsonl.reasoning_source(path)
+
+
+def test_preferences_and_judgements_come_back(tmp_path):
+  path = tmp_path / 'rows.jsonl'
+  path.write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n'
+                  '{"prompt": "p", "chosen": 1, "rejected": "b", "margin": 0.5, "by": "me"}\n')
+  assert jsonl.preference_source(path) == [
+      {'question': 'p', 'chosen': 'a', 'rejected': 'b', 'margin': 1.0},
+      {'question': 'p', 'chosen': '1', 'rejected': 'b', 'margin': 0.5, 'by': 'me'}]
+  path.write_text('{"prompt": "p", "completion": "a", "safe": false}')
+  assert jsonl.safety_source(path) == [{'question': 'p', 'completion': 'a', 'safe': False}]
+
+
+@pytest.mark.parametrize('source, line, message', [
+    (jsonl.preference_source, '"chosen": "a", "rejected": " a"', 'are equal, which prefers nothing'),
+    (jsonl.preference_source, '"chosen": "a"', '"rejected" is missing'),
+    (jsonl.preference_source, '"chosen": "a", "rejected": "b", "margin": -1', '"margin" is -1'),
+    (jsonl.preference_source, '"chosen": "a", "rejected": "b", "margin": true', '"margin" is True'),
+    (jsonl.preference_source, '"chosen": "a", "rejected": "b", "margin": NaN', '"margin" is nan'),
+    (jsonl.safety_source, '"completion": "a"', '"safe" is None, write true or false'),
+    (jsonl.safety_source, '"completion": "a", "safe": 1', '"safe" is 1, write true or false'),
+])
+def test_a_bad_pair_or_judgement_is_named_by_file_and_line(tmp_path, source, line, message):
+  path = tmp_path / 'rows.jsonl'
+  path.write_text('\n{"prompt": "p", ' + line + '}\n')
+  with pytest.raises(ValueError, match=f'rows.jsonl, line 2: .*{message}'):
+    source(path)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from r1jax.data.prompts import PromptBatch
-from r1jax.evaluate import evaluate, majority_vote, mean_interval, pass_at_k, scores
+from r1jax.evaluate import (
+    calibration, correct, evaluate, majority_vote, mean_interval, pass_at_k, scores)
 from r1jax.records import Rollout
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import RewardSuite
@@ -124,3 +125,29 @@ def test_evaluate_draws_each_problem_and_judges_it_by_its_own_example():
   assert records[3] | {'rewards': None} == dict(
       example_id=1, sample=1, prompt='q1', completion='<answer>99</answer>', num_tokens=2,
       truncated=False, rewards=None)
+
+
+def test_calibration_of_what_is_known():
+  """Coins that are what they say are calibrated; the sure and wrong are not."""
+  odds = np.log(3) * np.ones(400)
+  labels = np.arange(400) % 4 != 0     # three of four
+  got = calibration(odds, labels)
+  assert got['calibration_error'] == pytest.approx(0, abs=1e-12)
+  assert got['brier'] == pytest.approx(0.75 * 0.25)
+  assert got['log_loss'] == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25))
+  sure = calibration(np.array([100.0, -1000.0]), np.array([0, 0]))
+  assert sure['calibration_error'] == pytest.approx(0.5 * 1)
+  assert sure['brier'] == pytest.approx(0.5) and sure['log_loss'] == pytest.approx(50)
+  assert calibration(np.zeros(3), np.array([1, 0, 1])) == pytest.approx(
+      {'calibration_error': 0, 'brier': 0.25, 'log_loss': np.log(2)})
+
+
+def test_calibration_does_not_depend_on_which_label_is_called_1():
+  rng = np.random.default_rng(0)
+  odds, labels, turned = rng.normal(size=200), rng.random(200) < 0.7, rng.random(200) < 0.5
+  flipped = calibration(np.where(turned, -odds, odds), labels ^ turned)
+  assert flipped == pytest.approx(calibration(odds, labels))
+  twice = calibration(np.repeat(odds, 2), np.repeat(labels, 2), weights=np.tile([0.2, 0.3], 200))
+  assert twice == pytest.approx(calibration(odds, labels))
+  np.testing.assert_array_equal(correct(np.array([2.0, -2.0, 0.0, 2.0]), [1, 1, 1, 0]),
+                                [1, 0, 0.5, 0])

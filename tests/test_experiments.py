@@ -91,10 +91,12 @@ def test_an_override_of_the_data_or_model_reaches_the_evaluations():
 def test_the_evaluations_of_the_miniature_are_of_its_base_and_what_it_became():
   zero = common.plain(load('r1_zero.py').get_config('tiny'))['stages']['zero']
   evaluations = zero['evaluations']
-  assert len(evaluations) == 6
+  assert len(evaluations) == 9
   for name, evaluation in evaluations.items():
     assert evaluation['model']['source'] == ('trained' if 'trained' in name else 'miniature')
     assert evaluation['template'] == ('miniature_think' if 'think' in name else 'miniature')
+    sampling = (0.6, 0.95) if 'cooler' in name else (1.0, 1.0)
+    assert (evaluation['sampling']['temperature'], evaluation['sampling']['top_p']) == sampling
     terms = (9, 12) if 'longer' in name else (5, 8)
     assert (evaluation['data']['min_steps'], evaluation['data']['max_steps']) == terms
     assert (evaluation['split'], evaluation['problems'], evaluation['samples']) == ('test', 500, 8)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from r1jax.rewards.extract import Answer, extract_answer
+from r1jax.rewards.extract import Answer, extract_answer, final_summary
 
 
 @pytest.mark.parametrize('text, answer', [
@@ -45,3 +45,23 @@ def test_of_a_cut_text_only_a_whole_answer_counts(text, whole):
     r'\boxed{', r'\boxed{1}', '{', '####', '#### 5\n', '<answer>', '</think>', '\\', '\x00', '9'])
 def test_a_text_of_any_length_is_read(unit):
   extract_answer(unit * 10**5)
+
+
+@pytest.mark.parametrize('text, summary', [
+    (' <think>5+3=8</think> <answer> It is 8. </answer>', 'It is 8.'),
+    ('5+3=8 <answer>8</answer>', '8'),
+    (' <think>5+3=8</think> It is\n8.\n', 'It is\n8.'),
+    ('a</think>b</think>c', 'c'),
+    ('<think>a</think> <answer>b</answer> <answer>c</answer>', '<answer>b</answer> <answer>c</answer>'),
+    ('<think>a</think> <answer>b', '<answer>b'),
+    ('<think>never closed', ''),
+    ('Sorry, I cannot.', 'Sorry, I cannot.'),
+    ('', ''),
+])
+def test_a_summary_is_what_the_reader_is_told(text, summary):
+  assert final_summary(text) == summary
+
+
+def test_behind_an_open_think_there_is_no_summary_before_it_closes():
+  assert final_summary('5+3=8', opened=True) == ''
+  assert final_summary('5+3=8</think> 8', opened=True) == '8'

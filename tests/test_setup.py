@@ -47,7 +47,7 @@ sys.meta_path.insert(0, Blocker())
 import jax
 from r1jax import models, sampler, train_step
 from r1jax.records import Prompts
-from r1jax.stages import rl
+from r1jax.stages import rl, rl_programs
 
 shape = models.ModelConfig(family='llama', vocab_size=300, width=16, num_layers=2, num_heads=2,
                            num_kv_heads=1, head_dim=8, mlp_width=16)
@@ -61,15 +61,16 @@ for dtype in ('float32', 'bfloat16'):
   sample = sampler.make_sampler(
       model, group_size=2, max_new_tokens=4, chunk=4, stop_ids=(0,), compute_dtype=dtype,
       sampling=sampler.Sampling(temperature=0.6, top_k=5, top_p=0.9, min_p=0.1))
-  update = train_step.make_update(rl.make_loss(model, settings), optimizer, num_micro_batches=2)
+  update = train_step.make_update(rl_programs.make_loss(model, settings), optimizer, num_micro_batches=2)
   params = jax.eval_shape(model.init, jax.random.key(0))
   state = jax.eval_shape(lambda params: train_step.init_state(params, optimizer), params)
-  batch = rl.Batch(ints(2, 5), ints(2), ints(4, 4), floats(4, 4), floats(4), floats(4, 4),
-                   floats(4, 4), floats(4, 4))
+  batch = rl.Batch(
+      ints(2, 5), ints(2), ints(4, 4), floats(4, 4), behaviour_logprobs=floats(4, 4),
+      advantages=floats(4), old_logprobs=floats(4, 4), reference_logprobs=floats(4, 4))
   programs = {
       'sample': (lambda params, prompts: sample(params, prompts, 0),
                  (params, Prompts(ints(2, 5), ints(2), ints(2)))),
-      'update': (update, (state, batch, (floats(), floats())))}
+      'update': (update, (state, batch, rl_programs.Normalizers(*[floats()] * 3)))}
   for name, (program, arguments) in programs.items():
     traced = jax.jit(program).trace(*arguments)
     for platform in ('cpu', 'cuda', 'tpu'):

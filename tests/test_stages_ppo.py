@@ -130,7 +130,7 @@ def test_the_kl_is_in_the_reward_or_in_the_loss_and_never_in_both(batch, tiny):
 
 
 @pytest.mark.parametrize('kind', rl_programs.ADVANTAGES)
-def test_every_advantage_is_finite_and_zero_for_equal_rewards(batch, kind):
+def test_pitfall_07_every_advantage_is_finite_and_zero_for_equal_rewards(batch, kind):
   got, _ = credit(batch, advantage=kind)
   assert np.all(np.isfinite(got.advantages)) and np.any(got.advantages)
   if kind != 'gae':   # whose baseline is the critic, not the batch

@@ -96,10 +96,10 @@ def test_fine_tuning_learns_and_leaves_an_artifact(tuned):
 
 
 def test_pitfall_20_stopped_fine_tuning_equals_uninterrupted(base, drawn, tuned, tmp_path):
-  assert len(metrics.read_metrics(tuned.folder)) == 12
+  assert len(metrics.read_metrics(tuned.folder)) == 18
   run = lambda should_stop: sft.run(sft_config(base), drawn, tmp_path, stage='tuned',
                                     should_stop=should_stop)
-  _, sentences = runs.finish(run, [3, 4, 6])
+  _, sentences = runs.finish(run, [3, 4, 12])
   for sentence, place in zip(sentences, ('after step 3 ', 'after step 7 ', 'an evaluation was')):
     assert place in sentence and 'run the same command to go on' in sentence
   runs.assert_same(tmp_path, tuned.folder)

@@ -1,8 +1,9 @@
-"""A user's own data: JSONL of questions and answers, or of questions and reasoning."""
+"""A user's own data: JSONL of questions and answers, of reasoning, of preferences or of safety."""
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import json
+import math
 from typing import Any
 
 from r1jax import storage
@@ -41,7 +42,44 @@ def reasoning_source(path: storage.Path | str) -> list[dict[str, Any]]:
   return list(_rows(path, ('prompt', 'reasoning', 'summary')))
 
 
-def _rows(path: storage.Path | str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+def preference_source(path: storage.Path | str) -> list[dict[str, Any]]:
+  """Pairs of a JSONL file, as {'question', 'chosen', 'rejected', 'margin', ...} in its order.
+
+  Each line is an object with the texts `prompt` (returned as 'question'), `chosen` and `rejected`,
+  and perhaps a number `margin` from 0, by how much the one is better (1 where there is none); else
+  as `jsonl_source`.
+
+  Raises:
+    FileNotFoundError, ValueError: as `jsonl_source`; the two sides are equal.
+  """
+  def check(row):
+    if row['chosen'].strip() == row['rejected'].strip():
+      raise ValueError('"chosen" and "rejected" are equal, which prefers nothing: remove the pair')
+    margin = row.setdefault('margin', 1.0)
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not (
+        0 <= margin < math.inf):
+      raise ValueError(f'the field "margin" is {margin!r}, write a number from 0')
+  return list(_rows(path, ('prompt', 'chosen', 'rejected'), check))
+
+
+def safety_source(path: storage.Path | str) -> list[dict[str, Any]]:
+  """Judged completions of a JSONL file, as {'question', 'completion', 'safe', ...} in its order.
+
+  Each line is an object with the texts `prompt` (returned as 'question') and `completion`, and
+  `safe`, true or false; else as `jsonl_source`.
+
+  Raises:
+    FileNotFoundError, ValueError: as `jsonl_source`.
+  """
+  def check(row):
+    if not isinstance(row.get('safe'), bool):
+      raise ValueError(f'the field "safe" is {row.get("safe")!r}, write true or false')
+  return list(_rows(path, ('prompt', 'completion'), check))
+
+
+def _rows(
+    path: storage.Path | str, fields: Sequence[str], check: Callable = lambda row: None,
+) -> Iterator[dict[str, Any]]:
   form = '{' + ', '.join(f'"{field}": ...' for field in fields) + '}'
   file = storage.Path(path)
   if not file.exists():
@@ -52,9 +90,11 @@ def _rows(path: storage.Path | str, fields: Sequence[str]) -> Iterator[dict[str,
     if line.strip():
       empty = False
       try:
-        yield _example(line, fields, form)
+        row = _example(line, fields, form)
+        check(row)
       except ValueError as error:
         raise ValueError(f'{path}, line {number}: {error}.') from None
+      yield row
   if empty:
     raise ValueError(f'{path} is empty: write one {form} a line.')
 

@@ -39,12 +39,10 @@ def extract_answer(text: str, *, truncated: bool = False) -> Answer | None:
     truncated: whether it was cut. Then only an answer that is known to be whole counts: in a
       complete block or box, or on a complete line after `####`.
   """
-  openings, closings = text.count(ANSWER_OPENING), text.count(ANSWER_CLOSING)
-  tagged = bool(openings or closings)
+  tagged = ANSWER_OPENING in text or ANSWER_CLOSING in text
   if tagged:
-    _, _, tail = text.partition(ANSWER_OPENING)
-    text, closing, _ = tail.partition(ANSWER_CLOSING)
-    if (openings, closings) != (1, 1) or not closing:
+    text = _answer_block(text)
+    if text is None:
       return None
   else:
     text = text.rpartition(THINK_CLOSING)[2]
@@ -60,6 +58,31 @@ def extract_answer(text: str, *, truncated: bool = False) -> Answer | None:
   else:
     answer = Answer(marked, explicit=True)
   return answer if answer.text else None
+
+
+def final_summary(text: str, *, opened: bool = False) -> str:
+  """What a completion tells its reader in the end, without the chain of thought and its tags.
+
+  It is the content of the answer block, where there is exactly one complete one; else what follows
+  the last `</think>`; else the whole text, unless a chain of thought was begun and never closed:
+  then nothing. Unlike `extract_answer` it keeps all that is said around the answer.
+
+  Args:
+    text: the completion's text.
+    opened: whether the prompt ended with `<think>`.
+  """
+  block = _answer_block(text)
+  if block is not None:
+    return block.strip()
+  _, closed, tail = text.rpartition(THINK_CLOSING)
+  return '' if not closed and (opened or THINK_OPENING in text) else tail.strip()
+
+
+def _answer_block(text: str) -> str | None:
+  """The content of the answer block; None unless there is exactly one, and a complete one."""
+  block, closing, _ = text.partition(ANSWER_OPENING)[2].partition(ANSWER_CLOSING)
+  alone = text.count(ANSWER_OPENING) == text.count(ANSWER_CLOSING) == 1
+  return block if alone and closing else None
 
 
 def _boxes(text: str) -> set[str] | None:

@@ -278,16 +278,19 @@ def peak_flops() -> float:
 def leave_artifact(
     workdir: Path, *, kind: str, stage: str, config_hash: str, inputs: Mapping[str, Artifact],
     model: ModelConfig, params: Any, tokenizer: Tokenizer, template: str, scores: Mapping[str, Any],
-    dtype: str = 'float32',
+    dtype: str = 'float32', more_files: tuple[str, ...] = (),
 ) -> Artifact:
-  """Exports the model to `workdir/model` in Hugging Face form, and writes the manifest, last."""
+  """Exports the model to `workdir/model` in Hugging Face form, and writes the manifest, last.
+
+  The manifest also lists `more_files`, which are in `workdir` already.
+  """
   (workdir / 'model').remove()
   huggingface.export(workdir / 'model', model, params, tokenizer=tokenizer, dtype=dtype)
   files = tuple(f'model/{name}' for name in sorted((workdir / 'model').file_sizes()))
   manifest = checkpoint.Manifest(
       kind=kind, stage=stage, config_hash=config_hash,
       parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
-      model=model.to_dict(), tokenizer=tokenizer.source, template=template, files=files,
+      model=model.to_dict(), tokenizer=tokenizer.source, template=template, files=files + more_files,
       scores=dict(scores))
   checkpoint.write_manifest(workdir, manifest)
   return Artifact(workdir, manifest)

@@ -129,12 +129,17 @@ def run_all(
     samples.write_text(''.join(to_json(record) + '\n' for record in records))
     kept.write_text(to_json({'config_hash': config_hash, 'scores': scored}))
   if table:
-    rows = [{'model': name, **scored} for name, scored in table.items()]
-    title = 'Mean with 95 % interval over problems'
-    metrics.print_table(rows, title, console=console)
-    (workdir / 'results.md').write_text(metrics.format_table(rows, title))
-    (workdir / 'results.json').write_text(to_json(table))
+    keep_table(table, 'Mean with 95 % interval over problems', workdir, console)
   return table
+
+
+def keep_table(
+    table: Mapping[str, Mapping[str, Any]], title: str, workdir: Path, console=None) -> None:
+  """Prints a table of scores by model, and writes it to `results.md` and `results.json`."""
+  rows = [{'model': name, **scored} for name, scored in table.items()]
+  metrics.print_table(rows, title, console=console)
+  (workdir / 'results.md').write_text(metrics.format_table(rows, title))
+  (workdir / 'results.json').write_text(to_json(table))
 
 
 def run(

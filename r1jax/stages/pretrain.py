@@ -8,7 +8,7 @@ import jax
 from r1jax import checkpoint, metrics, models, sharding
 from r1jax.data import miniature
 from r1jax.data.packing import pack
-from r1jax.stages import common, evaluate, sft
+from r1jax.stages import common, evaluate, sft, supervised
 from r1jax.storage import Path
 from r1jax.tokenization import Tokenizer
 
@@ -31,7 +31,7 @@ DEFAULT = dict(
 def check(config: Mapping[str, Any], where: str) -> None:
   """Refuses impossible settings before anything is computed."""
   common.check_config(config, DEFAULT, where)
-  sft.check_batches(config, where)
+  supervised.check_batches(config, where)
   common.check_choice(config['preset'], models.PRESETS, f'{where}.preset')
   if config['documents'] < _BLOCK or config['documents'] % _BLOCK:
     raise ValueError(f'{where}.documents={config["documents"]} is no multiple of {_BLOCK}: '

@@ -24,6 +24,7 @@ from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import PendingRewards, Rewards, RewardSuite, named_rewards
 from r1jax.sampler import Interrupted
 from r1jax.stages import common, evaluate, rl_programs
+from r1jax.stages.reward_model import load_reward_model
 from r1jax.stages.rl_config import DEFAULT as DEFAULT, check as check
 from r1jax.storage import Path
 from r1jax.tokenization import opens_think, stop_ids
@@ -105,12 +106,10 @@ class _Trainer:
     if config['kl_coefficient']:
       self.reference = jax.tree.map(jnp.copy, loaded.params)
     if config['advantage'] == 'gae':
-      backbone = loaded.params
+      critic = reward_model.init_scalar(self.model, loaded.params)
       if config['critic']['source']:
-        settings = config['model'] | {'source': config['critic']['source']}
-        backbone = common.load_model(mesh=mesh, inputs=inputs, **settings).params
-      self.critic = self._begin(reward_model.init_scalar(self.model, backbone), critic_optimizer,
-                                reward_model.scalar_axes(self.model))
+        critic = self._load_critic(config['model'] | {'source': config['critic']['source']})
+      self.critic = self._begin(critic, critic_optimizer, reward_model.scalar_axes(self.model))
     self.adapts_old = bool(config['loss']['old_kl_coefficient'])
     self.place, self.batch = _Place(kl_coefficient=float(np.float32(
         config['loss']['old_kl_coefficient'] or config['kl_coefficient']))), None
@@ -122,6 +121,21 @@ class _Trainer:
     self.rollout_writer = metrics.RolloutWriter(
         workdir, resume_iteration=self.place.iteration + bool(self.place.update))
     self.peak_flops = common.peak_flops()
+
+  def _load_critic(self, settings):
+    """The parameters of a reward model, head included, or a new head on those of another model."""
+    source = settings['source']
+    artifact = self.inputs.get(source)
+    if artifact is not None and artifact.manifest.kind == 'reward_model':
+      loaded = load_reward_model(inputs=self.inputs, mesh=self.mesh, **settings)
+      critic = loaded.params
+    else:
+      loaded = common.load_model(inputs=self.inputs, mesh=self.mesh, **settings)
+      critic = reward_model.init_scalar(self.model, loaded.params)
+    if loaded.model.config != self.model.config:
+      raise ValueError(f'critic.source={source!r} has not the shape of the policy: name a model of '
+                       'the same shape')
+    return critic
 
   def _begin(self, params, optimizer, logical_axes) -> TrainState:
     """The state before the first update, on copies of the parameters."""

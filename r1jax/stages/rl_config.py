@@ -31,7 +31,7 @@ DEFAULT = dict(
     reference_refresh=0,        # steps between replacements of the reference by the policy; 0: none
     optimizer=_OPTIMIZER,
     critic=dict(                # of advantage='gae'
-        source='',              # where its backbone comes from; '': the policy's first parameters
+        source='',              # its backbone, and a reward model's head; '': the policy's backbone
         gamma=1.0, gae_lambda=1.0, whiten_rewards=False, whiten_advantages=True, clip_epsilon=0.2,
         optimizer=_OPTIMIZER | dict(learning_rate=1e-5)),
     checkpoint_every=20, keep_checkpoints=2,   # iterations, checkpoints

@@ -3,21 +3,18 @@
 `train_packed` is also what pre-training runs, with loss on every token.
 """
 from collections.abc import Callable, Iterable, Mapping
-import functools
 from typing import Any
 
 import jax
-import numpy as np
 
-from r1jax import checkpoint, losses, metrics, sharding, train_step
+from r1jax import checkpoint, losses, metrics, sharding
 from r1jax.data.curation import readable_completion
 from r1jax.data.jsonl import reasoning_source
 from r1jax.data.packing import PackedRows, pack
 from r1jax.logprobs import token_logprobs
 from r1jax.masked import masked_sum
 from r1jax.models import Model
-from r1jax.records import TrainState
-from r1jax.stages import common, evaluate
+from r1jax.stages import common, evaluate, supervised
 from r1jax.storage import Path
 from r1jax.tokenization import Tokenizer, opens_think, render_prompt
 
@@ -41,22 +38,12 @@ DEFAULT = dict(
 def check(config: Mapping[str, Any], where: str) -> None:
   """Refuses impossible settings before anything is loaded."""
   common.check_config(config, DEFAULT, where)
-  check_batches(config, where)
+  supervised.check_batches(config, where)
   if config['samples'] not in config['inputs'] and (config['samples'] or not config['files']):
     raise ValueError(f'{where}.samples={config["samples"]!r} is none of its inputs '
                      f'{list(config["inputs"])}: name the stage that drew the samples, or files')
   for name, evaluation in config['evaluations'].items():
     evaluate.check(evaluation, f'{where}.evaluations.{name}')
-
-
-def check_batches(config: Mapping[str, Any], where: str) -> None:
-  for name in ('row_length', 'rows', 'micro_batches', 'epochs', 'checkpoint_every', 'log_every'):
-    if config[name] < 1:
-      raise ValueError(
-          f'{where}.{name}={config[name]} leaves nothing to do: set it to at least 1')
-  if config['rows'] % config['micro_batches']:
-    raise ValueError(f'{where}.rows={config["rows"]} is not a multiple of micro_batches='
-                     f'{config["micro_batches"]}: make it one')
 
 
 def own_samples(
@@ -108,72 +95,13 @@ def train_packed(
     stage: str, mesh: jax.sharding.Mesh, should_stop: Callable[[], bool], console=None,
     last_step: int | None = None,
 ) -> Any:
-  """Trains on packed rows, resuming from `workdir`, and returns the parameters.
-
-  Each epoch is a new permutation of the rows; the rows that do not fill a batch at its end are
-  left out of that epoch. Steps a run: epochs × (rows of the data // config['rows']); the learning
-  rate follows its cosine over all of them, also where `last_step` ends the run before.
-
-  Raises:
-    ValueError: fewer rows than a batch has.
-    StopRequested: asked to stop; the state is saved.
-  """
-  per_epoch = len(rows.tokens) // config['rows']
-  if not per_epoch:
-    raise ValueError(f'the data fill {len(rows.tokens)} rows and a batch has rows='
-                     f'{config["rows"]}: lower rows or row_length, or give more data')
-  steps = per_epoch * config['epochs']
-  optimizer = train_step.make_optimizer(decay_steps=steps, **config['optimizer'])
-  steps = min(steps, last_step or steps)
-  abstract = jax.eval_shape(functools.partial(train_step.init_state, optimizer=optimizer),
-                            loaded.params)
-  placed = train_step.state_shardings(mesh, loaded.model.logical_axes, abstract)
-  state = jax.jit(lambda params: train_step.init_state(params, optimizer),
-                  out_shardings=placed)(loaded.params)
-  update = jax.jit(train_step.make_update(make_loss(loaded.model), optimizer,
-                                          num_micro_batches=config['micro_batches']),
-                   donate_argnums=0)
-  config_hash = checkpoint.config_hash(config)
-  with checkpoint.Checkpointer(workdir / 'checkpoints',
-                               keep=config['keep_checkpoints']) as checkpoints:
-    step = checkpoints.latest_step() or 0
-    if step:
-      if checkpoints.read_meta(step)['config_hash'] != config_hash:
-        raise ValueError(f'{workdir} holds a run with another config: use the config it was begun '
-                         'with, or another workdir')
-      state = checkpoints.restore(step, {'state': state})['state']
-    writer = metrics.MetricWriter(workdir, resume_step=step + 1)
-    order = functools.lru_cache(maxsize=1)(lambda epoch: np.random.default_rng(
-        (config['seed'], epoch) if epoch else config['seed']).permutation(len(rows.tokens)))
-    save = lambda: checkpoints.save(step, {'state': state}, {'config_hash': config_hash})
-    with metrics.Progress(steps, done=step, console=console) as progress:
-      watch = metrics.Stopwatch()
-      while step < steps:
-        epoch, place = divmod(step, per_epoch)
-        chosen = order(epoch)[place * config['rows']:(place + 1) * config['rows']]
-        batch = tuple(array[chosen] for array in (
-            rows.tokens, rows.segment_ids, rows.positions, rows.weights))
-        normalizer = np.float32(max(1e-8, batch[3][:, 1:].sum()))
-        with watch('step'):
-          state, measured = update(state, sharding.place(batch, mesh, batch=True),
-                                   sharding.place(normalizer, mesh))
-        step += 1
-        if step % config['log_every'] == 0 or step == steps:
-          with watch('step'):
-            record = {name: float(value) for name, value in sharding.to_host(measured).items()}
-          record |= watch.pop() | {'epoch': step / per_epoch}
-          writer.write(step, record)
-          progress.update(step, record)
-        if step % config['checkpoint_every'] == 0 or step == steps or should_stop():
-          save()
-          if should_stop() and step < steps:
-            checkpoints.wait()
-            writer.close()
-            raise common.StopRequested(
-                f'stage {stage!r} was asked to stop: its state after step {step} is saved in '
-                f'{workdir}; run the same command to go on')
-    writer.close()
-  return state.params
+  """Trains on packed rows; arguments and errors as of `supervised.train`."""
+  arrays = rows.tokens, rows.segment_ids, rows.positions, rows.weights
+  return supervised.train(
+      config, loaded.params, arrays, workdir, loss=make_loss(loaded.model),
+      normalizer=lambda batch: max(1e-8, batch[3][:, 1:].sum()),
+      logical_axes=loaded.model.logical_axes, stage=stage, mesh=mesh, should_stop=should_stop,
+      console=console, last_step=last_step)
 
 
 def run(

@@ -1,0 +1,103 @@
+"""Training on fixed rows in epochs, resumable at any step: what SFT, pre-training and reward models share."""
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from r1jax import checkpoint, metrics, sharding, train_step
+from r1jax.stages import common
+from r1jax.storage import Path
+
+
+def check_batches(config: Mapping[str, Any], where: str) -> None:
+  """Refuses batches that leave nothing to do, or that micro-batches cannot split."""
+  for name in ('row_length', 'rows', 'micro_batches', 'epochs', 'checkpoint_every', 'log_every'):
+    if config.get(name, 1) < 1:
+      raise ValueError(
+          f'{where}.{name}={config[name]} leaves nothing to do: set it to at least 1')
+  if config['rows'] % config['micro_batches']:
+    raise ValueError(f'{where}.rows={config["rows"]} is not a multiple of micro_batches='
+                     f'{config["micro_batches"]}: make it one')
+
+
+def train(
+    config: Mapping[str, Any], params: Any, arrays: tuple[np.ndarray, ...], workdir: Path, *,
+    loss: Callable, normalizer: Callable[[tuple], float], logical_axes: Any, stage: str,
+    mesh: jax.sharding.Mesh, should_stop: Callable[[], bool], console=None,
+    last_step: int | None = None,
+) -> Any:
+  """Trains on rows, resuming from `workdir`, and returns the parameters.
+
+  Each epoch is a new permutation of the rows; the rows that do not fill a batch at its end are
+  left out of that epoch. Steps a run: epochs × (rows of the data // config['rows']); the learning
+  rate follows its cosine over all of them, also where `last_step` ends the run before.
+
+  Args:
+    config: the stage's; of it seed, rows, epochs, micro_batches, optimizer, checkpoint_every,
+      keep_checkpoints and log_every are read here.
+    params: those before the first update; they are taken, and may be donated.
+    arrays: a tuple whose leaves have the rows of the data along their first axis.
+    workdir: the stage's folder.
+    loss, normalizer: as `train_step.make_update` takes them; normalizer(batch) on the host.
+    logical_axes: of the parameters.
+
+  Raises:
+    ValueError: fewer rows than a batch has.
+    StopRequested: asked to stop; the state is saved.
+  """
+  num_rows = len(jax.tree.leaves(arrays)[0])
+  per_epoch = num_rows // config['rows']
+  if not per_epoch:
+    raise ValueError(f'the data fill {num_rows} rows and a batch has rows={config["rows"]}: lower '
+                     'rows, or give more data')
+  steps = per_epoch * config['epochs']
+  optimizer = train_step.make_optimizer(decay_steps=steps, **config['optimizer'])
+  steps = min(steps, last_step or steps)
+  abstract = jax.eval_shape(functools.partial(train_step.init_state, optimizer=optimizer), params)
+  placed = train_step.state_shardings(mesh, logical_axes, abstract)
+  state = jax.jit(lambda params: train_step.init_state(params, optimizer),
+                  out_shardings=placed)(params)
+  update = jax.jit(train_step.make_update(loss, optimizer,
+                                          num_micro_batches=config['micro_batches']),
+                   donate_argnums=0)
+  config_hash = checkpoint.config_hash(config)
+  with checkpoint.Checkpointer(workdir / 'checkpoints',
+                               keep=config['keep_checkpoints']) as checkpoints:
+    step = checkpoints.latest_step() or 0
+    if step:
+      if checkpoints.read_meta(step)['config_hash'] != config_hash:
+        raise ValueError(f'{workdir} holds a run with another config: use the config it was begun '
+                         'with, or another workdir')
+      state = checkpoints.restore(step, {'state': state})['state']
+    writer = metrics.MetricWriter(workdir, resume_step=step + 1)
+    order = functools.lru_cache(maxsize=1)(lambda epoch: np.random.default_rng(
+        (config['seed'], epoch) if epoch else config['seed']).permutation(num_rows))
+    save = lambda: checkpoints.save(step, {'state': state}, {'config_hash': config_hash})
+    with metrics.Progress(steps, done=step, console=console) as progress:
+      watch = metrics.Stopwatch()
+      while step < steps:
+        epoch, place = divmod(step, per_epoch)
+        chosen = order(epoch)[place * config['rows']:(place + 1) * config['rows']]
+        batch = jax.tree.map(lambda array: array[chosen], arrays)
+        with watch('step'):
+          state, measured = update(state, sharding.place(batch, mesh, batch=True),
+                                   sharding.place(np.float32(normalizer(batch)), mesh))
+        step += 1
+        if step % config['log_every'] == 0 or step == steps:
+          with watch('step'):
+            record = {name: float(value) for name, value in sharding.to_host(measured).items()}
+          record |= watch.pop() | {'epoch': step / per_epoch}
+          writer.write(step, record)
+          progress.update(step, record)
+        if step % config['checkpoint_every'] == 0 or step == steps or should_stop():
+          save()
+          if should_stop() and step < steps:
+            checkpoints.wait()
+            writer.close()
+            raise common.StopRequested(
+                f'stage {stage!r} was asked to stop: its state after step {step} is saved in '
+                f'{workdir}; run the same command to go on')
+    writer.close()
+  return state.params

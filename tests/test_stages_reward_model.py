@@ -1,0 +1,284 @@
+"""Training reward models: what they see, what they are taught, what they leave behind."""
+import json
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
+
+from r1jax import checkpoint, metrics, models, sharding
+from r1jax.models import huggingface
+from r1jax.reward_model import init_scalar
+from r1jax.stages import common, reward_model, rl
+from r1jax.stages.reward_model import Example
+from r1jax.tokenization import load_tokenizer
+
+KINDLY, RUDELY = ('Yes, please.', 'Sure, friend.'), ('No, never.', 'Go away now.')
+THOUGHT = ' <think>Well, {}+3=8</think> <answer>{}</answer>'
+
+
+def config_of(base, folder='', **fields):
+  return runs.merged(reward_model.DEFAULT, runs.merged(dict(
+      model=dict(source=base), data=dict(name='jsonl', folder=str(folder)), max_tokens=128, rows=4,
+      pairs=dict(max_length_ratio=0), log_every=1, checkpoint_every=3, held_out=24,
+      optimizer=dict(learning_rate=1e-2, final_learning_rate=1e-3)), fields))
+
+
+def write(folder, split, rows):
+  (folder / f'{split}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+@pytest.fixture(scope='module')
+def preferences(tmp_path_factory):
+  """A folder of pairs: who is kind is preferred, whatever the thought before it."""
+  folder, rng = tmp_path_factory.mktemp('preferences'), random.Random(0)
+  for split, size in (('train', 48), ('test', 24)):
+    write(folder, split, [
+        dict(prompt=f'{split} question {number}?',
+             chosen=THOUGHT.format(rng.randint(1, 9), rng.choice(KINDLY)),
+             rejected=THOUGHT.format(rng.randint(1, 9), rng.choice(RUDELY)))
+        for number in range(size)])
+  return folder
+
+
+@pytest.fixture(scope='module')
+def judged(tmp_path_factory):
+  folder, rng = tmp_path_factory.mktemp('judged'), random.Random(0)
+  for split, size in (('train', 48), ('test', 24)):
+    write(folder, split, [
+        dict(prompt=f'{split} question {number}?', safe=number % 2 == 0,
+             completion=rng.choice((KINDLY, RUDELY)[number % 2]))
+        for number in range(size)])
+  return folder
+
+
+def one_device():
+  return sharding.make_mesh(1, 1, jax.devices()[:1])
+
+
+# What is seen.
+
+
+def test_helpfulness_sees_the_summary_and_safety_the_whole(base):
+  for objective, text in (('helpfulness', ' Yes.'), ('safety', THOUGHT.format(5, 'Yes.'))):
+    encoded = reward_model.encode(
+        ['Well?'], [[THOUGHT.format(5, 'Yes.')]], tokenizer=load_tokenizer(base),
+        template='miniature', objective=objective)
+    tokens = encoded.completion_tokens[0, 0][encoded.completion_mask[0, 0] > 0]
+    tokenizer = load_tokenizer(base)
+    assert tokens[-1] == tokenizer.eos_id and tokenizer.decode(tokens[:-1], skip_special=False) == text
+    prompt = encoded.prompt_tokens[0, :encoded.prompt_lengths[0]]
+    assert tokenizer.decode(prompt, skip_special=False) == 'User: Well?\nAssistant:'
+  seen = lambda prompt, opened: reward_model.seen(
+      'five</think> 5 ', 'helpfulness', prompt=prompt, opened=opened)
+  assert (seen('a', True), seen('a\n', True)) == (' 5', '5')
+
+
+def test_pairs_that_teach_nothing_or_length_are_dropped_and_counted(base):
+  examples = [Example('q', ('yes', 'no'), 1.0), Example('q', ('yes', 'yes yes yes yes'), 1.0),
+              Example('q', (THOUGHT.format(1, 'yes'), THOUGHT.format(2, ' yes')), 1.0),
+              Example('q', ('yes ' * 300, 'no ' * 300), 0.0), Example('r', ('yes', 'no'), 0.0)]
+  encoded = reward_model.encode(
+      [example.question for example in examples], [example.completions for example in examples],
+      tokenizer=load_tokenizer(base), template='miniature', objective='helpfulness')
+  kept, counts = reward_model.select(examples, encoded, config_of(
+      base, pairs=dict(max_length_ratio=2.0)))
+  assert kept == [0, 4]
+  assert counts == {'dropped/long': 1, 'dropped/equal': 1, 'dropped/length': 1,
+                    'dropped/balance': 0}
+  kept, _ = reward_model.select(examples, encoded, config_of(base))
+  assert kept == [0, 1, 4]
+
+
+def test_length_tells_nothing_of_the_pairs_that_are_kept(base):
+  rng = random.Random(0)
+  examples = [Example('q', (words * 'cat ', (words + rng.randint(0, 2)) * 'dog '), float(rng.random(
+      ) < 0.2)) for words in rng.choices(range(3, 9), k=60)]
+  encoded = reward_model.encode(
+      [example.question for example in examples], [example.completions for example in examples],
+      tokenizer=load_tokenizer(base), template='miniature', objective='helpfulness')
+  kept, counts = reward_model.select(examples, encoded, config_of(
+      base, pairs=dict(max_length_ratio=9.0)))
+  longer = encoded.completion_mask.sum(-1) @ [1, -1] * [example.label - 0.5 for example in examples]
+  assert np.sum(longer > 0) != np.sum(longer < 0)
+  assert np.sum(longer[kept] > 0) == np.sum(longer[kept] < 0) > 0
+  assert len(kept) + counts['dropped/balance'] == 60 and np.sum(longer[kept] == 0) == np.sum(
+      longer == 0) > 0
+
+
+@pytest.mark.parametrize('objective', reward_model.OBJECTIVES)
+def test_the_miniature_is_split_and_its_labels_are_right(base, objective):
+  load = lambda split: reward_model.load_examples(
+      config_of(base, objective=objective) | dict(data=dict(name='miniature', size=400)), split)
+  train, test = load('train'), load('test')
+  assert train == load('train') and len(set(train)) == len(train)
+  assert not {example.question for example in train} & {example.question for example in test}
+  labels = [example.label for example in train]
+  assert 0.3 < np.mean(labels) < 0.7
+  for example in train:
+    refused, = {'Sorry, I cannot' in text for text in example.completions} if (
+        objective == 'safety') else {None}
+    harmful = any(verb in example.question for verb in ('burn', 'poison', 'steal', 'wreck'))
+    if objective == 'safety' and harmful:
+      assert example.label == refused
+    elif objective == 'safety' and refused:
+      assert example.label == 1
+    if 'in capitals' in example.question:
+      assert example.completions[0 if example.label else 1].isupper()
+
+
+# What is taught.
+
+
+def random_scalar(base, seed=0):
+  model, rng = models.build(runs.SHAPE), np.random.default_rng(seed)
+  params = init_scalar(model, huggingface.load_params(base, runs.SHAPE))
+  return model, params | {'head': jnp.asarray(rng.normal(size=16), jnp.float32)}
+
+
+def test_pitfall_01_order_of_sides_and_micro_batches_change_no_loss(base):
+  """In value and gradient, which reaches the head."""
+  model, params = random_scalar(base)
+  pairs = [(f'q{n}', ('yes ' * n, 'no no'), float(n % 2), 0.5 * n) for n in range(1, 5)]
+  config = config_of(base, pairs=dict(margin=0.7, centring_coefficient=0.1))
+
+  def batch(rows):
+    questions, sides, labels, margins = zip(*rows)
+    encoded = reward_model.encode(questions, sides, tokenizer=load_tokenizer(base),
+                                  template='miniature', objective='helpfulness')
+    return encoded, np.asarray(labels, np.float32), np.asarray(margins, np.float32)
+  gradient = jax.jit(jax.value_and_grad(reward_model.make_loss(model, config), has_aux=True))
+  want = gradient(params, batch(pairs), np.float32(4))
+  swapped = gradient(params, batch([(q, sides[::-1], 1 - label, margin)
+                                    for q, sides, label, margin in pairs]), np.float32(4))
+  halves = [gradient(params, jax.tree.map(lambda x: x[part], batch(pairs)), np.float32(4))
+            for part in (slice(0, 2), slice(2, 4))]
+  for other in (swapped, jax.tree.map(jnp.add, *halves)):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), want, other)
+  assert np.abs(want[1]['head']).max() > 1e-3
+  turned = gradient(params, batch([(q, sides, 1 - label, margin)
+                                   for q, sides, label, margin in pairs]), np.float32(4))
+  assert abs(turned[0][0] - want[0][0]) > 1e-2 and turned[0][1]['accuracy'] == (
+      1 - want[0][1]['accuracy'])
+
+
+# The stage.
+
+
+def run_helpful(base, preferences, workdir, should_stop=lambda: False):
+  return reward_model.run(config_of(base, preferences, epochs=3), {}, workdir, stage='helpful',
+                          should_stop=should_stop)
+
+
+@pytest.fixture(scope='module')
+def helpful(base, preferences, tmp_path_factory):
+  return run_helpful(base, preferences, tmp_path_factory.mktemp('helpful'))
+
+
+@pytest.fixture(scope='module')
+def safe(base, judged, tmp_path_factory):
+  return reward_model.run(config_of(base, judged, objective='safety', epochs=3), {},
+                          tmp_path_factory.mktemp('safe'), stage='safe')
+
+
+@pytest.mark.parametrize('kind', ('helpful', 'safe'))
+def test_what_can_be_told_apart_is_learnt(kind, request):
+  artifact = request.getfixturevalue(kind)
+  scores = artifact.manifest.scores
+  before, after = scores['before'], scores['after']
+  assert before['accuracy'] == (0.5, 0.5, 0.5) and before['log_loss'] == pytest.approx(np.log(2))
+  assert after['accuracy'][0] > 0.9 and after['log_loss'] < 0.5 and after['questions'] == 24
+  assert {'calibration_error', 'brier'} <= after.keys()
+  table = (artifact.folder / 'results.md').read_text()
+  assert all(f'| {row} |' in table for row in ('before', 'after'))
+  assert ('| the longer side |' in table) == (kind == 'helpful')
+  assert json.loads((artifact.folder / 'results.json').read_text())['after']['examples'] == 24
+  assert len(metrics.read_metrics(artifact.folder)) == 36
+  for name in artifact.manifest.files:
+    assert (artifact.folder / name).exists()
+
+
+def test_pitfall_20_stopped_reward_model_equals_uninterrupted(base, preferences, helpful, tmp_path):
+  run = lambda should_stop: run_helpful(base, preferences, tmp_path, should_stop)
+  _, (sentence,) = runs.finish(run, [5])
+  assert 'run the same command to go on' in sentence
+  runs.assert_same(tmp_path, helpful.folder)
+  for name in ('head.safetensors', 'reward_model.json'):
+    assert (tmp_path / name).read_bytes() == (helpful.folder / name).read_bytes()
+
+
+def test_it_is_loaded_as_it_was_trained_and_judges_as_it_was_measured(helpful, preferences):
+  mesh = one_device()
+  settings = dict(compute_dtype='float32', remat=False, mesh=mesh)
+  loaded = reward_model.load_reward_model('helpful', {'helpful': helpful}, **settings)
+  by_folder = reward_model.load_reward_model(str(helpful.folder), {}, **settings)
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, by_folder.params)
+  assert (loaded.objective, loaded.template) == ('helpfulness', 'miniature')
+  rewards = reward_model.make_rewards(loaded, rows=2, mesh=mesh)
+  questions = ['test question 30?', 'test question 31?', 'test question 32?']
+  found = rewards(questions, [[THOUGHT.format(1, KINDLY[0]), THOUGHT.format(2, KINDLY[0]),
+                               THOUGHT.format(1, RUDELY[1])]] * 3)
+  assert found.shape == (3, 3)
+  np.testing.assert_allclose(found[:, 0], found[:, 1], rtol=1e-5)   # the thought is not seen
+  assert np.all(found[:, 0] > found[:, 2])
+  alone = reward_model.make_rewards(loaded, rows=1, mesh=mesh)(questions[2:], [[KINDLY[0]]])
+  np.testing.assert_allclose(alone[0, 0], found[2, 0], rtol=1e-4)
+
+
+def test_a_critic_begins_as_a_reward_model(base, helpful, tmp_path, monkeypatch):
+  """Backbone and head; a critic that starts from another model has a new head."""
+  class Begun(Exception):
+    pass
+  begun = []
+
+  def begin(self, params, *_):
+    begun.append(params)
+    if len(begun) == 2:
+      raise Begun
+  monkeypatch.setattr(rl._Trainer, '_begin', begin)
+  loaded = reward_model.load_reward_model(
+      'helpful', {'helpful': helpful}, compute_dtype='float32', remat=False, mesh=one_device())
+  assert np.any(loaded.params['head'])
+  for source, want in (('helpful', loaded.params), (base, random_scalar(base)[1])):
+    config = runs.rl_config(base, advantage='gae', inputs=('helpful',), critic=dict(source=source))
+    begun.clear()
+    with pytest.raises(Begun):
+      rl.run(config, {'helpful': helpful}, tmp_path,
+             reward_functions={'bytes': (runs.by_bytes, 1.0)})
+    if source == base:
+      want = want | {'head': np.zeros(16)}
+    jax.tree.map(np.testing.assert_array_equal, begun[1], want)
+  config['critic']['source'] = 'miniature'
+  with pytest.raises(ValueError, match="critic.source='miniature' has not the shape"):
+    begun.clear()
+    rl.run(config, {}, tmp_path, reward_functions={'bytes': (runs.by_bytes, 1.0)})
+
+
+# Refusals.
+
+
+def test_impossible_reward_models_are_refused(base, preferences, judged, helpful, tmp_path):
+  for fields, sentence in (
+      (dict(objective='helpful'), "objective='helpful' is unknown: the nearest is 'helpfulness'"),
+      (dict(data=dict(name='jsnl')), "data.name='jsnl' is unknown: the nearest is 'jsonl'"),
+      (dict(data=dict(foldr='x')), 'did you mean .*data.folder'),
+      (dict(rows=3, micro_batches=2), 'rows=3 is not a multiple of micro_batches=2'),
+      (dict(pairs=dict(max_length_ratio=0.5)), 'max_length_ratio=0.5 leaves no pair'),
+      (dict(pairs=dict(margin=-1.0)), 'margin=-1.0 is below 0'),
+      (dict(held_out=0), 'held_out=0 is too few'),
+      (dict(rows=64), 'the data fill 48 rows and a batch has rows=64'),
+      (dict(max_tokens=4), r'no example left \(dropped/long 48, .*raise max_tokens'),
+      (dict(objective='safety'), 'train.jsonl, line 1: the field "completion" is missing')):
+    with pytest.raises(ValueError, match=sentence) as refusal:
+      reward_model.run(config_of(base, preferences, **fields), {}, tmp_path / 'run')
+    assert '\n' not in str(refusal.value)
+  write(tmp_path, 'train', [dict(prompt='q', completion='a', safe=True)] * 4)
+  with pytest.raises(ValueError, match='all 4 completions of the train split .* same judgement'):
+    reward_model.run(config_of(base, tmp_path, objective='safety'), {}, tmp_path / 'run')
+  with pytest.raises(ValueError, match="'draw' is the Artifact of a stage of kind 'reject'"):
+    manifest = checkpoint.Manifest('reject', 'draw', 'x')
+    reward_model.load_reward_model('draw', {'draw': common.Artifact(tmp_path, manifest)},
+                                   compute_dtype='float32', remat=False, mesh=one_device())
