@@ -98,7 +98,8 @@ def test_what_is_wrong_is_said_in_one_line(compiled, tmp_path):
                  '--config=nothing.py': tmp_path / 'nothing.py', '--config=mine.py': mine}
   running = [runs.start(
       '-m', 'r1jax.main', f'--config={experiments.get(case, TINY)}',
-      *[f'--workdir={tmp_path}/run'] * (case != '--workdir='), *[case] * case.startswith((ZERO, '--only')),
+      *[f'--workdir={tmp_path}/run'] * (case != '--workdir='),
+      *[case] * case.startswith((ZERO, '--only')),
       f'--compilation_cache={compiled}', compiled=compiled, XLA_FLAGS='', PJRT_NPROC='')
       for case in WRONG]
   for process, (case, expected) in zip(running, WRONG.items(), strict=True):
@@ -110,7 +111,8 @@ def test_what_is_wrong_is_said_in_one_line(compiled, tmp_path):
 
 
 @pytest.mark.parametrize('flag, zero, other', [
-    ('--from=base', 'runs', 'left out: not there'), ('--until=base', 'left out: not there', 'left out: not there'),
+    ('--from=base', 'runs', 'left out: not there'),
+    ('--until=base', 'left out: not there', 'left out: not there'),
     ('--only=base,other', 'left out: not there', 'runs')])
 def test_a_plan_is_printed_and_nothing_is_run(flag, zero, other, compiled, tmp_path):
   experiment = write_experiment(tmp_path, {
