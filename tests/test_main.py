@@ -98,7 +98,8 @@ def test_what_is_wrong_is_said_in_one_line(compiled, tmp_path):
                  '--config=nothing.py': tmp_path / 'nothing.py', '--config=mine.py': mine}
   running = [runs.start(
       '-m', 'r1jax.main', f'--config={experiments.get(case, TINY)}',
-      *[f'--workdir={tmp_path}/run'] * (case != '--workdir='), *[case] * case.startswith((ZERO, '--only')),
+      *[f'--workdir={tmp_path}/run'] * (case != '--workdir='),
+      *[case] * case.startswith((ZERO, '--only')),
       f'--compilation_cache={compiled}', compiled=compiled, XLA_FLAGS='', PJRT_NPROC='')
       for case in WRONG]
   for process, (case, expected) in zip(running, WRONG.items(), strict=True):
@@ -109,18 +110,21 @@ def test_what_is_wrong_is_said_in_one_line(compiled, tmp_path):
       assert words in complaint, (case, complaint)
 
 
-def test_a_plan_is_printed_and_nothing_is_run(compiled, tmp_path):
+@pytest.mark.parametrize('flag, zero, other', [
+    ('--from=base', 'runs', 'left out: not there'),
+    ('--until=base', 'left out: not there', 'left out: not there'),
+    ('--only=base,other', 'left out: not there', 'runs')])
+def test_a_plan_is_printed_and_nothing_is_run(flag, zero, other, compiled, tmp_path):
   experiment = write_experiment(tmp_path, {
       'base': runs.rl_config('miniature'),
       'zero': runs.rl_config('base', inputs=('base',)), 'other': runs.rl_config('miniature')})
-  process = start(experiment, tmp_path / 'run', '--plan', '--from=base', '--until=zero',
-                  compiled=compiled)
+  process = start(experiment, tmp_path / 'run', '--plan', flag, compiled=compiled)
   output, complaint = process.communicate()
   assert process.returncode == 0, complaint
   assert output.splitlines() == ['stage  kind  inputs  state',
                                  'base   rl    -       runs',
-                                 'other  rl    -       left out: not there',
-                                 'zero   rl    base    runs']
+                                 f'other  rl    -       {other}',
+                                 f'zero   rl    base    {zero}']
   assert not (tmp_path / 'run').exists()
 
 
