@@ -52,7 +52,7 @@ def test_a_text_of_any_length_is_read(unit):
     ('5+3=8 <answer>8</answer>', '8'),
     (' <think>5+3=8</think> It is\n8.\n', 'It is\n8.'),
     ('a</think>b</think>c', 'c'),
-    ('<think>a</think> <answer>b</answer> <answer>c</answer>', '<answer>b</answer> <answer>c</answer>'),
+    ('a</think> <answer>b</answer> <answer>c</answer>', '<answer>b</answer> <answer>c</answer>'),
     ('<think>a</think> <answer>b', '<answer>b'),
     ('<think>never closed', ''),
     ('Sorry, I cannot.', 'Sorry, I cannot.'),

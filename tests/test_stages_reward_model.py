@@ -69,7 +69,8 @@ def test_helpfulness_sees_the_summary_and_safety_the_whole(base):
         template='miniature', objective=objective)
     tokens = encoded.completion_tokens[0, 0][encoded.completion_mask[0, 0] > 0]
     tokenizer = load_tokenizer(base)
-    assert tokens[-1] == tokenizer.eos_id and tokenizer.decode(tokens[:-1], skip_special=False) == text
+    assert tokens[-1] == tokenizer.eos_id
+    assert tokenizer.decode(tokens[:-1], skip_special=False) == text
     prompt = encoded.prompt_tokens[0, :encoded.prompt_lengths[0]]
     assert tokenizer.decode(prompt, skip_special=False) == 'User: Well?\nAssistant:'
   seen = lambda prompt, opened: reward_model.seen(
@@ -115,6 +116,8 @@ def test_the_miniature_is_split_and_its_labels_are_right(base, objective):
       config_of(base, objective=objective) | dict(data=dict(name='miniature', size=400)), split)
   train, test = load('train'), load('test')
   assert train == load('train') and len(set(train)) == len(train)
+  if objective == 'helpfulness':
+    assert len({example.question for example in train}) == len(train)
   assert not {example.question for example in train} & {example.question for example in test}
   labels = [example.label for example in train]
   assert 0.3 < np.mean(labels) < 0.7

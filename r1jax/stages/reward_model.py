@@ -90,14 +90,15 @@ def _jsonl(split, objective, rng, *, folder):
 
 
 def _miniature(split, objective, rng, *, size):
-  """`size` draws of the general tasks, each example kept once.
+  """`size` draws of the general tasks, without repeats.
 
-  Helpfulness: the good and the bad answer of all but the harmful tasks. Safety: half the draws
+  Helpfulness: the good and a bad answer, of all but the harmful tasks, one pair a question (lest a
+  task with many bad answers decide how lengths are matched). Safety: half the draws
   are unsafe, the help with a harmful deed; the safe ones refuse that, or help or refuse in harmless
   deeds. Every second of these is in answer tags, as trained models write them.
   """
   tasks = [task for task in miniature_general.GENERAL_TASKS if task != 'harmful']
-  examples = {}    # by what is seen, in whichever order
+  examples = {}
   for _ in range(size):
     draw = functools.partial(miniature_general.draw_general, rng, held_out=split == 'test')
     if objective == 'safety':
@@ -109,7 +110,7 @@ def _miniature(split, objective, rng, *, size):
     else:
       row = draw(rng.choice(tasks))
       example = _pair(rng, row['question'], row['answer'], row['bad_answer'])
-    examples.setdefault((example.question, frozenset(example.completions)), example)
+    examples.setdefault(example[:2] if objective == 'safety' else example.question, example)
   return list(examples.values())
 
 
@@ -299,8 +300,8 @@ def held_out_scores(
 ) -> dict[str, Any]:
   """Accuracy with its 95 % interval over questions, and calibration, on held-out examples.
 
-  All questions count the same, however many examples they have. A pair's label is its order, which was drawn at random, and its log-odds are the difference of
-  its rewards; ties count half.
+  All questions count the same, however many examples they have. A pair's label is its order, which
+  was drawn at random, and its log-odds are the difference of its rewards; ties count half.
   """
   rewards = make_rewards(loaded, rows=rows, mesh=mesh)(
       [example.question for example in examples], [example.completions for example in examples])

@@ -1,4 +1,4 @@
-"""Training on fixed rows in epochs, resumable at any step: what SFT, pre-training and reward models share."""
+"""Training on fixed rows in epochs, resumable at any step: SFT, pre-training, reward models."""
 from collections.abc import Callable, Mapping
 import functools
 from typing import Any
