@@ -6,11 +6,11 @@ DeepSeek-R1 (arXiv:2501.12948v2), the reward models of its last stage: a scalar 
     python -m r1jax.main --config=experiments/reward_model.py --workdir=/tmp/reward_model
 
 Two stages, `config.stages.helpfulness` and `config.stages.safety`, on the general tasks: the good
-answer against what a careless writer gives; refusing or helping with a harmful deed. Expected: the
-held-out accuracy rises from one half to what TMP. As the critic of PPO: a stage of kind 'rl' with
+answer against what a careless writer gives; refusing or helping with a harmful deed.
+What accuracy they reach has not been measured yet. As the critic of PPO: a stage of kind 'rl' with
 inputs=('helpfulness',), advantage='gae' and critic.source='helpfulness'.
 
-tiny  the shipped miniature base; TMP minutes on two CPU cores.
+tiny  the shipped miniature base, on two CPU cores.
 
 `reward_model.py:tiny,debug` runs in seconds. With one's own data: data={'name': 'jsonl', 'folder':
 FOLDER}, train.jsonl and test.jsonl of prompt, chosen, rejected or of prompt, completion, safe.
