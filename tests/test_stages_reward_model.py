@@ -171,9 +171,12 @@ def test_pitfall_01_order_of_sides_and_micro_batches_change_no_loss(base):
 # The stage.
 
 
+EPOCHS = {'helpful': 8, 'safe': 3}
+
+
 def run_helpful(base, preferences, workdir, should_stop=lambda: False):
-  return reward_model.run(config_of(base, preferences, epochs=3), {}, workdir, stage='helpful',
-                          should_stop=should_stop)
+  config = config_of(base, preferences, epochs=EPOCHS['helpful'])
+  return reward_model.run(config, {}, workdir, stage='helpful', should_stop=should_stop)
 
 
 @pytest.fixture(scope='module')
@@ -183,7 +186,7 @@ def helpful(base, preferences, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def safe(base, judged, tmp_path_factory):
-  return reward_model.run(config_of(base, judged, objective='safety', epochs=3), {},
+  return reward_model.run(config_of(base, judged, objective='safety', epochs=EPOCHS['safe']), {},
                           tmp_path_factory.mktemp('safe'), stage='safe')
 
 
@@ -193,15 +196,13 @@ def test_what_can_be_told_apart_is_learnt(kind, request):
   scores = artifact.manifest.scores
   before, after = scores['before'], scores['after']
   assert before['accuracy'] == (0.5, 0.5, 0.5) and before['log_loss'] == pytest.approx(np.log(2))
-  # How well depends on the random base, which differs between versions of jax; by chance 19 of 24
-  # are right once in 300 times.
-  assert after['accuracy'][0] > 0.75 and after['log_loss'] < np.log(2) and after['questions'] == 24
+  assert after['accuracy'][0] > 0.9 and after['log_loss'] < 0.5 and after['questions'] == 24
   assert {'calibration_error', 'brier'} <= after.keys()
   table = (artifact.folder / 'results.md').read_text()
   assert all(f'| {row} |' in table for row in ('before', 'after'))
   assert ('| the longer side |' in table) == (kind == 'helpful')
   assert json.loads((artifact.folder / 'results.json').read_text())['after']['examples'] == 24
-  assert len(metrics.read_metrics(artifact.folder)) == 36
+  assert len(metrics.read_metrics(artifact.folder)) == 12 * EPOCHS[kind]
   for name in artifact.manifest.files:
     assert (artifact.folder / name).exists()
 
