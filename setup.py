@@ -13,7 +13,7 @@ setup(
     python_requires='>=3.11',
     packages=find_packages(include=['r1jax', 'r1jax.*']) + ['r1jax.kernels'] * has_kernels,
     package_dir={'r1jax.kernels': 'kernels'} if has_kernels else {},
-    package_data={'r1jax': ['miniature_base/*']},
+    package_data={'r1jax': ['miniature_base/*', 'miniature_small/*']},
     install_requires=[
         'absl-py',
         'array_record>=0.8',

