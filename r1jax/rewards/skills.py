@@ -3,7 +3,7 @@
 An example says by its `'check'` how its answer is judged. Nothing that a model wrote is evaluated:
 JSON is parsed, and refusals are told by a few phrases, so that a refusal in other words gets 0.
 """
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 import difflib
 import json
@@ -69,6 +69,15 @@ def skill_reward(
     return float(_declines(summary) and not _gives(
         completion.text, str(example.get('bad_answer', ''))))
   return float(_lines(summary) == _lines(str(example['answer'])))
+
+
+def by_check(reward: Callable, *, opened: bool = False) -> Callable:
+  """A reward function that judges examples with a `check` by `skill_reward`, others by `reward`."""
+  def judge(completion, example):
+    if example.get('check') is None:
+      return reward(completion, example)
+    return skill_reward(completion, example, opened=opened)
+  return judge
 
 
 def _lines(text: str) -> list[str]:

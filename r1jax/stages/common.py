@@ -1,5 +1,5 @@
 """What every stage needs: a model by its source, examples by their name, checks of a config."""
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import dataclasses
 import difflib
@@ -247,10 +247,12 @@ def plain(config: Any) -> Any:
 
 def prompt_stream(
     config: Mapping[str, Any], tokenizer: Tokenizer, split: str, at_most: int | None = None,
+    shots: Sequence[tuple[str, str]] = (),
 ) -> PromptStream:
   """The prompts of a stage: fields data, template, prompts, max_prompt_length, overlong, seed.
 
-  A batch has no more than `at_most` prompts, and then no more than there are.
+  A batch has no more than `at_most` prompts, and then no more than there are. `shots` as of
+  `PromptStream`.
   """
   examples, prompts = load_examples(config['data'], split), config['prompts']
   if at_most is not None:
@@ -258,7 +260,7 @@ def prompt_stream(
   return PromptStream(
       examples, tokenizer, template=config['template'], prompts=prompts,
       max_prompt_length=config['max_prompt_length'], seed=config['seed'],
-      shuffle=split == 'train', overlong=config['overlong'])
+      shuffle=split == 'train', overlong=config['overlong'], shots=shots)
 
 
 # bfloat16 operations a second of one device, by the makers' data sheets.
