@@ -176,7 +176,8 @@ def run(
     loaded = common.load_model(inputs=inputs, mesh=mesh, **config['model'])
     evaluate.check_sources(config['evaluations'], inputs, loaded.tokenizer)
     sources = read_sources(config, inputs, loaded.tokenizer)
-    rows = pack_samples(itertools.chain(*sources.values()), loaded.tokenizer, config['row_length'], config['overlong'])
+    rows = pack_samples(itertools.chain(*sources.values()), loaded.tokenizer,
+                        config['row_length'], config['overlong'])
     params = train_packed(config, loaded, rows, workdir, stage=stage, mesh=mesh,
                           should_stop=should_stop, console=console)
     trained = common.LoadedModel(loaded.model, params, loaded.tokenizer)
