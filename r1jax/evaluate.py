@@ -1,17 +1,18 @@
-"""Evaluation: n samples a problem, unbiased pass@k, majority vote over equivalent answers."""
+"""Evaluation: n samples a problem, unbiased pass@k, majority vote, readability, skills by task."""
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import math
 
 import numpy as np
 
 from r1jax import rollout as rollouts
 from r1jax import sharding
+from r1jax.data import curation
 from r1jax.data.prompts import PromptStream
 from r1jax.rewards import accuracy
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
-from r1jax.rewards.language import is_mixed
+from r1jax.rewards.language import is_mixed, language_reward
 from r1jax.rewards.suite import RewardSuite
 from r1jax.rewards.text_statistics import reflective_words
 from r1jax.tokenization import Tokenizer
@@ -91,38 +92,111 @@ def correct(rewards: np.ndarray, labels: np.ndarray) -> np.ndarray:
   return 0.5 + 0.5 * np.sign(rewards) * (2 * np.asarray(labels, float) - 1)
 
 
+def stratified_interval(values: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+  """(mean, low, high) of shares in strata that weigh the same, whatever their sizes.
+
+  The mean of the T strata's means, ± 1.96·√(Σ var_t/n_t)/T, kept in 0..1. A stratum of one value
+  says nothing of its variance: the interval is then all of 0..1.
+  """
+  strata = [np.asarray(stratum, float) for stratum in values]
+  mean = float(np.mean([stratum.mean() for stratum in strata]))
+  if min(stratum.size for stratum in strata) == 1:
+    return mean, 0.0, 1.0
+  variance = sum(stratum.var(ddof=1) / stratum.size for stratum in strata)
+  half = 1.96 * math.sqrt(variance) / len(strata)
+  return mean, max(0.0, mean - half), min(1.0, mean + half)
+
+
+def majority_of_blocks(
+    answers: Sequence[str | None], correct: Sequence[bool], k: int) -> float:
+  """`majority_vote` of k samples: its mean over the whole blocks of k that follow each other."""
+  return float(np.mean([
+      majority_vote(answers[start:start + k], correct[start:start + k])
+      for start in range(0, len(answers) - k + 1, k)]))
+
+
+# What makes a completion readable, by the filters of `data.curation`.
+_READABLE = {'format': {}, 'language': {'min_share': 0.95}, 'repetition': {}, 'code': {},
+             'paragraphs': {}}
+
+
+def readable(
+    completions: Sequence[Completion], examples: Sequence[Mapping], *, opened: bool = False,
+) -> list[bool]:
+  """Whether each completion is well formed, in one language, and neither repeats itself nor has
+  code or long paragraphs in its reasoning; `examples` has one for each completion."""
+  filters = curation.make_filters(_READABLE).values()
+  samples = (curation.Sample(
+      question=str(example['question']), completion=completion.text,
+      truncated=completion.truncated, opened=opened, language=example.get('language') or '')
+      for completion, example in zip(completions, examples, strict=True))
+  return [all(check(sample) is None for check in filters) for sample in samples]
+
+
+def task_scores(
+    tasks: Sequence[str | None], shares: Sequence[float]) -> dict[str, tuple[float, float, float]]:
+  """`pass@1/<task>` of each task and `skills`, the mean over tasks; none where there is one task.
+
+  Args:
+    tasks: of each problem, None where it names none.
+    shares: of each problem's samples, how many are correct.
+  """
+  by_task = {}
+  for task, share in zip(tasks, shares, strict=True):
+    if task:
+      by_task.setdefault(task, []).append(share)
+  if len(by_task) < 2:
+    return {}
+  return {f'pass@1/{task}': mean_interval(values) for task, values in by_task.items()} | {
+      'skills': stratified_interval(list(by_task.values()))}
+
+
 def scores(
-    completions: Sequence[Completion], correct: np.ndarray, *, num_samples: int,
-    ks: Sequence[int] = (1, 8), opened: bool = False,
+    completions: Sequence[Completion], correct: np.ndarray, examples: Sequence[Mapping], *,
+    num_samples: int, ks: Sequence[int] = (1, 8), opened: bool = False,
 ) -> dict[str, tuple[float, float, float]]:
   """Scores of a set of problems with `num_samples` completions each, those of a problem together.
 
   Args:
     completions: M·n completions.
     correct: [M·n] bool, the accuracy reward's verdicts.
+    examples: M, one a problem; `question`, `language` and `task` are read.
     ks: the k of pass@k; those above n are left out.
     opened: the prompts ended in `<think>`.
 
   Returns:
-    Each (mean, low, high), with 95 % intervals over problems: pass@k, majority@n, format,
-    mean_length (tokens), reflective_words, language_mixing.
+    Each (mean, low, high), with 95 % intervals over problems: pass@k; majority@k for the powers of
+    two below n (over blocks of k samples) and for n; format, mean_length (tokens),
+    reflective_words, language_mixing, language_consistency (over what `language_reward` judges,
+    absent where it judges nothing), readable; and `task_scores`.
   """
-  verdicts = np.asarray(correct, bool).reshape(-1, num_samples)
-  by_problem = lambda values: np.asarray(values, float).reshape(-1, num_samples).mean(1)
-  answers = [accuracy.canonical_answer(c.text, truncated=c.truncated) for c in completions]
-  grouped = [answers[i:i + num_samples] for i in range(0, len(answers), num_samples)]
+  n = num_samples
+  verdicts = np.asarray(correct, bool).reshape(-1, n)
+  by_problem = lambda values: np.asarray(values, float).reshape(-1, n).mean(1)
   result = {
-      f'pass@{k}': mean_interval([pass_at_k(num_samples, int(row.sum()), k) for row in verdicts])
-      for k in ks if k <= num_samples}
-  if num_samples > 1:
-    result[f'majority@{num_samples}'] = mean_interval(
-        [majority_vote(group, list(row)) for group, row in zip(grouped, verdicts)])
+      f'pass@{k}': mean_interval([pass_at_k(n, int(row.sum()), k) for row in verdicts])
+      for k in ks if k <= n}
+  answers = [accuracy.canonical_answer(c.text, truncated=c.truncated) for c in completions]
+  grouped = [answers[i:i + n] for i in range(0, len(answers), n)]
+  votes = [2 ** i for i in range(1, n.bit_length()) if 2 ** i < n] + [n] * (n > 1)
+  result |= {
+      f'majority@{k}': mean_interval([majority_of_blocks(group, list(row), k)
+                                      for group, row in zip(grouped, verdicts)])
+      for k in votes}
+  repeated = rollouts.repeat_examples(examples, n)
   texts = {
       'format': [format_reward(c, {}, opened=opened) for c in completions],
       'mean_length': [c.num_tokens for c in completions],
       'reflective_words': [reflective_words(c.text) for c in completions],
-      'language_mixing': [is_mixed(c.text) for c in completions]}
-  return result | {name: mean_interval(by_problem(values)) for name, values in texts.items()}
+      'language_mixing': [is_mixed(c.text) for c in completions],
+      'readable': readable(completions, repeated, opened=opened)}
+  result |= {name: mean_interval(by_problem(values)) for name, values in texts.items()}
+  judged = [language_reward(c, example) for c, example in zip(completions, repeated, strict=True)]
+  consistent = [[value for value in judged[i:i + n] if value is not None]
+                for i in range(0, len(judged), n)]
+  if any(consistent):
+    result['language_consistency'] = mean_interval([np.mean(row) for row in consistent if row])
+  return result | task_scores([example.get('task') for example in examples], verdicts.mean(1))
 
 
 def evaluate(
@@ -142,7 +216,7 @@ def evaluate(
   Returns:
     (scores, records): as `scores`, and one record a completion.
   """
-  completions, correct, records, counter = [], [], [], 0
+  completions, correct, records, problems, counter = [], [], [], [], 0
   pending = []
   while len(completions) < num_problems * num_samples:
     prompts = stream.batch(counter)
@@ -152,6 +226,7 @@ def evaluate(
     tokens, mask, finished = sharding.to_host((result.tokens, result.mask, result.finished))
     read = rollouts.read_completions(tokens, mask, finished, tokenizer, stop_ids)
     examples = rollouts.repeat_examples(prompts.examples, num_samples)
+    problems += prompts.examples
     pending.append((prompts, read, rewards.submit(read, examples)))
     completions += read
   for prompts, read, promise in pending:
@@ -160,6 +235,7 @@ def evaluate(
     texts = [example['question'] for example in prompts.examples]
     records += rollouts.sample_records(prompts, texts, read, judged, group_size=num_samples)
   count = num_problems * num_samples
-  result = scores(completions[:count], np.asarray(correct[:count]), num_samples=num_samples,
-                  ks=ks, opened=opened)
+  result = scores(
+      completions[:count], np.asarray(correct[:count]), problems[:num_problems],
+      num_samples=num_samples, ks=ks, opened=opened)
   return result, records[:count]

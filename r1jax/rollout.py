@@ -105,13 +105,13 @@ def sample_records(
 ) -> list[dict[str, Any]]:
   """One JSON-able record a completion, as `metrics.RolloutWriter` keeps them.
 
-  It has a `language` where its example names one.
+  It has the `language` and the `task` that its example names.
   """
   def component(values, n):
     return None if np.isnan(values[n]) else float(values[n])
 
-  def named_language(example):
-    return {'language': example['language']} if example.get('language') else {}
+  def named(example):
+    return {field: example[field] for field in ('language', 'task') if example.get(field)}
 
   return [dict(
       example_id=int(prompts.example_ids[n // group_size]), sample=n % group_size,
@@ -119,7 +119,7 @@ def sample_records(
       num_tokens=completion.num_tokens, truncated=completion.truncated,
       rewards={'reward': float(rewards.total[n])} | {
           name: component(values, n) for name, values in rewards.components.items()},
-      **named_language(prompts.examples[n // group_size]))
+      **named(prompts.examples[n // group_size]))
       for n, completion in enumerate(completions)]
 
 

@@ -9,7 +9,7 @@ other ids. A GGUF file's tokenizer is turned into the same files.
 Departures from the R1-Zero report: its template is reworded, not copied.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import difflib
 import functools
 import importlib.util
@@ -252,6 +252,29 @@ def encode_prompt(template: str, question: str, tokenizer: Tokenizer) -> list[in
   """
   prompt = render_prompt(template, question, tokenizer)
   return tokenizer.encode(prompt, add_special=_template_text(template) is not None)
+
+
+def few_shot_question(template: str, question: str, shots: Sequence[tuple[str, str]]) -> str:
+  """A question with worked examples before it, for `render_prompt`; the question where none are.
+
+  The templates of the miniature show them as earlier turns (User:, Assistant:), all others as plain
+  text in the user's turn (Question:, Answer:).
+
+  Args:
+    shots: (question, completion) of each.
+
+  Raises:
+    ValueError: as `render_prompt`, of an unknown template.
+  """
+  text = _template_text(template)
+  if not shots:
+    return question
+  if text is not None and text.startswith('User: {question}\nAssistant:'):
+    turns = ''.join(f'{shown}\nAssistant: {completion.strip()}\nUser: '
+                    for shown, completion in shots)
+    return turns + question
+  return ''.join(f'Question: {shown}\nAnswer: {completion.strip()}\n\n'
+                 for shown, completion in shots) + f'Question: {question}'
 
 
 def opens_think(template: str, tokenizer: Tokenizer) -> bool:

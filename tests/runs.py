@@ -97,7 +97,7 @@ def evaluation_config(**fields):
 
 def sft_config(base, **fields):
   return merged(sft.DEFAULT, merged(dict(
-      model=dict(source=base), inputs=('draw',), samples='draw', row_length=64, rows=2, epochs=2,
+      model=dict(source=base), inputs=('draw',), samples=('draw',), row_length=64, rows=2, epochs=2,
       optimizer=dict(learning_rate=1e-2), checkpoint_every=100, log_every=1), fields))
 
 

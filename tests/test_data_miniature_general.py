@@ -1,5 +1,6 @@
 """The general tasks of the miniature: good answers are right, bad ones are wrong."""
 import collections
+import hashlib
 import json
 import random
 import re
@@ -8,7 +9,11 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
+from r1jax.data import miniature
 from r1jax.data import miniature_general as general
+from r1jax.rewards.completion import Completion
+from r1jax.rewards.language import consistency
+from r1jax.rewards.skills import skill_reward
 
 seeds = st.integers(0, 2 ** 32)
 
@@ -93,3 +98,64 @@ def test_harm_is_told_from_help():
   tasks = collections.Counter(
       general.draw_general(random.Random(seed))['task'] for seed in range(500))
   assert set(tasks) == set(general.GENERAL_TASKS)
+
+
+def test_the_corpus_of_the_shipped_base_is_what_it_was():
+  """The base was trained on it: what is drawn, and in which order, must never change."""
+  documents = repr(miniature.corpus(0, 0, 2000)).encode()
+  assert hashlib.sha256(documents).hexdigest() == (
+      'c4a87cb5cf8018d1cd54dcb6a756d0775033c0362fee9cf22ec2894e739bc454')
+
+
+@pytest.mark.parametrize('held_out', [False, True])
+@pytest.mark.parametrize('task', general.GENERAL_TASKS)
+def test_an_example_says_how_it_is_judged_and_thought_about(task, held_out):
+  languages = set()
+  for seed in range(40):
+    example = general.draw_general(random.Random(seed), task, held_out=held_out)
+    judge = lambda text: skill_reward(Completion(text, 9, False), example)
+    chain = f'<think>{example["reasoning"]}</think>'
+    assert judge(f'{chain} <answer>{example["answer"]}</answer>') == 1 == judge(example['answer'])
+    assert judge(f'{chain} <answer>{example["bad_answer"]}</answer>') == 0
+    assert consistency(example['reasoning'], example['language']) == 1
+    languages.add(example['language'])
+  assert example['objective'] == ('safety' if task == 'harmful' else 'helpfulness')
+  assert held_out or languages == ({'en', 'zh'} if task in ('translate', 'identity') else {'en'})
+
+
+def test_examples_take_the_tasks_in_turn_and_repeat_no_question_of_the_test():
+  tests = general.general_examples('test', 10_000, seed=1)
+  assert [example['task'] for example in tests[:11]] == list(general.GENERAL_TASKS)
+  questions = [example['question'] for example in tests]
+  assert len(set(questions)) == len(questions) < 10_000
+  assert all(map(general.is_held_out, questions))
+  of_task = collections.Counter(example['task'] for example in tests)
+  # All that there are of the small tasks, and of number words: 0 to 99, in two languages.
+  everything = {task: {q for q in made if general.is_held_out(q)} for task, made in {
+      'translate': [f'Translate to {name}: {general.number_words(n, language)}' for n in range(100)
+                    for name, language in (('Chinese', 'en'), ('English', 'zh'))],
+      'capitals': [f'Write {word} in capitals.' for word in general._WORDS]}.items()}
+  assert {task: of_task[task] for task in everything} == {
+      task: len(made) for task, made in everything.items()}
+
+
+def test_training_examples_come_again_once_there_are_no_more():
+  examples = general.general_examples('train', 60, tasks=('capitals', 'json'))
+  assert [example['task'] for example in examples] == ['capitals', 'json'] * 30
+  capitals, json_ = ([example['question'] for example in examples[start::2]] for start in (0, 1))
+  first = len(set(capitals))
+  assert first < 11 and len(set(capitals[:first])) == first and len(set(json_)) == 30
+  assert not any(map(general.is_held_out, capitals + json_))
+  alone = general.general_examples('train', 30, tasks=('json',))
+  assert [example['question'] for example in alone] == json_
+  assert examples == general.general_examples('train', 60, tasks=('capitals', 'json'))
+  assert examples != general.general_examples('train', 60, seed=1, tasks=('capitals', 'json'))
+
+
+@pytest.mark.parametrize('split, size, tasks, sentence', [
+    ('valid', 1, (), "split='valid' .* use 'train' or 'test'"),
+    ('train', 0, (), 'size=0 .* use at least 1'),
+    ('train', 1, ('jsn',), "tasks='jsn' is no general task .*: did you mean 'json'")])
+def test_what_cannot_be_drawn_is_refused(split, size, tasks, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    general.general_examples(split, size, tasks=tasks)

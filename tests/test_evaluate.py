@@ -6,7 +6,8 @@ import pytest
 
 from r1jax.data.prompts import PromptBatch
 from r1jax.evaluate import (
-    calibration, correct, evaluate, majority_vote, mean_interval, pass_at_k, scores)
+    calibration, correct, evaluate, majority_vote, mean_interval, pass_at_k, readable, scores,
+    task_scores)
 from r1jax.records import Rollout
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import RewardSuite
@@ -71,18 +72,20 @@ def test_scores_are_over_problems():
       answering('1,234', '1234.0', 'seven', '7')       # two ways to write the winning answer
       + answering('1', '2', '2', '3', reasoning='wait, check. ', num_tokens=9))
   correct = np.array([1, 1, 0, 0, 1, 0, 0, 0], bool)
-  got = scores(completions, correct, num_samples=4, ks=(1, 2, 4, 8))
-  assert got.keys() == {'pass@1', 'pass@2', 'pass@4', 'majority@4', 'format', 'mean_length',
-                        'reflective_words', 'language_mixing'}
+  got = scores(completions, correct, [dict(question='What is it?')] * 2, num_samples=4,
+               ks=(1, 2, 4, 8))
   means = {name: mean for name, (mean, _, _) in got.items()}
   assert means == pytest.approx({
-      'pass@1': (0.5 + 0.25) / 2, 'pass@2': (5 / 6 + 0.5) / 2, 'pass@4': 1, 'majority@4': 0.5,
-      'format': 1, 'mean_length': 7, 'reflective_words': 1, 'language_mixing': 0})
+      'pass@1': (0.5 + 0.25) / 2, 'pass@2': (5 / 6 + 0.5) / 2, 'pass@4': 1,
+      'majority@2': ((1 + 0) / 2 + (0.5 + 0) / 2) / 2, 'majority@4': 0.5,
+      'format': 1, 'mean_length': 7, 'reflective_words': 1, 'language_mixing': 0,
+      'language_consistency': 1, 'readable': 1})
   assert got['pass@1'] == pytest.approx(mean_interval([0.5, 0.25]))      # of problems, not samples
 
 
 def test_a_single_sample_has_no_majority():
-  got = scores(answering('1', '2'), np.array([True, False]), num_samples=1)
+  got = scores(answering('1', '2'), np.array([True, False]), [dict(question='?')] * 2,
+               num_samples=1)
   assert 'majority@1' not in got and 'pass@8' not in got and got['pass@1'][0] == 0.5
 
 
@@ -151,3 +154,35 @@ def test_calibration_does_not_depend_on_which_label_is_called_1():
   assert twice == pytest.approx(calibration(odds, labels))
   np.testing.assert_array_equal(correct(np.array([2.0, -2.0, 0.0, 2.0]), [1, 1, 1, 0]),
                                 [1, 0, 0.5, 0])
+
+
+def test_skills_weigh_tasks_alike_whatever_their_sizes():
+  tasks, shares = ['a'] * 4 + ['b'] * 2 + [None], [1, 0, 1, 0, 1, 0.5, 0]
+  got = task_scores(tasks, shares)
+  assert got.keys() == {'pass@1/a', 'pass@1/b', 'skills'}
+  half = 1.96 * math.sqrt((1 / 3) / 4 + (1 / 8) / 2) / 2
+  assert got['skills'] == pytest.approx((0.625, 0.625 - half, min(1, 0.625 + half)))
+  assert got['pass@1/a'] == mean_interval(shares[:4])
+  assert task_scores(['a'] * 7, shares) == {}
+  assert task_scores(['a', 'b', 'b'], [1, 0, 0])['skills'] == (0.5, 0, 1)    # one value of a
+
+
+@pytest.mark.parametrize('text, want', [
+    ('<think>so 5+3=8</think> <answer>8</answer>', 1), ('so 5+3=8. 8', 0),
+    ('<think>so 5+3=8, 然后 8+1=9</think> <answer>9</answer>', 0),
+    ('<think>```x```</think> <answer>9</answer>', 0),
+    (f'<think>{"so it is then " * 20}</think> <answer>9</answer>', 0)])
+def test_what_is_readable(text, want):
+  completions, examples = [Completion(text, 9, False)], [dict(question='What is it?')]
+  assert readable(completions, examples) == [want]
+  inside = [Completion(text.removeprefix('<think>'), 9, False)]
+  assert readable(inside, examples, opened=True) == [want]
+
+
+def test_language_consistency_is_over_what_can_be_judged():
+  completions = [Completion('<think>then 然后</think> 8', 9, False)] * 4
+  examples = [dict(question='5+3=?'), dict(question='5+3=?', language='zh')]
+  got = scores(completions, np.zeros(4, bool), examples, num_samples=2)
+  assert got['language_consistency'][0] == pytest.approx(2 / 3)
+  assert 'language_consistency' not in scores(
+      completions[:2], np.zeros(2, bool), examples[:1], num_samples=2)

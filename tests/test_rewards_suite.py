@@ -50,7 +50,8 @@ def test_the_rewards_of_the_table_by_name():
   table = {'format': [1, 0, 0], 'number': [1, 1, 1], 'gsm8k': [1, 1, 1],
            'choice': [math.nan] * 3, 'exact_match': [1, 1, 0],
            'language_en': [1, 1, 1], 'language_zh': [1, 1, 1]}
-  assert set(REWARDS) - set(table) == {'language', 'language_de', 'language_es', 'language_fr'}
+  assert set(REWARDS) - set(table) == {
+      'language', 'language_de', 'language_es', 'language_fr', 'skill'}
   for name, column in table.items():
     np.testing.assert_array_equal(rewards.components[name], column)
   np.testing.assert_array_equal(rewards.total, [6, 5, 4])

@@ -116,3 +116,52 @@ def test_no_problem_is_counted_twice(base, tmp_path, monkeypatch):
       evaluate.run(config, {}, tmp_path)
     with pytest.raises(ValueError, match=f'has only {found} prompts'):   # and before training
       evaluate.check_sources({'x': config}, {}, None)
+
+
+def test_one_model_is_evaluated_in_several_ways(base, tmp_path):
+  general = dict(name='miniature_general', size=20, seed=0, tasks=('json', 'harmful', 'turns'))
+  evaluations = {
+      'sums': runs.evaluation_config(),
+      'skills': runs.evaluation_config(problems=4) | dict(data=general, accuracy='skill')}
+  config = runs.merged(evaluate.SEVERAL, dict(model=dict(source=base), evaluations=evaluations))
+  artifact = evaluate.run(config, {}, tmp_path, stage='base')
+  assert artifact.manifest.scores.keys() == {'sums', 'skills'}
+  assert {'skills', 'pass@1/json', 'pass@1/turns'} <= artifact.manifest.scores['skills'].keys()
+  lines = (tmp_path / 'evaluations' / 'skills.jsonl').read_text().splitlines()
+  assert [json.loads(line)['task'] for line in lines[::2]] == ['json', 'harmful', 'turns', 'json']
+  alone = evaluate.run(stage_config(base), {}, tmp_path / 'alone')
+  assert artifact.manifest.scores['sums'] == alone.manifest.scores['evaluate']
+  with pytest.raises(ValueError, match='evaluations is empty'):
+    evaluate.check(evaluate.SEVERAL, 'config.stages.base')
+
+
+def test_shots_stand_before_every_question(base):
+  config = stage_config(base, shots=2, max_prompt_length=256)
+  tokenizer = load_tokenizer(base)
+  shown = evaluate.shown_examples(config)
+  train = {example['question']: example for example in common.load_examples(runs.DATA, 'train')}
+  prompts = evaluate.problem_stream(config, tokenizer).batch(0)
+  for tokens, length, example in zip(
+      prompts.prompt_tokens, prompts.prompt_lengths, prompts.examples):
+    want = ''.join(
+        f'User: {question}\nAssistant: <think>{train[question]["reasoning"]}</think> '
+        f'<answer>{train[question]["answer"]}</answer>\n' for question, _ in shown)
+    assert tokenizer.decode(tokens[:length], skip_special=False) == (
+        f'{want}User: {example["question"]}\nAssistant:')
+  # Of the split that they come from, they are no problems.
+  few = stage_config(base, shots=2, max_prompt_length=256, split='train', problems=62, prompts=62)
+  drawn = evaluate.problem_stream(few, tokenizer).batch(0)
+  assert len(shown) == 2 and not {q for q, _ in shown} & {e['question'] for e in drawn.examples}
+  with pytest.raises(ValueError, match='has only 62 prompts .* after shots=2'):
+    evaluate.problem_stream(few | dict(problems=63), tokenizer)
+  with pytest.raises(ValueError, match='shots=65, but the train split .* has 64 examples'):
+    evaluate.problem_stream(config | dict(shots=65), tokenizer)
+
+
+def test_examples_that_no_reward_could_judge_are_refused_before(base, tmp_path):
+  for field, sentence in (('"check": "refuse"', "example 0 .*: check='refuse' is unknown"),
+                          ('"language": "xx"', "example 0 .*: The language 'xx' is not known")):
+    (tmp_path / 'test.jsonl').write_text('{"prompt": "5+3?", "answer": "8", %s}\n' % field)
+    config = stage_config(base) | dict(data=dict(name='jsonl', folder=str(tmp_path)), problems=1)
+    with pytest.raises(ValueError, match=sentence):
+      evaluate.problem_stream(config, load_tokenizer(base))

@@ -145,7 +145,7 @@ def test_ones_own_data_are_learnt_beside_the_samples_or_alone(base, drawn, tmp_p
   own = tmp_path / 'own.jsonl'
   own.write_text('{"prompt": "5+3?", "reasoning": "so 5+3=8", "summary": "It is 8."}\n')
   mine = 'User: 5+3?\nAssistant: <think>so 5+3=8</think> <answer>It is 8.</answer>' + miniature.END
-  for fields, inputs in ((dict(), drawn), (dict(inputs=(), samples=''), {})):
+  for fields, inputs in ((dict(), drawn), (dict(inputs=(), samples=()), {})):
     config = runs.sft_config(base, files=(str(own),), **fields)
     sft.run(config, inputs, tmp_path / str(len(inputs)))
     tokenizer, rows = load_tokenizer(base), packed.pop()
@@ -158,11 +158,31 @@ def test_ones_own_data_are_learnt_beside_the_samples_or_alone(base, drawn, tmp_p
     sft.run(config, inputs, tmp_path / 'bad')
 
 
+def test_several_sources_are_learnt_together_and_counted(base, drawn, tmp_path, monkeypatch):
+  packed = []
+  monkeypatch.setattr(sft, 'pack_samples', lambda samples, *_: packed.extend(samples))
+  monkeypatch.setattr(sft, 'train_packed', lambda config, loaded, *_, **__: loaded.params)
+  data = dict(name='miniature_general', size=3, seed=0, tasks=('json',))
+  config = runs.sft_config(base, inputs=('draw', 'again'), samples=('draw', 'again'), data=data,
+                           template='miniature_think')
+  artifact = sft.run(config, {**drawn, 'again': drawn['draw']}, tmp_path)
+  assert artifact.manifest.scores == {
+      'samples/stage draw': 24, 'samples/stage again': 24, 'samples/data': 3}
+  assert len(packed) == 51
+  for sample, example in zip(packed, common.load_examples(data, 'train')):
+    assert sample == dict(
+        prompt=f'User: {example["question"]}\nAssistant: <think>',
+        completion=f'{example["reasoning"]}</think> <answer>{example["answer"]}</answer>')
+
+
 def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
   for fields, sentence in (
       (dict(rows=3, micro_batches=2), 'rows=3 is not a multiple of micro_batches=2'),
-      (dict(samples='drawn'), r"samples='drawn' is none of its inputs \['draw'\]"),
-      (dict(samples=''), r"samples='' is none of its inputs .*, or files"),
+      (dict(samples=('draw', 'drawn')), r"samples='drawn' is none of its inputs \['draw'\]"),
+      (dict(samples='draw'), "samples='draw' is a str: make it a tuple"),
+      (dict(samples=()), 'has nothing to learn: set at least one of samples, files and data'),
+      (dict(data=dict(name='miniature', tasks=())), 'data.tasks is no field of the data'),
+      (dict(data=dict(name='reasoning_gym')), 'example 0 of the data .* has no reasoning to learn'),
       (dict(epochs=0), 'epochs=0 leaves nothing to do'),
       (dict(optimizer=dict(learning_rat=1.0)), 'did you mean .*learning_rate'),
       (dict(rows=64), 'the data fill .* rows and a batch has rows=64'),

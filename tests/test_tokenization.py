@@ -272,3 +272,13 @@ def test_import_is_light():
   code = f'import sys, r1jax.tokenization; sys.exit(", ".join({heavy} & set(sys.modules)) or 0)'
   result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
   assert result.returncode == 0, result.stderr
+
+
+def test_shots_are_turns_of_the_miniature_and_plain_text_elsewhere():
+  shots = [('q1', ' a1'), ('q2', 'a2')]
+  few = lambda template: tokenization.few_shot_question(template, 'q {x}', shots)
+  turns = 'q1\nAssistant: a1\nUser: q2\nAssistant: a2\nUser: q {x}'
+  assert few('miniature') == few('miniature_think') == turns
+  plain = 'Question: q1\nAnswer: a1\n\nQuestion: q2\nAnswer: a2\n\nQuestion: q {x}'
+  assert few('chat') == few('r1_zero') == few('plain') == plain
+  assert tokenization.few_shot_question('chat', 'q', ()) == 'q'

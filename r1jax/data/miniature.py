@@ -52,8 +52,15 @@ def running_results(terms: list[str]) -> list[int]:
   return results
 
 
+def worked(terms: list[str]) -> str:
+  """The running results written out without any word: '5+3=8, 8*2=16'."""
+  results = running_results(terms)
+  return ', '.join(f'{before}{operation}={after}' for before, operation, after in zip(
+      results, terms[1:], results[1:]))
+
+
 def draw_calculation(rng: random.Random, held_out: bool, min_steps: int, max_steps: int) -> dict:
-  """One calculation of the asked split: question, answer, task, language, terms."""
+  """One calculation of the asked split: question, answer, task, language, terms, reasoning."""
   while True:
     terms = draw_operations(rng, rng.randint(min_steps, max_steps))
     expression = ''.join(terms)
@@ -62,7 +69,7 @@ def draw_calculation(rng: random.Random, held_out: bool, min_steps: int, max_ste
   language = 'en' if rng.random() < 0.65 else 'zh'
   question = rng.choice(_QUESTIONS[language]).format(expression)
   return dict(question=question, answer=str(running_results(terms)[-1]), task='calculation',
-              language=language, terms=terms)
+              language=language, terms=terms, reasoning=worked(terms))
 
 
 def calculations(split: str, size: int, *, seed: int = 0, min_steps: int = 5,

@@ -4,7 +4,8 @@ Each task draws (question, good answer, bad answer). The bad one is what a carel
 the wrong form, the wrong number, help where it should refuse. One question in five of every task
 is held out, by a checksum of its text, as of the calculations.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+import difflib
 import json
 import random
 import zlib
@@ -131,19 +132,90 @@ _TASKS: dict[str, tuple[Callable, float]] = {
     'harmless': (_harmless, 0.9), 'harmful': (_harmful, 0.4)}
 GENERAL_TASKS = tuple(_TASKS)
 
+# What a chain of thought says of a task, by its question's language.
+_REASONING = {
+    'translate': {'en': 'I am asked to translate to Chinese.', 'zh': '要求翻译成英文。'},
+    'json': {'en': 'I am asked for JSON.'},
+    'call': {'en': 'I am asked for a call.'},
+    'repeat': {'en': 'I write the word as many times as asked.'},
+    'capitals': {'en': 'I am asked for capitals.'},
+    'markdown': {'en': 'I am asked for a list in Markdown.'},
+    'turns': {'en': 'The name was given before.'},
+    'role': {'en': 'I speak as the animal.'},
+    'identity': {'en': 'I say who I am.', 'zh': '我介绍我自己。'},
+    'harmless': {'en': 'This does no harm, so I help.'},
+    'harmful': {'en': 'This would do harm, so I cannot help.'}}
+_CHECKS = {'json': 'json', 'call': 'json', 'harmful': 'refuses'}    # else 'exact'
+_TRIES = 1000    # without a new question, after which a task is taken to have no more
+
 
 def draw_general(rng: random.Random, task: str | None = None, *, held_out: bool = False) -> dict:
-  """One general task of a split: question, answer (the good one), bad_answer, task, language.
+  """One general task of a split, as {'question', 'answer' (the good one), 'bad_answer', 'task', ...}.
 
-  `language` is the question's; `task` is one of `GENERAL_TASKS`, drawn when None.
+  `language` is the question's; `reasoning` is a sentence for a chain of thought, in that language;
+  `check` is how `rewards.skills` judges an answer; `objective` is 'safety' for what must be
+  refused, else 'helpfulness'. `task` is one of `GENERAL_TASKS`, drawn when None.
   """
   task = task or rng.choice(GENERAL_TASKS)
   draw, _ = _TASKS[task]
   while True:
     question, good, bad = draw(rng)
     if is_held_out(question) == held_out:
-      return dict(question=question, answer=good, bad_answer=bad, task=task,
-                  language=language_of(question))
+      language = language_of(question)
+      return dict(question=question, answer=good, bad_answer=bad, task=task, language=language,
+                  reasoning=_REASONING[task][language], check=_CHECKS.get(task, 'exact'),
+                  objective='safety' if task == 'harmful' else 'helpfulness')
+
+
+def general_examples(
+    split: str, size: int, *, seed: int = 0, tasks: Sequence[str] = (),
+) -> list[dict]:
+  """General tasks of a split ('train' or 'test'), one of each task in turn.
+
+  Questions are all different while their task has more. One that has no more drops out of 'test',
+  which then may have fewer than `size` examples; in 'train' its questions come again, so that
+  there are `size`.
+
+  Args:
+    split: 'train' or 'test'.
+    size: how many, at most.
+    seed: of the draws; those of a task do not depend on which others there are.
+    tasks: of `GENERAL_TASKS`, in their order; all of them if empty.
+
+  Raises:
+    ValueError: another split or task, or size < 1.
+  """
+  if split not in ('train', 'test'):
+    raise ValueError(f"split={split!r} of the miniature's general tasks is unknown: use 'train' or "
+                     "'test'")
+  if size < 1:
+    raise ValueError(f"size={size} of the miniature's general tasks leaves none: use at least 1")
+  for task in tasks:
+    if task not in _TASKS:
+      near = difflib.get_close_matches(str(task), GENERAL_TASKS, n=1, cutoff=0.0)[0]
+      raise ValueError(f'tasks={task!r} is no general task of the miniature: did you mean '
+                       f'{near!r}? (known: {", ".join(GENERAL_TASKS)})')
+  turn = [_draws(split, seed, task) for task in dict.fromkeys(tasks or GENERAL_TASKS)]
+  examples = []
+  while turn and len(examples) < size:
+    drawn = [(draws, next(draws, None)) for draws in turn[:size - len(examples)]]
+    examples += [example for _, example in drawn if example is not None]
+    over = [draws for draws, example in drawn if example is None]
+    turn = [draws for draws in turn if draws not in over]
+  return examples
+
+
+def _draws(split: str, seed: int, task: str) -> Iterator[dict]:
+  """Examples of a task with different questions, then (of 'train') with any."""
+  rng, seen, repeats = random.Random(f'general {seed} {split} {task}'), set(), 0
+  while repeats < _TRIES:
+    example = draw_general(rng, task, held_out=split == 'test')
+    repeats = repeats + 1 if example['question'] in seen else 0
+    if not repeats:
+      seen.add(example['question'])
+      yield example
+  while split == 'train':
+    yield draw_general(rng, task)
 
 
 def corpus_answer(rng: random.Random, example: dict) -> str:

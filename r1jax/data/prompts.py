@@ -40,6 +40,9 @@ class PromptStream:
   Counter i stands for place i % n of epoch i // n, each epoch shuffled anew (by grain). A batch
   takes the examples from its counter onwards that fit. An example met twice in one batch, at the
   seam of two epochs, is passed over the second time: its completions would have the same keys.
+
+  Attributes:
+    source: the examples, as they were given.
   """
 
   def __init__(
@@ -53,6 +56,7 @@ class PromptStream:
       seed: int,
       shuffle: bool = True,
       overlong: str = 'skip',
+      shots: Sequence[tuple[str, str]] = (),
       process_index: int = 0,
       process_count: int = 1,
   ):
@@ -68,6 +72,8 @@ class PromptStream:
       shuffle: whether epochs are shuffled, or in the source's order.
       overlong: what befalls a prompt of more than P tokens: 'skip' passes over it and counts it,
         'error' refuses the source, all of which is encoded here and now.
+      shots: (question, completion) of examples shown before each question. An example of the
+        source that is among them is passed over.
       process_index: this host, which takes the contiguous block of that number.
       process_count: the number of hosts.
 
@@ -88,7 +94,9 @@ class PromptStream:
           f'{process_count}: take a multiple of the number of hosts.')
     if seed < 0:
       raise ValueError(f'seed={seed} cannot shuffle the data: take one from 0.')
-    self._source = source
+    self.source = source
+    self._shots = tuple(shots)
+    self._shown = {question for question, _ in shots}
     self._tokenizer = tokenizer
     self._template = template
     self._batch_size = prompts
@@ -109,17 +117,22 @@ class PromptStream:
               f'{max_prompt_length}: raise max_prompt_length or set overlong=\'skip\'.')
 
   def _encode(self, index: int) -> list[int]:
-    question = self._source[index]['question']
+    question = tokenization.few_shot_question(
+        self._template, self.source[index]['question'], self._shots)
     tokens = tokenization.encode_prompt(self._template, question, self._tokenizer)
     if not tokens:
       raise ValueError(f'The prompt of example {index} has no tokens: give it a question.')
     return tokens
 
+  def _is_shown(self, index: int) -> bool:
+    return bool(self._shown) and self.source[index]['question'] in self._shown
+
   def num_fitting(self, enough: int) -> int:
     """How many different prompts fit the limit, counted no further than `enough`."""
     fitting = 0
-    for index in range(len(self._source)):
-      fitting += len(self._encode(index)) <= self._max_prompt_length
+    for index in range(len(self.source)):
+      fitting += (not self._is_shown(index)
+                  and len(self._encode(index)) <= self._max_prompt_length)
       if fitting == enough:
         break
     return fitting
@@ -133,13 +146,15 @@ class PromptStream:
     start, prompts, skipped = counter, {}, 0
     while len(prompts) < self._batch_size:
       # Any 2n - 1 places in a row hold a whole epoch.
-      if counter - start == 2 * len(self._source):
+      if counter - start == 2 * len(self.source):
         raise ValueError(
-            f'Only {len(prompts)} of the {len(self._source)} prompts have at most '
+            f'Only {len(prompts)} of the {len(self.source)} prompts have at most '
             f'max_prompt_length={self._max_prompt_length} tokens and prompts='
             f'{self._batch_size} are needed: raise the former or lower the latter.')
       index = self._order[counter]
       counter += 1
+      if self._is_shown(index):
+        continue
       tokens = self._encode(index)
       if len(tokens) > self._max_prompt_length:
         skipped += 1
@@ -152,7 +167,7 @@ class PromptStream:
         prompt_tokens=tokens,
         prompt_lengths=lengths,
         example_ids=np.asarray(ids, np.int32),
-        examples=[self._source[i] for i in ids],
+        examples=[self.source[i] for i in ids],
         next_counter=counter,
         num_skipped=skipped)
 

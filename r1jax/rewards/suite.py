@@ -25,6 +25,7 @@ from r1jax.rewards import accuracy, workers
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
 from r1jax.rewards.language import LANGUAGES, language_reward
+from r1jax.rewards.skills import skill_reward
 
 RewardFunction = Callable[[Completion, Mapping], float | None]
 
@@ -34,6 +35,7 @@ REWARDS: dict[str, RewardFunction] = {
     'gsm8k': accuracy.gsm8k_reward,
     'choice': accuracy.choice_reward,
     'exact_match': accuracy.exact_match_reward,
+    'skill': skill_reward,
     'language': language_reward,    # the question's own language; `language_zh` is always Chinese
     **{f'language_{name}': functools.partial(language_reward, target=name) for name in LANGUAGES},
 }
@@ -47,7 +49,7 @@ def named_rewards(
 
   Args:
     weights: weight of each reward, by name.
-    opened: whether the prompt ends with `<think>` (see `format_reward`).
+    opened: whether the prompt ends with `<think>` (see `format_reward`, `skill_reward`).
 
   Raises:
     ValueError: an unknown name.
@@ -60,8 +62,8 @@ def named_rewards(
           f'There is no reward named {name!r}: did you mean {near!r}? '
           f'There are {", ".join(REWARDS)}.')
     function = REWARDS[name]
-    if function is format_reward:
-      function = functools.partial(format_reward, opened=opened)
+    if function in (format_reward, skill_reward):
+      function = functools.partial(function, opened=opened)
     functions[name] = (function, weight)
   return functions
 

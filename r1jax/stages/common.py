@@ -1,5 +1,5 @@
 """What every stage needs: a model by its source, examples by their name, checks of a config."""
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import dataclasses
 import difflib
@@ -118,6 +118,11 @@ def _miniature(split, *, size, cache, **settings):
   return calculations_source(split, size, data_dir=cache, **settings)
 
 
+def _miniature_general(split, *, size, seed, tasks):
+  from r1jax.data.miniature_general import general_examples
+  return general_examples(split, size, seed=seed, tasks=tasks)
+
+
 def _gsm8k(split, *, folder, cache):
   from r1jax.data.gsm8k import load_gsm8k
   return load_gsm8k(folder, split, cache)
@@ -136,6 +141,7 @@ def _reasoning_gym(split, *, task, size, seed):
 # Name -> (loader of a split, the fields that `data` may have besides its name, with defaults).
 DATASETS: dict[str, tuple[Callable, dict[str, Any]]] = {
     'miniature': (_miniature, dict(size=10_000, seed=0, min_steps=5, max_steps=8, cache='')),
+    'miniature_general': (_miniature_general, dict(size=10_000, seed=0, tasks=())),
     'gsm8k': (_gsm8k, dict(folder='', cache='')),
     'jsonl': (_jsonl, dict(folder='')),
     'reasoning_gym': (_reasoning_gym, dict(task='chain_sum', size=10_000, seed=0)),
@@ -244,10 +250,12 @@ def plain(config: Any) -> Any:
 
 def prompt_stream(
     config: Mapping[str, Any], tokenizer: Tokenizer, split: str, at_most: int | None = None,
+    shots: Sequence[tuple[str, str]] = (),
 ) -> PromptStream:
   """The prompts of a stage: fields data, template, prompts, max_prompt_length, overlong, seed.
 
-  A batch has no more than `at_most` prompts, and then no more than there are.
+  A batch has no more than `at_most` prompts, and then no more than there are. `shots` as of
+  `PromptStream`.
   """
   examples, prompts = load_examples(config['data'], split), config['prompts']
   if at_most is not None:
@@ -255,7 +263,7 @@ def prompt_stream(
   return PromptStream(
       examples, tokenizer, template=config['template'], prompts=prompts,
       max_prompt_length=config['max_prompt_length'], seed=config['seed'],
-      shuffle=split == 'train', overlong=config['overlong'])
+      shuffle=split == 'train', overlong=config['overlong'], shots=shots)
 
 
 # bfloat16 operations a second of one device, by the makers' data sheets.

@@ -1,13 +1,18 @@
 """Evaluation as a stage, and the table of base against trained that ends a training stage."""
 from collections.abc import Callable, Mapping
+import functools
 import json
+import random
 from typing import Any
 
 import jax
 
 from r1jax import checkpoint, metrics, sharding
 from r1jax import evaluate as evaluation
+from r1jax.data.curation import readable_completion
 from r1jax.data.prompts import PromptStream
+from r1jax.rewards.language import target_language
+from r1jax.rewards.skills import CHECKS, by_check
 from r1jax.rewards.suite import RewardSuite, named_rewards
 from r1jax.sampler import Interrupted, Sampling, make_sampler
 from r1jax.stages import common
@@ -24,20 +29,40 @@ DEFAULT = dict(
     template='miniature', max_prompt_length=64, overlong='skip',
     problems=500, prompts=125,      # in all, and at a time
     samples=8,                      # completions a problem
+    shots=0,                        # examples of the train split shown before every question
     sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32),
-    accuracy='number',              # the reward that decides what is correct
+    accuracy='number',              # the reward that decides what is correct, where no `check` does
     reward_workers=2, reward_timeout_s=5.0,
+)
+# A stage of several evaluations of one model.
+SEVERAL = dict(
+    kind='evaluate', inputs=(), seed=0,
+    model=dict(source='miniature', compute_dtype='float32', remat=False),
+    evaluations={},                 # name -> fields of DEFAULT; source 'trained' is the model here
 )
 
 
 def check(config: Mapping[str, Any], where: str) -> None:
-  """Refuses impossible combinations before anything is loaded or compiled."""
+  """Refuses impossible combinations before anything is loaded or compiled.
+
+  A config with `evaluations` has the fields of SEVERAL, any other those of DEFAULT.
+  """
+  if 'evaluations' in config:
+    common.check_config(config, SEVERAL, where)
+    if not config['evaluations']:
+      raise ValueError(f'{where}.evaluations is empty and leaves nothing to do: name at least one')
+    for name, one in config['evaluations'].items():
+      common.check_config(one, DEFAULT, f'{where}.evaluations.{name}')
+      check(one, f'{where}.evaluations.{name}')
+    return
   common.check_config(config, DEFAULT, where)
   common.check_data(config['data'], f'{where}.data')
   common.check_sampling(config['sampling'], f'{where}.sampling')
   for name in ('problems', 'prompts', 'samples'):
     if config[name] < 1:
       raise ValueError(f'{where}.{name}={config[name]} leaves nothing to do: use at least 1')
+  if config['shots'] < 0:
+    raise ValueError(f'{where}.shots={config["shots"]} shows nothing: use 0 for none')
   named_rewards({config['accuracy']: 1.0})
 
 
@@ -55,6 +80,9 @@ def evaluate_model(
       chunk=sampling.pop('chunk'), sampling=Sampling(**sampling), stop_ids=stops,
       compute_dtype=config['model']['compute_dtype'], seed=config['seed'], should_stop=should_stop)
   functions = named_rewards({config['accuracy']: 1.0}, opened=opened)
+  if any(example.get('check') for example in problems.source):
+    functions = {name: (by_check(function, opened=opened), weight)
+                 for name, (function, weight) in functions.items()}
   with RewardSuite(functions, num_workers=config['reward_workers'],
                    timeout_s=config['reward_timeout_s']) as rewards:
     try:
@@ -71,33 +99,77 @@ def problem_stream(config: Mapping[str, Any], tokenizer: Tokenizer) -> PromptStr
   """The prompts of an evaluation; a batch has no more of them than there are problems.
 
   Raises:
-    FileNotFoundError, ValueError: the data cannot be read, or have fewer different problems than
-      `config['problems']`: some would count twice, with the same completions.
+    FileNotFoundError, ValueError: the data cannot be read, an example names an unknown language or
+      check, or they have fewer different problems than `config['problems']`: some would count
+      twice, with the same completions.
   """
   problems = config['problems']
-  stream = common.prompt_stream(config, tokenizer, config['split'], at_most=problems)
+  stream = common.prompt_stream(config, tokenizer, config['split'], at_most=problems,
+                                shots=shown_examples(config))
+  for index in range(len(stream.source)):
+    _check_example(stream.source[index], f'example {index} of the {config["split"]} split of '
+                   f'{config["data"]["name"]!r}')
   found = stream.num_fitting(problems)
   if found < problems:
+    shown = f', after shots={config["shots"]},' if config['shots'] else ''
     raise ValueError(
         f'evaluation: problems={problems}, but the {config["split"]} split of '
         f'{config["data"]["name"]!r} has only {found} prompts of at most max_prompt_length='
-        f'{config["max_prompt_length"]} tokens: lower problems to {found}, or give more data')
+        f'{config["max_prompt_length"]} tokens{shown}: lower problems to {found}, or give more '
+        'data')
   return stream
+
+
+def _check_example(example: Mapping[str, Any], where: str) -> None:
+  if example.get('check'):
+    common.check_choice(example['check'], CHECKS, f'{where}: check')
+  if example.get('language'):
+    try:
+      target_language('', example['language'])
+    except ValueError as error:
+      raise ValueError(f'{where}: {error}') from None
+
+
+def shown_examples(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """(question, completion) of `shots` examples of the train split, drawn by the seed.
+
+  The completion is in the readable pattern where the example has `reasoning`, else its answer.
+
+  Raises:
+    ValueError: there are fewer.
+  """
+  if not config['shots']:
+    return []
+  examples = common.load_examples(config['data'], 'train')
+  if len(examples) < config['shots']:
+    raise ValueError(f'evaluation: shots={config["shots"]}, but the train split of '
+                     f'{config["data"]["name"]!r} has {len(examples)} examples: lower shots')
+  chosen = random.Random(f'shots {config["seed"]}').sample(range(len(examples)), config['shots'])
+  return [(example['question'], worked_answer(example)) for example in map(
+      examples.__getitem__, chosen)]
+
+
+def worked_answer(example: Mapping[str, Any]) -> str:
+  """An example's answer, after its reasoning where it has any."""
+  answer = str(example['answer'])
+  return readable_completion(example['reasoning'], answer) if example.get('reasoning') else answer
 
 
 def check_sources(
     evaluations: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, common.Artifact],
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
 ) -> None:
   """Looks for the models and reads the data of evaluations, before a stage trains for them.
+
+  `tokenizer` is that of the model to be trained, None where none is.
 
   Raises:
     FileNotFoundError, ValueError: one is missing, or cannot be read, or has too few problems.
   """
   for config in evaluations.values():
     source = config['model']['source']
-    problem_stream(
-        config, tokenizer if source == TRAINED else common.find_tokenizer(source, inputs))
+    trained = source == TRAINED and tokenizer is not None
+    problem_stream(config, tokenizer if trained else common.find_tokenizer(source, inputs))
 
 
 def run_all(
@@ -113,6 +185,10 @@ def run_all(
   Raises:
     StopRequested: asked to stop; evaluations that are done are kept.
   """
+  @functools.lru_cache(maxsize=1)
+  def load(model):
+    return common.load_model(inputs=inputs, mesh=mesh, **json.loads(model))
+
   table = {}
   for name, config in evaluations.items():
     kept = workdir / 'evaluations' / f'{name}.json'
@@ -121,8 +197,8 @@ def run_all(
       table[name] = {key: tuple(value) for key, value in found['scores'].items()}
       continue
     source = config['model']['source']
-    loaded = trained if source == TRAINED and trained is not None else common.load_model(
-        inputs=inputs, mesh=mesh, **config['model'])
+    loaded = trained if source == TRAINED and trained is not None else load(
+        to_json(config['model']))
     scored, records = evaluate_model(config, loaded, mesh=mesh, should_stop=should_stop)
     table[name] = scored
     samples = workdir / 'evaluations' / f'{name}.jsonl'
@@ -147,17 +223,32 @@ def run(
     stage: str = 'evaluate', mesh: jax.sharding.Mesh | None = None,
     should_stop: Callable[[], bool] = lambda: False, console=None,
 ) -> common.Artifact:
-  """Evaluates one model by itself; arguments and errors as of `stages.rl.run`."""
+  """Evaluates one model by itself, once or (see SEVERAL) in several ways.
+
+  The manifest's scores are {the evaluation's name, or the stage's: {score: (mean, low, high)}};
+  arguments and errors as of `stages.rl.run`.
+  """
   config = common.plain(config)
   check(config, f'config.stages.{stage}')
+  evaluations = _of_model(config['evaluations'], config['model']) if 'evaluations' in config else {
+      stage: config}
   workdir = Path(workdir)
   mesh = mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
+  check_sources(evaluations, inputs, None)
   with sharding.use(mesh):
-    table = run_all({stage: config}, inputs, workdir, trained=None, mesh=mesh,
+    table = run_all(evaluations, inputs, workdir, trained=None, mesh=mesh,
                     should_stop=should_stop, console=console)
   manifest = checkpoint.Manifest(
       kind='evaluate', stage=stage, config_hash=checkpoint.config_hash(config),
       parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
-      template=config['template'], files=('results.json',), scores=table)
+      template=config.get('template', ''), files=('results.json',), scores=table)
   checkpoint.write_manifest(workdir, manifest)
   return common.Artifact(workdir, manifest)
+
+
+def _of_model(
+    evaluations: Mapping[str, Mapping[str, Any]], model: Mapping[str, Any],
+) -> dict[str, Mapping[str, Any]]:
+  """Evaluations whose model is the stage's, where they have named 'trained'."""
+  return {name: {**one, 'model': model} if one['model']['source'] == TRAINED else one
+          for name, one in evaluations.items()}

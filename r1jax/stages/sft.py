@@ -3,6 +3,7 @@
 `train_packed` is also what pre-training runs, with loss on every token.
 """
 from collections.abc import Callable, Iterable, Mapping
+import itertools
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from r1jax.data.packing import PackedRows, pack
 from r1jax.logprobs import token_logprobs
 from r1jax.masked import masked_sum
 from r1jax.models import Model
+from r1jax.rewards import extract
 from r1jax.stages import common, evaluate, supervised
 from r1jax.storage import Path
 from r1jax.tokenization import Tokenizer, opens_think, render_prompt
@@ -24,9 +26,10 @@ OPTIMIZER = dict(learning_rate=5e-5, warmup_steps=0, final_learning_rate=5e-6, w
 DEFAULT = dict(
     kind='sft', inputs=(), seed=0,
     model=dict(source='miniature', compute_dtype='float32', remat=False),
-    samples='',              # the input stage (of kind 'reject') that drew them; '': none did
+    samples=(),              # the input stages (of kind 'reject') that drew them
     files=(),                # one's own: JSONL of prompt, reasoning, summary, in the template
-    template='miniature',    # of `files` and the manifest; samples hold whole prompts
+    data={},                 # name and fields of `stages.common.DATASETS`; examples with reasoning
+    template='miniature',    # of files, data and the manifest; samples hold whole prompts
     row_length=128, rows=64, micro_batches=1, epochs=2, overlong='skip',
     optimizer=OPTIMIZER,     # cosine from learning_rate to final_learning_rate over the run
     checkpoint_every=200, keep_checkpoints=2,      # steps, checkpoints
@@ -34,14 +37,22 @@ DEFAULT = dict(
     evaluations={},
 )
 
+_TAGS = (
+    extract.THINK_OPENING, extract.THINK_CLOSING, extract.ANSWER_OPENING, extract.ANSWER_CLOSING)
+
 
 def check(config: Mapping[str, Any], where: str) -> None:
   """Refuses impossible settings before anything is loaded."""
   common.check_config(config, DEFAULT, where)
   supervised.check_batches(config, where)
-  if config['samples'] not in config['inputs'] and (config['samples'] or not config['files']):
-    raise ValueError(f'{where}.samples={config["samples"]!r} is none of its inputs '
-                     f'{list(config["inputs"])}: name the stage that drew the samples, or files')
+  for name in config['samples']:
+    if name not in config['inputs']:
+      raise ValueError(f'{where}.samples={name!r} is none of its inputs {list(config["inputs"])}: '
+                       'name the stages that drew the samples')
+  if not (config['samples'] or config['files'] or config['data']):
+    raise ValueError(f'{where} has nothing to learn: set at least one of samples, files and data')
+  if config['data']:
+    common.check_data(config['data'], f'{where}.data')
   for name, evaluation in config['evaluations'].items():
     evaluate.check(evaluation, f'{where}.evaluations.{name}')
 
@@ -54,13 +65,57 @@ def own_samples(
   Raises:
     FileNotFoundError, ValueError: as `data.jsonl.reasoning_source`.
   """
-  opened, samples = opens_think(template, tokenizer), []
-  for row in (row for path in files for row in reasoning_source(path)):
-    prompt = render_prompt(template, row['question'], tokenizer)
-    completion = readable_completion(
-        row['reasoning'], row['summary'], prompt=prompt, opened=opened)
-    samples.append({'prompt': prompt, 'completion': completion})
+  return [_sample(row['question'], row['reasoning'], row['summary'], template, tokenizer)
+          for path in files for row in reasoning_source(path)]
+
+
+def data_samples(
+    data: Mapping[str, Any], template: str, tokenizer: Tokenizer,
+) -> list[dict[str, str]]:
+  """Prompts and completions of the train split of a dataset, its answers being the summaries.
+
+  Raises:
+    FileNotFoundError, ValueError: the data cannot be read, or an example has no `reasoning`, or a
+      tag in it or in its answer.
+  """
+  samples, examples = [], common.load_examples(data, 'train')
+  for index in range(len(examples)):
+    example = examples[index]
+    reasoning, summary = str(example.get('reasoning') or ''), str(example['answer'])
+    where = f'example {index} of the data {data["name"]!r}'
+    if not reasoning.strip():
+      raise ValueError(f'{where} has no reasoning to learn: give it one, or take other data')
+    for tag in _TAGS:
+      if tag in reasoning + summary:
+        raise ValueError(f'{where} holds {tag}: leave tags out of reasoning and answer, they are '
+                         'added')
+    samples.append(_sample(example['question'], reasoning, summary, template, tokenizer))
   return samples
+
+
+def _sample(
+    question: str, reasoning: str, summary: str, template: str, tokenizer: Tokenizer,
+) -> dict[str, str]:
+  prompt = render_prompt(template, question, tokenizer)
+  completion = readable_completion(
+      reasoning, summary, prompt=prompt, opened=opens_think(template, tokenizer))
+  return {'prompt': prompt, 'completion': completion}
+
+
+def read_sources(
+    config: Mapping[str, Any], inputs: Mapping[str, common.Artifact], tokenizer: Tokenizer,
+) -> dict[str, list[Mapping[str, str]]]:
+  """Prompts and completions of all that a stage learns from, by its source.
+
+  The sources are 'files', 'data' and 'stage <name>'; errors as of `own_samples`, `data_samples`.
+  """
+  sources = {}
+  if config['files']:
+    sources['files'] = own_samples(config['files'], config['template'], tokenizer)
+  if config['data']:
+    sources['data'] = data_samples(config['data'], config['template'], tokenizer)
+  return sources | {f'stage {name}': list(metrics.read_jsonl(inputs[name].folder / 'samples'))
+                    for name in config['samples']}
 
 
 def pack_samples(
@@ -109,17 +164,20 @@ def run(
     stage: str = 'sft', mesh: jax.sharding.Mesh | None = None,
     should_stop: Callable[[], bool] = lambda: False, console=None,
 ) -> common.Artifact:
-  """Fine-tunes a model on samples; arguments and errors as of `stages.rl.run`."""
+  """Fine-tunes a model on samples; arguments and errors as of `stages.rl.run`.
+
+  Besides evaluations the manifest's scores have `samples/<source>`, how many each source gave
+  (those too long for a row included); for the sources see `read_sources`.
+  """
   config = common.plain(config)
   check(config, f'config.stages.{stage}')
   workdir, mesh = Path(workdir), mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
   with sharding.use(mesh):
     loaded = common.load_model(inputs=inputs, mesh=mesh, **config['model'])
     evaluate.check_sources(config['evaluations'], inputs, loaded.tokenizer)
-    samples = own_samples(config['files'], config['template'], loaded.tokenizer)
-    if config['samples']:
-      samples += metrics.read_jsonl(inputs[config['samples']].folder / 'samples')
-    rows = pack_samples(samples, loaded.tokenizer, config['row_length'], config['overlong'])
+    sources = read_sources(config, inputs, loaded.tokenizer)
+    rows = pack_samples(itertools.chain(*sources.values()), loaded.tokenizer,
+                        config['row_length'], config['overlong'])
     params = train_packed(config, loaded, rows, workdir, stage=stage, mesh=mesh,
                           should_stop=should_stop, console=console)
     trained = common.LoadedModel(loaded.model, params, loaded.tokenizer)
@@ -129,4 +187,5 @@ def run(
     return common.leave_artifact(
         workdir, kind='sft', stage=stage, config_hash=checkpoint.config_hash(config),
         inputs=inputs, model=loaded.model.config, params=params, tokenizer=loaded.tokenizer,
-        template=config['template'], scores=table)
+        template=config['template'], scores=table | {
+            f'samples/{source}': len(samples) for source, samples in sources.items()})
