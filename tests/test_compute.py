@@ -1,5 +1,6 @@
 """Operations are counted against loops over single tokens, and over what the stages really run."""
 import json
+import types
 
 import numpy as np
 import pytest
@@ -123,38 +124,44 @@ def test_the_rows_of_a_run_are_those_it_takes():
 
 
 def test_an_rl_stage_counts_what_it_ran(base, tmp_path):
-  """Two groups are drawn an iteration, scored by old policy, reference and critic, and both models
-  trained on them in two epochs; the totals do not depend on stops."""
-  config = runs.rl_config(
-      base, steps=8, epochs=2, mini_batches=2, kl_coefficient=0.1, kl_place='reward',
-      advantage='gae', evaluations={'trained': runs.evaluation_config()})
-  run = lambda folder, stop=lambda: False: rl.run(
-      config, {}, tmp_path / folder, should_stop=stop,
-      reward_functions={'bytes': (runs.by_bytes, 1.0)})
-  whole = run('whole')
-  samples = list(metrics.read_jsonl(tmp_path / 'whole' / 'rollouts'))
+  """Two groups an iteration, scored by old policy and reference, and trained on in two epochs."""
+  artifact = runs.run_resumable(base, tmp_path)
+  samples = list(metrics.read_jsonl(tmp_path / 'rollouts'))
   prompts = [sample['num_prompt_tokens'] for sample in samples[::2]]
   lengths = np.reshape([sample['num_tokens'] for sample in samples], (-1, 2))
-  assert len(prompts) == 4 and min(prompts) > 5
+  assert len(prompts) == 6 and min(prompts) > 5
   tokens, operations = by_token(prompts, lengths)
-  records = [json.loads(line) for line in (
-      tmp_path / 'whole' / 'evaluations' / 'trained.jsonl').read_text().splitlines()]
+  records = [json.loads(line) for name in ('base', 'trained') for line in (
+      tmp_path / 'evaluations' / f'{name}.jsonl').read_text().splitlines()]
   evaluated = compute.evaluating(SHAPE, records)
-  assert evaluated.evaluated_tokens > 0
-  assert compute.from_dict(whole.manifest.compute) == compute.Compute(
-      sampled=operations, scored=3 * operations, trained=2 * 2 * 3 * operations,
-      sampled_tokens=tokens, scored_tokens=3 * tokens, trained_tokens=2 * 2 * tokens) + evaluated
-  assert compute.from_metrics(metrics.read_metrics(tmp_path / 'whole')).total == (
-      compute.from_dict(whole.manifest.compute).total)
-  stopped, _ = runs.finish(lambda stop: run('stopped', stop), [3, 4])
-  assert stopped.manifest.compute == whole.manifest.compute
-  assert checkpoint.read_manifest(tmp_path / 'stopped').compute == whole.manifest.compute
+  assert len(records) == 8 and evaluated.evaluated_tokens > 0
+  found = compute.from_dict(artifact.manifest.compute)
+  assert found == compute.Compute(
+      sampled=operations, scored=2 * operations, trained=2 * 3 * operations,
+      sampled_tokens=tokens, scored_tokens=2 * tokens, trained_tokens=2 * tokens) + evaluated
+  assert compute.from_metrics(metrics.read_metrics(tmp_path)).total == found.total
+  assert checkpoint.read_manifest(tmp_path).compute == found.to_dict()
+
+
+def test_surplus_groups_are_only_drawn_and_a_critic_is_scored_and_trained_too():
+  drawn = [types.SimpleNamespace(
+      prompts=types.SimpleNamespace(prompt_lengths=np.asarray(PROMPTS[i:i + 1])),
+      completions=[types.SimpleNamespace(num_tokens=length) for length in COMPLETIONS[i]])
+      for i in range(3)]
+  trainer = types.SimpleNamespace(
+      config=dict(epochs=2, model=dict(remat=True)), model=types.SimpleNamespace(config=SHAPE),
+      critic=1, reference=None, updates=1)
+  groups = np.asarray([0, 2])
+  kept = [PROMPTS[0], PROMPTS[2]], [COMPLETIONS[0], COMPLETIONS[2]]
+  assert rl._Trainer._computed(trainer, drawn, groups) == (
+      compute.sampling(SHAPE, PROMPTS, COMPLETIONS) + compute.scoring(SHAPE, *kept)
+      + compute.training(SHAPE, *kept, remat=True, times=4))
 
 
 def test_a_fine_tuning_counts_the_rows_it_trained_on(base, tmp_path):
   """Against the batches that its updates were given."""
   (tmp_path / 'own.jsonl').write_text(''.join(json.dumps(dict(
-      prompt=f'{n}?', reasoning='so ' * (n % 5), summary='yes')) + '\n' for n in range(30)))
+      prompt=f'{n}?', reasoning='so ' * (1 + n % 5), summary='yes')) + '\n' for n in range(30)))
   config = runs.sft_config(base, inputs=(), samples='', files=[str(tmp_path / 'own.jsonl')],
                            rows=4, epochs=2, row_length=32)
   seen, place = [], supervised.sharding.place
