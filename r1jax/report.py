@@ -378,7 +378,8 @@ def _evaluation_lines(stages, table) -> list[str]:
   for stage, config in stages.items():
     for name, settings in (config.get('evaluations') or {stage: config}).items():
       if stage in table and name in table[stage]:
-        described.setdefault(name, {})[_described(settings)] = None
+        if words := _described(settings):
+          described.setdefault(name, {})[words] = None
   lines = [f'- {name}: {"; or ".join(found)}' for name, found in described.items()]
   known = {score for found in table.values() for values in found.values() for score in values}
   lines += [f'- {meaning}' for score, meaning in _MEANINGS.items() if any(
@@ -419,10 +420,10 @@ def draw(table, votes: Mapping[str, Votes], paths: Mapping[str, Trajectory],
           stage: list(zip(path.computed, (record.get(_accuracy_metric(path), math.nan)
                                           for record in path.records)))
           for stage, path in paths.items() if _curve(path, _accuracy_metric(path))}),
-      ('accuracy of a majority of votes', 'completion tokens a problem', 'log', {
+      ('accuracy of a majority of votes', 'completion tokens a problem', 'log2', {
           stage: [(found.tokens[k], value[0]) for k, value in found.by_votes.items()]
           for stage, found in votes.items()}),
-      ('accuracy within a budget', 'completion tokens', 'log', {
+      ('accuracy within a budget', 'completion tokens', 'log2', {
           stage: [(budget, value[0]) for budget, value in found.by_budget.items()]
           for stage, found in votes.items()})]
   for stage, path in paths.items():
@@ -449,7 +450,11 @@ def draw(table, votes: Mapping[str, Votes], paths: Mapping[str, Trajectory],
       axis.plot(*zip(*points), label=name, **marks)
     axis.set_title(title, fontsize=10)
     axis.set_xlabel(label, fontsize=8)
-    axis.set_xscale(scale)
+    if scale == 'log2':
+      axis.set_xscale('log', base=2)
+      axis.xaxis.set_major_formatter('{x:.0f}')
+    else:
+      axis.set_xscale(scale)
     axis.tick_params(labelsize=8)
     axis.legend(fontsize=7, frameon=False)
     axis.grid(alpha=0.3)

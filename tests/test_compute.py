@@ -166,8 +166,8 @@ def test_a_fine_tuning_counts_the_rows_it_trained_on(base, tmp_path):
                            rows=4, epochs=2, row_length=32)
   seen, place = [], supervised.sharding.place
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(supervised.sharding, 'place', lambda batch, *args, **more: (
-        isinstance(batch, tuple) and seen.append(batch[1]), place(batch, *args, **more))[1])
+    patch.setattr(supervised.sharding, 'place', lambda tree, *args, **more: (
+        isinstance(tree, tuple) and seen.append(tree[1]), place(tree, *args, **more))[1])
     artifact = sft.run(config, {}, tmp_path / 'run')
   documents = [int((row == segment).sum()) for batch in seen for row in batch
                for segment in range(1, row.max() + 1)]
