@@ -123,6 +123,7 @@ def test_the_rows_of_a_run_are_those_it_takes():
   assert supervised.times_trained(config, 10, last_step=30).tolist() == times.tolist()
 
 
+@pytest.mark.slow
 def test_an_rl_stage_counts_what_it_ran(base, tmp_path):
   """Two groups an iteration, scored by old policy and reference, and trained on in two epochs."""
   artifact = runs.run_resumable(base, tmp_path)

@@ -101,6 +101,9 @@ def test_votes_and_budgets_are_those_of_the_samples(count):
     assert found.operations[8] == pytest.approx(
         compute.evaluating(runs.SHAPE, records).evaluated / 20)
     assert found.tokens[8] == pytest.approx(8 * found.tokens[1])
+  if count == 5:     # blocks are disjoint: the fifth sample has no part in a vote of four
+    assert found.tokens[4] == pytest.approx(np.sum(
+        [r['num_tokens'] for r in records if r['sample'] < 4]) / 20)
   blocks = [records[i * count + j] for i in range(20) for j in range(count)]
   for budget, value in found.by_budget.items():
     assert value[0] == pytest.approx(np.mean([
