@@ -1,9 +1,11 @@
-"""One Markdown table of several seeds' results: mean over runs, 95 % interval by Student's t.
+"""Markdown tables of several seeds' results: mean over runs, 95 % interval by Student's t.
 
     python experiments/tabulate.py /tmp/r1_zero_seed{0,1,2}/zero /tmp/expert_seed{0,1,2}/tuned
 
-Each argument is the folder of a finished stage, with its results.json. Evaluations of one name are
-put together; where a score is the same in every run (the base does not depend on the run's seed)
+    python experiments/tabulate.py /tmp/r1_seed{0,1,2}
+
+Each argument is the folder of a finished stage, or of a chain, with its results.json; of a chain
+each evaluation has its own table. Results of one name are put together; where a score is the same in every run (the base does not depend on the run's seed)
 the interval is the run's own, over problems.
 """
 import collections
@@ -29,15 +31,28 @@ def over_runs(cells: list[list[float]]) -> tuple[float, float, float]:
   return mean, mean - half, mean + half
 
 
+def by_evaluation(scores: dict[str, list[float]]) -> dict[str, dict[str, list[float]]]:
+  """The scores of one model by evaluation; a chain names them '<evaluation> <score>'."""
+  found = collections.defaultdict(dict)
+  for name, cell in scores.items():
+    evaluation, _, score = name.rpartition(' ')
+    found[evaluation][score] = cell
+  return found
+
+
 def main(folders: list[str]) -> None:
-  runs = collections.defaultdict(list)
+  tables = collections.defaultdict(lambda: collections.defaultdict(list))
   for folder in folders:
     for name, scores in json.loads((pathlib.Path(folder) / 'results.json').read_text()).items():
-      runs[name].append(scores)
-  rows = [{'model': name, 'runs': str(len(found))} | {
-      score: over_runs([scores[score] for scores in found]) for score in found[0]}
-      for name, found in runs.items()]
-  print(format_table(rows, 'Mean with 95 % interval'))
+      for evaluation, found in by_evaluation(scores).items():
+        tables[evaluation][name].append(found)
+  for evaluation, runs in tables.items():
+    rows = [{'model': name, 'runs': str(len(found))} | {
+        score: over_runs([scores[score] for scores in found if score in scores])
+        for score in dict.fromkeys(score for scores in found for score in scores)}
+        for name, found in runs.items()]
+    print(format_table(rows, f'{evaluation}: mean with 95 % interval' if evaluation
+                       else 'Mean with 95 % interval'))
 
 
 if __name__ == '__main__':

@@ -265,6 +265,7 @@ class Manifest:
   template: str = ''                 # the prompt template's name
   files: tuple[str, ...] = ()        # relative to the Artifact's folder
   scores: dict = dataclasses.field(default_factory=dict)  # measured, by name
+  compute: dict = dataclasses.field(default_factory=dict)  # fields of `compute.Compute`
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:

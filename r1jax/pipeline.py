@@ -11,7 +11,7 @@ import dataclasses
 import json
 from typing import Any
 
-from r1jax import checkpoint, sharding
+from r1jax import checkpoint, report, sharding
 from r1jax.stages import common, evaluate, pretrain, reject, reward_model, rl, sft
 from r1jax.storage import Path, to_json
 
@@ -203,7 +203,8 @@ def run(
 
   A stage whose Artifact is there already, of the same config and the same inputs, is not run
   again; one that was interrupted goes on; one of another config or other inputs is moved aside
-  and run again. Arguments as of `plan`.
+  and run again. A chain that evaluates more than one stage ends with `report.write`. Arguments as
+  of `plan`.
 
   Raises:
     ValueError, FileNotFoundError: in one sentence, what is wrong.
@@ -232,6 +233,8 @@ def run(
     artifacts[name] = KINDS[step.kind].run(
         stage, {needed: artifacts[needed] for needed in step.inputs}, folder, stage=name, mesh=mesh,
         should_stop=should_stop)
+  if len(report.scores(artifacts)) > 1:
+    report.write(artifacts, workdir, stages=config['stages'])
   return artifacts
 
 

@@ -117,6 +117,7 @@ def sample_records(
       example_id=int(prompts.example_ids[n // group_size]), sample=n % group_size,
       prompt=prompt_texts[n // group_size], completion=completion.text,
       num_tokens=completion.num_tokens, truncated=completion.truncated,
+      num_prompt_tokens=int(prompts.prompt_lengths[n // group_size]),
       rewards={'reward': float(rewards.total[n])} | {
           name: component(values, n) for name, values in rewards.components.items()},
       **named(prompts.examples[n // group_size]))

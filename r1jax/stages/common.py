@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import checkpoint, divergences, losses, sharding, tokenization
+from r1jax.compute import Compute
 from r1jax.data import miniature
 from r1jax.data.prompts import PromptStream
 from r1jax.models import Model, ModelConfig, build, gguf, huggingface
@@ -289,7 +290,7 @@ def peak_flops() -> float:
 def leave_artifact(
     workdir: Path, *, kind: str, stage: str, config_hash: str, inputs: Mapping[str, Artifact],
     model: ModelConfig, params: Any, tokenizer: Tokenizer, template: str, scores: Mapping[str, Any],
-    dtype: str = 'float32', more_files: tuple[str, ...] = (),
+    compute: Compute, dtype: str = 'float32', more_files: tuple[str, ...] = (),
 ) -> Artifact:
   """Exports the model to `workdir/model` in Hugging Face form, and writes the manifest, last.
 
@@ -302,6 +303,6 @@ def leave_artifact(
       kind=kind, stage=stage, config_hash=config_hash,
       parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
       model=model.to_dict(), tokenizer=tokenizer.source, template=template, files=files + more_files,
-      scores=dict(scores))
+      scores=dict(scores), compute=compute.to_dict())
   checkpoint.write_manifest(workdir, manifest)
   return Artifact(workdir, manifest)

@@ -1,5 +1,5 @@
 """Evaluation as a stage, and the table of base against trained that ends a training stage."""
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import functools
 import json
 import random
@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from r1jax import checkpoint, metrics, sharding
+from r1jax import checkpoint, compute, metrics, sharding
 from r1jax import evaluate as evaluation
 from r1jax.data.curation import readable_completion
 from r1jax.data.prompts import PromptStream
@@ -203,10 +203,19 @@ def run_all(
     table[name] = scored
     samples = workdir / 'evaluations' / f'{name}.jsonl'
     samples.write_text(''.join(to_json(record) + '\n' for record in records))
-    kept.write_text(to_json({'config_hash': config_hash, 'scores': scored}))
+    kept.write_text(to_json({
+        'config_hash': config_hash, 'scores': scored,
+        'compute': compute.evaluating(loaded.model.config, records).to_dict()}))
   if table:
     keep_table(table, 'Mean with 95 % interval over problems', workdir, console)
   return table
+
+
+def computed(evaluations: Iterable[str], workdir: Path) -> compute.Compute:
+  """What the evaluations of these names took that `run_all` has kept in `workdir`."""
+  kept = (json.loads((workdir / 'evaluations' / f'{name}.json').read_text())
+          for name in evaluations)
+  return sum((compute.from_dict(found.get('compute', {})) for found in kept), compute.Compute())
 
 
 def keep_table(
@@ -241,7 +250,8 @@ def run(
   manifest = checkpoint.Manifest(
       kind='evaluate', stage=stage, config_hash=checkpoint.config_hash(config),
       parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
-      template=config.get('template', ''), files=('results.json',), scores=table)
+      template=config.get('template', ''), files=('results.json',), scores=table,
+      compute=computed(table, workdir).to_dict())
   checkpoint.write_manifest(workdir, manifest)
   return common.Artifact(workdir, manifest)
 

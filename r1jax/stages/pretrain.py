@@ -83,4 +83,6 @@ def run(
     return common.leave_artifact(
         workdir, kind='pretrain', stage=stage, inputs=inputs,
         config_hash=checkpoint.config_hash(config), model=shape, params=params,
-        tokenizer=tokenizer, template='miniature', scores=table, dtype=config['export_dtype'])
+        tokenizer=tokenizer, template='miniature', scores=table, dtype=config['export_dtype'],
+        compute=sft.computed(config, rows, shape, workdir, remat=config['remat'],
+                             last_step=config['last_step']))

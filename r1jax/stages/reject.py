@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from r1jax import checkpoint, metrics, sharding
+from r1jax import checkpoint, compute, metrics, sharding
 from r1jax.data import curation
 from r1jax.stages import common, evaluate
 from r1jax.storage import Path
@@ -95,7 +95,8 @@ def run(
       template=config['template'],
       files=tuple(f'{folder}/{name}' for folder in written
                   for name in (workdir / folder).file_sizes()),
-      scores=scores | counts)
+      scores=scores | counts,
+      compute=compute.drawing(loaded.model.config, records).to_dict())
   checkpoint.write_manifest(workdir, manifest)
   return common.Artifact(workdir, manifest)
 

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load, save
 
-from r1jax import checkpoint, losses, metrics, sharding
+from r1jax import checkpoint, compute, losses, metrics, sharding
 from r1jax import evaluate as evaluation
 from r1jax.data import miniature_general
 from r1jax.data.jsonl import preference_source, safety_source
-from r1jax.models import Model
+from r1jax.models import Model, ModelConfig
 from r1jax.reward_model import completion_rewards, init_scalar, scalar_axes
 from r1jax.rewards.extract import final_summary
 from r1jax.stages import common, evaluate, sft, supervised
@@ -392,7 +392,19 @@ def run(
         workdir, kind='reward_model', stage=stage, config_hash=checkpoint.config_hash(config),
         inputs=inputs, model=loaded.model.config, params=params['backbone'],
         tokenizer=loaded.tokenizer, template=config['template'], more_files=(_HEAD, _SETTINGS),
-        scores=table | {'examples': len(train.examples)} | train.counts)
+        scores=table | {'examples': len(train.examples)} | train.counts,
+        compute=_computed(config, loaded.model.config, train.encoded, test.encoded))
+
+
+def _computed(
+    config: Mapping[str, Any], shape: ModelConfig, train: Encoded, test: Encoded,
+) -> compute.Compute:
+  """What a whole run took; held-out examples are scored before training and after."""
+  sizes = lambda encoded: (encoded.prompt_lengths, encoded.completion_mask.sum(-1).astype(int))
+  times = supervised.times_trained(config, len(train.prompt_lengths))
+  measured = compute.scoring(shape, *sizes(test), passes=2)
+  return compute.training(shape, *sizes(train), remat=config['model']['remat'], times=times) + (
+      compute.Compute(evaluated=measured.scored, evaluated_tokens=measured.scored_tokens))
 
 
 def load_reward_model(

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import advantages, checkpoint, divergences, metrics, reward_model, sharding, train_step
+from r1jax import (
+    advantages, checkpoint, compute, divergences, metrics, reward_model, sharding, train_step)
 from r1jax import rollout as rollouts
 from r1jax.data.prompts import PromptBatch
-from r1jax.models import flops_per_token
 from r1jax.records import Batch, Rollout, TrainState
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import PendingRewards, Rewards, RewardSuite, named_rewards
@@ -185,6 +185,7 @@ class _Trainer:
     self.batch = sharding.place(batch, self.mesh, batch=True)
     measured |= rollouts.rollout_metrics(completions, rewards, group_size=config['group_size'])
     measured |= {name: float(value) for name, value in sharding.to_host(credited).items()}
+    measured |= self._computed(rounds, groups).to_metrics()
     self.place.measured = [measured]
     samples = []
     for drawn, part in zip(rounds, rollouts.split_rewards(rewards, len(rounds))):
@@ -322,13 +323,24 @@ class _Trainer:
     if place.iteration % config['checkpoint_every'] == 0 or place.iteration == self.iterations:
       self._save()
 
-  def _work(self, rollout: Mapping[str, float]) -> float:
-    """Floating-point operations of an iteration, by the tokens of its completions."""
-    context = self.config['max_prompt_length'] / 2 + rollout['completions/mean_length'] / 2
+  def _computed(self, rounds: list[_Round], groups: np.ndarray) -> compute.Compute:
+    """What an iteration takes: all completions are drawn, those of `groups` scored and trained."""
+    shape, models = self.model.config, 1 + (self.critic is not None)
+    prompts = np.concatenate([drawn.prompts.prompt_lengths for drawn in rounds])
+    lengths = np.asarray([c.num_tokens for drawn in rounds for c in drawn.completions]).reshape(
+        len(prompts), -1)
+    kept = prompts[groups], lengths[groups]
     scored = (self.updates > 1) + (self.reference is not None) + (self.critic is not None)
-    trained = 3 * self.config['epochs'] * (1 + (self.critic is not None))
-    return flops_per_token(self.model.config, context) * (
-        rollout['num_tokens'] + rollout['num_trained_tokens'] * (scored + trained))
+    return (compute.sampling(shape, prompts, lengths)
+            + compute.scoring(shape, *kept, passes=scored)
+            + compute.training(shape, *kept, remat=self.config['model']['remat'],
+                               times=self.config['epochs'] * models))
+
+  def _work(self, rollout: Mapping[str, float]) -> float:
+    """Floating-point operations of an iteration, without those of rematerialisation."""
+    useful = 3 / 4 if self.config['model']['remat'] else 1
+    return (rollout['compute/sampled'] + rollout['compute/scored']
+            + useful * rollout['compute/trained'])
 
   def _adapt_kl(self, record: Mapping[str, float]) -> None:
     """The KL coefficient of the next iteration, by the controller of the config."""
@@ -357,7 +369,8 @@ class _Trainer:
     return common.leave_artifact(
         self.workdir, kind='rl', stage=self.stage, config_hash=self.hash, inputs=self.inputs,
         model=self.model.config, params=self.state.params, tokenizer=self.tokenizer,
-        template=self.config['template'], scores=table)
+        template=self.config['template'], scores=table,
+        compute=compute.from_metrics(records) + evaluate.computed(table, self.workdir))
 
   # Saving and resuming.
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 
-from r1jax import checkpoint, losses, metrics, sharding
+from r1jax import checkpoint, compute, losses, metrics, sharding
 from r1jax.data.curation import readable_completion
 from r1jax.data.jsonl import reasoning_source
 from r1jax.data.packing import PackedRows, pack
 from r1jax.logprobs import token_logprobs
 from r1jax.masked import masked_sum
-from r1jax.models import Model
+from r1jax.models import Model, ModelConfig
 from r1jax.rewards import extract
 from r1jax.stages import common, evaluate, supervised
 from r1jax.storage import Path
@@ -159,6 +159,16 @@ def train_packed(
       console=console, last_step=last_step)
 
 
+def computed(
+    config: Mapping[str, Any], rows: PackedRows, shape: ModelConfig, workdir: Path, *, remat: bool,
+    last_step: int | None = None,
+) -> compute.Compute:
+  """What a whole run of `train_packed` took, and the stage's evaluations."""
+  times = supervised.times_trained(config, len(rows.segment_ids), last_step)
+  return compute.training_rows(shape, rows.segment_ids, remat=remat, times=times) + (
+      evaluate.computed(config['evaluations'], workdir))
+
+
 def run(
     config: Mapping[str, Any], inputs: Mapping[str, common.Artifact], workdir: str | Path, *,
     stage: str = 'sft', mesh: jax.sharding.Mesh | None = None,
@@ -188,4 +198,6 @@ def run(
         workdir, kind='sft', stage=stage, config_hash=checkpoint.config_hash(config),
         inputs=inputs, model=loaded.model.config, params=params, tokenizer=loaded.tokenizer,
         template=config['template'], scores=table | {
-            f'samples/{source}': len(samples) for source, samples in sources.items()})
+            f'samples/{source}': len(samples) for source, samples in sources.items()},
+        compute=computed(config, rows, loaded.model.config, workdir,
+                         remat=config['model']['remat']))

@@ -22,6 +22,26 @@ def check_batches(config: Mapping[str, Any], where: str) -> None:
                      f'{config["micro_batches"]}: make it one')
 
 
+def _order(config: Mapping[str, Any], epoch: int, num_rows: int) -> np.ndarray:
+  """The rows of an epoch in their order, those included that do not fill a batch."""
+  seed = (config['seed'], epoch) if epoch else config['seed']
+  return np.random.default_rng(seed).permutation(num_rows)
+
+
+def times_trained(
+    config: Mapping[str, Any], num_rows: int, last_step: int | None = None,
+) -> np.ndarray:
+  """[num_rows]: how often a whole run of `train` with these settings trains on each row."""
+  times = np.zeros(num_rows, int)
+  per_epoch = num_rows // config['rows']
+  steps = per_epoch * config['epochs']
+  steps = min(steps, last_step or steps)
+  for epoch in range(config['epochs']):
+    taken = min(per_epoch, steps - epoch * per_epoch)
+    times[_order(config, epoch, num_rows)[:max(0, taken) * config['rows']]] += 1
+  return times
+
+
 def train(
     config: Mapping[str, Any], params: Any, arrays: tuple[np.ndarray, ...], workdir: Path, *,
     loss: Callable, normalizer: Callable[[tuple], float], logical_axes: Any, stage: str,
@@ -72,8 +92,7 @@ def train(
                          'with, or another workdir')
       state = checkpoints.restore(step, {'state': state})['state']
     writer = metrics.MetricWriter(workdir, resume_step=step + 1)
-    order = functools.lru_cache(maxsize=1)(lambda epoch: np.random.default_rng(
-        (config['seed'], epoch) if epoch else config['seed']).permutation(num_rows))
+    order = functools.lru_cache(maxsize=1)(lambda epoch: _order(config, epoch, num_rows))
     save = lambda: checkpoints.save(step, {'state': state}, {'config_hash': config_hash})
     with metrics.Progress(steps, done=step, console=console) as progress:
       watch = metrics.Stopwatch()

@@ -1,0 +1,165 @@
+"""The report of a made-up chain, against counts by hand and what the evaluations themselves say."""
+import contextlib
+import importlib.util
+import io
+import json
+
+import numpy as np
+import pytest
+import rich.console
+import runs
+
+from r1jax import checkpoint, compute, evaluate, metrics, report
+from r1jax.rewards.completion import Completion
+from r1jax.stages import common
+from r1jax.storage import Path
+
+CONFIGS = {
+    'zero': dict(kind='rl', inputs=(), seed=0, evaluations={'reasoning': dict(
+        problems=20, samples=8, template='miniature',
+        sampling=dict(temperature=1.0, top_p=1.0, max_new_tokens=64))}),
+    'draw': dict(kind='reject', inputs=('zero',), seed=0),
+    'cold': dict(kind='sft', inputs=('draw', 'zero'), seed=0, evaluations={'reasoning': {}}),
+    'helpful': dict(kind='reward_model', inputs=(), seed=0),
+    'all': dict(kind='rl', inputs=('cold', 'helpful'), seed=0, evaluations={'reasoning': {}})}
+
+
+def samples(seed, skill, count=8, problems=20):
+  rng, records = np.random.default_rng(seed), []
+  for problem in range(problems):
+    for place in range(count):
+      right = rng.random() < skill
+      answer = problem if right else int(rng.integers(100, 103))
+      records.append(dict(
+          example_id=problem, sample=place, completion=f'<answer>{answer}</answer>',
+          num_tokens=int(rng.integers(10, 60)), num_prompt_tokens=12,
+          truncated=bool(rng.random() < 0.05), rewards={'reward': float(right)}))
+  return records
+
+
+def scores_of(records, count=8):
+  read = [Completion(r['completion'], r['num_tokens'], r['truncated']) for r in records]
+  return evaluate.scores(read, [r['rewards']['reward'] >= 1 for r in records], num_samples=count)
+
+
+def make_chain(workdir):
+  """Artifacts as the stages leave them."""
+  artifacts = {}
+  for i, (name, config) in enumerate(CONFIGS.items()):
+    folder, scores = Path(workdir) / name, {}
+    if 'evaluations' in config:
+      records = samples(i, 0.4 + 0.1 * i)
+      (folder / 'evaluations' / 'reasoning.jsonl').write_text(
+          ''.join(json.dumps(record) + '\n' for record in records))
+      scores = {'reasoning': scores_of(records), 'general': {'skills': (0.2 * i, 0.1 * i, 0.25 * i)}}
+    if config['kind'] == 'reject':
+      scores = {'drawn': 100, 'kept': 20, 'refused/format': 30, 'correct': 60, 'pass@1': (.6, .5, .7)}
+    if config['kind'] == 'reward_model':
+      scores = {'before': {'accuracy': (0.5, 0.5, 0.5)}, 'examples': 900, 'after': {
+          'accuracy': (0.9, 0.85, 0.95), 'calibration_error': 0.05, 'examples': 100}}
+    if config['kind'] == 'rl':
+      writer = metrics.MetricWriter(folder, resume_step=1)
+      for step in range(1, 41):
+        writer.write(step, {
+            'rewards/number/mean': 1 - 1 / (1 + step / 10), 'completions/mean_length': 20 + step,
+            'language_mixing': 0.5 / step, 'compute/trained': 1e12 * (i + 1), **({
+                'rewards/reward_model/helpful/mean': step / 10, 'rewards/skill/mean':
+                0.5 + 0.2 * np.sin(step / 15)} if name == 'all' else {})})
+      writer.close()
+    checkpoint.write_manifest(folder, checkpoint.Manifest(
+        config['kind'], name, f'hash of {name}', scores=scores, model=runs.SHAPE.to_dict(),
+        compute=compute.Compute(sampled=10.0 ** i, trained_tokens=7).to_dict()))
+    artifacts[name] = common.open_artifact(folder)
+  return artifacts
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('chain')
+  artifacts = make_chain(workdir)
+  console = rich.console.Console(file=io.StringIO(), width=200)
+  report.write(artifacts, workdir, stages=CONFIGS, console=console)
+  return workdir, artifacts, console.file.getvalue()
+
+
+def test_a_chain_adds_each_ancestor_once(written):
+  _, artifacts, _ = written
+  before = report.chain_compute(artifacts, CONFIGS)
+  assert {name: found.total for name, found in before.items()} == {
+      'zero': 0, 'draw': 1, 'cold': 11, 'helpful': 0, 'all': 1111}
+  path = report.trajectory(artifacts['all'], before['all'])
+  assert path.computed[-1] == pytest.approx(1111 + 40 * 5e12)
+
+
+@pytest.mark.parametrize('count', [1, 5, 8])
+def test_votes_and_budgets_are_those_of_the_samples(count):
+  records = samples(0, 0.5, count)
+  found, scores = report.votes_of(records, runs.SHAPE), scores_of(records, count)
+  assert list(found.by_votes) == {1: [1], 5: [1, 2, 4], 8: [1, 2, 4, 8]}[count]
+  if count == 8:
+    assert found.by_votes[8] == scores['majority@8']
+    assert found.operations[8] == pytest.approx(
+        compute.evaluating(runs.SHAPE, records).evaluated / 20)
+    assert found.tokens[8] == pytest.approx(8 * found.tokens[1])
+  if count == 5:     # blocks are disjoint: the fifth sample has no part in a vote of four
+    assert found.tokens[4] == pytest.approx(np.sum(
+        [r['num_tokens'] for r in records if r['sample'] < 4]) / 20)
+  blocks = [records[i * count + j] for i in range(20) for j in range(count)]
+  for budget, value in found.by_budget.items():
+    assert value[0] == pytest.approx(np.mean([
+        r['rewards']['reward'] == 1 and not r['truncated'] and r['num_tokens'] <= budget
+        for r in blocks]))
+  assert max(found.by_budget) >= max(r['num_tokens'] for r in records)
+
+
+def test_the_page_has_every_part_and_no_place(written):
+  workdir, _, printed = written
+  page = (workdir / 'results.md').read_text()
+  for words in ('reasoning: mean', 'general: mean', 'Compute', 'held-out', 'Rejection sampling',
+                'majority of votes', 'budget', 'against the truth', '| zero |', 'results.png',
+                '20 problems, 8 samples of each', 'pass@k:', '| refused/format | 30 |'):
+    assert words in page, words
+  assert str(workdir) not in page and '0.9' in page
+  assert 'reasoning: mean' in printed and 'Compute' in printed
+  assert (workdir / 'results.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_the_numbers_are_kept_and_the_same_in_a_bucket(written, tmp_path):
+  workdir, artifacts, _ = written
+  found = json.loads((workdir / 'results.json').read_text())
+  assert list(found) == ['zero', 'cold', 'all', 'helpful']
+  for stage in ('zero', 'cold', 'all'):
+    for score, value in artifacts[stage].manifest.scores['reasoning'].items():
+      assert found[stage][f'reasoning {score}'] == list(value)
+  assert found['helpful'] == {'held-out accuracy': [0.9, 0.85, 0.95]}
+  assert 'votes 8' in found['zero'] and 'general skills' in found['all']
+  bucket = Path(f'memory://{tmp_path.name}')
+  report.write(make_chain(bucket), bucket, stages=CONFIGS,
+               console=rich.console.Console(file=io.StringIO()))
+  for name in ('results.md', 'results.json'):
+    assert (bucket / name).read_text() == (workdir / name).read_text()
+
+
+def test_a_chain_without_samples_or_metrics_has_a_page(tmp_path):
+  checkpoint.write_manifest(tmp_path / 'one', checkpoint.Manifest(
+      'evaluate', 'one', 'x', scores={'reasoning': {'pass@1': (0.5, 0.4, 0.6)}}))
+  report.write({'one': common.open_artifact(tmp_path / 'one')}, tmp_path,
+               stages={'one': dict(kind='evaluate', inputs=())},
+               console=rich.console.Console(file=io.StringIO()))
+  assert 'results.png' not in (tmp_path / 'results.md').read_text()
+  assert not (tmp_path / 'results.png').exists()
+
+
+def test_seeds_are_tabulated_by_evaluation(tmp_path):
+  spec = importlib.util.spec_from_file_location('tab', runs.ROOT / 'experiments' / 'tabulate.py')
+  tabulate = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(tabulate)
+  for seed, value in enumerate((0.4, 0.6)):
+    (tmp_path / str(seed)).mkdir()
+    (tmp_path / str(seed) / 'results.json').write_text(json.dumps({'zero': {
+        'few-shot pass@1': [value, 0, 1], 'general skills': [0.5, 0.4, 0.6]}}))
+  with contextlib.redirect_stdout(io.StringIO()) as out:
+    tabulate.main([str(tmp_path / '0'), str(tmp_path / '1')])
+  assert 'few-shot: mean' in out.getvalue() and 'general: mean' in out.getvalue()
+  assert '| zero | 2 | 0.500 [0.400, 0.600] |' in out.getvalue()
+  assert tabulate.by_evaluation({'pass@1': 1}) == {'': {'pass@1': 1}}
