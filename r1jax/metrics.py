@@ -309,7 +309,7 @@ _PANELS = {
 
 def _reward_titles(metrics: Iterable[str]) -> dict[str, str]:
   """{'rewards/<name>/mean': '<name>'} of the reward components that are there."""
-  return {name: name.split('/')[1] for name in metrics
+  return {name: name.removeprefix('rewards/').removesuffix('/mean') for name in metrics
           if name.startswith('rewards/') and name.endswith('/mean')}
 
 

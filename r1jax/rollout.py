@@ -92,6 +92,20 @@ def join_rewards(parts: Sequence[Rewards]) -> Rewards:
       {name: sum(part.counters[name] for part in parts) for name in first.counters})
 
 
+def unite_rewards(parts: Sequence[Rewards]) -> Rewards:
+  """The rewards of completions that were judged by different rewards, one part after the other.
+
+  A component that a part lacks is NaN there; counters are added.
+  """
+  names = dict.fromkeys(name for part in parts for name in part.components)
+  counted = dict.fromkeys(name for part in parts for name in part.counters)
+  return Rewards(
+      np.concatenate([part.total for part in parts]),
+      {name: np.concatenate([part.components.get(name, np.full(len(part.total), np.nan))
+                             for part in parts]) for name in names},
+      {name: sum(part.counters.get(name, 0) for part in parts) for name in counted})
+
+
 def split_rewards(rewards: Rewards, count: int) -> list[Rewards]:
   """Rewards in `count` equal parts, without counters."""
   pieces = {name: np.split(values, count) for name, values in rewards.components.items()}

@@ -177,7 +177,9 @@ def encode(
 
 
 def _round_up(size) -> int:
-  return -(-int(size) // _WIDTH) * _WIDTH
+  """The least width that holds it: there are at most four, a multiple of `_WIDTH`, an octave."""
+  unit = max(_WIDTH, 1 << max(0, (int(size) - 1).bit_length() - 3))
+  return -(-int(size) // unit) * unit
 
 
 def select(

@@ -4,7 +4,9 @@ GRPO and its kin score a completion against its group; with `advantage='gae'` a 
 token and the same walk is PPO, in RLHF's form where the KL is inside the reward. Departures from
 the reports: mini-batches are split by whole groups, since a group shares its prompt in the update;
 a rollout with a single update needs no old log-probabilities (they are the policy's own); where
-dynamic sampling ends before the batch is full, groups of equal rewards fill it, and are counted.
+dynamic sampling ends before the batch is full, groups of equal rewards fill it, and are counted;
+a reward model's reward is σ(score) (`rl_rewards`).
+All-scenario RL mixes general prompts into the batch (`rl_prompts`), judged by their own rewards.
 """
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -21,13 +23,14 @@ from r1jax import rollout as rollouts
 from r1jax.data.prompts import PromptBatch
 from r1jax.records import Batch, Rollout, TrainState
 from r1jax.rewards.completion import Completion
-from r1jax.rewards.suite import PendingRewards, Rewards, RewardSuite, named_rewards
+from r1jax.rewards.suite import Rewards
 from r1jax.sampler import Interrupted
-from r1jax.stages import common, evaluate, rl_programs
+from r1jax.stages import common, evaluate, rl_programs, rl_rewards
 from r1jax.stages.reward_model import load_reward_model
 from r1jax.stages.rl_config import DEFAULT as DEFAULT, check as check
+from r1jax.stages.rl_prompts import Counters, PromptMixture
 from r1jax.storage import Path
-from r1jax.tokenization import opens_think, stop_ids
+from r1jax.tokenization import stop_ids
 
 def run(
     config: Mapping[str, Any], inputs: Mapping[str, common.Artifact], workdir: str | Path, *,
@@ -69,16 +72,22 @@ class _Place:
   iteration: int = 0
   update: int = 0            # updates of this iteration that are done
   counter: int = 0           # the data's global example counter
+  general_counter: int = 0   # that of the general data
   kl_coefficient: float = 0.0
   measured: list = dataclasses.field(default_factory=list)   # metrics of this iteration so far
+
+  @property
+  def counters(self) -> Counters:
+    return Counters(self.counter, self.general_counter)
 
 
 class _Round(NamedTuple):
   """One sampling pass and what the host made of it."""
   prompts: PromptBatch
+  next_counters: Counters
   rollout: Rollout
   completions: list[Completion]
-  pending: PendingRewards
+  pending: rl_rewards.PendingMixture
 
 
 class _Trainer:
@@ -91,12 +100,10 @@ class _Trainer:
     self.stop_ids = stop_ids(config['template'], self.tokenizer)
     self.updates = config['epochs'] * config['mini_batches']
     self.iterations = -(-config['steps'] // self.updates)
-    self.stream = common.prompt_stream(config, self.tokenizer, 'train')
+    self.mixture = PromptMixture(config, self.tokenizer)
     evaluate.check_sources(config['evaluations'], inputs, self.tokenizer)
-    functions = reward_functions or named_rewards(
-        config['rewards'], opened=opens_think(config['template'], self.tokenizer))
-    self.rewards = RewardSuite(functions, num_workers=config['reward_workers'],
-                               timeout_s=config['reward_timeout_s'])
+    self.judges = rl_rewards.make_judges(config, inputs, self.tokenizer, mesh=mesh,
+                                         reward_functions=reward_functions)
     optimizer = train_step.make_optimizer(**config['optimizer'])
     critic_optimizer = train_step.make_optimizer(**config['critic']['optimizer'])
     self.programs = rl_programs.make_programs(self.model, optimizer, critic_optimizer, config,
@@ -144,7 +151,7 @@ class _Trainer:
     return jax.jit(init, out_shardings=placed)(params)
 
   def close(self):
-    self.rewards.close()
+    self.judges.close()
     self.checkpoints.close()
     self.writer.close()
 
@@ -166,15 +173,15 @@ class _Trainer:
   def _roll_out(self, watch, progress):
     """Prompts → rollout → rewards → batch."""
     config = self.config
-    rounds = [self._draw(watch, self.place.counter)]
+    rounds = [self._draw(watch, self.place.counters)]
     while len(rounds) <= config['extra_rounds'] and self._num_unequal(rounds) < config['prompts']:
-      rounds.append(self._draw(watch, rounds[-1].prompts.next_counter))
+      rounds.append(self._draw(watch, rounds[-1].next_counters))
     batch, groups, measured = self._join(rounds)
     with watch('score'):
       batch = self._score(batch)
     with watch('rewards'):
       rewards = rollouts.join_rewards([self._collect(drawn) for drawn in rounds])
-    self.place.counter = rounds[-1].prompts.next_counter
+    self.place.counter, self.place.general_counter = rounds[-1].next_counters
     completions = [completion for drawn in rounds for completion in drawn.completions]
     if config['overlong_buffer']:
       rewards = self._penalise_overlong(rewards, completions)
@@ -184,6 +191,9 @@ class _Trainer:
         self.place.kl_coefficient)
     self.batch = sharding.place(batch, self.mesh, batch=True)
     measured |= rollouts.rollout_metrics(completions, rewards, group_size=config['group_size'])
+    if self._num_general():
+      measured |= rl_rewards.totals_by_part(rewards, len(rounds), self._num_general(),
+                                            group_size=config['group_size'])
     measured |= {name: float(value) for name, value in sharding.to_host(credited).items()}
     measured |= self._computed(rounds, groups).to_metrics()
     self.place.measured = [measured]
@@ -197,9 +207,15 @@ class _Trainer:
     if self.place.iteration % config['samples_every'] == 0:
       progress.show_samples(samples[:1] + samples[-1:])
 
-  def _draw(self, watch, counter: int) -> _Round:
+  def _num_general(self) -> int:
+    """How many prompts of this iteration's rollout are general ones."""
+    general = self.config['general']
+    begun = self.place.iteration * self.updates >= general['from_step']
+    return general['prompts'] if begun else 0
+
+  def _draw(self, watch, counters: Counters) -> _Round:
     """One sampling pass; its rewards are being computed when this returns."""
-    prompts = self.stream.batch(counter)
+    prompts, next_counters = self.mixture.batch(counters, self._num_general())
     device_prompts = sharding.place(rollouts.device_prompts(prompts), self.mesh, batch=True)
     try:
       with watch('rollout'):
@@ -208,8 +224,9 @@ class _Trainer:
     except Interrupted:
       self._stop()
     completions = rollouts.read_completions(*host, self.tokenizer, self.stop_ids)
-    examples = rollouts.repeat_examples(prompts.examples, self.config['group_size'])
-    return _Round(prompts, rollout, completions, self.rewards.submit(completions, examples))
+    with watch('rewards'):
+      pending = self.judges.submit(completions, prompts.examples, self._num_general())
+    return _Round(prompts, next_counters, rollout, completions, pending)
 
   def _collect(self, drawn: _Round) -> Rewards:
     try:

@@ -1,5 +1,6 @@
 """The settings of the RL stage, and what is refused of them before anything is loaded."""
 from collections.abc import Iterator, Mapping
+import math
 from typing import Any
 
 from r1jax.rewards.suite import named_rewards
@@ -7,6 +8,7 @@ from r1jax.stages import common, evaluate, rl_programs
 
 _OPTIMIZER = dict(learning_rate=3e-6, warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0,
                   beta1=0.9, beta2=0.95)
+REWARD_MODEL = dict(source='', weight=1.0)   # an input stage or an Artifact's folder
 
 DEFAULT = dict(
     kind='rl', inputs=(), seed=0,
@@ -20,6 +22,12 @@ DEFAULT = dict(
     micro_batches=1,            # accumulated in one update
     sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32),
     rewards={}, reward_workers=2, reward_timeout_s=5.0,
+    reward_models={},           # name -> fields of REWARD_MODEL; σ(score) is the reward
+    general=dict(               # prompts of other data, judged by their own rewards alone
+        data={},
+        prompts=0,              # so many of `prompts`; 0: none
+        from_step=0,            # in rollouts that begin at this step or later
+        rewards={}, reward_models={}),
     overlong_buffer=0,          # the last tokens, over which DAPO's penalty falls to −1; 0: none
     advantage='group_relative',
     loss=dict(                  # keywords of `losses.policy_loss`; 0 (or 'none') leaves a term out
@@ -51,13 +59,45 @@ def check(config: Mapping[str, Any], where: str, *, own_rewards: bool = False) -
   common.check_sampling(config['sampling'], f'{where}.sampling')
   for fault in (*_batch_faults(config), *_advantage_faults(config), *_loss_faults(config)):
     raise ValueError(f'{where}.{fault}')
-  if not own_rewards:
-    if not config['rewards']:
-      raise ValueError(
-          f"{where}.rewards is empty: name at least one, as {{'number': 1.0, 'format': 1.0}}")
-    named_rewards(config['rewards'])
+  _check_rewards(config, where, own_rewards=own_rewards)
+  if config['general']['prompts']:
+    _check_general(config, where)
   for name, evaluation in config['evaluations'].items():
     evaluate.check(evaluation, f'{where}.evaluations.{name}')
+
+
+def _check_rewards(part: Mapping[str, Any], where: str, *, own_rewards: bool = False) -> None:
+  """Refuses `rewards` and `reward_models` that are none, or are unknown."""
+  if not own_rewards:
+    if not (part['rewards'] or part['reward_models']):
+      raise ValueError(f"{where}.rewards is empty: name at least one, as {{'number': 1.0, "
+                       "'format': 1.0}, or a reward model in reward_models")
+    named_rewards(part['rewards'])
+  for name, settings in part['reward_models'].items():
+    path = f'{where}.reward_models.{name}'
+    if not isinstance(settings, Mapping):
+      raise ValueError(f'{path}={settings!r} must hold fields ({", ".join(REWARD_MODEL)})')
+    common.check_config(REWARD_MODEL | settings, REWARD_MODEL, path)
+    if not settings.get('source'):
+      raise ValueError(f"{path}.source is empty: name an input stage of kind 'reward_model', or the "
+                       "folder of its Artifact")
+    if not math.isfinite(settings.get('weight', 1.0)):
+      raise ValueError(f'{path}.weight={settings["weight"]} is no finite number: give one')
+
+
+def _check_general(config: Mapping[str, Any], where: str) -> None:
+  general, path = config['general'], f'{where}.general'
+  if not 0 < general['prompts'] < config['prompts']:
+    raise ValueError(f'{path}.prompts={general["prompts"]} leaves no prompt of one kind: set it '
+                     f'from 1 to {config["prompts"] - 1}, below {where}.prompts, or to 0 for none')
+  updates = config['epochs'] * config['mini_batches']
+  last = (config['steps'] - 1) // updates * updates
+  if not 0 <= general['from_step'] <= last:
+    raise ValueError(f'{path}.from_step={general["from_step"]} is at no rollout: of '
+                     f'steps={config["steps"]} the last one begins after step {last}, so set it '
+                     f'from 0 to {last}')
+  common.check_data(general['data'], f'{path}.data')
+  _check_rewards(general, path)
 
 
 def _batch_faults(config: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,398 @@
+"""All-scenario RL: reward models as rewards, general prompts beside the reasoning prompts."""
+import contextlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
+
+from r1jax import metrics, rollout, sharding
+from r1jax.records import Batch
+from r1jax.rewards.completion import Completion
+from r1jax.rewards.extract import final_summary
+from r1jax.rewards.suite import REWARDS, Rewards, RewardSuite
+from r1jax.stages import common, reward_model, rl, rl_programs, rl_prompts, rl_rewards
+from r1jax.tokenization import load_tokenizer
+
+OBJECTIVES = reward_model.OBJECTIVES
+
+
+def by_length(completion, example):
+  return len(completion.text) % 5 / 4
+
+
+def write_jsonl(path, rows):
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+@pytest.fixture(scope='module')
+def general(tmp_path_factory):
+  """The folder of eleven general questions of both objectives."""
+  folder = tmp_path_factory.mktemp('general')
+  write_jsonl(folder / 'train.jsonl', [
+      dict(prompt=f'How is it, {"a" * number}?', answer='well', objective=OBJECTIVES[number % 2])
+      for number in range(11)])
+  return str(folder)
+
+
+def mixed_config(base, folder, /, **fields):
+  """Four prompts a rollout, one of them general from the second rollout on."""
+  return runs.rl_config(base, **runs.merged(dict(
+      prompts=4, steps=3, rewards={'format': 1.0},
+      general=dict(data=dict(name='jsonl', folder=folder), prompts=1, from_step=1,
+                   rewards={'bytes': 0.5, 'length': 0.0},
+                   reward_models={name: dict(source=name, weight=2.0) for name in OBJECTIVES})),
+      fields))
+
+
+def stand_in(objective):
+  """Scores that tell texts and objectives apart."""
+  def rewards(questions, completions):
+    assert len(questions) == len(completions)
+    sizes = [[sum(text.encode()) % 13 for text in group] for group in completions]
+    return (np.asarray(sizes, np.float32) - 6) / (1 + OBJECTIVES.index(objective))
+  return rewards
+
+
+@contextlib.contextmanager
+def stand_ins(base):
+  """Rules `bytes` and `length`, and reward models by the names of their objectives."""
+  tokenizer = load_tokenizer(base)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(REWARDS, 'bytes', runs.by_bytes)
+    patch.setitem(REWARDS, 'length', by_length)
+    patch.setattr(rl_rewards, 'load_reward_model', lambda source, **_: reward_model.RewardModel(
+        None, None, tokenizer, 'miniature', source))
+    patch.setattr(rl_rewards, 'make_rewards',
+                  lambda loaded, *, rows, mesh: stand_in(loaded.objective))
+    yield patch
+
+
+# Judging.
+
+
+def completions_of(count):
+  return [Completion(f'text {"b" * number}', number, False) for number in range(count)]
+
+
+def models_of(**weights):
+  return {name: rl_rewards.ScoringModel(weight, name, stand_in(name))
+          for name, weight in weights.items()}
+
+
+def test_a_reward_model_judges_its_own_objective_and_what_has_none():
+  completions = completions_of(8)
+  examples = [dict(question='q', objective='helpfulness'), dict(question='q', objective='safety'),
+              dict(question='q', objective=None), dict(question='q')]
+  got = rl_rewards.score(models_of(helpfulness=2.0, safety=3.0), completions, examples)
+  total = np.zeros(8)
+  for name, weight in dict(helpfulness=2.0, safety=3.0).items():
+    component = got.components[f'reward_model/{name}']
+    for n, completion in enumerate(completions):
+      example = examples[n // 2]
+      if example.get('objective') in (None, name):
+        score = stand_in(name)(['q'], [[completion.text]])[0, 0]
+        assert component[n] == pytest.approx(1 / (1 + np.exp(-score)), rel=1e-6)
+        total[n] += weight * component[n]
+      else:
+        assert np.isnan(component[n])
+    assert got.counters[f'unjudged/reward_model/{name}'] == 2
+  np.testing.assert_allclose(got.total, total, rtol=1e-6)
+
+
+def test_scores_of_any_size_give_rewards_from_0_to_1():
+  for score, want in ((-1e4, 0.0), (0.0, 0.5), (1e4, 1.0)):
+    model = rl_rewards.ScoringModel(1.0, 'safety', lambda *_: np.full((1, 2), score, np.float32))
+    got = rl_rewards.score({'x': model}, completions_of(2), [dict(question='q')])
+    np.testing.assert_array_equal(got.total, [want] * 2)
+
+
+def test_each_part_has_its_own_rewards_united_by_name():
+  suite = lambda **functions: RewardSuite(functions)
+  judges = rl_rewards.Judges(
+      rl_rewards.Judge(suite(bytes=(runs.by_bytes, 1.0)), {}),
+      rl_rewards.Judge(suite(bytes=(runs.by_bytes, 0.0), length=(by_length, 0.5)),
+                       models_of(safety=1.0)))
+  examples = [dict(question='q', objective=objective) for objective in (None, *OBJECTIVES)]
+  completions = completions_of(6)
+  got = judges.submit(completions, examples, num_general=2).collect()
+  judges.close()
+  bytes_, length, safety = (
+      got.components[name] for name in ('bytes', 'length', 'reward_model/safety'))
+  np.testing.assert_array_equal(bytes_, [runs.by_bytes(each, {}) for each in completions])
+  np.testing.assert_array_equal(np.isnan(length), [True] * 2 + [False] * 4)
+  np.testing.assert_array_equal(np.isnan(safety), [True] * 4 + [False] * 2)
+  want = np.where(np.arange(6) < 2, bytes_, 0.5 * np.nan_to_num(length) + np.nan_to_num(safety))
+  np.testing.assert_allclose(got.total, want)
+  assert got.counters['unjudged/reward_model/safety'] == 2 and got.counters['timeouts'] == 0
+  parts = rl_rewards.totals_by_part(got, 1, 2, group_size=2)
+  assert parts == {'reward/reasoning': pytest.approx(want[:2].mean()),
+                   'reward/general': pytest.approx(want[2:].mean())}
+  assert rl_rewards.totals_by_part(rollout.join_rewards([got, got]), 2, 2, group_size=2) == parts
+
+
+def test_uniting_parts_adds_counters_and_keeps_every_value():
+  rng = np.random.default_rng(0)
+  parts = [Rewards(rng.normal(size=size), {name: rng.normal(size=size) for name in names},
+                   {name: size for name in names})
+           for size, names in ((2, 'ab'), (3, 'bc'), (1, ''))]
+  got = rollout.unite_rewards(parts)
+  assert got.counters == {'a': 2, 'b': 5, 'c': 3} and list(got.components) == ['a', 'b', 'c']
+  starts = (0, 2, 5)
+  for part, start in zip(parts, starts):
+    rows = slice(start, start + len(part.total))
+    np.testing.assert_array_equal(got.total[rows], part.total)
+    for name, values in got.components.items():
+      want = part.components.get(name, np.full(len(part.total), np.nan))
+      np.testing.assert_array_equal(values[rows], want)
+
+
+@pytest.mark.parametrize('opened', (False, True))
+@pytest.mark.parametrize('reopened', (False, True))
+def test_a_completion_means_the_same_after_another_templates_prompt(opened, reopened):
+  """`<think>` stands once, in the prompt or in the text, whatever the two templates do."""
+  for text in (' 3+4=7</think> <answer>7</answer>', ' 3+4=7</think> 7', ' 3+4=7, never closed'):
+    written = text if opened else f' <think>{text}'
+    got = rl_rewards.reframe(written, opened=opened, reopened=reopened)
+    assert ('<think>' * reopened + got).count('<think>') == 1
+    assert got.endswith(text)
+    assert (final_summary(got, opened=reopened) == final_summary(written, opened=opened))
+  if not opened:    # without a chain of thought the whole is the answer
+    got = rl_rewards.reframe(' Seven.', opened=False, reopened=reopened)
+    assert final_summary(got, opened=reopened) == 'Seven.'
+
+
+# Mixing.
+
+
+@pytest.fixture(scope='module')
+def mixture(base, general):
+  config = mixed_config(base, general)
+  return rl_prompts.PromptMixture(config, load_tokenizer(base)), config
+
+
+def test_each_source_is_read_in_its_own_order_whatever_is_mixed_in(mixture, base):
+  mix, config = mixture
+  stream = common.prompt_stream(config, load_tokenizer(base), 'train')
+  order = np.concatenate([stream.batch(4 * number).example_ids for number in range(8)])
+  counters, reasoning, generals = rl_prompts.Counters(), [], []
+  for num_general in (0, 1, 1, 0, 1, 1, 1):
+    batch, counters = mix.batch(counters, num_general)
+    assert batch.prompt_tokens.shape == (4, 32) and len(batch.examples) == 4
+    split = 4 - num_general
+    assert all('objective' in example for example in batch.examples[split:])
+    assert not any('objective' in example for example in batch.examples[:split])
+    reasoning += batch.example_ids[:split].tolist()
+    generals += batch.example_ids[split:].tolist()
+  np.testing.assert_array_equal(reasoning, order[:len(reasoning)])
+  assert counters == (len(reasoning), len(generals)) == (23, 5)
+  assert len(set(generals)) == 5
+
+
+def test_no_two_prompts_share_an_id_and_with_it_their_keys(mixture):
+  mix, _ = mixture
+  counters, seen = rl_prompts.Counters(), {}
+  for _ in range(30):
+    batch, counters = mix.batch(counters, 1)
+    for number, example in zip(batch.example_ids.tolist(), batch.examples):
+      assert seen.setdefault(number, example['question']) == example['question']
+  assert sorted(seen) == list(range(64 + 11)) and len(set(seen.values())) > 60
+
+
+def run_mixed(base, general, workdir, should_stop=lambda: False):
+  config = mixed_config(
+      base, general, steps=12, epochs=2, mini_batches=2, extra_rounds=1, checkpoint_every=2,
+      sampling=dict(max_new_tokens=8, chunk=4), general=dict(from_step=4))
+  with stand_ins(base):
+    return rl.run(config, {}, workdir, should_stop=should_stop,
+                  reward_functions={'bytes': (runs.by_bytes, 1.0)})
+
+
+@pytest.fixture(scope='module')
+def mixed(base, general, tmp_path_factory):
+  """A run of three rollouts, general prompts from the second on: (workdir, shapes sampled)."""
+  workdir, shapes = tmp_path_factory.mktemp('mixed'), set()
+  make_programs = rl_programs.make_programs
+
+  def noting(*arguments):
+    programs = make_programs(*arguments)
+
+    def sample(params, prompts, iteration):
+      shapes.add(tuple(x.shape for x in jax.tree.leaves(prompts)))
+      return programs.sample(params, prompts, iteration)
+    return programs._replace(sample=sample)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(rl_programs, 'make_programs', noting)
+    run_mixed(base, general, workdir)
+  return workdir, shapes
+
+
+def test_general_prompts_enter_at_from_step_and_no_earlier(mixed):
+  workdir, shapes = mixed
+  assert len(shapes) == 1    # nothing is compiled anew
+  records = metrics.read_metrics(workdir)
+  samples = list(metrics.read_jsonl(workdir / 'rollouts'))
+  assert [record['step'] for record in records] == [4, 8, 12]
+  for iteration, record in enumerate(records):
+    drawn = [line for line in samples if line['iteration'] == iteration]
+    rounds = int(record['dynamic_sampling/rounds'])
+    new = [line for line in drawn if line['example_id'] >= 64]
+    assert len(new) == (2 * rounds if iteration else 0) and len(drawn) == 8 * rounds
+    assert all('How is it' in line['prompt'] for line in new)
+    old = [line for line in drawn if line['example_id'] < 64]
+    assert all('How is it' not in line['prompt'] for line in old)
+    assert ('reward/general' in record) == ('rewards/length/mean' in record) == bool(iteration)
+    for line in old:
+      assert line['rewards']['reward'] == pytest.approx(line['rewards']['bytes'])
+      assert not iteration or line['rewards']['length'] is None
+    for line in new:
+      rewards = line['rewards']
+      judged = [name for name in OBJECTIVES if rewards[f'reward_model/{name}'] is not None]
+      assert len(judged) == 1    # each question belongs to one objective
+      assert rewards['length'] == by_length(Completion(line['completion'], 0, False), {})
+      assert rewards['reward'] == pytest.approx(
+          0.5 * rewards['bytes'] + 2 * rewards[f'reward_model/{judged[0]}'])
+    if iteration:
+      for name, lines in (('reasoning', old), ('general', new)):
+        assert record[f'reward/{name}'] == pytest.approx(
+            np.mean([line['rewards']['reward'] for line in lines]))
+      means = [line['rewards']['length'] for line in new]
+      assert record['rewards/length/mean'] == pytest.approx(np.mean(means))
+
+
+def test_both_positions_are_kept(mixed):
+  workdir, _ = mixed
+  rounds = [int(record['dynamic_sampling/rounds']) for record in metrics.read_metrics(workdir)]
+  _, meta, _ = runs.last_checkpoint(workdir)
+  assert meta['counter'] == 4 * rounds[0] + 3 * sum(rounds[1:])
+  assert meta['general_counter'] == sum(rounds[1:]) > 0
+
+
+def test_pitfall_20_a_mixed_run_that_was_stopped_ends_as_if_it_was_not(
+    mixed, base, general, tmp_path):
+  """Between updates of the second rollout, in the third one's, and between two iterations."""
+  _, sentences = runs.finish(
+      lambda should_stop: run_mixed(base, general, tmp_path, should_stop), (10, 2, 6))
+  assert len(set(sentences)) > 1
+  runs.assert_same(mixed[0], tmp_path)
+
+
+def test_two_reward_models_have_a_curve_each():
+  names = [f'rewards/reward_model/{name}/mean' for name in OBJECTIVES]
+  assert len(set(metrics._reward_titles(names).values())) == 2
+
+
+@pytest.mark.parametrize('advantage', ('group_relative', 'batch_normalized', 'gae'))
+def test_the_loss_is_the_same_wherever_the_general_prompts_stand(tiny, advantage):
+  rng = np.random.default_rng(0)
+  draw = lambda: jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
+  lengths = rng.integers(1, 6, 8)
+  batch = Batch(
+      jnp.asarray(rng.integers(0, 40, (4, 6)), jnp.int32), jnp.array([6, 1, 4, 5]),
+      jnp.asarray(rng.integers(0, 40, (8, 5)), jnp.int32),
+      jnp.asarray(np.arange(5) < lengths[:, None], jnp.float32), behaviour_logprobs=draw() - 3,
+      old_logprobs=draw() - 3, reference_logprobs=draw() - 3, old_values=draw())
+  rewards = jnp.asarray(rng.random(8), jnp.float32)
+  settings = runs.merged(rl.DEFAULT, dict(advantage=advantage, group_size=2, kl_coefficient=0.1))
+
+  @jax.jit
+  def loss(batch, rewards):
+    batch, _ = rl_programs.make_credit(settings)(batch, rewards, jnp.float32(0.1))
+    normalizers = rl_programs.batch_normalizers(
+        batch.completion_mask, 0.1, aggregation='sequence_mean', max_length=5)
+    return rl_programs.make_loss(tiny.model, settings)(tiny.params, batch, normalizers)[0]
+  want = loss(batch, rewards)
+  for order in ((3, 0, 1, 2), (2, 3, 1, 0)):
+    groups = np.asarray(order)
+    of_groups = lambda x: x.reshape(4, -1, *x.shape[1:])[groups].reshape(-1, *x.shape[1:])
+    np.testing.assert_allclose(
+        loss(jax.tree.map(of_groups, batch), of_groups(rewards)), want, rtol=1e-5)
+  assert abs(loss(batch, rewards[::-1]) - want) > 1e-3
+
+
+# The classic way: preferences, a reward model, PPO with a critic that begins as it.
+
+
+def test_ppo_is_rewarded_by_a_reward_model_alone(base, tmp_path):
+  write_jsonl(tmp_path / 'train.jsonl', [
+      dict(prompt=f'Question {number}?', chosen=f'Yes {number}.', rejected='Go away now.')
+      for number in range(8)])
+  (tmp_path / 'test.jsonl').write_text((tmp_path / 'train.jsonl').read_text())
+  helpful = reward_model.run(runs.merged(reward_model.DEFAULT, dict(
+      model=dict(source=base), data=dict(name='jsonl', folder=str(tmp_path)), max_tokens=64,
+      rows=4, pairs=dict(max_length_ratio=0), optimizer=dict(learning_rate=3e-2))), {},
+      tmp_path / 'helpful')
+  config = runs.rl_config(
+      base, inputs=('helpful',), steps=2, prompts=2, mini_batches=2, advantage='gae',
+      kl_coefficient=0.1, kl_place='reward', critic=dict(source='helpful', whiten_rewards=True))
+  config |= dict(rewards={}, reward_models={'good': dict(source='helpful', weight=2.0)})
+  rl.run(config, {'helpful': helpful}, tmp_path / 'ppo')
+  record, = metrics.read_metrics(tmp_path / 'ppo')
+  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  loaded = reward_model.load_reward_model(
+      'helpful', {'helpful': helpful}, compute_dtype='float32', remat=False, mesh=mesh)
+  judge = reward_model.make_rewards(loaded, rows=1, mesh=mesh)
+  found = []
+  for line in metrics.read_jsonl(tmp_path / 'ppo' / 'rollouts'):
+    question = line['prompt'].removeprefix('User: ').removesuffix('\nAssistant:')
+    found.append(1 / (1 + np.exp(-judge([question], [[line['completion']]])[0, 0])))
+    assert line['rewards']['reward_model/good'] == pytest.approx(found[-1], rel=1e-3)
+    assert line['rewards']['reward'] == pytest.approx(2 * found[-1], rel=1e-3)
+  assert len(found) == 4 and np.std(found) > 1e-3
+  assert record['rewards/reward_model/good/mean'] == pytest.approx(np.mean(found), rel=1e-3)
+
+
+# Refusals.
+
+
+def test_impossible_mixtures_and_reward_models_are_refused(base, general):
+  missing = dict(reward_models={'good': dict(weight=1.0)})
+  cases = {
+      'general.prompts=4 leaves no prompt of one kind: set it from 1 to 3':
+          dict(general=dict(prompts=4)),
+      'general.prompts=-1 leaves no prompt': dict(general=dict(prompts=-1)),
+      'general.from_step=3 is at no rollout: of steps=3 .*after step 2':
+          dict(general=dict(from_step=3)),
+      'general.from_step=-1 is at no rollout': dict(general=dict(from_step=-1)),
+      'from_step=3 is at no rollout: of steps=4 .*after step 0':
+          dict(steps=4, epochs=4, general=dict(from_step=3)),
+      "general.data.name='jsnl' is unknown: the nearest is 'jsonl'":
+          dict(general=dict(data=dict(name='jsnl'))),
+      'general.data.foldr is no field': dict(general=dict(data=dict(foldr='x'))),
+      'general.prompt is no field: did you mean .*general.prompts':
+          dict(general=dict(prompt=1)),
+      "There is no reward named 'formt'": dict(general=dict(rewards={'formt': 1.0})),
+      'zero.reward_models.good.source is empty: name an input stage': missing,
+      'zero.general.reward_models.good.source is empty': dict(general=missing),
+      'reward_models.good.wieght is no field: did you mean .*good.weight':
+          dict(reward_models={'good': dict(source='x', wieght=1.0)}),
+      "reward_models.good.weight='1' is a str": dict(
+          reward_models={'good': dict(source='x', weight='1')}),
+      'reward_models.good.weight=nan is no finite number': dict(
+          reward_models={'good': dict(source='x', weight=float('nan'))}),
+      "reward_models.good='x' must hold fields .source, weight": dict(reward_models={'good': 'x'})}
+
+  def with_known_rules(**fields):
+    config = mixed_config(base, general)
+    config['general']['rewards'] = {'format': 0.5}
+    return runs.merged(config, fields)
+  for sentence, fields in cases.items():
+    config = with_known_rules(**fields)
+    with pytest.raises(ValueError, match=sentence) as refusal:
+      rl.check(config, 'config.stages.zero')
+    assert '\n' not in str(refusal.value)
+  config = with_known_rules()
+  config['general'] |= dict(rewards={}, reward_models={})
+  with pytest.raises(ValueError, match='general.rewards is empty: name at least one'):
+    rl.check(config, 'config.stages.zero')
+  config['general']['prompts'] = 0
+  rl.check(config | dict(rewards={}, reward_models={'good': dict(source='x')}), 'zero')
+
+
+def test_a_source_that_is_no_reward_model_is_named_before_anything_is_computed(base, tmp_path):
+  config = runs.rl_config(base, reward_models={'good': dict(source=str(tmp_path / 'nowhere'))})
+  with pytest.raises(FileNotFoundError, match='nowhere'):
+    rl.run(config, {}, tmp_path / 'run')
