@@ -180,9 +180,9 @@ def test_what_is_readable(text, want):
 
 
 def test_language_consistency_is_over_what_can_be_judged():
-  completions = [Completion('<think>then 然后</think> 8', 9, False)] * 4
-  examples = [dict(question='5+3=?'), dict(question='5+3=?', language='zh')]
-  got = scores(completions, np.zeros(4, bool), examples, num_samples=2)
-  assert got['language_consistency'][0] == pytest.approx(2 / 3)
+  completions = [Completion('<think>then 然后</think> 8', 9, False)] * 5 + [Completion('', 9, False)]
+  examples = [dict(question='5+3=?'), *[dict(question='5+3=?', language='zh')] * 2]
+  got = scores(completions, np.zeros(6, bool), examples, num_samples=2)
+  assert got['language_consistency'][0] == pytest.approx((2 / 3 + (2 / 3 + 0) / 2) / 2)
   assert 'language_consistency' not in scores(
       completions[:2], np.zeros(2, bool), examples[:1], num_samples=2)
