@@ -39,8 +39,9 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
 
 
 def with_stages(stages: dict[str, ConfigDict]) -> ConfigDict:
-  """A chain of stages, whose seeds `--config.seed=N` sets all together."""
-  config = ConfigDict(dict(seed=0, stages={}, mesh=dict(fsdp=1, tensor=1)))
+  """A chain of stages in their order, whose seeds `--config.seed=N` sets all together."""
+  config = ConfigDict(dict(seed=0, mesh=dict(fsdp=1, tensor=1)))
+  config.stages = ConfigDict(sort_keys=False)
   for name, stage in stages.items():
     stage.seed = config.get_ref('seed')
     config.stages[name] = stage
