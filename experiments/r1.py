@@ -147,7 +147,7 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
       data=_general_data(budget), prompts=zero.prompts // 2, from_step=budget.general_from,
       rewards=dict(format=0.5, language=0.5, skill=0.0),    # skill is the truth: watched alone
       reward_models={name: dict(source=name, weight=1.0) for name in reward_model.OBJECTIVES}))
-  small_rl = ConfigDict(zero)
+  small_rl = _copy(zero)
   small_rl.steps, small_rl.model.source = budget.steps['small_rl'], budget.small
   return dict(
       base=_evaluated(zero, base, budget),
@@ -164,9 +164,19 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
       small_rl=small_rl)
 
 
+def _copy(zero: ConfigDict) -> ConfigDict:
+  """A copy that shares nothing but the place of the data."""
+  copy = zero.copy_and_resolve_references()
+  if 'folder' in zero.data:
+    for config in (copy, *copy.evaluations.values()):
+      if 'folder' in config.data:
+        config.data.folder = zero.data.get_ref('folder')
+  return copy
+
+
 def _evaluations(zero: ConfigDict, budget: Budget) -> ConfigDict:
   """What every model is measured by, of which the test splits are the same for all."""
-  accuracy = next(iter(zero.rewards))
+  accuracy = _accuracy(zero)
   cooler = ConfigDict(dict(zero.sampling, temperature=0.6, top_p=0.95))    # the report's
   fields = dict(
       reasoning=dict(accuracy=accuracy),
@@ -185,6 +195,11 @@ def _evaluations(zero: ConfigDict, budget: Budget) -> ConfigDict:
   return evaluations
 
 
+def _accuracy(zero: ConfigDict) -> str:
+  """The rule that decides what is correct."""
+  return next(name for name in zero.rewards if name != 'format')
+
+
 def _general_data(budget: Budget, tasks: tuple[str, ...] = ()) -> ConfigDict:
   return ConfigDict(dict(name='miniature_general', size=budget.general_examples, tasks=tasks))
 
@@ -201,8 +216,9 @@ def _drawn(zero: ConfigDict, source: str, draws: tuple[int, int]) -> ConfigDict:
   """Correct, readable completions of a stage's model, as the readable pattern."""
   stage = ConfigDict(reject.DEFAULT)
   stage.inputs, stage.model.source = (source,), source
-  stage.data, stage.template, stage.sampling = zero.data, zero.template, zero.sampling
-  stage.max_prompt_length, stage.accuracy = zero.max_prompt_length, next(iter(zero.rewards))
+  like = _copy(zero)
+  stage.data, stage.template, stage.sampling = like.data, like.template, like.sampling
+  stage.max_prompt_length, stage.accuracy = zero.max_prompt_length, _accuracy(zero)
   stage.problems, stage.samples = draws
   stage.filters, stage.pattern = ConfigDict(FILTERS), 'summary'
   return stage
@@ -222,7 +238,7 @@ def _tuned(zero: ConfigDict, source, samples: str, budget: Budget, general=False
 
 def _reinforced(zero: ConfigDict, source: str, steps: int) -> ConfigDict:
   """RL as of R1-Zero, from another model."""
-  stage = ConfigDict(zero)
+  stage = _copy(zero)
   stage.inputs, stage.model.source, stage.steps = (source,), source, steps
   return stage
 
