@@ -70,6 +70,7 @@ class Budget:
   problems: dict[str, int]         # of the evaluations
   samples: dict[str, int]          # of each of their problems
   small: str                       # the source of the small base
+  solutions: bool = False          # the cold start also learns the data's own solutions
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
@@ -103,7 +104,8 @@ def _budget(size: str) -> Budget:
         draws=dict(cold_samples=(500, 8), samples=(500, 8)),
         general_examples=2000, sft=cautious, judge=judge, judge_examples=10_000,
         problems=dict(reasoning=64, cooler=64, general=64, few_shot=64),
-        samples=dict(reasoning=8, cooler=4, general=4, few_shot=4), small='smollm2')
+        samples=dict(reasoning=8, cooler=4, general=4, few_shot=4), small='smollm2',
+        solutions=True)
   return Budget(
       steps=dict(zero=1000, dev2=500, r1=500, small_rl=1000), general_from=380,
       draws=dict(cold_samples=(2000, 8), samples=(7000, 8)),
@@ -128,7 +130,7 @@ def _debug(budget: Budget, zero: ConfigDict) -> Budget:
       budget, steps=dict.fromkeys(budget.steps, 2), general_from=1,
       draws=dict.fromkeys(budget.draws, (64, 4)),
       general_examples=16, problems=few, samples=dict.fromkeys(few, 2),
-      sft=budget.sft | dict(rows=2, micro_batches=1, epochs=1),
+      sft=budget.sft | dict(rows=2, micro_batches=1, last_step=2),
       judge=budget.judge | dict(rows=8, micro_batches=1, epochs=1), judge_examples=64)
 
 
@@ -147,15 +149,22 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
       data=_general_data(budget), prompts=zero.prompts // 2, from_step=budget.general_from,
       rewards=dict(format=0.5, language=0.5, skill=0.0),    # skill is the truth: watched alone
       reward_models={name: dict(source=name, weight=1.0) for name in reward_model.OBJECTIVES}))
+  dev1 = _tuned(zero, base, 'cold_samples', budget)
+  drawn = {name: _drawn(zero, source, budget.draws[name])
+           for name, source in (('cold_samples', 'zero'), ('samples', 'dev2'))}
+  if budget.solutions:
+    dev1.data = _copy(zero).data
+    for stage in drawn.values():
+      stage.min_kept = 0
   small_rl = _copy(zero)
   small_rl.steps, small_rl.model.source = budget.steps['small_rl'], budget.small
   return dict(
       base=_evaluated(zero, base, budget),
       zero=zero,
-      cold_samples=_drawn(zero, 'zero', budget.draws['cold_samples']),
-      dev1=_tuned(zero, base, 'cold_samples', budget),
+      cold_samples=drawn['cold_samples'],
+      dev1=dev1,
       dev2=dev2,
-      samples=_drawn(zero, 'dev2', budget.draws['samples']),
+      samples=drawn['samples'],
       dev3=_tuned(zero, base, 'samples', budget, general=True),
       **{name: _judge(zero, name, budget) for name in reward_model.OBJECTIVES},
       r1=r1,

@@ -60,7 +60,7 @@ def base(tmp_path_factory, compiled):
   params = models.build(SHAPE).init(jax.random.key(0))
   # Ten times the usual spread, so that no two tokens are equally likely.
   params = jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, params)
-  huggingface.export(folder, SHAPE, params, tokenizer=load_tokenizer(common.MINIATURE_BASE))
+  huggingface.export(folder, SHAPE, params, tokenizer=load_tokenizer(common.MINIATURES['miniature']))
   return str(folder)
 
 

@@ -20,11 +20,15 @@ def test_rows_are_those_of_the_files(tmp_path):
     assert len(source) == len(lines) == size
     for index in (0, 1, size // 2, size - 1):
       line, row = json.loads(lines[index]), source[index]
-      assert set(row) == {'question', 'answer', 'solution'}
+      assert set(row) == {'question', 'answer', 'solution', 'reasoning'}
       assert (row['question'], row['solution']) == (line['question'], line['answer'])
       assert re.fullmatch(r'-?[\d,.]+', row['answer'])
       assert row['solution'].endswith(f'#### {row["answer"]}')
+      assert row['reasoning'] and not re.search('####|<<|>>', row['reasoning'])
   assert gsm8k.load_gsm8k(FOLDER, 'train', tmp_path)[0]['answer'] == '72'
+  assert gsm8k.load_gsm8k(FOLDER, 'train', tmp_path)[0]['reasoning'] == (
+      'Natalia sold 48/2 = 24 clips in May.\n'
+      'Natalia sold 48+24 = 72 clips altogether in April and May.')
   assert gsm8k.load_gsm8k(FOLDER, 'test', tmp_path)[0]['answer'] == '18'
   # Prepared once: the files are not needed any more.
   assert len(gsm8k.load_gsm8k(tmp_path / 'gone', 'train[:5]', tmp_path)) == 5

@@ -105,7 +105,7 @@ def test_the_evaluations_of_the_miniature_are_of_its_base_and_what_it_became():
 
 @pytest.mark.parametrize('name', FILES)
 def test_the_miniature_has_as_many_problems_as_are_asked_for(name):
-  tokenizer = load_tokenizer(common.MINIATURE_BASE)
+  tokenizer = load_tokenizer(common.MINIATURES['miniature'])
   for argument in ('tiny', 'tiny,debug'):
     for stage in common.plain(load(name).get_config(argument))['stages'].values():
       evaluate.check_sources(stage.get('evaluations', {}), {}, tokenizer)

@@ -99,7 +99,7 @@ def test_train_and_test_of_reasoning_gym_are_apart():
 
 
 def test_a_model_is_found_by_its_source(tmp_path):
-  assert common.find_model('miniature', {}) == str(common.MINIATURE_BASE)
+  assert common.find_model('miniature', {}) == str(common.MINIATURES['miniature'])
   assert common.find_model(str(tmp_path), {}) == str(tmp_path)
   (tmp_path / 'model').mkdir()
   checkpoint.write_manifest(tmp_path, checkpoint.Manifest('rl', 'zero', 'hash'))

@@ -232,7 +232,7 @@ RECORDS = [record(0, GOOD, 1.0), record(1, GOOD, 0.0), record(2, GOOD, None),
 
 
 def test_selection_tells_what_it_leaves_out_and_why():
-  tokenizer = load_tokenizer(common.MINIATURE_BASE)
+  tokenizer = load_tokenizer(common.MINIATURES['miniature'])
   config = reject_config(pattern='summary', keep=1, filters=dict(length=dict(min_tokens=2)))
   samples = reject.read_samples(RECORDS, config, tokenizer)
   assert [sample.correct for sample in samples] == [True, False, None, True, True, True]
@@ -270,17 +270,21 @@ def test_the_kept_and_the_refused_can_both_be_read(tmp_path, monkeypatch):
 
 
 def test_nothing_left_is_said_with_the_counts(base, tmp_path):
-  with pytest.raises(ValueError, match=r"none of 16 completions of stage 'draw' is left "
-                                       r'\(refused/correct 16, refused/truncated \d+\): read why'):
+  with pytest.raises(ValueError, match=r"0 of 16 completions of stage 'draw' are left "
+                     r'\(refused/correct 16, refused/truncated \d+\), min_kept=1: read why'):
     reject.run(reject_config(model=dict(source=base)), {}, tmp_path, stage='draw')
   assert not (tmp_path / 'manifest.json').exists()
   refused = list(metrics.read_jsonl(tmp_path / 'refused'))
   assert len(refused) == 16
   assert all(sample['reasons']['correct'] == 'wrong answer' for sample in refused)
+  allowed = reject_config(model=dict(source=base), min_kept=0)
+  assert reject.run(allowed, {}, tmp_path, stage='draw').manifest.scores['kept'] == 0
+  assert not list(metrics.read_jsonl(tmp_path / 'samples'))
 
 
 def test_impossible_rejection_is_refused():
   for fields, sentence in ((dict(keep=0), 'keep=0 keeps nothing'),
+                           (dict(keep=3, min_kept=4), 'min_kept=4 cannot be kept: use 0 to keep=3'),
                            (dict(accuracy='nmber'), "'nmber': did you mean 'number'"),
                            (dict(samples=0), 'samples=0 leaves nothing to do'),
                            (dict(pattern='sumary'), "pattern='sumary' .*'summary'"),
@@ -319,7 +323,7 @@ def test_a_base_is_trained_from_nothing(tiny_blocks, compiled, tmp_path):
   assert config['torch_dtype'] == 'bfloat16'
   jax.tree.map(lambda x: np.testing.assert_array_equal(x, x.astype('bfloat16').astype('float32')),
                exported)
-  shipped = load_tokenizer(common.MINIATURE_BASE)
+  shipped = load_tokenizer(common.MINIATURES['miniature'])
   text = miniature.document_text(*miniature.corpus(0, 0, 1)[0])
   assert load_tokenizer(artifact.model_folder).encode(text) == shipped.encode(text)
 

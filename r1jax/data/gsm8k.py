@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import functools
 import json
 import pathlib
+import re
 
 from r1jax import storage
 from r1jax.data import array_records
@@ -16,11 +17,12 @@ _FIRST = {  # The beginning of each split's first question.
 
 
 def load_gsm8k(
-    folder: str, split: str, data_dir: storage.Path | str) -> array_records.TextSource:
-  """A random-access source of {'question', 'answer', 'solution'}, in the files' order.
+    folder: str, split: str, data_dir: storage.Path | str) -> 'Solved':
+  """A random-access source of question, answer, solution and reasoning, in the files' order.
 
-  `answer` is the text after `####`, `solution` the whole worked answer as published. The dataset is
-  prepared once and read from `data_dir` from then on: the files may be gone by then.
+  `answer` is the text after `####`, `solution` the whole worked answer as published, `reasoning`
+  what stands before the answer in it, without the calculator's `<<...>>`. The dataset is prepared
+  once and read from `data_dir` from then on: the files may be gone by then.
 
   Args:
     folder: holds `train.jsonl` and `test.jsonl`.
@@ -34,7 +36,22 @@ def load_gsm8k(
   rows = functools.partial(_rows, pathlib.Path(folder))
   directory = array_records.prepare_array_record(
       'gsm8k', {name: rows(name) for name in SIZES}, ('question', 'answer', 'solution'), data_dir)
-  return array_records.read_array_record(directory, split)
+  return Solved(array_records.read_array_record(directory, split))
+
+
+class Solved:
+  """A source whose examples gain `reasoning`, made of their `solution`."""
+
+  def __init__(self, rows: array_records.TextSource):
+    self._rows = rows
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> dict[str, str]:
+    row = self._rows[index]
+    steps = row['solution'].rpartition('####')[0]
+    return row | {'reasoning': re.sub(r'<<[^<>]*>>', '', steps).strip()}
 
 
 def _rows(folder: pathlib.Path, split: str) -> Iterator[dict[str, str]]:

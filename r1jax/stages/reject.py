@@ -23,6 +23,7 @@ DEFAULT = evaluate.DEFAULT | dict(
     filters={},             # besides `ALWAYS`: name -> settings, where not `curation.SETTINGS`
     pattern='drawn',        # or 'summary': what is kept is rewritten by `curation.readable`
     keep=10_000,            # samples kept at most, drawn by the seed
+    min_kept=1,             # with fewer the stage stops; 0 where other data are learnt as well
 )
 ALWAYS = {'correct': {}, 'truncated': {}}
 
@@ -34,6 +35,9 @@ def check(config: Mapping[str, Any], where: str) -> None:
   common.check_choice(config['pattern'], ('drawn', 'summary'), f'{where}.pattern')
   if config['keep'] < 1:
     raise ValueError(f'{where}.keep={config["keep"]} keeps nothing: use at least 1')
+  if not 0 <= config['min_kept'] <= config['keep']:
+    raise ValueError(f'{where}.min_kept={config["min_kept"]} cannot be kept: use 0 to keep='
+                     f'{config["keep"]}')
   for name, settings in config['filters'].items():
     path, known = f'{where}.filters.{name}', curation.SETTINGS.get(name)
     if known is None:
@@ -61,7 +65,7 @@ def run(
   correct (and whole), kept, and refused/<filter>.
 
   Raises:
-    ValueError: no completion is left; `refused` is there to be read.
+    ValueError: fewer than `min_kept` completions are left; `refused` is there to be read.
   """
   config = common.plain(config)
   check(config, f'config.stages.{stage}')
@@ -83,11 +87,11 @@ def run(
     metrics.JsonlParts(workdir / name, key='part', resume=0).append(0, rows)
   counts = curated.counts | {
       'correct': sum(sample.correct is True and not sample.truncated for sample in samples)}
-  if not curated.kept:
+  if len(curated.kept) < config['min_kept']:
     reasons = ', '.join(
         f'{name} {count}' for name, count in counts.items() if '/' in name and count)
-    raise ValueError(f'none of {len(samples)} completions of stage {stage!r} is left ({reasons}): '
-                     f'read why in {workdir / "refused"}; draw more samples, take easier problems '
+    raise ValueError(f'{len(curated.kept)} of {len(samples)} completions of stage {stage!r} are left '
+                     f'({reasons}), min_kept={config["min_kept"]}: read why in {workdir / "refused"}; draw more samples, take easier problems '
                      'or loosen filters')
   manifest = checkpoint.Manifest(
       kind='reject', stage=stage, config_hash=checkpoint.config_hash(config),

@@ -31,6 +31,7 @@ DEFAULT = dict(
     data={},                 # name and fields of `stages.common.DATASETS`; examples with reasoning
     template='miniature',    # of files, data and the manifest; samples hold whole prompts
     row_length=128, rows=64, micro_batches=1, epochs=2, overlong='skip',
+    last_step=0,             # stop here; 0: after the epochs
     optimizer=OPTIMIZER,     # cosine from learning_rate to final_learning_rate over the run
     checkpoint_every=200, keep_checkpoints=2,      # steps, checkpoints
     log_every=10,                                  # steps
@@ -189,7 +190,7 @@ def run(
     rows = pack_samples(itertools.chain(*sources.values()), loaded.tokenizer,
                         config['row_length'], config['overlong'])
     params = train_packed(config, loaded, rows, workdir, stage=stage, mesh=mesh,
-                          should_stop=should_stop, console=console)
+                          should_stop=should_stop, console=console, last_step=config['last_step'])
     trained = common.LoadedModel(loaded.model, params, loaded.tokenizer)
     table = evaluate.run_all(config['evaluations'], inputs, workdir, trained=trained, mesh=mesh,
                              should_stop=should_stop, console=console)
@@ -200,4 +201,4 @@ def run(
         template=config['template'], scores=table | {
             f'samples/{source}': len(samples) for source, samples in sources.items()},
         compute=computed(config, rows, loaded.model.config, workdir,
-                         remat=config['model']['remat']))
+                         remat=config['model']['remat'], last_step=config['last_step']))
