@@ -53,7 +53,8 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
       name: r1_zero.evaluation(ppo, accuracy='skill', model=dict(source=source))
       for name, source in (('base', 'miniature'), ('trained', 'trained'))})
   for evaluation in ppo.evaluations.values():
-    evaluation.data.size = 500
+    evaluation.data.size = 2_000    # draws, of which a few hundred differ
+    evaluation.problems, evaluation.prompts = 200, 100
     if debug:
       evaluation.problems, evaluation.prompts, evaluation.samples = 4, 4, 2
   return r1_zero.with_stages(dict(helpfulness=helpfulness, ppo=ppo))

@@ -313,10 +313,10 @@ def test_the_loss_is_the_same_wherever_the_general_prompts_stand(tiny, advantage
   assert abs(loss(batch, rewards[::-1]) - want) > 1e-3
 
 
-# The classic way: preferences, a reward model, PPO with a critic that begins as it.
+# The classic way: preferences, a reward model, RL against it.
 
 
-def test_ppo_is_rewarded_by_a_reward_model_alone(base, tmp_path):
+def test_a_policy_is_rewarded_by_a_reward_model_alone(base, tmp_path):
   write_jsonl(tmp_path / 'train.jsonl', [
       dict(prompt=f'Question {number}?', chosen=f'Yes {number}.', rejected='Go away now.')
       for number in range(8)])
@@ -325,18 +325,16 @@ def test_ppo_is_rewarded_by_a_reward_model_alone(base, tmp_path):
       model=dict(source=base), data=dict(name='jsonl', folder=str(tmp_path)), max_tokens=64,
       rows=4, pairs=dict(max_length_ratio=0), optimizer=dict(learning_rate=3e-2))), {},
       tmp_path / 'helpful')
-  config = runs.rl_config(
-      base, inputs=('helpful',), steps=2, prompts=2, mini_batches=2, advantage='gae',
-      kl_coefficient=0.1, kl_place='reward', critic=dict(source='helpful', whiten_rewards=True))
+  config = runs.rl_config(base, inputs=('helpful',), steps=1)
   config |= dict(rewards={}, reward_models={'good': dict(source='helpful', weight=2.0)})
-  rl.run(config, {'helpful': helpful}, tmp_path / 'ppo')
-  record, = metrics.read_metrics(tmp_path / 'ppo')
+  rl.run(config, {'helpful': helpful}, tmp_path / 'run')
+  record, = metrics.read_metrics(tmp_path / 'run')
   mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
   loaded = reward_model.load_reward_model(
       'helpful', {'helpful': helpful}, compute_dtype='float32', remat=False, mesh=mesh)
   judge = reward_model.make_rewards(loaded, rows=1, mesh=mesh)
   found = []
-  for line in metrics.read_jsonl(tmp_path / 'ppo' / 'rollouts'):
+  for line in metrics.read_jsonl(tmp_path / 'run' / 'rollouts'):
     question = line['prompt'].removeprefix('User: ').removesuffix('\nAssistant:')
     found.append(1 / (1 + np.exp(-judge([question], [[line['completion']]])[0, 0])))
     assert line['rewards']['reward_model/good'] == pytest.approx(found[-1], rel=1e-3)

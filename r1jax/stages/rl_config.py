@@ -79,8 +79,8 @@ def _check_rewards(part: Mapping[str, Any], where: str, *, own_rewards: bool = F
       raise ValueError(f'{path}={settings!r} must hold fields ({", ".join(REWARD_MODEL)})')
     common.check_config(REWARD_MODEL | settings, REWARD_MODEL, path)
     if not settings.get('source'):
-      raise ValueError(f"{path}.source is empty: name an input stage of kind 'reward_model', or the "
-                       "folder of its Artifact")
+      raise ValueError(f"{path}.source is empty: name an input stage of kind 'reward_model', or "
+                       "the folder of its Artifact")
     if not math.isfinite(settings.get('weight', 1.0)):
       raise ValueError(f'{path}.weight={settings["weight"]} is no finite number: give one')
 
