@@ -167,7 +167,7 @@ def test_a_fine_tuning_counts_the_rows_it_trained_on(base, tmp_path):
   """Against the batches that its updates were given."""
   (tmp_path / 'own.jsonl').write_text(''.join(json.dumps(dict(
       prompt=f'{n}?', reasoning='so ' * (1 + n % 5), summary='yes')) + '\n' for n in range(30)))
-  config = runs.sft_config(base, inputs=(), samples='', files=[str(tmp_path / 'own.jsonl')],
+  config = runs.sft_config(base, inputs=(), samples=(), files=[str(tmp_path / 'own.jsonl')],
                            rows=4, epochs=2, row_length=32)
   seen, place = [], supervised.sharding.place
   with pytest.MonkeyPatch.context() as patch:

@@ -40,7 +40,8 @@ def samples(seed, skill, count=8, problems=20):
 
 def scores_of(records, count=8):
   read = [Completion(r['completion'], r['num_tokens'], r['truncated']) for r in records]
-  return evaluate.scores(read, [r['rewards']['reward'] >= 1 for r in records], num_samples=count)
+  return evaluate.scores(read, np.asarray([r['rewards']['reward'] >= 1 for r in records]),
+                         [dict(question='?')] * (len(records) // count), num_samples=count)
 
 
 def judged(step):
