@@ -10,7 +10,7 @@ from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 from r1jax import checkpoint, compute, metrics
 from r1jax.data.packing import pack
 from r1jax.models import PRESETS, num_params
-from r1jax.stages import rl, sft, supervised
+from r1jax.stages import rl, rl_programs, sft, supervised
 
 SHAPE = runs.SHAPE
 PROMPTS = [3, 1, 7]
@@ -125,23 +125,38 @@ def test_the_rows_of_a_run_are_those_it_takes():
 
 @pytest.mark.slow
 def test_an_rl_stage_counts_what_it_ran(base, tmp_path):
-  """Two groups an iteration, scored by old policy and reference, and trained on in two epochs."""
-  config = runs.rl_config(base, steps=4, epochs=2, kl_coefficient=0.1, checkpoint_every=9,
-                          evaluations={'trained': runs.evaluation_config()})
-  artifact = rl.run(config, {}, tmp_path, reward_functions={'bytes': (runs.by_bytes, 1.0)})
-  samples = list(metrics.read_jsonl(tmp_path / 'rollouts'))
-  prompts = [sample['num_prompt_tokens'] for sample in samples[::2]]
-  lengths = np.reshape([sample['num_tokens'] for sample in samples], (-1, 2))
-  assert len(prompts) == 4 and min(prompts) > 5
-  tokens, operations = by_token(prompts, lengths)
+  """Against the batches that its programs were given, which stand in for scoring and updates."""
+  ran, make_programs = {'score': [], 'update': []}, rl_programs.make_programs
+
+  def note(name, batch):
+    lengths = np.asarray(batch.completion_mask).sum(-1).astype(int).reshape(-1, 2)
+    ran[name].append(by_token(np.asarray(batch.prompt_lengths), lengths))
+
+  def noting(*arguments):
+    def score(params, batch):
+      note('score', batch)
+      return batch.behaviour_logprobs
+
+    def update(state, batch, normalizers):
+      note('update', batch)
+      return state, {'refused_updates': np.zeros(()), 'kl': np.zeros(())}
+    return make_programs(*arguments)._replace(score=score, update=update)
+  config = runs.rl_config(base, steps=8, epochs=2, mini_batches=2, kl_coefficient=0.1,
+                          checkpoint_every=9, evaluations={'trained': runs.evaluation_config()})
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(rl_programs, 'make_programs', noting)
+    artifact = rl.run(config, {}, tmp_path, reward_functions={'bytes': (runs.by_bytes, 1.0)})
+  assert len(ran['score']) == 2 * 2 and len(ran['update']) == 2 * 4
+  (scored_tokens, scored), (trained_tokens, trained) = (
+      map(sum, zip(*batches)) for batches in ran.values())
   records = [json.loads(line) for line in (
       tmp_path / 'evaluations' / 'trained.jsonl').read_text().splitlines()]
   evaluated = compute.evaluating(SHAPE, records)
   assert len(records) == 4 and evaluated.evaluated_tokens > 0
   found = compute.from_dict(artifact.manifest.compute)
-  assert found == compute.Compute(
-      sampled=operations, scored=2 * operations, trained=2 * 3 * operations,
-      sampled_tokens=tokens, scored_tokens=2 * tokens, trained_tokens=2 * tokens) + evaluated
+  assert found == compute.Compute(    # the completions are scored twice
+      sampled=scored / 2, scored=scored, trained=3 * trained, sampled_tokens=scored_tokens // 2,
+      scored_tokens=scored_tokens, trained_tokens=trained_tokens) + evaluated
   assert compute.from_metrics(metrics.read_metrics(tmp_path)).total == found.total
   assert checkpoint.read_manifest(tmp_path).compute == found.to_dict()
 
