@@ -332,8 +332,8 @@ def _gap_part(paths: Mapping[str, Trajectory]) -> Part:
                    'its reward, last': last, 'truth, first': was, 'truth, last': is_,
                    'gap opened by': (last - first) - (is_ - was)})
   return ('Reward models against the truth, in training', rows,
-          'Means over the first and the last fifth of the steps at which the reward model judged. A '
-          'reward that rises while the truth (the share done of the tasks that it judged) does not '
+          'Means over the first and the last fifth of the steps at which the reward model judged. '
+          'A reward that rises while the truth (the share done of the tasks that it judged) does not '
           'is a reward model being hacked.')
 
 
@@ -411,8 +411,8 @@ def _described(settings: Mapping[str, Any]) -> str:
 
 # The picture.
 
-# Paul Tol's muted colours, which the colour-blind tell apart; markers and lines differ too, for more
-# stages and for who prints grey.
+# Paul Tol's muted colours, which the colour-blind tell apart; markers and lines differ too, for
+# more stages and for who prints grey.
 _COLOURS = ('#332288', '#CC6677', '#DDCC77', '#44AA99', '#882255', '#999933', '#88CCEE', '#117733',
             '#AA4499')
 _MARKERS = 'osD^vPX<>*ph'
@@ -459,8 +459,9 @@ def draw(table, votes: Mapping[str, Votes], paths: Mapping[str, Trajectory],
   handles = {name: handle for axis in axes[:len(panels)]
              for handle, name in zip(*axis.get_legend_handles_labels())}
   shown = [name for name in style if name in handles]
-  figure.legend([_handle(style[name]) for name in shown], shown, loc='outside lower center',
-                ncols=min(len(shown), 3 * columns), frameon=False, fontsize=9)
+  if shown:
+    figure.legend([_handle(style[name]) for name in shown], shown, loc='outside lower center',
+                  ncols=min(len(shown), 3 * columns), frameon=False, fontsize=9)
   image = io.BytesIO()
   figure.savefig(image, format='png', dpi=120)
   return image.getvalue()
@@ -518,7 +519,8 @@ def _draw_panel(axis, panel: _Panel, style) -> None:
     axis.plot(*zip(*points), label=name, linewidth=1.3, **look)
   for name, (x, mean, low, high) in panel.points.items():
     axis.errorbar([x], [mean], [[max(0, mean - low)], [max(0, high - mean)]], label=name,
-                  elinewidth=0.8, markersize=8, markeredgecolor='white', zorder=3, **style[name])
+                  elinewidth=0.8, markersize=8, markeredgecolor='white',
+                  markeredgewidth=0.6, zorder=3, **style[name])
   _finish_panel(axis, panel.title, panel.label, panel.scale)
 
 

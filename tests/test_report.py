@@ -45,7 +45,7 @@ def scores_of(records, count=8):
 
 
 def judged(step):
-  """What a reward model leaves that judges from step 11 on, and in even steps alone beside a truth."""
+  """What a reward model leaves that judges from step 11 on; a truth is in even steps alone."""
   found = {'rewards/reward_model/helpful/mean': step / 50} if step > 10 else {}
   return found | ({'rewards/reward_model/helpful/truth': 1 - step / 50} if step % 2 == 0 else {})
 

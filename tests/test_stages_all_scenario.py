@@ -273,9 +273,10 @@ def test_general_prompts_enter_at_from_step_and_no_earlier(mixed):
       assert rewards['reward'] == pytest.approx(
           0.5 * rewards['bytes'] + 2 * rewards[f'reward_model/{judged[0]}'])
     for name in OBJECTIVES:    # what judged nothing has no mean
-      values = [value for line in new if (value := line['rewards'][f'reward_model/{name}']) is not None]
-      assert record.get(f'rewards/reward_model/{name}/mean', 0) == pytest.approx(np.mean(values or 0))
-      assert (f'rewards/reward_model/{name}/mean' in record) == bool(values)
+      values = [line['rewards'][f'reward_model/{name}'] for line in new]
+      values, logged = [v for v in values if v is not None], f'rewards/reward_model/{name}/mean'
+      assert (logged in record) == bool(values)
+      assert record.get(logged, 0) == pytest.approx(np.mean(values or 0))
     policy = record['compute/trained_tokens'] / 2    # the old log-probabilities; two epochs
     assert record['compute/scored_tokens'] == policy + len(new)
     if iteration:
