@@ -48,7 +48,7 @@ sys.path.append(str(pathlib.Path(__file__).parent))
 import r1_zero
 
 SIZES = ('tiny', 'smollm2_135m', 'qwen3_0_6b')
-DEBUG_DATA = dict(size=1000, min_steps=1, max_steps=2)    # of the miniature: a few of the base's answers pass
+DEBUG_DATA = dict(size=1000, min_steps=1, max_steps=2)    # of the miniature: the base solves some
 
 # What makes a chain of thought readable, for the cold start and for rejection sampling.
 FILTERS = dict(format={}, language=dict(min_share=0.99), repetition={}, code={}, paragraphs={},
@@ -65,6 +65,7 @@ class Budget:
   draws: dict[str, tuple[int, int]]   # problems, and samples of each, of rejection sampling
   general_examples: int            # of dev3's data and of r1's prompts
   sft: dict[str, Any]              # fields of the stages of SFT
+  cold_epochs: int                 # of dev1, which has few samples
   judge: dict[str, Any]            # fields of the reward models
   judge_examples: int
   problems: dict[str, int]         # of the evaluations
@@ -74,15 +75,26 @@ class Budget:
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
+  return some_stages('r1.py', argument, ())
+
+
+def some_stages(file: str, argument: str, names: tuple[str, ...]) -> ConfigDict:
+  """The chain, or `names` of it alone: what they read of other stages is the base, until set."""
   size, _, debug = argument.partition(',')
   if size not in SIZES or debug not in ('', 'debug'):
-    raise ValueError(f'r1.py:{argument} is unknown: use one of {", ".join(SIZES)}, '
+    raise ValueError(f'{file}:{argument} is unknown: use one of {", ".join(SIZES)}, '
                      "alone or followed by ',debug'")
   zero = r1_zero.get_config(argument).stages.zero
   budget = _budget(size)
   if debug:
     budget = _debug(budget, zero)
-  return r1_zero.with_stages(_chain(zero, budget))
+  stages = _chain(zero, budget)
+  chosen = {name: stages[name] for name in names or stages}
+  for stage in chosen.values():
+    if stage.model.source in stages and stage.model.source not in chosen:
+      stage.model.source = zero.model.source
+    stage.inputs = tuple(name for name in stage.inputs if name in chosen)
+  return r1_zero.with_stages(chosen)
 
 
 def _budget(size: str) -> Budget:
@@ -92,6 +104,7 @@ def _budget(size: str) -> Budget:
         steps=dict(zero=100, dev2=60, r1=80, small_rl=100), general_from=40,
         draws=dict(cold_samples=(500, 4), samples=(1000, 8)),
         general_examples=2000, sft=sft | dict(optimizer=_rates(1e-3)),
+        cold_epochs=6,
         judge=dict(max_tokens=128, rows=32, epochs=5, optimizer=_rates(3e-4)),
         judge_examples=10_000,
         problems=dict(reasoning=300, cooler=300, general=250, few_shot=200),
@@ -102,7 +115,7 @@ def _budget(size: str) -> Budget:
     return Budget(
         steps=dict(zero=300, dev2=300, r1=300, small_rl=300), general_from=200,
         draws=dict(cold_samples=(500, 8), samples=(500, 8)),
-        general_examples=2000, sft=cautious, judge=judge, judge_examples=10_000,
+        general_examples=2000, sft=cautious, cold_epochs=2, judge=judge, judge_examples=10_000,
         problems=dict(reasoning=64, cooler=64, general=64, few_shot=64),
         samples=dict(reasoning=8, cooler=4, general=4, few_shot=4), small='smollm2',
         solutions=True)
@@ -110,7 +123,7 @@ def _budget(size: str) -> Budget:
       steps=dict(zero=1000, dev2=500, r1=500, small_rl=1000), general_from=380,
       draws=dict(cold_samples=(2000, 8), samples=(7000, 8)),
       general_examples=10_000, sft=cautious | dict(row_length=2048, rows=64, micro_batches=16),
-      judge=judge, judge_examples=20_000,
+      cold_epochs=2, judge=judge, judge_examples=20_000,
       problems=dict(reasoning=1319, cooler=1319, general=250, few_shot=1319),
       samples=dict(reasoning=16, cooler=8, general=4, few_shot=4), small='smollm2')
 
@@ -150,6 +163,7 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
       rewards=dict(format=0.5, language=0.5, skill=0.0),    # skill is the truth: watched alone
       reward_models={name: dict(source=name, weight=1.0) for name in reward_model.OBJECTIVES}))
   dev1 = _tuned(zero, base, 'cold_samples', budget)
+  dev1.epochs = budget.cold_epochs
   drawn = {name: _drawn(zero, source, budget.draws[name])
            for name, source in (('cold_samples', 'zero'), ('samples', 'dev2'))}
   if budget.solutions:
@@ -193,7 +207,8 @@ def _evaluations(zero: ConfigDict, budget: Budget) -> ConfigDict:
       few_shot=dict(accuracy=accuracy, sampling=cooler, shots=2,
                     max_prompt_length=4 * zero.max_prompt_length + 160),
       general=dict(accuracy='skill', sampling=cooler))
-  evaluations = ConfigDict({name: r1_zero.evaluation(zero, **field) for name, field in fields.items()})
+  evaluations = ConfigDict(
+      {name: r1_zero.evaluation(zero, **field) for name, field in fields.items()})
   for name, config in evaluations.items():
     if name == 'general':
       config.data = _general_data(budget)
