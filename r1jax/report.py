@@ -20,7 +20,6 @@ from r1jax.storage import Path, to_json
 REASONING = 'reasoning'    # the evaluation whose samples give majority votes and budgets
 _KINDS = ('pretrain', 'sft', 'rl', 'distill', 'evaluate')   # those that evaluate a model they name
 _LEAST_BUDGET = 8          # tokens
-_TRUTH = 'rewards/skill/mean'
 _MODEL = 'rewards/reward_model/'
 
 _MEANINGS = {
@@ -79,7 +78,8 @@ def write(
     metrics.print_table(rows, title, console=console)
   parts += [_reward_model_part(artifacts), _reject_part(artifacts), *_vote_parts(votes),
             _gap_part(paths), _growth_part(paths)]
-  figure = draw(table, votes, paths, before)
+  figure = draw(table, votes, paths, {
+      name: before[name] + _own(artifact) for name, artifact in artifacts.items()})
   (workdir / 'results.md').write_text(
       _page(artifacts, stages, parts, table, image=figure is not None))
   (workdir / 'results.json').write_text(to_json(_columns(table, votes, artifacts)))
@@ -198,11 +198,19 @@ def _ends(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
   return float(np.mean(values[:size])), float(np.mean(values[-size:]))
 
 
-def _reward_models(path: Trajectory) -> list[str]:
-  """The reward models whose mean reward was logged beside the truth."""
-  names = dict.fromkeys(name for record in path.records for name in record)
-  return [name.removeprefix(_MODEL).removesuffix('/mean') for name in names
-          if name.startswith(_MODEL) and name.endswith('/mean')] if _TRUTH in names else []
+def _beside_truth(path: Trajectory) -> dict[str, list[tuple[float, float, float]]]:
+  """{reward model: [(step, its mean reward, the truth)]} of the steps where both were logged.
+
+  The truth is the share done of the tasks that this reward model judged.
+  """
+  models = dict.fromkeys(name.removeprefix(_MODEL).removesuffix('/truth') for record in path.records
+                         for name in record if name.startswith(_MODEL) and name.endswith('/truth'))
+  found = {}
+  for model in models:
+    truth = dict(_curve(path, f'{_MODEL}{model}/truth'))
+    found[model] = [(step, reward, truth[step])
+                    for step, reward in _curve(path, f'{_MODEL}{model}/mean') if step in truth]
+  return {model: points for model, points in found.items() if points}
 
 
 def _columns(table, votes: Mapping[str, Votes], artifacts) -> dict[str, dict[str, Any]]:
@@ -317,17 +325,16 @@ def _plural(count: int, word: str) -> str:
 def _gap_part(paths: Mapping[str, Trajectory]) -> Part:
   rows = []
   for stage, path in paths.items():
-    truth = _curve(path, _TRUTH)
-    for model in _reward_models(path):
-      rewards = _curve(path, f'{_MODEL}{model}/mean')
-      if rewards and truth:
-        (first, last), (was, is_) = _ends(rewards), _ends(truth)
-        rows.append({'stage': stage, 'reward model': model, 'its reward, first': first,
-                     'its reward, last': last, 'truth, first': was, 'truth, last': is_,
-                     'gap opened by': (last - first) - (is_ - was)})
+    for model, points in _beside_truth(path).items():
+      first, last = _ends([(step, reward) for step, reward, _ in points])
+      was, is_ = _ends([(step, truth) for step, _, truth in points])
+      rows.append({'stage': stage, 'reward model': model, 'its reward, first': first,
+                   'its reward, last': last, 'truth, first': was, 'truth, last': is_,
+                   'gap opened by': (last - first) - (is_ - was)})
   return ('Reward models against the truth, in training', rows,
-          'Means over the first and the last fifth of the steps. A reward that rises while the truth '
-          '(the share of general tasks done) does not is a reward model being hacked.')
+          'Means over the first and the last fifth of the steps at which the reward model judged. A '
+          'reward that rises while the truth (the share done of the tasks that it judged) does not '
+          'is a reward model being hacked.')
 
 
 _GROWTH = {'completions/mean_length': 'length', 'language_mixing': 'language mixing',
@@ -404,63 +411,141 @@ def _described(settings: Mapping[str, Any]) -> str:
 
 # The picture.
 
-# Okabe and Ito's colours, which the colour-blind tell apart; with markers, so does who prints grey.
-_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
-_MARKERS = 'osD^vPX'
+# Paul Tol's muted colours, which the colour-blind tell apart; markers and lines differ too, for more
+# stages and for who prints grey.
+_COLOURS = ('#332288', '#CC6677', '#DDCC77', '#44AA99', '#882255', '#999933', '#88CCEE', '#117733',
+            '#AA4499')
+_MARKERS = 'osD^vPX<>*ph'
+_LINES = ('-', '--', ':', '-.')
+
+
+class _Panel(NamedTuple):
+  """Curves of stages by name; `points` (x, mean, low, high) stand for stages too."""
+  title: str
+  label: str
+  scale: str                                         # 'linear', 'log' or 'log2'
+  curves: dict[str, list[tuple[float, float]]]
+  points: dict[str, tuple[float, float, float, float]] = {}
+  marked: bool = True                                # the points of a curve
 
 
 def draw(table, votes: Mapping[str, Votes], paths: Mapping[str, Trajectory],
-         before: Mapping[str, Compute]) -> bytes | None:
-  """A PNG with the panels that have data; None where none has."""
+         computed: Mapping[str, Compute]) -> bytes | None:
+  """A PNG with the panels that have data; None where none has.
+
+  Args:
+    table: of `scores`.
+    votes, paths: by stage.
+    computed: the compute of the chain up to each stage and with it, of all stages in their order.
+  """
   from matplotlib.figure import Figure
-  style = {name: dict(color=_COLOURS[i % 7], marker=_MARKERS[i % 7], markersize=4, linewidth=1.3)
-           for i, name in enumerate(before)}
-  panels = [
-      ('accuracy in training', 'floating-point operations of the chain', 'log', {
-          stage: list(zip(path.computed, (record.get(_accuracy_metric(path), math.nan)
-                                          for record in path.records)))
-          for stage, path in paths.items() if _curve(path, _accuracy_metric(path))}),
-      ('accuracy of a majority of votes', 'completion tokens a problem', 'log2', {
-          stage: [(found.tokens[k], value[0]) for k, value in found.by_votes.items()]
-          for stage, found in votes.items()}),
-      ('accuracy within a budget', 'completion tokens', 'log2', {
-          stage: [(budget, value[0]) for budget, value in found.by_budget.items()]
-          for stage, found in votes.items()})]
-  for stage, path in paths.items():
-    curves = {model: _curve(path, f'{_MODEL}{model}/mean') for model in _reward_models(path)}
-    if curves:
-      panels.append((f'{stage}: reward models and truth', 'step', 'linear',
-                     {'truth': _curve(path, _TRUTH)} | curves))
-  panels += [(title, 'step', 'linear', {stage: points for stage, path in paths.items()
-                                        if (points := _curve(path, name))})
-             for name, title in (('completions/mean_length', 'mean length (tokens)'),
-                                 ('language_mixing', 'language mixing'))]
-  panels = [panel for panel in panels if any(panel[3].values())]
-  if not panels:
+  style = _styles([name for name in computed if name in table or name in paths])
+  panels = [panel for panel in _panels(table, votes, paths, computed)
+            if panel.points or any(panel.curves.values())]
+  rewarded = {stage: found for stage, path in paths.items() if (found := _beside_truth(path))}
+  count = len(panels) + len(rewarded)
+  if not count:
     return None
-  columns = min(3, len(panels))
-  rows = -(-len(panels) // columns)
-  figure = Figure(figsize=(4.6 * columns, 3.3 * rows), layout='constrained')
+  columns = min(3, count)
+  rows = -(-count // columns)
+  figure = Figure(figsize=(max(6.0, 4.6 * columns), 3.3 * rows + 0.5), layout='constrained')
   axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-  for axis, (title, label, scale, curves) in zip(axes, panels):
-    for i, (name, points) in enumerate(curves.items()):
-      look = style.get(name, dict(color=_COLOURS[i % 7], marker=_MARKERS[i % 7], markersize=4,
-                                  linewidth=1.3))
-      marks = dict(look, markevery=max(1, len(points) // 12))
-      axis.plot(*zip(*points), label=name, **marks)
-    axis.set_title(title, fontsize=10)
-    axis.set_xlabel(label, fontsize=8)
-    if scale == 'log2':
-      axis.set_xscale('log', base=2)
-      axis.xaxis.set_major_formatter('{x:.0f}')
-    else:
-      axis.set_xscale(scale)
-    axis.tick_params(labelsize=8)
-    axis.legend(fontsize=7, frameon=False)
-    axis.grid(alpha=0.3)
-    axis.spines[['top', 'right']].set_visible(False)
-  for axis in axes[len(panels):]:
+  for axis, panel in zip(axes, panels):
+    _draw_panel(axis, panel, style)
+  for axis, (stage, found) in zip(axes[len(panels):], rewarded.items()):
+    _draw_rewards(axis, stage, found)
+  for axis in axes[count:]:
     axis.remove()
+  handles = {name: handle for axis in axes[:len(panels)]
+             for handle, name in zip(*axis.get_legend_handles_labels())}
+  shown = [name for name in style if name in handles]
+  figure.legend([_handle(style[name]) for name in shown], shown, loc='outside lower center',
+                ncols=min(len(shown), 3 * columns), frameon=False, fontsize=9)
   image = io.BytesIO()
   figure.savefig(image, format='png', dpi=120)
   return image.getvalue()
+
+
+def _styles(stages: Sequence[str]) -> dict[str, dict[str, Any]]:
+  """How each stage looks, in every panel."""
+  return {name: dict(color=_COLOURS[i % len(_COLOURS)], marker=_MARKERS[i % len(_MARKERS)],
+                     linestyle=_LINES[i // len(_COLOURS) % len(_LINES)])
+          for i, name in enumerate(stages)}
+
+
+def _handle(style: Mapping[str, Any]):
+  from matplotlib.lines import Line2D
+  return Line2D([], [], markersize=6, linewidth=1.5, **style)
+
+
+def _panels(table, votes, paths, computed) -> list[_Panel]:
+  """Those whose curves are stages."""
+  training = {stage: list(zip(path.computed, (record.get(_accuracy_metric(path), math.nan)
+                                              for record in path.records)))
+              for stage, path in paths.items() if _curve(path, _accuracy_metric(path))}
+  reached = {stage: (computed[stage].total, *found[REASONING]['pass@1'])
+             for stage, found in table.items() if 'pass@1' in found.get(REASONING, {})}
+  spent = [x for x in (*(point[0] for point in reached.values()),
+                       *(x for curve in training.values() for x, _ in curve)) if x > 0]
+  # What cost nothing stands at the left edge of a logarithmic axis.
+  reached = {stage: (x or min(spent) / 3, *rest) for stage, (x, *rest) in reached.items()
+             } if spent else {}
+  by_step = [_Panel(title, 'step', 'linear', {stage: points for stage, path in paths.items()
+                                              if (points := _curve(path, name))}, marked=False)
+             for name, title in (('completions/mean_length', 'mean length in training (tokens)'),
+                                 ('language_mixing', 'language mixing in training'))]
+  return [
+      _Panel(f'{REASONING} pass@1, and accuracy in training (lines)',
+             'floating-point operations of the chain (given models: left edge)', 'log', training,
+             reached, marked=False),
+      _Panel('accuracy of a majority of votes', 'completion tokens a problem', 'log2', {
+          stage: [(found.tokens[k], value[0]) for k, value in found.by_votes.items()]
+          for stage, found in votes.items()}),
+      _Panel('accuracy within a budget', 'completion tokens', 'log2', {
+          stage: [(budget, value[0]) for budget, value in found.by_budget.items()]
+          for stage, found in votes.items()}), *by_step]
+
+
+def _draw_panel(axis, panel: _Panel, style) -> None:
+  for name, points in panel.curves.items():
+    look = style[name]
+    if panel.marked:
+      look = look | dict(markevery=max(1, len(points) // 12), markersize=6, fillstyle='none')
+    elif len(points) > 12:
+      look = look | dict(marker='')
+    else:
+      look = look | dict(marker='.', markersize=5)
+    axis.plot(*zip(*points), label=name, linewidth=1.3, **look)
+  for name, (x, mean, low, high) in panel.points.items():
+    axis.errorbar([x], [mean], [[max(0, mean - low)], [max(0, high - mean)]], label=name,
+                  elinewidth=0.8, markersize=8, markeredgecolor='white', zorder=3, **style[name])
+  _finish_panel(axis, panel.title, panel.label, panel.scale)
+
+
+def _draw_rewards(axis, stage: str, found: Mapping[str, Sequence[tuple[float, ...]]]) -> None:
+  """What the reward models of a stage gave, and the truth on the same questions."""
+  for i, (model, points) in enumerate(found.items()):
+    steps, rewards, truths = zip(*points)
+    look = dict(color=_COLOURS[i % len(_COLOURS)], linewidth=1.3,
+                marker='.' if len(points) <= 12 else '')
+    axis.plot(steps, rewards, label=f'{model}: its reward', **look)
+    axis.plot(steps, truths, label=f'{model}: the truth', linestyle='--', **look)
+  axis.set_ylim(-0.03, 1.03)
+  axis.legend(fontsize=7)
+  _finish_panel(axis, f'{stage}: reward models and truth', 'step', 'linear')
+
+
+def _finish_panel(axis, title: str, label: str, scale: str) -> None:
+  from matplotlib.ticker import MaxNLocator
+  axis.set_title(title, fontsize=10)
+  axis.set_xlabel(label, fontsize=8)
+  if scale == 'log2':
+    axis.set_xscale('log', base=2)
+    axis.xaxis.set_major_formatter('{x:.0f}')
+  elif scale == 'log':
+    axis.set_xscale('log')
+  else:
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+  axis.tick_params(labelsize=8)
+  axis.grid(alpha=0.3)
+  axis.spines[['top', 'right']].set_visible(False)

@@ -54,9 +54,9 @@ def rollout_metrics(
 ) -> dict[str, float]:
   """What is watched of a rollout, under the names that TRL and verl use.
 
-  reward, reward_std (mean over groups, G − 1), frac_reward_zero_std, rewards/<name>/mean and /std,
-  completions/*, and of the texts reflective_words and repetition (means) and language_mixing
-  (share).
+  reward, reward_std (mean over groups, G − 1), frac_reward_zero_std, rewards/<name>/mean and /std
+  over what was judged (absent where nothing was), completions/*, and of the texts reflective_words
+  and repetition (means) and language_mixing (share).
   """
   grouped = rewards.total.reshape(-1, group_size)
   lengths = np.asarray([c.num_tokens for c in completions])
@@ -75,8 +75,8 @@ def rollout_metrics(
       'language_mixing': np.mean([is_mixed(text) for text in texts])}
   for name, values in rewards.components.items():
     judged = values[~np.isnan(values)]
-    metrics[f'rewards/{name}/mean'] = judged.mean() if judged.size else 0.0
-    metrics[f'rewards/{name}/std'] = judged.std() if judged.size else 0.0
+    if judged.size:
+      metrics |= {f'rewards/{name}/mean': judged.mean(), f'rewards/{name}/std': judged.std()}
   metrics |= {f'rewards/{name}' if '/' in name else f'rewards/workers/{name}': count
               for name, count in rewards.counters.items()}
   return {name: float(value) for name, value in metrics.items()}

@@ -126,16 +126,18 @@ def test_the_rows_of_a_run_are_those_it_takes():
 @pytest.mark.slow
 def test_an_rl_stage_counts_what_it_ran(base, tmp_path):
   """Two groups an iteration, scored by old policy and reference, and trained on in two epochs."""
-  artifact = runs.run_resumable(base, tmp_path)
+  config = runs.rl_config(base, steps=4, epochs=2, kl_coefficient=0.1, checkpoint_every=9,
+                          evaluations={'trained': runs.evaluation_config()})
+  artifact = rl.run(config, {}, tmp_path, reward_functions={'bytes': (runs.by_bytes, 1.0)})
   samples = list(metrics.read_jsonl(tmp_path / 'rollouts'))
   prompts = [sample['num_prompt_tokens'] for sample in samples[::2]]
   lengths = np.reshape([sample['num_tokens'] for sample in samples], (-1, 2))
-  assert len(prompts) == 6 and min(prompts) > 5
+  assert len(prompts) == 4 and min(prompts) > 5
   tokens, operations = by_token(prompts, lengths)
-  records = [json.loads(line) for name in ('base', 'trained') for line in (
-      tmp_path / 'evaluations' / f'{name}.jsonl').read_text().splitlines()]
+  records = [json.loads(line) for line in (
+      tmp_path / 'evaluations' / 'trained.jsonl').read_text().splitlines()]
   evaluated = compute.evaluating(SHAPE, records)
-  assert len(records) == 8 and evaluated.evaluated_tokens > 0
+  assert len(records) == 4 and evaluated.evaluated_tokens > 0
   found = compute.from_dict(artifact.manifest.compute)
   assert found == compute.Compute(
       sampled=operations, scored=2 * operations, trained=2 * 3 * operations,
@@ -144,10 +146,12 @@ def test_an_rl_stage_counts_what_it_ran(base, tmp_path):
   assert checkpoint.read_manifest(tmp_path).compute == found.to_dict()
 
 
-def test_surplus_groups_are_only_drawn_and_a_critic_is_scored_and_trained_too():
+def test_surplus_groups_are_drawn_and_judged_and_a_critic_is_scored_and_trained_too():
+  judged = compute.Compute(scored=5.0, scored_tokens=3)
   drawn = [types.SimpleNamespace(
       prompts=types.SimpleNamespace(prompt_lengths=np.asarray(PROMPTS[i:i + 1])),
-      completions=[types.SimpleNamespace(num_tokens=length) for length in COMPLETIONS[i]])
+      completions=[types.SimpleNamespace(num_tokens=length) for length in COMPLETIONS[i]],
+      pending=types.SimpleNamespace(compute=judged))
       for i in range(3)]
   trainer = types.SimpleNamespace(
       config=dict(epochs=2, model=dict(remat=True)), model=types.SimpleNamespace(config=SHAPE),
@@ -156,7 +160,7 @@ def test_surplus_groups_are_only_drawn_and_a_critic_is_scored_and_trained_too():
   kept = [PROMPTS[0], PROMPTS[2]], [COMPLETIONS[0], COMPLETIONS[2]]
   assert rl._Trainer._computed(trainer, drawn, groups) == (
       compute.sampling(SHAPE, PROMPTS, COMPLETIONS) + compute.scoring(SHAPE, *kept)
-      + compute.training(SHAPE, *kept, remat=True, times=4))
+      + compute.training(SHAPE, *kept, remat=True, times=4) + judged + judged + judged)
 
 
 def test_a_fine_tuning_counts_the_rows_it_trained_on(base, tmp_path):

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 
+import matplotlib.figure
 import numpy as np
 import pytest
 import rich.console
@@ -42,6 +43,12 @@ def scores_of(records, count=8):
   return evaluate.scores(read, [r['rewards']['reward'] >= 1 for r in records], num_samples=count)
 
 
+def judged(step):
+  """What a reward model leaves that judges from step 11 on, and in even steps alone beside a truth."""
+  found = {'rewards/reward_model/helpful/mean': step / 50} if step > 10 else {}
+  return found | ({'rewards/reward_model/helpful/truth': 1 - step / 50} if step % 2 == 0 else {})
+
+
 def make_chain(workdir):
   """Artifacts as the stages leave them."""
   artifacts = {}
@@ -62,9 +69,8 @@ def make_chain(workdir):
       for step in range(1, 41):
         writer.write(step, {
             'rewards/number/mean': 1 - 1 / (1 + step / 10), 'completions/mean_length': 20 + step,
-            'language_mixing': 0.5 / step, 'compute/trained': 1e12 * (i + 1), **({
-                'rewards/reward_model/helpful/mean': step / 10, 'rewards/skill/mean':
-                0.5 + 0.2 * np.sin(step / 15)} if name == 'all' else {})})
+            'language_mixing': 0.5 / step, 'compute/trained': 1e12 * (i + 1),
+            **(judged(step) if name == 'all' else {})})
       writer.close()
     checkpoint.write_manifest(folder, checkpoint.Manifest(
         config['kind'], name, f'hash of {name}', scores=scores, model=runs.SHAPE.to_dict(),
@@ -122,6 +128,69 @@ def test_the_page_has_every_part_and_no_place(written):
   assert str(workdir) not in page and '0.9' in page
   assert 'reasoning: mean' in printed and 'Compute' in printed
   assert (workdir / 'results.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_a_reward_model_and_the_truth_are_compared_where_both_are_there(written):
+  workdir, artifacts, _ = written
+  path = report.trajectory(artifacts['all'], compute.Compute())
+  found = report._beside_truth(path)
+  assert found == {'helpful': [(step, step / 50, 1 - step / 50) for step in range(12, 41, 2)]}
+  # The first three steps and the last three.
+  assert '| all | helpful | 0.280 | 0.760 | 0.720 | 0.240 | 0.960 |' in (
+      workdir / 'results.md').read_text()
+  assert report._beside_truth(report.trajectory(artifacts['zero'], compute.Compute())) == {}
+
+
+def test_no_two_stages_look_the_same():
+  styles = report._styles([str(i) for i in range(36)])
+  assert len({tuple(style.values()) for style in styles.values()}) == 36
+  assert len({(style['color'], style['linestyle']) for style in styles.values()}) == 36
+  assert len({style['color'] for style in list(styles.values())[:9]}) == 9
+
+
+def drawn(monkeypatch, *arguments):
+  """The figure of `report.draw`."""
+  figures, save = [], matplotlib.figure.Figure.savefig
+  monkeypatch.setattr(matplotlib.figure.Figure, 'savefig', lambda figure, *args, **more: (
+      figures.append(figure), save(figure, *args, **more))[1])
+  assert report.draw(*arguments)[:4] == b'\x89PNG'
+  return figures[0]
+
+
+def test_every_stage_is_told_apart_and_keeps_its_look_in_every_panel(monkeypatch):
+  names = [f'stage {i}' for i in range(9)]
+  table = {name: {'reasoning': {'pass@1': (i / 10, i / 10 - 0.02, i / 10 + 0.05)}}
+           for i, name in enumerate(names)}
+  votes = {name: report.votes_of(samples(i, 0.5, 4, 5)) for i, name in enumerate(names)}
+  computed = {name: compute.Compute(trained=1e9 * i) for i, name in enumerate(names)}
+  figure = drawn(monkeypatch, table, votes, {}, computed)
+  legend, = figure.legends
+  assert [text.get_text() for text in legend.get_texts()] == names
+  colours = {name: line.get_color() for name, line in zip(names, legend.get_lines())}
+  assert len(set(colours.values())) == 9 and len(figure.axes) == 3
+  for axis in figure.axes:
+    assert axis.get_legend() is None
+    handles, labels = axis.get_legend_handles_labels()
+    assert labels == names
+    for name, handle in zip(labels, handles):
+      line = handle if hasattr(handle, 'get_color') else handle.lines[0]
+      assert line.get_color() == colours[name]
+  points = [handle.lines[0].get_xydata()[0] for handle in
+            figure.axes[0].get_legend_handles_labels()[0]]
+  np.testing.assert_allclose([y for _, y in points], np.arange(9) / 10)
+  np.testing.assert_allclose([x for x, _ in points][1:], 1e9 * np.arange(1, 9))
+  assert 0 < points[0][0] < 1e9    # what cost nothing, on the left
+
+
+def test_reward_models_share_an_axis_from_0_to_1_with_the_truth(monkeypatch):
+  records = [{'step': step, **{f'rewards/reward_model/{name}/{what}': step / 10 for name in 'ab'
+                               for what in ('mean', 'truth')}} for step in range(1, 4)]
+  figure = drawn(monkeypatch, {}, {}, {'r1': report.Trajectory(records, [1.0] * 3)},
+                 {'r1': compute.Compute()})
+  axis, = figure.axes
+  looks = {(line.get_color(), line.get_linestyle()) for line in axis.get_lines()}
+  assert len(looks) == 4 and axis.get_ylim()[0] <= 0 < 1 <= axis.get_ylim()[1]
+  assert len(axis.get_legend().get_texts()) == 4
 
 
 def test_the_numbers_are_kept_and_the_same_in_a_bucket(written, tmp_path):

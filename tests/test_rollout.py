@@ -88,7 +88,6 @@ def test_pitfall_19_metrics_of_a_rollout():
       'reflective_words': 4 / 4, 'repetition': (1 / 3) / 4, 'language_mixing': 0.25,
       'rewards/format/mean': 0.75, 'rewards/format/std': np.std([1, 0, 1, 1]),
       'rewards/number/mean': 0.5, 'rewards/number/std': 0.5,
-      'rewards/never/mean': 0, 'rewards/never/std': 0,
       'rewards/unjudged/number': 2, 'rewards/workers/timeouts': 3})
 
 

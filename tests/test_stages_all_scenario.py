@@ -9,7 +9,7 @@ import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
-from r1jax import metrics, rollout, sharding
+from r1jax import compute, metrics, rollout, sharding
 from r1jax.records import Batch
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import final_summary
@@ -49,11 +49,12 @@ def mixed_config(base, folder, /, **fields):
 
 
 def stand_in(objective):
-  """Scores that tell texts and objectives apart."""
+  """Scores that tell texts and objectives apart; a completion costs one token."""
   def rewards(questions, completions):
     assert len(questions) == len(completions)
-    sizes = [[sum(text.encode()) % 13 for text in group] for group in completions]
-    return (np.asarray(sizes, np.float32) - 6) / (1 + OBJECTIVES.index(objective))
+    sizes = np.asarray([[sum(text.encode()) % 13 for text in group] for group in completions])
+    return reward_model.Scored((sizes.astype(np.float32) - 6) / (1 + OBJECTIVES.index(objective)),
+                               compute.Compute(scored=10.0 * sizes.size, scored_tokens=sizes.size))
   return rewards
 
 
@@ -87,14 +88,15 @@ def test_a_reward_model_judges_its_own_objective_and_what_has_none():
   completions = completions_of(8)
   examples = [dict(question='q', objective='helpfulness'), dict(question='q', objective='safety'),
               dict(question='q', objective=None), dict(question='q')]
-  got = rl_rewards.score(models_of(helpfulness=2.0, safety=3.0), completions, examples)
+  got, took = rl_rewards.score(models_of(helpfulness=2.0, safety=3.0), completions, examples)
+  assert took == compute.Compute(scored=120.0, scored_tokens=12)    # six by each
   total = np.zeros(8)
   for name, weight in dict(helpfulness=2.0, safety=3.0).items():
     component = got.components[f'reward_model/{name}']
     for n, completion in enumerate(completions):
       example = examples[n // 2]
       if example.get('objective') in (None, name):
-        score = stand_in(name)(['q'], [[completion.text]])[0, 0]
+        score = stand_in(name)(['q'], [[completion.text]]).rewards[0, 0]
         assert component[n] == pytest.approx(1 / (1 + np.exp(-score)), rel=1e-6)
         total[n] += weight * component[n]
       else:
@@ -105,8 +107,9 @@ def test_a_reward_model_judges_its_own_objective_and_what_has_none():
 
 def test_scores_of_any_size_give_rewards_from_0_to_1():
   for score, want in ((-1e4, 0.0), (0.0, 0.5), (1e4, 1.0)):
-    model = rl_rewards.ScoringModel(1.0, 'safety', lambda *_: np.full((1, 2), score, np.float32))
-    got = rl_rewards.score({'x': model}, completions_of(2), [dict(question='q')])
+    scored = reward_model.Scored(np.full((1, 2), score, np.float32), compute.Compute())
+    model = rl_rewards.ScoringModel(1.0, 'safety', lambda *_: scored)
+    got, _ = rl_rewards.score({'x': model}, completions_of(2), [dict(question='q')])
     np.testing.assert_array_equal(got.total, [want] * 2)
 
 
@@ -118,8 +121,10 @@ def test_each_part_has_its_own_rewards_united_by_name():
                        models_of(safety=1.0)))
   examples = [dict(question='q', objective=objective) for objective in (None, *OBJECTIVES)]
   completions = completions_of(6)
-  got = judges.submit(completions, examples, num_general=2).collect()
+  pending = judges.submit(completions, examples, num_general=2)
+  got = pending.collect()
   judges.close()
+  assert pending.compute.scored_tokens == 2
   bytes_, length, safety = (
       got.components[name] for name in ('bytes', 'length', 'reward_model/safety'))
   np.testing.assert_array_equal(bytes_, [runs.by_bytes(each, {}) for each in completions])
@@ -148,6 +153,18 @@ def test_uniting_parts_adds_counters_and_keeps_every_value():
     for name, values in got.components.items():
       want = part.components.get(name, np.full(len(part.total), np.nan))
       np.testing.assert_array_equal(values[rows], want)
+
+
+def test_the_truth_is_that_of_what_a_reward_model_judged():
+  nan = np.nan
+  rewards = Rewards(np.zeros(5), {
+      'skill': np.array([1.0, 0.0, 1.0, nan, 1.0]),
+      'reward_model/some': np.array([0.3, 0.4, nan, 0.5, nan]),
+      'reward_model/none': np.full(5, nan), 'reward_model/all': np.full(5, 0.5)}, {})
+  assert rl_rewards.truths(rewards) == {
+      'rewards/reward_model/some/truth': 0.5, 'rewards/reward_model/all/truth': 0.75}
+  del rewards.components['skill']
+  assert rl_rewards.truths(rewards) == {}
 
 
 @pytest.mark.parametrize('opened', (False, True))
@@ -255,6 +272,12 @@ def test_general_prompts_enter_at_from_step_and_no_earlier(mixed):
       assert rewards['length'] == by_length(Completion(line['completion'], 0, False), {})
       assert rewards['reward'] == pytest.approx(
           0.5 * rewards['bytes'] + 2 * rewards[f'reward_model/{judged[0]}'])
+    for name in OBJECTIVES:    # what judged nothing has no mean
+      values = [value for line in new if (value := line['rewards'][f'reward_model/{name}']) is not None]
+      assert record.get(f'rewards/reward_model/{name}/mean', 0) == pytest.approx(np.mean(values or 0))
+      assert (f'rewards/reward_model/{name}/mean' in record) == bool(values)
+    policy = record['compute/trained_tokens'] / 2    # the old log-probabilities; two epochs
+    assert record['compute/scored_tokens'] == policy + len(new)
     if iteration:
       for name, lines in (('reasoning', old), ('general', new)):
         assert record[f'reward/{name}'] == pytest.approx(
@@ -333,14 +356,18 @@ def test_a_policy_is_rewarded_by_a_reward_model_alone(base, tmp_path):
   loaded = reward_model.load_reward_model(
       'helpful', {'helpful': helpful}, compute_dtype='float32', remat=False, mesh=mesh)
   judge = reward_model.make_rewards(loaded, rows=1, mesh=mesh)
-  found = []
+  found, tokens, prompts = [], 0, load_tokenizer(base)
   for line in metrics.read_jsonl(tmp_path / 'run' / 'rollouts'):
     question = line['prompt'].removeprefix('User: ').removesuffix('\nAssistant:')
-    found.append(1 / (1 + np.exp(-judge([question], [[line['completion']]])[0, 0])))
+    scored = judge([question], [[line['completion']]])
+    found.append(1 / (1 + np.exp(-scored.rewards[0, 0])))
+    tokens += scored.compute.scored_tokens
+    tokens -= len(prompts.encode(line['prompt'])) if line['sample'] else 0    # shared in the run
     assert line['rewards']['reward_model/good'] == pytest.approx(found[-1], rel=1e-3)
     assert line['rewards']['reward'] == pytest.approx(2 * found[-1], rel=1e-3)
   assert len(found) == 4 and np.std(found) > 1e-3
   assert record['rewards/reward_model/good/mean'] == pytest.approx(np.mean(found), rel=1e-3)
+  assert record['compute/scored_tokens'] == tokens > 0 and record['compute/scored'] > 0
 
 
 # Refusals.

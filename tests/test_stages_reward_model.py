@@ -227,11 +227,15 @@ def test_it_is_loaded_as_it_was_trained_and_judges_as_it_was_measured(helpful, p
   questions = ['test question 30?', 'test question 31?', 'test question 32?']
   found = rewards(questions, [[THOUGHT.format(1, KINDLY[0]), THOUGHT.format(2, KINDLY[0]),
                                THOUGHT.format(1, RUDELY[1])]] * 3)
+  tokens = lambda text: len(loaded.tokenizer.encode(text))
+  assert found.compute.scored_tokens == 3 * (tokens(f'User: {questions[0]}\nAssistant:') + sum(
+      1 + tokens(f' {answer}') for answer in (KINDLY[0], KINDLY[0], RUDELY[1])))
+  found = found.rewards
   assert found.shape == (3, 3)
   np.testing.assert_allclose(found[:, 0], found[:, 1], rtol=1e-5)   # the thought is not seen
   assert np.all(found[:, 0] > found[:, 2])
   alone = reward_model.make_rewards(loaded, rows=1, mesh=mesh)(questions[2:], [[KINDLY[0]]])
-  np.testing.assert_allclose(alone[0, 0], found[2, 0], rtol=1e-4)
+  np.testing.assert_allclose(alone.rewards[0, 0], found[2, 0], rtol=1e-4)
 
 
 def test_a_critic_begins_as_a_reward_model(base, helpful, tmp_path, monkeypatch):

@@ -275,15 +275,21 @@ def make_loss(model: Model, config: Mapping[str, Any]) -> Callable:
   return loss
 
 
+class Scored(NamedTuple):
+  """What a reward model says of G completions of R questions, and what that took."""
+  rewards: np.ndarray          # [R, G] float32
+  compute: compute.Compute
+
+
 def make_rewards(loaded: RewardModel, *, rows: int, mesh: jax.sharding.Mesh) -> Callable:
-  """rewards(questions, completions) -> [R, G] float32 on the host.
+  """rewards(questions, completions) -> Scored, on the host.
 
   `completions` are G texts for each question, as a policy wrote them: what the reward model is not
   to see is taken away here. `rows` questions go through the device at a time.
   """
   program = jax.jit(functools.partial(rewards_of, loaded.model))
 
-  def rewards(questions: Sequence[str], completions: Sequence[Sequence[str]]) -> np.ndarray:
+  def rewards(questions: Sequence[str], completions: Sequence[Sequence[str]]) -> Scored:
     encoded, found = encode(
         questions, completions, tokenizer=loaded.tokenizer, template=loaded.template,
         objective=loaded.objective), []
@@ -293,7 +299,7 @@ def make_rewards(loaded: RewardModel, *, rows: int, mesh: jax.sharding.Mesh) -> 
       fill = lambda x: np.pad(x, ((0, rows - count),) + ((0, 0),) * (x.ndim - 1), mode='edge')
       out = program(loaded.params, sharding.place(jax.tree.map(fill, piece), mesh, batch=True))
       found.append(sharding.to_host(out)[:count])
-    return np.concatenate(found)
+    return Scored(np.concatenate(found), compute.scoring(loaded.model.config, *_sizes(encoded)))
   return rewards
 
 
@@ -306,7 +312,8 @@ def held_out_scores(
   was drawn at random, and its log-odds are the difference of its rewards; ties count half.
   """
   rewards = make_rewards(loaded, rows=rows, mesh=mesh)(
-      [example.question for example in examples], [example.completions for example in examples])
+      [example.question for example in examples],
+      [example.completions for example in examples]).rewards
   odds = rewards[:, 0] - rewards[:, 1] if rewards.shape[1] == 2 else rewards[:, 0]
   labels = np.asarray([example.label for example in examples])
   counts = collections.Counter(example.question for example in examples)
@@ -402,11 +409,15 @@ def _computed(
     config: Mapping[str, Any], shape: ModelConfig, train: Encoded, test: Encoded,
 ) -> compute.Compute:
   """What a whole run took; held-out examples are scored before training and after."""
-  sizes = lambda encoded: (encoded.prompt_lengths, encoded.completion_mask.sum(-1).astype(int))
   times = supervised.times_trained(config, len(train.prompt_lengths))
-  measured = compute.scoring(shape, *sizes(test), passes=2)
-  return compute.training(shape, *sizes(train), remat=config['model']['remat'], times=times) + (
+  measured = compute.scoring(shape, *_sizes(test), passes=2)
+  return compute.training(shape, *_sizes(train), remat=config['model']['remat'], times=times) + (
       compute.Compute(evaluated=measured.scored, evaluated_tokens=measured.scored_tokens))
+
+
+def _sizes(encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
+  """The tokens of prompts [R] and of completions [R, G]."""
+  return encoded.prompt_lengths, encoded.completion_mask.sum(-1).astype(int)
 
 
 def load_reward_model(

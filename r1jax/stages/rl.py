@@ -191,6 +191,7 @@ class _Trainer:
         self.place.kl_coefficient)
     self.batch = sharding.place(batch, self.mesh, batch=True)
     measured |= rollouts.rollout_metrics(completions, rewards, group_size=config['group_size'])
+    measured |= rl_rewards.truths(rewards)
     if self._num_general():
       measured |= rl_rewards.totals_by_part(rewards, len(rounds), self._num_general(),
                                             group_size=config['group_size'])
@@ -341,7 +342,8 @@ class _Trainer:
       self._save()
 
   def _computed(self, rounds: list[_Round], groups: np.ndarray) -> compute.Compute:
-    """What an iteration takes: all completions are drawn, those of `groups` scored and trained."""
+    """What an iteration takes: all completions are drawn and judged, of which reward models take
+    their part; those of `groups` are scored by models of the policy's shape, and trained on."""
     shape, models = self.model.config, 1 + (self.critic is not None)
     prompts = np.concatenate([drawn.prompts.prompt_lengths for drawn in rounds])
     lengths = np.asarray([c.num_tokens for drawn in rounds for c in drawn.completions]).reshape(
@@ -351,7 +353,8 @@ class _Trainer:
     return (compute.sampling(shape, prompts, lengths)
             + compute.scoring(shape, *kept, passes=scored)
             + compute.training(shape, *kept, remat=self.config['model']['remat'],
-                               times=self.config['epochs'] * models))
+                               times=self.config['epochs'] * models)
+            + sum((drawn.pending.compute for drawn in rounds), compute.Compute()))
 
   def _work(self, rollout: Mapping[str, float]) -> float:
     """Floating-point operations of an iteration, without those of rematerialisation."""

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from r1jax import rollout as rollouts
+from r1jax.compute import Compute
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import THINK_CLOSING, THINK_OPENING
 from r1jax.rewards.suite import PendingRewards, RewardFunction, Rewards, RewardSuite, named_rewards
@@ -17,12 +18,14 @@ from r1jax.stages import common
 from r1jax.stages.reward_model import RewardModel, load_reward_model, make_rewards
 from r1jax.tokenization import Tokenizer, opens_think
 
+_TRUTH = 'skill'    # the rule that knows which general tasks are done
+
 
 class ScoringModel(NamedTuple):
   """A reward model as a reward."""
   weight: float
   objective: str         # an example that names another objective is not judged
-  rewards: Callable      # (questions, completions, G texts of each) -> scores [R, G]
+  rewards: Callable      # (questions, completions, G texts of each) -> reward_model.Scored
 
 
 class Judge:
@@ -38,7 +41,7 @@ class Judge:
     group_size = len(completions) // len(examples)
     repeated = rollouts.repeat_examples(examples, group_size)
     pending = None if self._suite is None else self._suite.submit(completions, repeated)
-    return PendingParts(pending, score(self._models, completions, examples))
+    return PendingParts(pending, *score(self._models, completions, examples))
 
   def close(self) -> None:
     if self._suite is not None:
@@ -46,10 +49,13 @@ class Judge:
 
 
 class PendingParts:
-  """The rewards of one part: those of reward models, and of rules under way."""
+  """The rewards of one part: those of reward models, and of rules under way.
 
-  def __init__(self, rules: PendingRewards | None, scored: Rewards):
-    self._rules, self._scored = rules, scored
+  `compute` is what the reward models took.
+  """
+
+  def __init__(self, rules: PendingRewards | None, scored: Rewards, compute: Compute):
+    self._rules, self._scored, self.compute = rules, scored, compute
 
   def collect(self) -> Rewards:
     """As `PendingRewards.collect`."""
@@ -61,10 +67,11 @@ class PendingParts:
 
 
 class PendingMixture:
-  """The rewards of a batch whose last prompts are general ones."""
+  """The rewards of a batch whose last prompts are general ones; `compute` as of its parts."""
 
   def __init__(self, parts: Sequence[PendingParts]):
     self._parts = parts
+    self.compute = sum((part.compute for part in parts), Compute())
 
   def collect(self) -> Rewards:
     """As `PendingRewards.collect`; a part's components are NaN in the other."""
@@ -97,27 +104,44 @@ class Judges:
 def score(
     models: Mapping[str, ScoringModel], completions: Sequence[Completion],
     examples: Sequence[Mapping],
-) -> Rewards:
-  """The rewards of R·G completions by reward models alone: components `reward_model/<name>`.
+) -> tuple[Rewards, Compute]:
+  """The rewards of R·G completions by reward models alone, and what these took.
 
-  A model judges the examples that name its objective or none, and gives NaN for the others.
+  A model judges the examples that name its objective or none, and gives NaN for the others, in the
+  component `reward_model/<name>`.
   """
   group_size = len(completions) // len(examples)
-  total, components, counters = np.zeros(len(completions)), {}, {}
+  total, components, counters, taken = np.zeros(len(completions)), {}, {}, Compute()
   for name, model in models.items():
     component = np.full((len(examples), group_size), np.nan)
     judged = [place for place, example in enumerate(examples)
               if example.get('objective') in (None, model.objective)]
     if judged:
-      component[judged] = _sigmoid(model.rewards(
+      scores, took = model.rewards(
           [examples[place]['question'] for place in judged],
           [[completion.text for completion in
-            completions[place * group_size:(place + 1) * group_size]] for place in judged]))
+            completions[place * group_size:(place + 1) * group_size]] for place in judged])
+      component[judged], taken = _sigmoid(scores), taken + took
     component = component.reshape(-1)
     total += model.weight * np.nan_to_num(component)
     components[f'reward_model/{name}'] = component
     counters[f'unjudged/reward_model/{name}'] = int(np.isnan(component).sum())
-  return Rewards(total, components, counters)
+  return Rewards(total, components, counters), taken
+
+
+def truths(rewards: Rewards) -> dict[str, float]:
+  """{'rewards/reward_model/<name>/truth': share}, beside the mean of each reward model's rewards.
+
+  The share of tasks done by the rule `skill`, over the completions that both judged; without such
+  completions it is absent.
+  """
+  found = {}
+  for name, values in rewards.components.items():
+    if name.startswith('reward_model/') and _TRUTH in rewards.components:
+      both = ~np.isnan(values + rewards.components[_TRUTH])
+      if both.any():
+        found[f'rewards/{name}/truth'] = float(rewards.components[_TRUTH][both].mean())
+  return found
 
 
 def totals_by_part(
