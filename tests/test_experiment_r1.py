@@ -80,7 +80,7 @@ def test_the_whole_recipe_runs_and_a_stopped_one_ends_with_the_same_table(
   for column in ('reasoning pass@1', 'cooler pass@1', 'few_shot pass@1', 'general skills'):
     assert column in results['r1']
   with pytest.raises(common.StopRequested):
-    pipeline.run(config, tmp_path / 'stopped', should_stop=Stopper(60))
+    pipeline.run(config, tmp_path / 'stopped', should_stop=Stopper(25))
   done = {path.parent.name for path in (tmp_path / 'stopped').glob('*/manifest.json')}
   assert set() < done < set(config.stages)
   pipeline.run(config, tmp_path / 'stopped')
