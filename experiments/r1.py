@@ -212,7 +212,7 @@ def _evaluations(zero: ConfigDict, budget: Budget) -> ConfigDict:
       cooler=dict(accuracy=accuracy, sampling=cooler),
       few_shot=dict(accuracy=accuracy, sampling=cooler, shots=2,
                     max_prompt_length=4 * zero.max_prompt_length + 160),
-      general=dict(accuracy='skill', sampling=cooler))
+      general=dict(accuracy='skill'))
   evaluations = ConfigDict(
       {name: r1_zero.evaluation(zero, **field) for name, field in fields.items()})
   for name, config in evaluations.items():
@@ -231,8 +231,7 @@ def _accuracy(zero: ConfigDict) -> str:
 
 
 def _general_data(budget: Budget, **fields) -> ConfigDict:
-  return ConfigDict(dict(
-      name='miniature_general', size=budget.general_examples, tasks=(), **fields))
+  return ConfigDict(dict(name='miniature_general', size=budget.general_examples, **fields))
 
 
 def _evaluated(zero: ConfigDict, source, budget: Budget) -> ConfigDict:

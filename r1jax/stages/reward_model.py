@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import collections
 import dataclasses
 import functools
+import itertools
 import json
 import random
 import zlib
@@ -218,15 +219,16 @@ def _round_up(size) -> int:
 
 
 def select(
-    examples: Sequence[Example], encoded: Encoded, config: Mapping[str, Any],
+    examples: Sequence[Example], encoded: Encoded, config: Mapping[str, Any], *, split: str,
 ) -> tuple[list[int], dict[str, int]]:
-  """(the places of examples to learn from, counts of the others by reason).
+  """(the places of examples to learn from or to be held out, counts of the others by reason).
 
   Dropped are: what is longer than max_tokens ('dropped/long'), and pairs of which the reward model
   would see two equal sides ('dropped/equal'). Lest length be learnt for quality, lengths are
   matched: a pair is dropped where the longer side has more than max_length_ratio times the tokens
-  of the shorter, its end included ('dropped/length'); then of the pairs whose longer side is the
-  better one and of those whose shorter side is, as many are kept, the others dropped by the seed
+  of the shorter, its end included ('dropped/length'); then there are to be as many pairs whose
+  longer side is the better one as pairs whose shorter side is: of the train split the fewer ones are
+  repeated ('repeated/balance'), of the test split the surplus is dropped by the seed
   ('dropped/balance').
   """
   counts = {f'dropped/{reason}': 0 for reason in ('long', 'equal', 'length', 'balance')}
@@ -247,8 +249,11 @@ def select(
     sides = [[place for place, sign in zip(kept, longer) if sign * side > 0] for side in (1, -1)]
     fewer, more = sorted(sides, key=len)
     surplus = random.Random(config['seed']).sample(more, len(more) - len(fewer))
-    counts['dropped/balance'] = len(surplus)
-    kept = sorted(set(kept) - set(surplus))
+    if split == 'train' and fewer:
+      repeats = list(itertools.islice(itertools.cycle(fewer), len(surplus)))
+      kept, counts['repeated/balance'] = sorted(kept + repeats), len(repeats)
+    else:
+      kept, counts['dropped/balance'] = sorted(set(kept) - set(surplus)), len(surplus)
   return kept, counts
 
 
@@ -269,7 +274,7 @@ def _load_split(
   encoded = encode([example.question for example in examples],
                    [example.completions for example in examples], tokenizer=tokenizer,
                    template=config['template'], objective=config['objective'])
-  kept, counts = select(examples, encoded, config)
+  kept, counts = select(examples, encoded, config, split=split)
   kept = kept[:at_most]
   examples = [examples[place] for place in kept]
   story = ', '.join(f'{reason} {count}' for reason, count in counts.items())
