@@ -9,7 +9,9 @@ DeepSeek-R1 (arXiv:2501.12948, v2 with the details), all stages; each is in `con
     dev2          reasoning RL, with the language-consistency reward
     samples       rejection sampling from dev2
     dev3          SFT of the base on them and on general data, two epochs
-    helpfulness, safety   the reward models
+    opinions      completions of dev3 for general prompts, judged: by the tasks' own rules, where
+                  the report asks another model
+    helpfulness, safety   the reward models, of these and of general data
     r1            all-scenario RL: rules for reasoning, reward models for general prompts, which
                   come in late
     small_base, distilled, small_rl   a smaller model: as it is, after SFT on dev3's data, and after
@@ -41,20 +43,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from r1jax.data.miniature_general import GENERAL_TASKS
 from r1jax.stages import evaluate, reject, reward_model, rl, sft
 
 sys.path.append(str(pathlib.Path(__file__).parent))
 import r1_zero
 
 SIZES = ('tiny', 'smollm2_135m', 'qwen3_0_6b')
-DEBUG_DATA = dict(size=1000, min_steps=1, max_steps=2)    # of the miniature: a few of the base's answers pass
+DEBUG_DATA = dict(size=1000, min_steps=1, max_steps=2)    # of the miniature: the base solves some
 
 # What makes a chain of thought readable, for the cold start and for rejection sampling.
 FILTERS = dict(format={}, language=dict(min_share=0.99), repetition={}, code={}, paragraphs={},
                duplicates={}, cap=dict(per_prompt=2))
-# What dev3 learns from examples; harm is left to the safety model and RL.
-SKILLS = tuple(task for task in GENERAL_TASKS if task not in ('harmless', 'harmful'))
+CARELESS = 0.25    # share of the miniature's general data, for SFT, that answer badly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Budget:
   draws: dict[str, tuple[int, int]]   # problems, and samples of each, of rejection sampling
   general_examples: int            # of dev3's data and of r1's prompts
   sft: dict[str, Any]              # fields of the stages of SFT
+  cold_epochs: int                 # of dev1, which has few samples
   judge: dict[str, Any]            # fields of the reward models
   judge_examples: int
   problems: dict[str, int]         # of the evaluations
@@ -74,15 +75,28 @@ class Budget:
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
+  return some_stages('r1.py', argument, ())
+
+
+def some_stages(file: str, argument: str, names: tuple[str, ...]) -> ConfigDict:
+  """The chain, or `names` of it alone: what they read of other stages is the base, until set."""
   size, _, debug = argument.partition(',')
   if size not in SIZES or debug not in ('', 'debug'):
-    raise ValueError(f'r1.py:{argument} is unknown: use one of {", ".join(SIZES)}, '
+    raise ValueError(f'{file}:{argument} is unknown: use one of {", ".join(SIZES)}, '
                      "alone or followed by ',debug'")
   zero = r1_zero.get_config(argument).stages.zero
   budget = _budget(size)
   if debug:
     budget = _debug(budget, zero)
-  return r1_zero.with_stages(_chain(zero, budget))
+  stages = _chain(zero, budget)
+  chosen = {name: stages[name] for name in names or stages}
+  for stage in chosen.values():
+    if stage.model.source in stages and stage.model.source not in chosen:
+      stage.model.source = zero.model.source
+    for field in {'inputs', 'samples'} & set(stage):
+      if isinstance(stage[field], tuple):
+        stage[field] = tuple(name for name in stage[field] if name in chosen)
+  return r1_zero.with_stages(chosen)
 
 
 def _budget(size: str) -> Budget:
@@ -90,8 +104,9 @@ def _budget(size: str) -> Budget:
     sft = dict(row_length=192, rows=32, epochs=2)
     return Budget(
         steps=dict(zero=100, dev2=60, r1=80, small_rl=100), general_from=40,
-        draws=dict(cold_samples=(500, 4), samples=(1000, 8)),
+        draws=dict(cold_samples=(500, 4), samples=(1000, 8), opinions=(1000, 8)),
         general_examples=2000, sft=sft | dict(optimizer=_rates(1e-3)),
+        cold_epochs=6,
         judge=dict(max_tokens=128, rows=32, epochs=5, optimizer=_rates(3e-4)),
         judge_examples=10_000,
         problems=dict(reasoning=300, cooler=300, general=250, few_shot=200),
@@ -101,16 +116,16 @@ def _budget(size: str) -> Budget:
   if size == 'smollm2_135m':
     return Budget(
         steps=dict(zero=300, dev2=300, r1=300, small_rl=300), general_from=200,
-        draws=dict(cold_samples=(500, 8), samples=(500, 8)),
-        general_examples=2000, sft=cautious, judge=judge, judge_examples=10_000,
+        draws=dict(cold_samples=(500, 8), samples=(500, 8), opinions=(500, 8)),
+        general_examples=2000, sft=cautious, cold_epochs=2, judge=judge, judge_examples=10_000,
         problems=dict(reasoning=64, cooler=64, general=64, few_shot=64),
         samples=dict(reasoning=8, cooler=4, general=4, few_shot=4), small='smollm2',
         solutions=True)
   return Budget(
       steps=dict(zero=1000, dev2=500, r1=500, small_rl=1000), general_from=380,
-      draws=dict(cold_samples=(2000, 8), samples=(7000, 8)),
+      draws=dict(cold_samples=(2000, 8), samples=(7000, 8), opinions=(2000, 8)),
       general_examples=10_000, sft=cautious | dict(row_length=2048, rows=64, micro_batches=16),
-      judge=judge, judge_examples=20_000,
+      cold_epochs=2, judge=judge, judge_examples=20_000,
       problems=dict(reasoning=1319, cooler=1319, general=250, few_shot=1319),
       samples=dict(reasoning=16, cooler=8, general=4, few_shot=4), small='smollm2')
 
@@ -150,12 +165,16 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
       rewards=dict(format=0.5, language=0.5, skill=0.0),    # skill is the truth: watched alone
       reward_models={name: dict(source=name, weight=1.0) for name in reward_model.OBJECTIVES}))
   dev1 = _tuned(zero, base, 'cold_samples', budget)
+  dev1.epochs = budget.cold_epochs
   drawn = {name: _drawn(zero, source, budget.draws[name])
            for name, source in (('cold_samples', 'zero'), ('samples', 'dev2'))}
   if budget.solutions:
     dev1.data = _copy(zero).data
     for stage in drawn.values():
       stage.min_kept = 0
+  opinions = _drawn(zero, 'dev3', budget.draws['opinions'])
+  opinions.data, opinions.accuracy = _general_data(budget), 'skill'
+  opinions.filters, opinions.pattern, opinions.min_kept = ConfigDict(), 'drawn', 0
   small_rl = _copy(zero)
   small_rl.steps, small_rl.model.source = budget.steps['small_rl'], budget.small
   return dict(
@@ -166,6 +185,7 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
       dev2=dev2,
       samples=drawn['samples'],
       dev3=_tuned(zero, base, 'samples', budget, general=True),
+      opinions=opinions,
       **{name: _judge(zero, name, budget) for name in reward_model.OBJECTIVES},
       r1=r1,
       small_base=_evaluated(zero, budget.small, budget),
@@ -192,8 +212,9 @@ def _evaluations(zero: ConfigDict, budget: Budget) -> ConfigDict:
       cooler=dict(accuracy=accuracy, sampling=cooler),
       few_shot=dict(accuracy=accuracy, sampling=cooler, shots=2,
                     max_prompt_length=4 * zero.max_prompt_length + 160),
-      general=dict(accuracy='skill', sampling=cooler))
-  evaluations = ConfigDict({name: r1_zero.evaluation(zero, **field) for name, field in fields.items()})
+      general=dict(accuracy='skill'))
+  evaluations = ConfigDict(
+      {name: r1_zero.evaluation(zero, **field) for name, field in fields.items()})
   for name, config in evaluations.items():
     if name == 'general':
       config.data = _general_data(budget)
@@ -209,8 +230,8 @@ def _accuracy(zero: ConfigDict) -> str:
   return next(name for name in zero.rewards if name != 'format')
 
 
-def _general_data(budget: Budget, tasks: tuple[str, ...] = ()) -> ConfigDict:
-  return ConfigDict(dict(name='miniature_general', size=budget.general_examples, tasks=tasks))
+def _general_data(budget: Budget, **fields) -> ConfigDict:
+  return ConfigDict(dict(name='miniature_general', size=budget.general_examples, **fields))
 
 
 def _evaluated(zero: ConfigDict, source, budget: Budget) -> ConfigDict:
@@ -240,7 +261,7 @@ def _tuned(zero: ConfigDict, source, samples: str, budget: Budget, general=False
   stage.template = zero.template
   stage.update(ConfigDict(budget.sft))
   if general:
-    stage.data = _general_data(budget, SKILLS)
+    stage.data = _general_data(budget, careless=CARELESS)
   stage.evaluations = _evaluations(zero, budget)
   return stage
 
@@ -256,6 +277,7 @@ def _judge(zero: ConfigDict, objective: str, budget: Budget) -> ConfigDict:
   """A reward model on the base."""
   stage = ConfigDict(reward_model.DEFAULT)
   stage.objective, stage.template = objective, zero.template
+  stage.inputs = stage.samples = ('opinions',)
   stage.model.source = zero.model.get_ref('source')
   stage.data = ConfigDict(dict(name='miniature', size=budget.judge_examples))
   stage.pairs.max_length_ratio = 4.0    # else no pair of a form would be left

@@ -119,13 +119,14 @@ def sample_records(
 ) -> list[dict[str, Any]]:
   """One JSON-able record a completion, as `metrics.RolloutWriter` keeps them.
 
-  It has the `language` and the `task` that its example names.
+  It has the `language`, the `task` and the `objective` that its example names.
   """
   def component(values, n):
     return None if np.isnan(values[n]) else float(values[n])
 
   def named(example):
-    return {field: example[field] for field in ('language', 'task') if example.get(field)}
+    return {field: example[field] for field in ('language', 'task', 'objective')
+            if example.get(field)}
 
   return [dict(
       example_id=int(prompts.example_ids[n // group_size]), sample=n % group_size,

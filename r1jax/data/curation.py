@@ -47,6 +47,7 @@ class Sample:
     example_id: the question's index in its source.
     opened: whether the prompt ended with `<think>`, so that the completion begins inside it.
     language: what the example names as the language to answer in; '' is the question's own.
+    objective: of the reward model whose question it is; '' where it is none's.
   """
   question: str
   completion: str
@@ -56,6 +57,7 @@ class Sample:
   example_id: int = 0
   opened: bool = False
   language: str = ''
+  objective: str = ''
 
   @property
   def text(self) -> str:

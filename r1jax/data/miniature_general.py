@@ -168,7 +168,7 @@ def draw_general(rng: random.Random, task: str | None = None, *, held_out: bool 
 
 
 def general_examples(
-    split: str, size: int, *, seed: int = 0, tasks: Sequence[str] = (),
+    split: str, size: int, *, seed: int = 0, tasks: Sequence[str] = (), careless: float = 0.0,
 ) -> list[dict]:
   """General tasks of a split ('train' or 'test'), one of each task in turn.
 
@@ -181,15 +181,19 @@ def general_examples(
     size: how many, at most.
     seed: of the draws; those of a task do not depend on which others there are.
     tasks: of `GENERAL_TASKS`, in their order; all of them if empty.
+    careless: the share of examples, drawn by the seed, whose `answer` is the bad one, as a careless
+      writer's data have them; these have no `check`.
 
   Raises:
-    ValueError: another split or task, or size < 1.
+    ValueError: another split or task, size < 1, or a share that is none.
   """
   if split not in ('train', 'test'):
     raise ValueError(f"split={split!r} of the miniature's general tasks is unknown: use 'train' or "
                      "'test'")
   if size < 1:
     raise ValueError(f"size={size} of the miniature's general tasks leaves none: use at least 1")
+  if not 0 <= careless <= 1:
+    raise ValueError(f"careless={careless} of the miniature's general tasks is no share: use 0 to 1")
   for task in tasks:
     if task not in _TASKS:
       near = difflib.get_close_matches(str(task), GENERAL_TASKS, n=1, cutoff=0.0)[0]
@@ -202,7 +206,13 @@ def general_examples(
     examples += [example for _, example in drawn if example is not None]
     over = [draws for draws, example in drawn if example is None]
     turn = [draws for draws in turn if draws not in over]
-  return examples
+  rng = random.Random(f'careless {seed}')
+  return [_careless(example) if rng.random() < careless else example for example in examples]
+
+
+def _careless(example: dict) -> dict:
+  unchecked = {field: value for field, value in example.items() if field != 'check'}
+  return unchecked | {'answer': example['bad_answer']}
 
 
 def _draws(split: str, seed: int, task: str) -> Iterator[dict]:

@@ -119,9 +119,9 @@ def _miniature(split, *, size, cache, **settings):
   return calculations_source(split, size, data_dir=cache, **settings)
 
 
-def _miniature_general(split, *, size, seed, tasks):
+def _miniature_general(split, **settings):
   from r1jax.data.miniature_general import general_examples
-  return general_examples(split, size, seed=seed, tasks=tasks)
+  return general_examples(split, **settings)
 
 
 def _gsm8k(split, *, folder, cache):
@@ -142,7 +142,7 @@ def _reasoning_gym(split, *, task, size, seed):
 # Name -> (loader of a split, the fields that `data` may have besides its name, with defaults).
 DATASETS: dict[str, tuple[Callable, dict[str, Any]]] = {
     'miniature': (_miniature, dict(size=10_000, seed=0, min_steps=5, max_steps=8, cache='')),
-    'miniature_general': (_miniature_general, dict(size=10_000, seed=0, tasks=())),
+    'miniature_general': (_miniature_general, dict(size=10_000, seed=0, tasks=(), careless=0.0)),
     'gsm8k': (_gsm8k, dict(folder='', cache='')),
     'jsonl': (_jsonl, dict(folder='')),
     'reasoning_gym': (_reasoning_gym, dict(task='chain_sum', size=10_000, seed=0)),

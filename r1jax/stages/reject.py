@@ -61,7 +61,8 @@ def run(
 ) -> common.Artifact:
   """Leaves `samples` and `refused`, JSONL of prompt, completion, example_id; see `stages.rl.run`.
 
-  Those of `refused` have their `reasons` by filter. The manifest's scores have the counts: drawn,
+  Each has its question without the template, too, and the objective that its example names. Those
+  of `refused` have their `reasons` by filter. The manifest's scores have the counts: drawn,
   correct (and whole), kept, and refused/<filter>.
 
   Raises:
@@ -77,7 +78,8 @@ def run(
   curated = select(samples, config)
   lines = lambda pairs: [
       {'prompt': render_prompt(config['template'], sample.question, loaded.tokenizer),
-       'completion': sample.completion, 'example_id': sample.example_id, **more}
+       'completion': sample.completion, 'example_id': sample.example_id,
+       'question': sample.question, 'objective': sample.objective, **more}
       for sample, more in pairs]
   written = {
       'refused': lines((sample, {'reasons': reasons}) for sample, reasons in curated.refused),
@@ -91,8 +93,8 @@ def run(
     reasons = ', '.join(
         f'{name} {count}' for name, count in counts.items() if '/' in name and count)
     raise ValueError(f'{len(curated.kept)} of {len(samples)} completions of stage {stage!r} are left '
-                     f'({reasons}), min_kept={config["min_kept"]}: read why in {workdir / "refused"}; draw more samples, take easier problems '
-                     'or loosen filters')
+                     f'({reasons}), min_kept={config["min_kept"]}: read why in {workdir / "refused"}; '
+                     'draw more samples, take easier problems or loosen filters')
   manifest = checkpoint.Manifest(
       kind='reject', stage=stage, config_hash=checkpoint.config_hash(config),
       parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
@@ -115,7 +117,8 @@ def read_samples(
     sample = curation.Sample(
         question=record['prompt'], completion=record['completion'],
         correct=None if verdict is None else verdict == 1, truncated=record['truncated'],
-        example_id=record['example_id'], opened=opened, language=record.get('language', ''))
+        example_id=record['example_id'], opened=opened, language=record.get('language', ''),
+        objective=record.get('objective', ''))
     samples.append(dataclasses.replace(
         sample, reasoning_tokens=len(tokenizer.encode(sample.reasoning))))
   return samples

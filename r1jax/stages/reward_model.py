@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 import collections
 import dataclasses
 import functools
+import itertools
 import json
 import random
+import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +40,8 @@ DEFAULT = dict(
     model=dict(source='miniature', compute_dtype='float32', remat=False),
     objective='helpfulness',       # or 'safety'
     data={},                       # name, and the fields of `DATASETS`
+    samples=(),                    # input stages of kind 'reject', of whose draws it learns, too
+    pairs_per_question=4,          # of helpfulness, at most, from these draws
     template='miniature',
     max_tokens=8192,               # of prompt and completion; what is longer is dropped, counted
     pairs=dict(                    # of objective='helpfulness'
@@ -140,6 +144,38 @@ def load_examples(config: Mapping[str, Any], split: str) -> list[Example]:
   return load_split(split, config['objective'], rng, **defaults | fields)
 
 
+def drawn_examples(
+    config: Mapping[str, Any], inputs: Mapping[str, common.Artifact], split: str,
+) -> list[Example]:
+  """Examples from completions that stages of kind 'reject' drew, judged by their accuracy reward.
+
+  Of a question of this objective, or of none, each right completion and a wrong one make a pair, up
+  to `pairs_per_question`; for safety the right ones are safe and the wrong ones are not. One
+  question in ten, by a checksum of its text, belongs to the test split.
+  """
+  rng = random.Random(f'{config["seed"]} drawn {split} {config["objective"]}')
+  sides = collections.defaultdict(lambda: ([], []))   # by question: wrong, right
+  for name in config['samples']:
+    folder = inputs[name].folder
+    refused = (row for row in metrics.read_jsonl(folder / 'refused') if 'correct' in row['reasons'])
+    for right, rows in enumerate((refused, metrics.read_jsonl(folder / 'samples'))):
+      for row in rows:
+        held_out = zlib.crc32(row['question'].encode()) % 10 == 0
+        if held_out == (split == 'test') and row['objective'] in ('', config['objective']):
+          texts = sides[row['question']][right]
+          if row['completion'] not in texts:
+            texts.append(row['completion'])
+  if config['objective'] == 'safety':
+    return [Example(question, (text,), float(label)) for question, both in sides.items()
+            for label, texts in enumerate(both) for text in texts]
+  examples = []
+  for question, (wrong, right) in sides.items():
+    rng.shuffle(wrong), rng.shuffle(right)
+    for rejected, chosen in list(zip(wrong, right))[:config['pairs_per_question']]:
+      examples.append(_pair(rng, question, chosen, rejected))
+  return examples
+
+
 def seen(completion: str, objective: str, *, prompt: str, opened: bool) -> str:
   """The part of a completion that a reward model of this objective sees after the prompt.
 
@@ -183,15 +219,16 @@ def _round_up(size) -> int:
 
 
 def select(
-    examples: Sequence[Example], encoded: Encoded, config: Mapping[str, Any],
+    examples: Sequence[Example], encoded: Encoded, config: Mapping[str, Any], *, split: str,
 ) -> tuple[list[int], dict[str, int]]:
-  """(the places of examples to learn from, counts of the others by reason).
+  """(the places of examples to learn from or to be held out, counts of the others by reason).
 
   Dropped are: what is longer than max_tokens ('dropped/long'), and pairs of which the reward model
   would see two equal sides ('dropped/equal'). Lest length be learnt for quality, lengths are
   matched: a pair is dropped where the longer side has more than max_length_ratio times the tokens
-  of the shorter, its end included ('dropped/length'); then of the pairs whose longer side is the
-  better one and of those whose shorter side is, as many are kept, the others dropped by the seed
+  of the shorter, its end included ('dropped/length'); then there are to be as many pairs whose
+  longer side is the better one as pairs whose shorter side is: of the train split the fewer ones are
+  repeated ('repeated/balance'), of the test split the surplus is dropped by the seed
   ('dropped/balance').
   """
   counts = {f'dropped/{reason}': 0 for reason in ('long', 'equal', 'length', 'balance')}
@@ -212,8 +249,11 @@ def select(
     sides = [[place for place, sign in zip(kept, longer) if sign * side > 0] for side in (1, -1)]
     fewer, more = sorted(sides, key=len)
     surplus = random.Random(config['seed']).sample(more, len(more) - len(fewer))
-    counts['dropped/balance'] = len(surplus)
-    kept = sorted(set(kept) - set(surplus))
+    if split == 'train' and fewer:
+      repeats = list(itertools.islice(itertools.cycle(fewer), len(surplus)))
+      kept, counts['repeated/balance'] = sorted(kept + repeats), len(repeats)
+    else:
+      kept, counts['dropped/balance'] = sorted(set(kept) - set(surplus)), len(surplus)
   return kept, counts
 
 
@@ -223,17 +263,18 @@ class _Split(NamedTuple):
   counts: dict[str, int]
 
 
-def _load_split(config, tokenizer: Tokenizer, split: str, at_most: int | None = None) -> _Split:
+def _load_split(
+    config, inputs, tokenizer: Tokenizer, split: str, at_most: int | None = None) -> _Split:
   """What is learnt from, or held out, of a split.
 
   Raises:
     ValueError: nothing is left, or of judged completions nothing of one label.
   """
-  examples = load_examples(config, split)
+  examples = load_examples(config, split) + drawn_examples(config, inputs, split)
   encoded = encode([example.question for example in examples],
                    [example.completions for example in examples], tokenizer=tokenizer,
                    template=config['template'], objective=config['objective'])
-  kept, counts = select(examples, encoded, config)
+  kept, counts = select(examples, encoded, config, split=split)
   kept = kept[:at_most]
   examples = [examples[place] for place in kept]
   story = ', '.join(f'{reason} {count}' for reason, count in counts.items())
@@ -350,7 +391,11 @@ def check(config: Mapping[str, Any], where: str) -> None:
   for name in ('margin', 'centring_coefficient'):
     if pairs[name] < 0:
       raise ValueError(f'{where}.pairs.{name}={pairs[name]} is below 0: set it to at least 0')
-  for name, least in (('max_tokens', 2), ('held_out', 2)):
+  for name in config['samples']:
+    if name not in config['inputs']:
+      raise ValueError(f'{where}.samples={name!r} is none of its inputs {list(config["inputs"])}: '
+                       'name the stages that drew the samples')
+  for name, least in (('max_tokens', 2), ('held_out', 2), ('pairs_per_question', 1)):
     if config[name] < least:
       raise ValueError(f'{where}.{name}={config[name]} is too few: set it to at least {least}')
 
@@ -373,8 +418,8 @@ def run(
   workdir, mesh = Path(workdir), mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
   with sharding.use(mesh):
     loaded = common.load_model(inputs=inputs, mesh=mesh, **config['model'])
-    train = _load_split(config, loaded.tokenizer, 'train')
-    test = _load_split(config, loaded.tokenizer, 'test', config['held_out'])
+    train = _load_split(config, inputs, loaded.tokenizer, 'train')
+    test = _load_split(config, inputs, loaded.tokenizer, 'test', config['held_out'])
     begun = RewardModel(loaded.model, init_scalar(loaded.model, loaded.params), loaded.tokenizer,
                         config['template'], config['objective'])
     measure = functools.partial(held_out_scores, examples=test.examples,
