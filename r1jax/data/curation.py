@@ -70,6 +70,7 @@ class Sample:
 
 
 Filter = Callable[[Sample], str | None]
+WRONG = 'wrong answer'    # what `correct` says of what was judged
 
 
 # Filters: each makes a `(sample) -> reason | None`, None for a sample that may stay.
@@ -77,7 +78,7 @@ Filter = Callable[[Sample], str | None]
 
 def correct() -> Filter:
   """Refuses wrong answers, and those that could not be judged."""
-  return lambda sample: {True: None, False: 'wrong answer'}.get(sample.correct, 'answer not judged')
+  return lambda sample: {True: None, False: WRONG}.get(sample.correct, 'answer not judged')
 
 
 def truncated() -> Filter:

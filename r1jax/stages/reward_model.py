@@ -22,7 +22,7 @@ from safetensors.numpy import load, save
 
 from r1jax import checkpoint, compute, losses, metrics, sharding
 from r1jax import evaluate as evaluation
-from r1jax.data import miniature_general
+from r1jax.data import curation, miniature_general
 from r1jax.data.jsonl import preference_source, safety_source
 from r1jax.models import Model, ModelConfig
 from r1jax.reward_model import completion_rewards, init_scalar, scalar_axes
@@ -40,7 +40,7 @@ DEFAULT = dict(
     model=dict(source='miniature', compute_dtype='float32', remat=False),
     objective='helpfulness',       # or 'safety'
     data={},                       # name, and the fields of `DATASETS`
-    samples=(),                    # input stages of kind 'reject', of whose draws it learns, too
+    samples=(),                    # input stages of kind 'reject', pattern='drawn', to learn from
     pairs_per_question=4,          # of helpfulness, at most, from these draws
     template='miniature',
     max_tokens=8192,               # of prompt and completion; what is longer is dropped, counted
@@ -135,9 +135,13 @@ DATASETS: dict[str, tuple[Callable, dict[str, Any]]] = {
 def load_examples(config: Mapping[str, Any], split: str) -> list[Example]:
   """The examples of a split ('train' or 'test') by the `data` part of a config and its objective.
 
+  There are none where `data` is empty.
+
   Raises:
     FileNotFoundError, ValueError: as `jsonl.preference_source` and `jsonl.safety_source`.
   """
+  if not config['data']:
+    return []
   load_split, defaults = DATASETS[config['data']['name']]
   fields = {field: value for field, value in config['data'].items() if field != 'name'}
   rng = random.Random(f'{config["seed"]} {split} {config["objective"]}')
@@ -150,18 +154,22 @@ def drawn_examples(
   """Examples from completions that stages of kind 'reject' drew, judged by their accuracy reward.
 
   Of a question of this objective, or of none, each right completion and a wrong one make a pair, up
-  to `pairs_per_question`; for safety the right ones are safe and the wrong ones are not. One
-  question in ten, by a checksum of its text, belongs to the test split.
+  to `pairs_per_question`; for safety the right ones are safe and the wrong ones are not. What could
+  not be judged is neither; a completion counts once. One question in ten, by a checksum of its
+  text, belongs to the test split.
+
+  Raises:
+    ValueError: as `supervised.read_drawn`.
   """
   rng = random.Random(f'{config["seed"]} drawn {split} {config["objective"]}')
   sides = collections.defaultdict(lambda: ([], []))   # by question: wrong, right
   for name in config['samples']:
-    folder = inputs[name].folder
-    refused = (row for row in metrics.read_jsonl(folder / 'refused') if 'correct' in row['reasons'])
-    for right, rows in enumerate((refused, metrics.read_jsonl(folder / 'samples'))):
+    wrong = [row for row in supervised.read_drawn(inputs, name, 'refused')
+             if row['reasons'].get('correct') == curation.WRONG]
+    for right, rows in enumerate((wrong, supervised.read_drawn(inputs, name))):
       for row in rows:
-        held_out = zlib.crc32(row['question'].encode()) % 10 == 0
-        if held_out == (split == 'test') and row['objective'] in ('', config['objective']):
+        if _is_held_out(row['question']) == (split == 'test') and (
+            row['objective'] in ('', config['objective'])):
           texts = sides[row['question']][right]
           if row['completion'] not in texts:
             texts.append(row['completion'])
@@ -174,6 +182,11 @@ def drawn_examples(
     for rejected, chosen in list(zip(wrong, right))[:config['pairs_per_question']]:
       examples.append(_pair(rng, question, chosen, rejected))
   return examples
+
+
+def _is_held_out(question: str) -> bool:
+  """One drawn question in ten, by a checksum apart from that of the miniature's own splits."""
+  return zlib.crc32(f'drawn: {question}'.encode()) % 10 == 0
 
 
 def seen(completion: str, objective: str, *, prompt: str, opened: bool) -> str:
@@ -227,9 +240,9 @@ def select(
   would see two equal sides ('dropped/equal'). Lest length be learnt for quality, lengths are
   matched: a pair is dropped where the longer side has more than max_length_ratio times the tokens
   of the shorter, its end included ('dropped/length'); then there are to be as many pairs whose
-  longer side is the better one as pairs whose shorter side is: of the train split the fewer ones are
-  repeated ('repeated/balance'), of the test split the surplus is dropped by the seed
-  ('dropped/balance').
+  longer side is the better one as pairs whose shorter side is: of the train split the fewer ones
+  are repeated ('repeated/balance'), of the test split, or where there are none of the fewer, the
+  surplus is dropped by the seed ('dropped/balance').
   """
   counts = {f'dropped/{reason}': 0 for reason in ('long', 'equal', 'length', 'balance')}
   sizes = encoded.completion_mask.sum(-1).astype(int)
@@ -265,26 +278,36 @@ class _Split(NamedTuple):
 
 def _load_split(
     config, inputs, tokenizer: Tokenizer, split: str, at_most: int | None = None) -> _Split:
-  """What is learnt from, or held out, of a split.
+  """What is learnt from, or held out, of a split: what was drawn, then the data.
+
+  Of the data, questions that are held out of what was drawn are not learnt ('dropped/held_out').
 
   Raises:
     ValueError: nothing is left, or of judged completions nothing of one label.
   """
-  examples = load_examples(config, split) + drawn_examples(config, inputs, split)
+  drawn, data = drawn_examples(config, inputs, split), load_examples(config, split)
+  held_out = {example.question for example in drawn_examples(config, inputs, 'test')}
+  examples = drawn + [example for example in data
+                      if split == 'test' or example.question not in held_out]
+  sources = ' and '.join([*(repr(name) for name in [config['data'].get('name')] if name),
+                          *(f'stage {name!r}' for name in config['samples'])])
+  if not examples:
+    raise ValueError(f'the {split} split of {sources} has no example of {config["objective"]}: '
+                     'draw more completions, right and wrong, of more questions, or give data')
   encoded = encode([example.question for example in examples],
                    [example.completions for example in examples], tokenizer=tokenizer,
                    template=config['template'], objective=config['objective'])
   kept, counts = select(examples, encoded, config, split=split)
   kept = kept[:at_most]
+  counts |= {'drawn': len(drawn), 'dropped/held_out': len(drawn + data) - len(examples)}
   examples = [examples[place] for place in kept]
   story = ', '.join(f'{reason} {count}' for reason, count in counts.items())
   if not kept:
-    raise ValueError(f'the {split} split of {config["data"]["name"]!r} has no example left '
+    raise ValueError(f'the {split} split of {sources} has no example left '
                      f'({story}): raise max_tokens, set pairs.max_length_ratio=0, or give more data')
   if config['objective'] == 'safety' and len({example.label for example in examples}) < 2:
-    raise ValueError(f'all {len(examples)} completions of the {split} split of '
-                     f'{config["data"]["name"]!r} have the same judgement: give safe and unsafe '
-                     'ones')
+    raise ValueError(f'all {len(examples)} completions of the {split} split of {sources} '
+                     'have the same judgement: give safe and unsafe ones')
   return _Split(examples, jax.tree.map(lambda array: array[np.asarray(kept)], encoded), counts)
 
 
@@ -381,9 +404,11 @@ def check(config: Mapping[str, Any], where: str) -> None:
   common.check_config(config, DEFAULT, where)
   supervised.check_batches(config, where)
   common.check_choice(config['objective'], OBJECTIVES, f'{where}.objective')
-  common.check_choice(config['data'].get('name'), DATASETS, f'{where}.data.name')
-  known = {'name': ''} | DATASETS[config['data']['name']][1]
-  common.check_config(known | config['data'], known, f'{where}.data')
+  supervised.check_samples(config, where, 'data')
+  if config['data']:
+    common.check_choice(config['data'].get('name'), DATASETS, f'{where}.data.name')
+    known = {'name': ''} | DATASETS[config['data']['name']][1]
+    common.check_config(known | config['data'], known, f'{where}.data')
   pairs = config['pairs']
   if pairs['max_length_ratio'] and pairs['max_length_ratio'] < 1:
     raise ValueError(f'{where}.pairs.max_length_ratio={pairs["max_length_ratio"]} leaves no pair: '
@@ -391,10 +416,6 @@ def check(config: Mapping[str, Any], where: str) -> None:
   for name in ('margin', 'centring_coefficient'):
     if pairs[name] < 0:
       raise ValueError(f'{where}.pairs.{name}={pairs[name]} is below 0: set it to at least 0')
-  for name in config['samples']:
-    if name not in config['inputs']:
-      raise ValueError(f'{where}.samples={name!r} is none of its inputs {list(config["inputs"])}: '
-                       'name the stages that drew the samples')
   for name, least in (('max_tokens', 2), ('held_out', 2), ('pairs_per_question', 1)):
     if config[name] < least:
       raise ValueError(f'{where}.{name}={config[name]} is too few: set it to at least {least}')

@@ -46,12 +46,7 @@ def check(config: Mapping[str, Any], where: str) -> None:
   """Refuses impossible settings before anything is loaded."""
   common.check_config(config, DEFAULT, where)
   supervised.check_batches(config, where)
-  for name in config['samples']:
-    if name not in config['inputs']:
-      raise ValueError(f'{where}.samples={name!r} is none of its inputs {list(config["inputs"])}: '
-                       'name the stages that drew the samples')
-  if not (config['samples'] or config['files'] or config['data']):
-    raise ValueError(f'{where} has nothing to learn: set at least one of samples, files and data')
+  supervised.check_samples(config, where, 'files', 'data')
   if config['data']:
     common.check_data(config['data'], f'{where}.data')
   for name, evaluation in config['evaluations'].items():
@@ -115,7 +110,7 @@ def read_sources(
     sources['files'] = own_samples(config['files'], config['template'], tokenizer)
   if config['data']:
     sources['data'] = data_samples(config['data'], config['template'], tokenizer)
-  return sources | {f'stage {name}': list(metrics.read_jsonl(inputs[name].folder / 'samples'))
+  return sources | {f'stage {name}': supervised.read_drawn(inputs, name)
                     for name in config['samples']}
 
 

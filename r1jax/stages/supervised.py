@@ -22,6 +22,32 @@ def check_batches(config: Mapping[str, Any], where: str) -> None:
                      f'{config["micro_batches"]}: make it one')
 
 
+def check_samples(config: Mapping[str, Any], where: str, *others: str) -> None:
+  """Refuses `samples` of no input stage, and that neither they nor the fields `others` are set."""
+  for name in config['samples']:
+    if name not in config['inputs']:
+      raise ValueError(f'{where}.samples={name!r} is none of its inputs {list(config["inputs"])}: '
+                       'name the stages that drew the samples')
+  if not any(config[field] for field in ('samples', *others)):
+    raise ValueError(f'{where} has nothing to learn: set at least one of '
+                     f'{", ".join(("samples", *others[:-1]))} and {others[-1]}')
+
+
+def read_drawn(
+    inputs: Mapping[str, common.Artifact], name: str, part: str = 'samples',
+) -> list[dict[str, Any]]:
+  """The lines of what an input stage of kind 'reject' left: 'samples' or 'refused'.
+
+  Raises:
+    ValueError: it is of another kind.
+  """
+  artifact = inputs[name]
+  if artifact.manifest.kind != 'reject':
+    raise ValueError(f'samples={name!r} is a stage of kind {artifact.manifest.kind!r}: name one of '
+                     "kind 'reject'")
+  return list(metrics.read_jsonl(artifact.folder / part))
+
+
 def _order(config: Mapping[str, Any], epoch: int, num_rows: int) -> np.ndarray:
   """The rows of an epoch in their order, those included that do not fill a batch."""
   seed = (config['seed'], epoch) if epoch else config['seed']
