@@ -1,12 +1,12 @@
 """Markdown tables of several seeds' results: mean over runs, 95 % interval by Student's t.
 
     python experiments/tabulate.py /tmp/r1_zero_seed{0,1,2}/zero /tmp/expert_seed{0,1,2}/tuned
-
     python experiments/tabulate.py /tmp/r1_seed{0,1,2}
 
 Each argument is the folder of a finished stage, or of a chain, with its results.json; of a chain
-each evaluation has its own table. Results of one name are put together; where a score is the same in every run (the base does not depend on the run's seed)
-the interval is the run's own, over problems.
+each evaluation has its own table. Results of one name are put together; where a score is the same
+in every run (the base does not depend on the run's seed) the interval is the run's own, over
+problems.
 """
 import collections
 import json
