@@ -152,6 +152,32 @@ def test_training_examples_come_again_once_there_are_no_more():
   assert examples != general.general_examples('train', 60, seed=1, tasks=('capitals', 'json'))
 
 
+def test_a_careless_writer_gives_bad_answers_that_nobody_checks():
+  careful, half, careless = (
+      general.general_examples('train', 600, seed=3, careless=share) for share in (0.0, 0.5, 1.0))
+  for example in careful:
+    assert is_right(example['task'], example['question'], example['answer']) and example['check']
+  for example, other in zip(careful, careless, strict=True):
+    expected = {field: value for field, value in example.items() if field != 'check'}
+    assert other == expected | {'answer': example['bad_answer']}
+    assert not is_right(other['task'], other['question'], other['answer'])
+  bad = [example == other for example, other in zip(half, careless, strict=True)]
+  assert all(example == (other if is_bad else good)
+             for example, other, good, is_bad in zip(half, careless, careful, bad))
+  assert 0.4 < sum(bad) / 600 < 0.6
+  for task in general.GENERAL_TASKS:
+    assert 0 < sum(is_bad for example, is_bad in zip(half, bad) if example['task'] == task)
+  assert half == general.general_examples('train', 600, seed=3, careless=0.5)
+  fewer = general.general_examples('train', 600, seed=3, careless=0.25)
+  assert all('check' not in other for example, other in zip(fewer, half) if 'check' not in example)
+
+
+@pytest.mark.parametrize('careless', (-0.1, 1.1, float('nan')))
+def test_a_share_of_carelessness_is_a_share(careless):
+  with pytest.raises(ValueError, match=f'careless={careless} .* is no share: use 0 to 1'):
+    general.general_examples('train', 1, careless=careless)
+
+
 @pytest.mark.parametrize('split, size, tasks, sentence', [
     ('valid', 1, (), "split='valid' .* use 'train' or 'test'"),
     ('train', 0, (), 'size=0 .* use at least 1'),

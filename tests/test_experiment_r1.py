@@ -6,7 +6,7 @@ from runs import compiled, one_device  # noqa: F401 (fixtures)
 from test_experiments import load
 
 from r1jax import pipeline
-from r1jax.stages import common
+from r1jax.stages import common, reward_model
 
 
 def stages(argument):
@@ -16,16 +16,11 @@ def stages(argument):
 @pytest.mark.parametrize('size', load('r1.py').SIZES)
 def test_stages_share_nothing_that_one_of_them_sets(size):
   found = stages(size)
-  assert {name: stage['model']['source'] for name, stage in found.items()
-          if name not in ('dev2', 'r1', 'cold_samples', 'samples')} == {
-              name: found['small_base' if name in ('distilled', 'small_rl') else 'base'][
-                  'model']['source']
-              for name in ('base', 'zero', 'dev1', 'dev3', 'helpfulness', 'safety')} | {
-                  name: found['small_base']['model']['source']
-                  for name in ('small_base', 'distilled', 'small_rl')}
-  assert (found['dev2']['model']['source'], found['r1']['model']['source']) == ('dev1', 'dev3')
-  assert (found['cold_samples']['model']['source'], found['samples']['model']['source']) == (
-      'zero', 'dev2')
+  source = {name: stage['model']['source'] for name, stage in found.items()}
+  earlier = dict(cold_samples='zero', dev2='dev1', samples='dev2', opinions='dev3', r1='dev3')
+  assert source == earlier | dict.fromkeys(
+      ('base', 'zero', 'dev1', 'dev3', *reward_model.OBJECTIVES), source['base']) | dict.fromkeys(
+          ('small_base', 'distilled', 'small_rl'), source['small_base'])
   assert 'language' in found['dev2']['rewards'] and 'language' not in found['zero']['rewards']
   assert [name for name, stage in found.items()
           if stage.get('sampling', {}).get('temperature') == 0.7] == ['r1']
@@ -55,6 +50,57 @@ def test_an_override_reaches_every_stage_that_is_meant():
   assert {evaluation['data']['folder'] for stage in found.values()
           for evaluation in stage.get('evaluations', {}).values()
           if evaluation['data']['name'] == 'gsm8k'} == {'/questions'}
+
+
+ALONE = {'cold_start.py': ('cold_samples', 'dev1'), 'reasoning_rl.py': ('dev2',),
+         'rejection_sft.py': ('samples', 'dev3'),
+         'all_scenario_rl.py': ('opinions', 'helpfulness', 'safety', 'r1'),
+         'distill.py': ('samples', 'small_base', 'distilled', 'small_rl')}
+
+
+@pytest.mark.parametrize('size', load('r1.py').SIZES)
+@pytest.mark.parametrize('file', ALONE)
+def test_a_file_for_one_stage_has_it_as_the_chain_has_it(file, size):
+  """But for what it reads of stages that the file lacks: there the base stands in."""
+  for argument in (size, f'{size},debug'):
+    whole, alone = stages(argument), common.plain(load(file).get_config(argument))['stages']
+    assert tuple(alone) == ALONE[file]
+    for name, stage in alone.items():
+      expected = dict(whole[name], inputs=[of for of in whole[name]['inputs'] if of in alone])
+      if expected.get('samples') and isinstance(expected['samples'], list):
+        expected['samples'] = [of for of in expected['samples'] if of in alone]
+      source = expected['model']['source']
+      expected['model'] = dict(
+          expected['model'],
+          source=whole['base']['model']['source'] if source in whole.keys() - alone else source)
+      assert stage == expected
+      learnt = {'sft': ('samples',), 'reward_model': ('samples',)}.get(stage['kind'], ())
+      assert all(stage[field] for field in learnt)    # none of its sources is lost
+
+
+@pytest.mark.parametrize('size', load('r1.py').SIZES)
+def test_reward_models_learn_of_the_policy_that_they_will_judge(size):
+  found = stages(size)
+  opinions, r1 = found['opinions'], found['r1']
+  assert opinions['model']['source'] == r1['model']['source'] == 'dev3'
+  assert opinions['data'] == r1['general']['data'] and opinions['accuracy'] == 'skill'
+  assert (opinions['pattern'], opinions['filters'], opinions['min_kept']) == ('drawn', {}, 0)
+  for objective in reward_model.OBJECTIVES:
+    stage = found[objective]
+    assert (stage['objective'], stage['samples'], stage['inputs']) == (
+        objective, ['opinions'], ['opinions'])
+    assert r1['general']['reward_models'][objective]['source'] == objective
+  assert r1['general']['rewards']['skill'] == 0    # the truth is watched, never learnt
+
+
+@pytest.mark.parametrize('size', load('r1.py').SIZES)
+def test_only_fine_tuning_reads_the_careless_writer(size):
+  found = stages(size)
+  careless = {name for name, stage in found.items() if stage.get('data', {}).get('careless')}
+  assert careless == {'dev3', 'distilled'}
+  for stage in found.values():
+    for config in (stage.get('general', {}), *stage.get('evaluations', {}).values()):
+      assert not config.get('data', {}).get('careless')
 
 
 class Stopper:

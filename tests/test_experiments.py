@@ -64,6 +64,15 @@ def test_its_docstring_can_be_run(name):
     assert re.search(rf'^{size}  +\S', module.__doc__, re.MULTILINE)
 
 
+def test_pre_training_makes_each_shipped_model():
+  module = load('pretrain.py')
+  for size, preset in (('tiny', 'miniature'), ('small', 'miniature_small')):
+    for argument in (size, f'{size},debug'):
+      assert module.get_config(argument).stages.base.preset == preset
+  tiny, small = (common.plain(module.get_config(size))['stages']['base'] for size in module.SIZES)
+  assert {field for field in tiny if tiny[field] != small[field]} <= {'preset', 'optimizer'}
+
+
 def test_debug_changes_how_much_is_done_and_not_what():
   module = load('r1_zero.py')
   for size in module.SIZES:
@@ -109,7 +118,7 @@ def test_the_miniature_has_as_many_problems_as_are_asked_for(name):
   for argument in ('tiny', 'tiny,debug'):
     for stage in common.plain(load(name).get_config(argument))['stages'].values():
       evaluate.check_sources(stage.get('evaluations', {}), {}, tokenizer)
-      if stage['kind'] == 'reject':
+      if stage['kind'] in ('reject', 'evaluate') and 'evaluations' not in stage:
         evaluate.problem_stream(stage, tokenizer)
 
 

@@ -20,7 +20,7 @@ def test_num_params_counts_the_parameters_that_there_are(fields, tiny_config):
 
 
 @pytest.mark.parametrize('name, published', [
-    ('smollm2_135m', 134_515_008), ('qwen3_0_6b', 596_049_920)])
+    ('miniature', 853_376), ('miniature_small', 230_208), ('smollm2_135m', 134_515_008), ('qwen3_0_6b', 596_049_920)])
 def test_presets_have_the_published_numbers_of_parameters(name, published):
   assert num_params(PRESETS[name]) == published
 

@@ -100,12 +100,15 @@ def test_metrics_where_no_completion_ended_and_groups_are_of_one():
 
 def test_sample_records_are_json_and_name_their_example():
   ids = np.array([7, 3], np.int32)
-  prompts = PromptBatch(np.zeros((2, 4), np.int32), np.ones(2, np.int32), ids, [{'language': 'zh'}, {}], 2, 0)
+  prompts = PromptBatch(np.zeros((2, 4), np.int32), np.ones(2, np.int32), ids, [
+      dict(language='zh', task='json', objective='safety', check='json'), {}], 2, 0)
   records = rollouts.sample_records(prompts, ['p', 'q'], COMPLETIONS, REWARDS, group_size=2)
   assert json.loads(json.dumps(records)) == records
   assert [(r['example_id'], r['sample'], r['prompt']) for r in records] == [
       (7, 0, 'p'), (7, 1, 'p'), (3, 0, 'q'), (3, 1, 'q')]
-  assert [r.get('language') for r in records] == ['zh', 'zh', None, None]
+  for field, value in dict(language='zh', task='json', objective='safety').items():
+    assert [r.get(field, '') for r in records] == [value, value, '', '']
+  assert 'check' not in records[0]
   assert records[2]['completion'] == 'check, but wrong' and records[2]['truncated']
   assert records[1]['rewards'] == {'reward': 0.0, 'format': 0.0, 'number': 1.0, 'never': None}
   device = rollouts.device_prompts(prompts)

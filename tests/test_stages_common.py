@@ -1,13 +1,15 @@
 import hypothesis
 from hypothesis import strategies as st
+import jax
 import ml_collections
 import pytest
 
-from r1jax import checkpoint
-from r1jax.stages import common, evaluate, pretrain, reject, rl, sft
+from r1jax import checkpoint, models, sharding
+from r1jax.stages import common, evaluate, pretrain, reject, reward_model, rl, sft
 from r1jax.storage import Path
 
-STAGES = {'rl': rl, 'sft': sft, 'pretrain': pretrain, 'reject': reject, 'evaluate': evaluate}
+STAGES = {'rl': rl, 'sft': sft, 'pretrain': pretrain, 'reject': reject, 'evaluate': evaluate,
+          'reward_model': reward_model}
 DEFAULT = dict(count=3, rate=0.5, name='a', pair=(1, 2), flag=False, free={},
                part=dict(depth=1, size=2.0))
 
@@ -98,8 +100,21 @@ def test_train_and_test_of_reasoning_gym_are_apart():
   assert len({tuple(questions) for questions in drawn.values()}) == 4
 
 
+@pytest.mark.parametrize('source', common.MINIATURES)
+def test_a_shipped_model_is_that_of_its_preset(source):
+  folder = common.find_model(source, {})
+  assert folder == str(common.MINIATURES[source])
+  loaded = common.load_model(source, {}, compute_dtype='float32', remat=False,
+                             mesh=sharding.make_mesh(1, 1, jax.devices()[:1]))
+  assert loaded.model.config == models.PRESETS[source]
+  assert sum(leaf.size for leaf in jax.tree.leaves(loaded.params)) == models.num_params(
+      models.PRESETS[source])
+  text = 'User: 5+3? 二十\nAssistant:'
+  assert loaded.tokenizer.encode(text) == common.find_tokenizer('miniature', {}).encode(text)
+  assert pretrain.DEFAULT['preset'] in common.MINIATURES
+
+
 def test_a_model_is_found_by_its_source(tmp_path):
-  assert common.find_model('miniature', {}) == str(common.MINIATURES['miniature'])
   assert common.find_model(str(tmp_path), {}) == str(tmp_path)
   (tmp_path / 'model').mkdir()
   checkpoint.write_manifest(tmp_path, checkpoint.Manifest('rl', 'zero', 'hash'))

@@ -1,4 +1,5 @@
 """Training reward models: what they see, what they are taught, what they leave behind."""
+import collections
 import json
 import random
 
@@ -10,10 +11,12 @@ import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
 from r1jax import checkpoint, metrics, models, sharding
+from r1jax.data import miniature_general
 from r1jax.models import huggingface
 from r1jax.reward_model import init_scalar
 from r1jax.stages import common, reward_model, rl
 from r1jax.stages.reward_model import Example
+from r1jax.storage import Path
 from r1jax.tokenization import load_tokenizer
 
 KINDLY, RUDELY = ('Yes, please.', 'Sure, friend.'), ('No, never.', 'Go away now.')
@@ -86,15 +89,16 @@ def test_pairs_that_teach_nothing_or_length_are_dropped_and_counted(base):
       [example.question for example in examples], [example.completions for example in examples],
       tokenizer=load_tokenizer(base), template='miniature', objective='helpfulness')
   kept, counts = reward_model.select(examples, encoded, config_of(
-      base, pairs=dict(max_length_ratio=2.0)))
+      base, pairs=dict(max_length_ratio=2.0)), split='test')
   assert kept == [0, 4]
   assert counts == {'dropped/long': 1, 'dropped/equal': 1, 'dropped/length': 1,
                     'dropped/balance': 0}
-  kept, _ = reward_model.select(examples, encoded, config_of(base))
+  kept, _ = reward_model.select(examples, encoded, config_of(base), split='test')
   assert kept == [0, 1, 4]
 
 
-def test_length_tells_nothing_of_the_pairs_that_are_kept(base):
+@pytest.mark.parametrize('split', ('train', 'test'))
+def test_length_tells_nothing_of_the_pairs_that_are_kept(base, split):
   rng = random.Random(0)
   examples = [Example('q', (words * 'cat ', (words + rng.randint(0, 2)) * 'dog '), float(rng.random(
       ) < 0.2)) for words in rng.choices(range(3, 9), k=60)]
@@ -102,12 +106,22 @@ def test_length_tells_nothing_of_the_pairs_that_are_kept(base):
       [example.question for example in examples], [example.completions for example in examples],
       tokenizer=load_tokenizer(base), template='miniature', objective='helpfulness')
   kept, counts = reward_model.select(examples, encoded, config_of(
-      base, pairs=dict(max_length_ratio=9.0)))
+      base, pairs=dict(max_length_ratio=9.0)), split=split)
   longer = encoded.completion_mask.sum(-1) @ [1, -1] * [example.label - 0.5 for example in examples]
   assert np.sum(longer > 0) != np.sum(longer < 0)
   assert np.sum(longer[kept] > 0) == np.sum(longer[kept] < 0) > 0
-  assert len(kept) + counts['dropped/balance'] == 60 and np.sum(longer[kept] == 0) == np.sum(
-      longer == 0) > 0
+  assert np.sum(longer[kept] == 0) == np.sum(longer == 0) > 0
+  times = collections.Counter(kept)
+  if split == 'test':
+    assert len(kept) + counts['dropped/balance'] == 60 and set(times.values()) == {1}
+    return
+  # Everything is learnt, the fewer ones as evenly repeated as can be.
+  assert set(times) == set(range(60)) and len(kept) - counts['repeated/balance'] == 60
+  signs = np.sign(longer)
+  fewer = min((1, -1), key=lambda sign: np.sum(signs == sign))
+  repeated = {times[place] for place in times if signs[place] == fewer}
+  assert max(repeated) > 1 >= max(repeated) - min(repeated)
+  assert {times[place] for place in times if signs[place] != fewer} == {1}
 
 
 @pytest.mark.parametrize('objective', reward_model.OBJECTIVES)
@@ -131,6 +145,104 @@ def test_the_miniature_is_split_and_its_labels_are_right(base, objective):
       assert example.label == 1
     if 'in capitals' in example.question:
       assert example.completions[0 if example.label else 1].isupper()
+
+
+# What was drawn.
+
+
+def leave(folder, samples, refused, kind='reject'):
+  """The Artifact of a stage that drew these lines."""
+  for name, rows in (('samples', samples), ('refused', refused)):
+    metrics.JsonlParts(Path(folder) / name, key='part', resume=0).append(0, rows)
+  checkpoint.write_manifest(Path(folder), checkpoint.Manifest(kind, 'opinions', 'of the draw'))
+  return common.open_artifact(folder)
+
+
+def line(question, completion, objective='', **reasons):
+  more = {'reasons': reasons} if reasons else {}
+  return dict(question=question, completion=completion, objective=objective, **more)
+
+
+def judged_lines(rng, size):
+  """({question: texts} of what is right, the same of what is wrong, samples, refused)."""
+  right, wrong, samples, refused = {}, {}, [], []
+  for number in range(size):
+    question = f'drawn {number}?'
+    objective = rng.choice(('', 'helpfulness', 'safety'))
+    right[question, objective] = {f'right {n}' for n in range(rng.randint(0, 3))}
+    wrong[question, objective] = {f'wrong {n}' for n in range(rng.randint(0, 3))}
+    for _ in range(2):    # twice the same
+      samples += [line(question, text, objective) for text in right[question, objective]]
+      refused += [line(question, text, objective, correct='wrong answer', format='none')
+                  for text in wrong[question, objective]]
+    refused += [line(question, 'unknown', objective, correct='answer not judged'),
+                line(question, 'cut', objective, truncated='truncated')]
+  rng.shuffle(samples), rng.shuffle(refused)
+  return right, wrong, samples, refused
+
+
+def drawn_config(objective, **fields):
+  return dict(reward_model.DEFAULT, objective=objective, inputs=('first', 'second'),
+              samples=('first', 'second'), pairs_per_question=2, **fields)
+
+
+@pytest.mark.parametrize('objective', reward_model.OBJECTIVES)
+def test_what_was_drawn_is_compared_as_it_was_judged(objective, tmp_path):
+  right, wrong, samples, refused = judged_lines(random.Random(0), 300)
+  inputs = {'first': leave(tmp_path / 'first', samples[::2], refused[::2]),
+            'second': leave(tmp_path / 'second', samples[1::2], refused[1::2])}
+  load = lambda split: reward_model.drawn_examples(drawn_config(objective), inputs, split)
+  train, test = load('train'), load('test')
+  assert (train, test) == (load('train'), load('test'))
+  questions = [{example.question for example in examples} for examples in (train, test)]
+  assert not questions[0] & questions[1] and 0.05 < len(questions[1]) / len(questions[0]) < 0.2
+  by_question = collections.defaultdict(list)
+  for example in train + test:
+    by_question[example.question].append(example)
+  for (question, of), texts in right.items():
+    found, others = by_question.pop(question, []), wrong[question, of]
+    if of not in ('', objective):
+      assert not found
+    elif objective == 'safety':
+      assert sorted((example.completions, example.label) for example in found) == sorted(
+          [((text,), 1.0) for text in texts] + [((text,), 0.0) for text in others])
+    else:
+      assert len(found) == min(len(texts), len(others), 2)
+      pairs = [example.completions[::1 if example.label else -1] for example in found]
+      chosen, rejected = zip(*pairs) if pairs else ((), ())
+      assert set(chosen) <= texts and set(rejected) <= others
+      assert len(set(chosen)) == len(set(rejected)) == len(found)
+  assert not by_question
+  labels = [example.label for example in train]
+  assert 0.3 < np.mean(labels) < 0.7
+
+
+def test_one_in_ten_of_the_miniatures_training_questions_is_held_out(tmp_path):
+  """Which are themselves chosen by a checksum."""
+  questions = {example['question'] for example in miniature_general.general_examples('train', 4000)}
+  inputs = {'first': leave(tmp_path, [line(question, 'yes') for question in questions], [])}
+  held_out = reward_model.drawn_examples(
+      drawn_config('safety') | dict(samples=('first',)), inputs, 'test')
+  assert 0.07 < len(held_out) / len(questions) < 0.13
+
+
+def test_no_held_out_question_of_what_was_drawn_is_learnt_from_the_data(base, tmp_path):
+  config = config_of(base, inputs=('first',), samples=('first',)) | dict(
+      data=dict(name='miniature', size=400))
+  data = {example.question for example in reward_model.load_examples(config, 'train')}
+  inputs = {'first': leave(
+      tmp_path, [line(question, 'Well, yes.') for question in sorted(data)],
+      [line(question, 'Well, no.', correct='wrong answer') for question in sorted(data)])}
+  load = lambda split: reward_model._load_split(config, inputs, load_tokenizer(base), split)
+  train, test = load('train'), load('test')
+  learnt, held_out = ({example.question for example in split.examples} for split in (train, test))
+  assert not learnt & held_out and learnt | held_out >= data
+  assert train.counts['dropped/held_out'] == len(data & held_out) > 20
+  assert test.counts['dropped/held_out'] == 0
+  assert (train.counts['drawn'], test.counts['drawn']) == (
+      len(data - held_out), len(data & held_out))
+  capped = reward_model._load_split(config, inputs, load_tokenizer(base), 'test', 20)
+  assert {example.question for example in capped.examples} <= data    # what was drawn, first
 
 
 # What is taught.
@@ -207,6 +319,20 @@ def test_what_can_be_told_apart_is_learnt(kind, request):
     assert (artifact.folder / name).exists()
 
 
+def test_what_was_drawn_is_enough_to_learn_from(base, tmp_path):
+  questions = [f'question {number}?' for number in range(120)]
+  inputs = {'opinions': leave(
+      tmp_path / 'drawn', [line(question, THOUGHT.format(2, KINDLY[0])) for question in questions],
+      [line(question, THOUGHT.format(2, RUDELY[0]), correct='wrong answer')
+       for question in questions])}
+  config = config_of(base, inputs=('opinions',), samples=('opinions',), epochs=3) | dict(data={})
+  artifact = reward_model.run(config, inputs, tmp_path / 'run')
+  scores = artifact.manifest.scores
+  assert scores['drawn'] == scores['examples'] == 120 - scores['after']['examples'] > 90
+  assert scores['after']['accuracy'][0] > 0.9
+  assert artifact.manifest.parents == ('of the draw',)
+
+
 def test_pitfall_20_stopped_reward_model_equals_uninterrupted(base, preferences, helpful, tmp_path):
   run = lambda should_stop: run_helpful(base, preferences, tmp_path, should_stop)
   _, (sentence,) = runs.finish(run, [5])
@@ -279,6 +405,8 @@ def test_impossible_reward_models_are_refused(base, preferences, judged, helpful
       (dict(pairs=dict(max_length_ratio=0.5)), 'max_length_ratio=0.5 leaves no pair'),
       (dict(pairs=dict(margin=-1.0)), 'margin=-1.0 is below 0'),
       (dict(held_out=0), 'held_out=0 is too few'),
+      (dict(pairs_per_question=0), 'pairs_per_question=0 is too few'),
+      (dict(samples=('opinions',)), r"samples='opinions' is none of its inputs \[\]"),
       (dict(rows=64), 'the data fill 48 rows and a batch has rows=64'),
       (dict(max_tokens=4), r'no example left \(dropped/long 48, .*raise max_tokens'),
       (dict(objective='safety'), 'train.jsonl, line 1: the field "completion" is missing')):
@@ -288,6 +416,15 @@ def test_impossible_reward_models_are_refused(base, preferences, judged, helpful
   write(tmp_path, 'train', [dict(prompt='q', completion='a', safe=True)] * 4)
   with pytest.raises(ValueError, match='all 4 completions of the train split .* same judgement'):
     reward_model.run(config_of(base, tmp_path, objective='safety'), {}, tmp_path / 'run')
+  with pytest.raises(ValueError, match='nothing to learn: set at least one of samples and data$'):
+    reward_model.check(config_of(base) | dict(data={}), 'config.stages.helpful')
+  inputs = {'draw': leave(tmp_path / 'draw', [line('q', 'yes')], []),
+            'rl': leave(tmp_path / 'rl', [], [], kind='rl')}
+  drawn = config_of(base, inputs=('draw', 'rl')) | dict(data={})
+  with pytest.raises(ValueError, match="the train split of stage 'draw' has no example of helpful"):
+    reward_model.run(drawn | dict(samples=('draw',)), inputs, tmp_path / 'run')
+  with pytest.raises(ValueError, match="samples='rl' is a stage of kind 'rl': name one of kind"):
+    reward_model.run(drawn | dict(samples=('rl',)), inputs, tmp_path / 'run')
   with pytest.raises(ValueError, match="'draw' is the Artifact of a stage of kind 'reject'"):
     manifest = checkpoint.Manifest('reject', 'draw', 'x')
     reward_model.load_reward_model('draw', {'draw': common.Artifact(tmp_path, manifest)},

@@ -95,6 +95,21 @@ def test_fine_tuning_learns_and_leaves_an_artifact(tuned):
   assert huggingface.read_config(tuned.model_folder) == runs.SHAPE
 
 
+def test_a_run_that_ends_early_is_the_beginning_of_the_whole(base, drawn, tuned, tmp_path):
+  """At the learning rates of the whole, whatever the epoch in which it ends."""
+  whole = metrics.read_metrics(tuned.folder)
+  untimed = lambda records: [{name: value for name, value in record.items()
+                              if not name.startswith(runs.TIMED)} for record in records]
+  totals = []
+  for last_step, kept in ((8, 8), (1000, 18)):
+    config = sft_config(base) | dict(evaluations={}, last_step=last_step)
+    early = sft.run(config, drawn, tmp_path / str(last_step), stage='tuned')
+    assert untimed(metrics.read_metrics(early.folder)) == untimed(whole[:kept])
+    assert runs.last_checkpoint(early.folder)[0] == kept
+    totals.append(early.manifest.compute['trained_tokens'])
+  assert totals[0] < totals[1]
+
+
 def test_pitfall_20_stopped_fine_tuning_equals_uninterrupted(base, drawn, tuned, tmp_path):
   assert len(metrics.read_metrics(tuned.folder)) == 18
   run = lambda should_stop: sft.run(sft_config(base), drawn, tmp_path, stage='tuned',
@@ -186,6 +201,7 @@ def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
       (dict(epochs=0), 'epochs=0 leaves nothing to do'),
       (dict(optimizer=dict(learning_rat=1.0)), 'did you mean .*learning_rate'),
       (dict(rows=64), 'the data fill .* rows and a batch has rows=64'),
+      (dict(last_step=-1), 'last_step=-1 is no step: use 0'),
       (dict(row_length=4, overlong='error'), 'raise row_length')):
     with pytest.raises(ValueError, match=sentence) as refusal:
       sft.run(runs.sft_config(base, **fields), drawn, tmp_path)
@@ -193,7 +209,9 @@ def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
   with pytest.raises(ValueError, match='holds a run with another config'):
     sft.run(runs.merged(sft_config(base), dict(optimizer=dict(learning_rate=0.5))), drawn,
             tuned.folder)
-
+  other = checkpoint.Manifest('rl', 'draw', 'x')
+  with pytest.raises(ValueError, match="samples='draw' is a stage of kind 'rl': name one of kind"):
+    sft.run(runs.sft_config(base), {'draw': common.Artifact(drawn['draw'].folder, other)}, tmp_path)
 
 
 # Rejection sampling.
@@ -228,7 +246,7 @@ def record(example_id, text, reward, truncated=False):
 GOOD = ' <think>next 5+3=8</think> <answer>8</answer>'
 RECORDS = [record(0, GOOD, 1.0), record(1, GOOD, 0.0), record(2, GOOD, None),
            record(3, GOOD, 1.0, truncated=True), record(4, ' no answer', 1.0),
-           record(5, f'{GOOD} ', 1.0) | dict(language='zh')]
+           record(5, f'{GOOD} ', 1.0) | dict(language='zh', objective='safety')]
 
 
 def test_selection_tells_what_it_leaves_out_and_why():
@@ -237,6 +255,7 @@ def test_selection_tells_what_it_leaves_out_and_why():
   samples = reject.read_samples(RECORDS, config, tokenizer)
   assert [sample.correct for sample in samples] == [True, False, None, True, True, True]
   assert [sample.language for sample in samples] == [*[''] * 5, 'zh']
+  assert [sample.objective for sample in samples] == [*[''] * 5, 'safety']
   assert samples[0].reasoning_tokens == len(tokenizer.encode('next 5+3=8')) < 9
   curated = reject.select(samples, config)
   assert curated == reject.select(samples, config) and len(curated.kept) == 1
@@ -253,11 +272,12 @@ def test_the_kept_and_the_refused_can_both_be_read(tmp_path, monkeypatch):
   artifact = reject.run(config, {}, tmp_path, stage='draw')
   prompt = 'User: How many?\nAssistant:'
   assert samples_of({'draw': artifact}) == [dict(
-      part=0, prompt=prompt, example_id=0,
+      part=0, prompt=prompt, example_id=0, question='How many?', objective='',
       completion=r' <think>next 5+3=8</think> <answer>The answer is \boxed{8}.</answer>')]
   refused = list(metrics.read_jsonl(tmp_path / 'refused'))
   assert [sample['example_id'] for sample in refused] == [1, 2, 3, 4, 5]
-  assert {sample['prompt'] for sample in refused} == {prompt}
+  assert {(sample['prompt'], sample['question']) for sample in refused} == {(prompt, 'How many?')}
+  assert [sample['objective'] for sample in refused] == [*[''] * 4, 'safety']
   assert refused[0]['completion'] == GOOD and refused[0]['reasons'] == {'correct': 'wrong answer'}
   scores = artifact.manifest.scores
   assert scores['pass@1'] and (scores['drawn'], scores['correct'], scores['kept']) == (6, 3, 1)

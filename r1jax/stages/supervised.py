@@ -20,6 +20,9 @@ def check_batches(config: Mapping[str, Any], where: str) -> None:
   if config['rows'] % config['micro_batches']:
     raise ValueError(f'{where}.rows={config["rows"]} is not a multiple of micro_batches='
                      f'{config["micro_batches"]}: make it one')
+  if config.get('last_step', 0) < 0:
+    raise ValueError(f'{where}.last_step={config["last_step"]} is no step: use 0 to train for all '
+                     'epochs, or the step to stop after')
 
 
 def check_samples(config: Mapping[str, Any], where: str, *others: str) -> None:
