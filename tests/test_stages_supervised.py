@@ -174,8 +174,12 @@ def test_ones_own_data_are_learnt_beside_the_samples_or_alone(base, drawn, tmp_p
 
 
 def test_several_sources_are_learnt_together_and_counted(base, drawn, tmp_path, monkeypatch):
-  packed = []
-  monkeypatch.setattr(sft, 'pack_samples', lambda samples, *_: packed.extend(samples))
+  packed, pack_samples = [], sft.pack_samples
+
+  def noting(samples, *arguments):
+    packed.extend(samples)
+    return pack_samples(packed, *arguments)
+  monkeypatch.setattr(sft, 'pack_samples', noting)
   monkeypatch.setattr(sft, 'train_packed', lambda config, loaded, *_, **__: loaded.params)
   data = dict(name='miniature_general', size=3, seed=0, tasks=('json',))
   config = runs.sft_config(base, inputs=('draw', 'again'), samples=('draw', 'again'), data=data,
