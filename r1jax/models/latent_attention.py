@@ -4,8 +4,6 @@ A position leaves a latent [rank] and one rotated key [rope_dim], shared by all 
 is cached. Several tokens at a time are attended in the full form, whose keys and values are made
 from the latents, a prompt's once for its whole group. One token at a time (decoding) is attended in
 the absorbed form: queries are carried into the latent's space, and latents are read as they lie.
-
-Matrices that read the layer's input are stored as one, `compress` [width, query rank + rank + rope].
 """
 from flax import nnx
 import jax
@@ -23,7 +21,8 @@ class LatentAttention(nnx.Module):
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
     c, l, h = config, config.latent, config.num_heads
-    self.compress = normal(rngs, (c.width, (l.query_rank or 0) + l.rank + l.rope_dim))
+    self.compress = normal(rngs, (c.width, l.rank + l.rope_dim))
+    self.query_compress = normal(rngs, (c.width, l.query_rank)) if l.query_rank else None
     self.query = normal(rngs, (l.query_rank or c.width, h, c.head_dim))
     self.key_value = normal(rngs, (l.rank, h, c.head_dim - l.rope_dim + l.value_dim))
     self.out = normal(rngs, (h, 1, l.value_dim, c.width), out_deviation(c))
@@ -37,10 +36,9 @@ class LatentAttention(nnx.Module):
   def __call__(self, x, context: attention.Context) -> tuple[jax.Array, KeyValue]:
     l, (query_rank, h, d) = self.config, self.query.shape
     n, t, width = x.shape
-    queries, latents, keys = jnp.split(
-        product(x, self.compress[...]), (self.compress.shape[1] - l.rank - l.rope_dim,
-                                         self.compress.shape[1] - l.rope_dim), -1)
-    queries = x if self.query_norm is None else self.query_norm(queries)
+    latents, keys = jnp.split(product(x, self.compress[...]), (l.rank,), -1)
+    queries = x if self.query_compress is None else self.query_norm(
+        product(x, self.query_compress[...]))
     queries = product(queries, self.query[...].reshape(query_rank, -1)).reshape(n, t, h, d)
     plain, rotated = jnp.split(queries, (d - l.rope_dim,), -1)
     rotate = lambda y: attention.rotate(

@@ -113,6 +113,7 @@ LOGICAL_AXES = {
     'down': ('mlp', 'embed'),
     'scale': (None,),
     'compress': ('embed', None),
+    'query_compress': ('embed', None),
     'query': ('rank', 'heads', None),
     'key_value': ('rank', 'heads', None),
     'router': ('embed', 'expert'),
