@@ -24,7 +24,7 @@ class Part(NamedTuple):
   tensor belongs to one expert, whose number is the array's first axis.
   """
   path: tuple[str, ...]
-  shape: Callable[[ModelConfig], tuple[int, ...]]
+  shape: Callable[[ModelConfig], tuple[int, ...] | None]   # None: such a model has none
   view: Callable[[np.ndarray], np.ndarray] = lambda array: array   # of one layer's (expert's) array
   layered: bool = True
   per_expert: bool = False
@@ -109,8 +109,10 @@ PARTS = {
     'query_latent_norm': Part(('attention', 'query_norm', 'scale'),
                               lambda c: (c.latent.query_rank,)),
     'latent_norm': Part(('attention', 'latent_norm', 'scale'), lambda c: (c.latent.rank,)),
-    'latent_query': Part(('attention', 'query'), lambda c: (
-        c.num_heads * c.head_dim, c.latent.query_rank or c.width), _outputs_first),
+    'latent_query': Part(('attention', 'query'), lambda c: c.latent.query_rank and (
+        c.num_heads * c.head_dim, c.latent.query_rank), _outputs_first),
+    'direct_query': Part(('attention', 'query'), lambda c: None if c.latent.query_rank else (
+        c.num_heads * c.head_dim, c.width), _outputs_first),
     'latent_key_value': Part(('attention', 'key_value'), lambda c: (
         c.num_heads * (c.head_dim - c.latent.rope_dim + c.latent.value_dim), c.latent.rank),
                              _outputs_first),
@@ -158,6 +160,7 @@ _DEEPSEEK_V3 = {
     'query_latent': 'model.layers.{}.self_attn.q_a_proj.weight',
     'query_latent_norm': 'model.layers.{}.self_attn.q_a_layernorm.weight',
     'latent_query': 'model.layers.{}.self_attn.q_b_proj.weight',
+    'direct_query': 'model.layers.{}.self_attn.q_proj.weight',
     'latent': 'model.layers.{}.self_attn.kv_a_proj_with_mqa.weight',
     'latent_norm': 'model.layers.{}.self_attn.kv_a_layernorm.weight',
     'latent_key_value': 'model.layers.{}.self_attn.kv_b_proj.weight',
@@ -200,7 +203,8 @@ FAMILIES = {
 
 # Parts of a family that a model need not have.
 _OPTIONAL = {'unembedding', 'gate', 'up', 'down', 'query_latent', 'query_latent_norm'} | {
-    part for part in PARTS if part.startswith(('expert_', 'shared_', 'prediction_', 'router'))}
+    part for part in PARTS
+    if part.startswith(('expert_', 'shared_', 'prediction_', 'router', 'latent_', 'direct_'))}
 
 # The same for a GGUF file of the llama architecture.
 GGUF = {
@@ -244,10 +248,10 @@ def tensors(config: ModelConfig, names: dict[str, str]) -> dict[str, Tensor]:
     places = layers if place.layered else [(config.num_layers, (), ())]
     for number, base, index in places:
       path = base + place.path
-      if path in paths:
+      if path in paths and (shape := place.shape(config)):
         for expert in range(config.experts.count) if place.per_expert else (None,):
           at = index if expert is None else (*index, expert)
-          result[name.format(number, expert)] = Tensor(part, path, at, place.shape(config))
+          result[name.format(number, expert)] = Tensor(part, path, at, shape)
   named = {tensor.path for tensor in result.values()}
   absent = {PARTS[part].path for part in names.keys() - {t.part for t in result.values()}
             - _OPTIONAL - ({'balancing_bias'} if config.experts is None else set())}
@@ -275,6 +279,13 @@ def aliases(config: ModelConfig, names: dict[str, str]) -> dict[str, str]:
     result[f'{layer}.shared_head.head.weight'] = (
         names['embedding' if config.tied_embedding else 'unembedding'])
   return result
+
+
+def ignored(config: ModelConfig, name: str) -> bool:
+  """Whether a tensor of this name in a checkpoint is passed over."""
+  return name.endswith('rotary_emb.inv_freq') or (
+      config.family == 'deepseek_v3' and not config.prediction_head
+      and name.startswith(f'model.layers.{config.num_layers}.'))
 
 
 def _layers(config: ModelConfig) -> list[tuple[int, tuple[str, ...], tuple[int, ...]]]:
