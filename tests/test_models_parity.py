@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from r1jax.models import RopeScaling, attention, build, hf_config, huggingface, transformer
 
@@ -218,3 +219,63 @@ def test_config_in_the_spelling_of_transformers_4_reads_the_same(name, make_chec
   raw['rope_scaling'] = None if rope['rope_type'] == 'default' else rope
   (tmp_path / 'config.json').write_text(json.dumps(raw))
   assert huggingface.read_config(tmp_path) == huggingface.read_config(make_checkpoint(name)[0])
+
+
+def test_the_prediction_head_equals_that_of_transformers(make_checkpoint, tmp_path):
+  """Read under its published names, fed with the normed hidden states and the tokens that follow."""
+  layers = pytest.importorskip('transformers.modeling_layers')
+  if not hasattr(layers, 'MtpLayer'):
+    pytest.skip('this version of transformers has no prediction heads')
+  folder, reference = make_checkpoint('deepseek_v3')
+  of_layer = type(reference.model.layers[-1])
+  torch.manual_seed(3)
+  head = layers.MtpLayer(reference.config, of_layer, type(reference.model.norm), 3).eval()
+  with torch.no_grad():
+    for name, parameter in head.named_parameters():
+      parameter.uniform_(0.5, 1.5) if 'norm' in name else parameter.normal_(0, 0.15)
+    head.mtp_block.mlp.gate.e_score_correction_bias.uniform_(-0.2, 0.2)
+
+  tensors = load_file(folder / 'model.safetensors')
+  for name, tensor in head.state_dict().items():
+    name = name.removeprefix('mtp_block.').replace('post_norm', 'shared_head.norm')
+    pieces = {name: tensor.numpy()}
+    if name == 'mlp.experts.gate_up_proj':
+      pieces = {f'mlp.experts.{i}.{part}_proj.weight': half for i, both in enumerate(tensor.numpy())
+                for part, half in zip(('gate', 'up'), np.split(both, 2))}
+    elif name == 'mlp.experts.down_proj':
+      pieces = {f'mlp.experts.{i}.down_proj.weight': t for i, t in enumerate(tensor.numpy())}
+    tensors |= {f'model.layers.3.{key}': np.ascontiguousarray(t) for key, t in pieces.items()}
+  save_file(tensors, tmp_path / 'model.safetensors')
+  (tmp_path / 'config.json').write_text((folder / 'config.json').read_text())
+  config = huggingface.read_config(tmp_path, prediction_head=True)
+  model, params = build(config), huggingface.load_params(tmp_path, config)
+
+  # Two documents in one row and a padded row; transformers has each by itself.
+  tokens = np.random.default_rng(4).integers(0, SIZES['vocab_size'], (2, 12))
+  segments = np.array([[1] * 7 + [2] * 5, [1] * 9 + [0] * 3])
+  positions = np.array([[*range(7), *range(5)], [*range(12)]])
+
+  @jax.jit
+  def run(params):
+    places = dict(positions=positions, segment_ids=segments)
+    hidden, _, _ = model.apply(params, tokens, **places)
+    hidden, targets, mask, aux = model.predict_ahead(params, hidden, tokens, **places)
+    return model.unembed(params, hidden), targets, mask, aux
+  ours, targets, mask, aux = jax.tree.map(np.asarray, run(params))
+  assert aux['routing'].counts.shape == (1, 2, 12)
+  np.testing.assert_array_equal(aux['routing'].tokens, [[10, 8]])
+  seen = np.zeros_like(mask)
+  for row, start, end in ((0, 0, 7), (0, 7, 12), (1, 0, 9)):
+    document, size = torch.tensor(tokens[row:row + 1, start:end]), end - start - 1
+    with torch.no_grad():
+      hidden = reference.model(document).last_hidden_state[:, :-1]
+      causal = torch.triu(torch.full((1, 1, size, size), -1e30), 1)
+      theirs = reference.lm_head(head(
+          reference.model.embed_tokens(document[:, 1:]), hidden,
+          position_embeddings=reference.model.rotary_emb(hidden, torch.arange(size)[None]),
+          attention_mask=causal, position_ids=torch.arange(size)[None], cache=None))[0].numpy()
+    places = slice(start, end - 2)
+    np.testing.assert_allclose(ours[row, places], theirs[:-1], atol=1e-4)
+    np.testing.assert_array_equal(targets[row, places], tokens[row, start + 2:end])
+    seen[row, places] = True
+  np.testing.assert_array_equal(mask, seen)

@@ -188,12 +188,13 @@ def _run_experts(x, chosen, weights, gate_up, down, activation):
   k = chosen.shape[-1]
   tokens, flat = x.reshape(-1, width), chosen.reshape(-1)
   order = jnp.argsort(flat, stable=True)
+  place = jnp.zeros_like(order).at[order].set(jnp.arange(flat.size, dtype=order.dtype))
   sizes = jnp.zeros(count, jnp.int32).at[flat].add(1)
   rows = tokens[order // k]
   gate, up = jnp.split(
       grouped_product(rows, gate_up.reshape(count, width, -1).astype(x.dtype), sizes), 2, -1)
   out = grouped_product(ACTIVATIONS[activation](gate) * up, down.astype(x.dtype), sizes)
-  back = out[jnp.argsort(order)].reshape(-1, k, width)
+  back = out[place].reshape(-1, k, width)
   mixed = jnp.einsum('mkd,mk->md', back, weights.reshape(-1, k),
                      preferred_element_type=jnp.float32)
   return mixed.astype(x.dtype).reshape(x.shape)
@@ -262,7 +263,8 @@ def _blocked_product(rows, matrices, sizes):
     # A block may reach into the next group's rows; that group's own block comes later and wins.
     group, start, _ = place(block)
     taken = jax.lax.dynamic_slice_in_dim(padded, start, size)
-    value = jnp.matmul(taken, matrices[group], preferred_element_type=jnp.float32)
+    matrix = jax.lax.dynamic_index_in_dim(matrices, group, keepdims=False)
+    value = jnp.matmul(taken, matrix, preferred_element_type=jnp.float32)
     return jax.lax.dynamic_update_slice_in_dim(out, value.astype(out.dtype), start, 0)
 
   out = jnp.zeros((rows.shape[0] + size, matrices.shape[2]), rows.dtype)
