@@ -48,7 +48,8 @@ def made(random_params):
     params = random_params(model)
     run = jax.jit(lambda *arrays: model.apply(
         params, arrays[0], positions=arrays[1], segment_ids=arrays[2])[0])
-    return model, params, lambda *arrays: np.asarray(run(*(np.asarray(x, np.int32) for x in arrays)))
+    forward = lambda *arrays: np.asarray(run(*(np.asarray(x, np.int32) for x in arrays)))
+    return model, params, forward
   return make
 
 

@@ -108,14 +108,17 @@ def test_routing_counts_real_tokens_in_the_layers_order(random_params):
 
 
 def test_the_bias_moves_against_the_load_and_nothing_else_moves(random_params):
-  params = random_params(build(CONFIG))
-  counts = np.random.default_rng(4).integers(0, 3, (4, 8)).astype(np.float32)
-  moved = jax.jit(lambda p, c: moe.update_balance(CONFIG, p, c, 0.01))(params, counts)
+  config = dataclasses.replace(CONFIG, prediction_head=True)
+  params = random_params(build(config))
+  counts = np.random.default_rng(4).integers(0, 3, (5, 8)).astype(np.float32)
+  moved = jax.jit(lambda p, c: moe.update_balance(config, p, c, 0.01))(params, counts)
   want = 0.01 * np.sign(counts.mean(-1, keepdims=True) - counts)
+  bias = lambda block: block['mlp']['balancing_bias']
   for stack, layers in (('stack_0', [0]), ('stack_2', [1]), ('stack_3', [2, 3])):
-    change = (moved['stacks'][stack]['mlp']['balancing_bias']
-              - params['stacks'][stack]['mlp']['balancing_bias'])
+    change = bias(moved['stacks'][stack]) - bias(params['stacks'][stack])
     np.testing.assert_allclose(change, want[layers], atol=1e-6)
+  change = bias(moved['prediction']['block']) - bias(params['prediction']['block'])
+  np.testing.assert_allclose(change, want[4], atol=1e-6)
   for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(moved)):
     assert path[-1].key == 'balancing_bias' or np.array_equal(a, b), path
 

@@ -222,7 +222,7 @@ def test_config_in_the_spelling_of_transformers_4_reads_the_same(name, make_chec
 
 
 def test_the_prediction_head_equals_that_of_transformers(make_checkpoint, tmp_path):
-  """Read under its published names, fed with the normed hidden states and the tokens that follow."""
+  """Read under its published names; fed with normed hidden states and the tokens that follow."""
   layers = pytest.importorskip('transformers.modeling_layers')
   if not hasattr(layers, 'MtpLayer'):
     pytest.skip('this version of transformers has no prediction heads')

@@ -238,9 +238,9 @@ def num_params(config: ModelConfig, *, active: bool = False) -> int:
 
 
 def flops_per_token(config: ModelConfig, context: float) -> float:
-  """Floating-point operations of one token's forward pass: 2·N + 2·layers·heads·(d_k + d_v)·context.
+  """Floating-point operations of one token's forward pass: 2·N + 2·heads·(d_k + d_v)·Σ context.
 
-  N counts active parameters and leaves out the embedding look-up (a tied matrix counts once, as
+  The sum is over layers. N counts active parameters and leaves out the embedding look-up (a tied matrix counts once, as
   the unembedding); d_k and d_v are a head's width in keys and values; `context` is the mean number
   of positions attended to, in local layers at most the window. A training token costs three times
   as many. Latent attention is counted as it trains; decoding in its absorbed form costs more

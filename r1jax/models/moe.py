@@ -66,7 +66,8 @@ def update_balance(config: ModelConfig, params: dict, counts: jax.Array, rate: f
 
   Args:
     config, params: of the model; its routing must be 'sigmoid'.
-    counts: [L, E] the load since the last update: `Routing.counts` summed over rows and batches.
+    counts: [L, E] the load since the last update: `Routing.counts` summed over rows and batches;
+      or [L + 1, E], whose last row is that of the prediction head.
     rate: γ; 0.001 in DeepSeek-V3.
 
   Raises:
@@ -75,18 +76,24 @@ def update_balance(config: ModelConfig, params: dict, counts: jax.Array, rate: f
   if config.experts is None or config.experts.routing != 'sigmoid':
     raise ValueError(f'{config.family}: there is no balancing bias, which belongs to '
                      'routing=\'sigmoid\': use a balance loss')
-  wanted = (config.kinds.count('experts'), config.experts.count)
-  if counts.shape != wanted:
-    raise ValueError(f'counts {counts.shape} do not fit the model: give {wanted}, layers with '
-                     'experts and experts')
+  layers, count = config.kinds.count('experts'), config.experts.count
+  with_head = layers + (config.prediction_head and config.kinds[-1] == 'experts')
+  if counts.shape not in ((layers, count), (with_head, count)):
+    raise ValueError(f'counts {counts.shape} do not fit the model: give {(layers, count)}, layers '
+                     'with experts and experts')
   change = rate * jnp.sign(jnp.mean(counts, -1, keepdims=True) - counts)
-  stacks = dict(params['stacks'])
-  for name, places in expert_places(config).items():
-    block = stacks[name]
+
+  def moved(block, by):
     bias = block['mlp']['balancing_bias']
-    moved = bias + change[jnp.asarray(places)].astype(bias.dtype)
-    stacks[name] = block | {'mlp': block['mlp'] | {'balancing_bias': moved}}
-  return params | {'stacks': stacks}
+    return block | {'mlp': block['mlp'] | {'balancing_bias': bias + by.astype(bias.dtype)}}
+
+  stacks = {name: moved(params['stacks'][name], change[jnp.asarray(places)])
+            for name, places in expert_places(config).items()}
+  params = params | {'stacks': params['stacks'] | stacks}
+  if counts.shape[0] > layers:
+    head = params['prediction']
+    params |= {'prediction': head | {'block': moved(head['block'], change[-1])}}
+  return params
 
 
 def expert_places(config: ModelConfig) -> dict[str, list[int]]:
