@@ -281,6 +281,20 @@ def test_what_the_model_does_not_have_is_refused_by_name(name, change, words, tm
     huggingface.read_config(tmp_path)
 
 
+@pytest.mark.parametrize('name, fields, words', [
+    ('deepseek_v3', dict(layers=((('experts',), 2), (('dense',), 1))), 'deepseek_v3 cannot say lay'),
+    ('qwen3_moe', dict(experts=Experts(count=6, per_token=2, width=8, scale=2.0)), 'say experts='),
+    ('qwen3_moe', dict(rope_scaling=LinearScaling()), "rope_type='linear'"),
+    ('gemma3', dict(scaled_embedding=False), 'cannot say scaled_embedding=False .* read as True'),
+])
+def test_what_a_family_cannot_express_is_not_written(name, fields, words, tmp_path):
+  config = dataclasses.replace(CONFIGS[name], prediction_head=False, **fields)
+  params = jax.eval_shape(build(config).init, jax.random.key(0))
+  with pytest.raises(ValueError, match=words):
+    huggingface.export(tmp_path / 'a', config, params)
+  assert not (tmp_path / 'a').exists()
+
+
 def test_gemma_of_the_hub_reads_as_the_preset(tmp_path):
   """`google/gemma-3-1b-it`'s config.json, which names its pattern by a number."""
   from r1jax.models import PRESETS

@@ -3,6 +3,7 @@
 It is read here rather than by `transformers`, whose import takes seconds and brings torch along. It
 is written in the spelling of transformers 4, which version 5 reads too.
 """
+import dataclasses
 import json
 
 from r1jax import storage
@@ -68,7 +69,10 @@ def read_config(folder: storage.Path | str, *, prediction_head: bool = False) ->
   path = storage.Path(folder) / 'config.json'
   if not path.exists():
     raise FileNotFoundError(f'There is no {path}: name the folder of a Hugging Face checkpoint.')
-  raw = read_json(path)
+  return _parse(path, read_json(path), prediction_head)
+
+
+def _parse(path, raw: dict, prediction_head: bool) -> ModelConfig:
   family = raw.get('model_type')
   if family not in families.FAMILIES:
     _refuse(path, 'model_type', family, f'take a checkpoint of {", ".join(families.FAMILIES)}')
@@ -125,6 +129,18 @@ def config_json(config: ModelConfig, tokenizer, dtype: str) -> dict:
       'bos_token_id': None if tokenizer is None else tokenizer.bos_id,
       'eos_token_id': None if tokenizer is None else list(tokenizer.stop_ids),
   }
+
+
+def check_expressible(config: ModelConfig) -> None:
+  """Raises ValueError where a `config.json` of the family would describe another model."""
+  path = f'A config.json of {config.family}'
+  read = _parse(path, config_json(config, None, 'float32'), config.prediction_head)
+  for field in dataclasses.fields(config):
+    name = 'kinds' if field.name == 'layers' else field.name
+    ours, theirs = getattr(config, name), getattr(read, name)
+    if ours != theirs:
+      raise ValueError(f'{path} cannot say {field.name}={getattr(config, field.name)!r} (it would '
+                       f'be read as {getattr(read, field.name)!r}): change it, or the family.')
 
 
 def read_json(path: storage.Path) -> dict:

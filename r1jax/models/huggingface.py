@@ -13,7 +13,8 @@ from safetensors.numpy import save
 from r1jax import sharding, storage
 from r1jax.models import families
 from r1jax.models.config import ModelConfig
-from r1jax.models.hf_config import config_json, read_config as read_config, read_json
+from r1jax.models.hf_config import (
+    check_expressible, config_json, read_config as read_config, read_json)
 
 _READ_TYPES = ('F32', 'F16', 'BF16')
 _WRITTEN_TYPES = ('float32', 'bfloat16')
@@ -82,7 +83,8 @@ def export(
 
   Raises:
     FileExistsError: the folder holds weights or a `config.json` already.
-    ValueError: unknown dtype; the parameters are not of this shape.
+    ValueError: unknown dtype; the parameters are not of this shape; the family's checkpoints cannot
+      describe the model.
     OSError: a file cannot be written.
   """
   folder = storage.Path(folder)
@@ -94,6 +96,7 @@ def export(
   families.check_shapes(config, params)
   table = families.FAMILIES[config.family]
   tensors = families.tensors(config, table)
+  check_expressible(config)
   tensors |= {name: tensors[of] for name, of in families.aliases(config, table).items()
               if name != table['unembedding']}
   params = sharding.to_host(params)

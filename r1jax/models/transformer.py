@@ -155,8 +155,9 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
   Args:
     config: the architecture.
     compute_dtype: 'float32' or 'bfloat16', of products and activations; params stay float32.
-    remat: keep only each layer's input for the backward pass, not its projections too. Attention
-      weights, norms and gates are computed again either way.
+    remat: keep only each layer's input for the backward pass (each pattern's, where it has several
+      layers), not its projections too. Attention weights, norms, gates and the experts' products
+      are computed again either way.
   """
   dtype = jnp.dtype(compute_dtype)
   abstract = nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0)))
