@@ -17,6 +17,8 @@ RULES = {
     'kv_heads': 'tensor',
     'heads': 'tensor',
     'mlp': 'tensor',
+    'rank': 'fsdp',
+    'expert': None,     # every device has its slice of all experts
 }
 
 
@@ -51,11 +53,8 @@ def shardings(mesh: jax.sharding.Mesh, logical_axes, shapes=None):
   is_axes = lambda x: isinstance(x, tuple)
 
   def one(axes, shape=None):
-    spec = partition_spec(axes)
-    if shape is not None:
-      spec = P(*(name if name and size % mesh.shape[name] == 0 else None
-                 for name, size in zip(spec, shape.shape)))
-    return NamedSharding(mesh, spec)
+    return NamedSharding(mesh, partition_spec(axes) if shape is None else
+                         spec_that_divides(mesh, shape.shape, axes))
 
   if shapes is None:
     return jax.tree.map(one, logical_axes, is_leaf=is_axes)
@@ -71,9 +70,13 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return x
-  spec = P(*(name if name and size % mesh.shape[name] == 0 else None
-             for name, size in zip(partition_spec(logical_axes), x.shape)))
-  return jax.lax.with_sharding_constraint(x, spec)
+  return jax.lax.with_sharding_constraint(x, spec_that_divides(mesh, x.shape, logical_axes))
+
+
+def spec_that_divides(mesh, shape: tuple[int, ...], logical_axes: tuple[str | None, ...]) -> P:
+  """The PartitionSpec of an array of this shape, without mesh axes that do not divide it."""
+  return P(*(name if name and size % mesh.shape[name] == 0 else None
+             for name, size in zip(partition_spec(logical_axes), shape)))
 
 
 def use(mesh: jax.sharding.Mesh | None):

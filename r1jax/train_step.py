@@ -32,7 +32,7 @@ def make_optimizer(
     return rate * jnp.minimum(1.0, (step + 1) / max(1, warmup_steps))
 
   def is_matrix(params):
-    vectors = ('scale', 'qkv_bias')
+    vectors = ('scale', 'qkv_bias', 'balancing_bias')
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in vectors, params)
 
   return optax.chain(

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 import tokenizers
 
 from r1jax import sharding, storage
-from r1jax.models import ModelConfig, RopeScaling, build, huggingface
+from r1jax.models import ModelConfig, RopeScaling, build, hf_config, huggingface
 from r1jax.tokenization import Tokenizer, load_tokenizer
 
 LLAMA = ModelConfig(
@@ -62,7 +62,7 @@ def one_file(folder, tensors, config=LLAMA):
   """A folder with these tensors in a single file."""
   folder.mkdir()
   save_file(tensors, folder / 'model.safetensors')
-  (folder / 'config.json').write_text(json.dumps(huggingface._config_json(config, None, 'float32')))
+  (folder / 'config.json').write_text(json.dumps(hf_config.config_json(config, None, 'float32')))
   return folder
 
 

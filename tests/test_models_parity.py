@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from r1jax.models import RopeScaling, attention, build, huggingface, transformer
+from r1jax.models import RopeScaling, attention, build, hf_config, huggingface, transformer
 
 torch = pytest.importorskip('torch', reason='parity is measured against torch')
 transformers = pytest.importorskip('transformers', reason='parity is measured against transformers')
@@ -20,6 +21,13 @@ SIZES = dict(
 LLAMA3 = dict(
     rope_type='llama3', rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
     original_max_position_embeddings=64)
+EXPERTS = dict(num_experts_per_tok=2, moe_intermediate_size=16)
+LATENT = dict(
+    kv_lora_rank=24, qk_rope_head_dim=8, qk_nope_head_dim=12, v_head_dim=10,
+    first_k_dense_replace=1)
+YARN = dict(
+    rope_type='yarn', rope_theta=1e4, factor=40.0, beta_fast=32, beta_slow=1, mscale=1.0,
+    mscale_all_dim=0.7, original_max_position_embeddings=64)
 
 CHECKPOINTS = {
     'llama': lambda: transformers.LlamaConfig(
@@ -33,7 +41,31 @@ CHECKPOINTS = {
         **SIZES, head_dim=20, tie_word_embeddings=True,
         rope_parameters=dict(rope_type='default', rope_theta=1e6)),
     'qwen3_free': lambda: transformers.Qwen3Config(**SIZES, head_dim=20, tie_word_embeddings=False),
+    'qwen3_moe': lambda: transformers.Qwen3MoeConfig(
+        **SIZES, **EXPERTS, head_dim=20, num_experts=7, norm_topk_prob=True,
+        rope_parameters=dict(rope_type='default', rope_theta=1e6)),
+    'qwen3_moe_mixed': lambda: transformers.Qwen3MoeConfig(
+        **SIZES, **EXPERTS, head_dim=16, num_experts=4, norm_topk_prob=False, mlp_only_layers=[1]),
+    'gemma3': lambda: transformers.Gemma3TextConfig(
+        **SIZES | dict(num_hidden_layers=8), head_dim=16, sliding_window=5, pad_token_id=None,
+        query_pre_attn_scalar=24, rope_parameters=dict(
+            sliding_attention=dict(rope_type='default', rope_theta=100.0),
+            full_attention=dict(rope_type='linear', factor=8.0, rope_theta=1e4)),
+        layer_types=['sliding_attention', 'sliding_attention', 'full_attention'] * 2
+        + ['sliding_attention'] * 2),
+    'deepseek_v3': lambda: transformers.DeepseekV3Config(
+        **SIZES | dict(num_key_value_heads=6), **EXPERTS, **LATENT, q_lora_rank=20, n_group=4,
+        topk_group=2, n_routed_experts=12, rope_parameters=YARN),
+    'deepseek_v3_plain': lambda: transformers.DeepseekV3Config(
+        **SIZES | dict(num_key_value_heads=6), **EXPERTS, **LATENT, q_lora_rank=None, n_group=1,
+        topk_group=1, n_routed_experts=5, n_shared_experts=2, norm_topk_prob=False,
+        rope_interleave=False),
 }
+
+
+def gap(name):
+  """Largest step between positions; windows of transformers count places, not positions."""
+  return 2 if name == 'gemma3' else 170
 
 
 @pytest.fixture(scope='module')
@@ -51,6 +83,9 @@ def make_checkpoint(tmp_path_factory):
             parameter.uniform_(0.5, 1.5)
           else:
             parameter.normal_(0, 0.5 if 'bias' in parameter_name else 0.15)
+        for buffer_name, buffer in model.named_buffers():
+          if buffer_name.endswith('e_score_correction_bias'):
+            buffer.uniform_(-0.2, 0.2)
       folder = tmp_path_factory.mktemp(name)
       model.save_pretrained(folder)
       made[name] = folder, model
@@ -79,7 +114,7 @@ def test_logits_equal_those_of_transformers_with_padding_and_given_positions(nam
   tokens = rng.integers(0, SIZES['vocab_size'], (3, 12))
   lengths = np.array([12, 7, 1])
   # Gaps between positions: distances up to 2,000 reach every band of the llama3 scaling.
-  positions = np.cumsum(rng.integers(1, 170, tokens.shape), axis=1)
+  positions = np.cumsum(rng.integers(1, gap(name), tokens.shape), axis=1)
   mask = np.arange(12) < lengths[:, None]
   ours = logits(model, params, tokens, positions, mask.astype(np.int32))
   with torch.no_grad():
@@ -150,9 +185,11 @@ def test_transformers_loads_an_export_bit_for_bit(name, make_checkpoint, tmp_pat
   loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
       tmp_path / 'export', output_loading_info=True)
   assert not any(report.values()), report
-  for field in (*huggingface._FIELDS.values(), 'hidden_act', 'rope_parameters', 'model_type'):
+  for field in (*hf_config.FIELDS.values(), 'hidden_act', 'rope_parameters', 'model_type'):
     if name.startswith('qwen2') and field == 'head_dim':
       continue   # Qwen2Config derives it
+    if name == 'gemma3' and field == 'hidden_act':
+      field = 'hidden_activation'
     assert getattr(loaded.config, field) == getattr(reference.config, field), field
   theirs, source = loaded.state_dict(), reference.state_dict()
   assert theirs.keys() == source.keys()
@@ -175,7 +212,70 @@ def test_a_bfloat16_export_is_rounded_as_by_torch(make_checkpoint, tmp_path):
 def test_config_in_the_spelling_of_transformers_4_reads_the_same(name, make_checkpoint, tmp_path):
   raw = json.loads((make_checkpoint(name)[0] / 'config.json').read_text())
   rope = raw.pop('rope_parameters')
+  if name == 'gemma3':
+    raw['rope_local_base_freq'] = rope['sliding_attention']['rope_theta']
+    rope = rope['full_attention']
   raw['rope_theta'] = rope.pop('rope_theta')
   raw['rope_scaling'] = None if rope['rope_type'] == 'default' else rope
   (tmp_path / 'config.json').write_text(json.dumps(raw))
   assert huggingface.read_config(tmp_path) == huggingface.read_config(make_checkpoint(name)[0])
+
+
+def test_the_prediction_head_equals_that_of_transformers(make_checkpoint, tmp_path):
+  """Read under its published names; fed with normed hidden states and the tokens that follow."""
+  layers = pytest.importorskip('transformers.modeling_layers')
+  if not hasattr(layers, 'MtpLayer'):
+    pytest.skip('this version of transformers has no prediction heads')
+  folder, reference = make_checkpoint('deepseek_v3')
+  of_layer = type(reference.model.layers[-1])
+  torch.manual_seed(3)
+  head = layers.MtpLayer(reference.config, of_layer, type(reference.model.norm), 3).eval()
+  with torch.no_grad():
+    for name, parameter in head.named_parameters():
+      parameter.uniform_(0.5, 1.5) if 'norm' in name else parameter.normal_(0, 0.15)
+    head.mtp_block.mlp.gate.e_score_correction_bias.uniform_(-0.2, 0.2)
+
+  tensors = load_file(folder / 'model.safetensors')
+  for name, tensor in head.state_dict().items():
+    name = name.removeprefix('mtp_block.').replace('post_norm', 'shared_head.norm')
+    pieces = {name: tensor.numpy()}
+    if name == 'mlp.experts.gate_up_proj':
+      pieces = {f'mlp.experts.{i}.{part}_proj.weight': half for i, both in enumerate(tensor.numpy())
+                for part, half in zip(('gate', 'up'), np.split(both, 2))}
+    elif name == 'mlp.experts.down_proj':
+      pieces = {f'mlp.experts.{i}.down_proj.weight': t for i, t in enumerate(tensor.numpy())}
+    tensors |= {f'model.layers.3.{key}': np.ascontiguousarray(t) for key, t in pieces.items()}
+  save_file(tensors, tmp_path / 'model.safetensors')
+  (tmp_path / 'config.json').write_text((folder / 'config.json').read_text())
+  config = huggingface.read_config(tmp_path, prediction_head=True)
+  model, params = build(config), huggingface.load_params(tmp_path, config)
+
+  # Two documents in one row and a padded row; transformers has each by itself.
+  tokens = np.random.default_rng(4).integers(0, SIZES['vocab_size'], (2, 12))
+  segments = np.array([[1] * 7 + [2] * 5, [1] * 9 + [0] * 3])
+  positions = np.array([[*range(7), *range(5)], [*range(12)]])
+
+  @jax.jit
+  def run(params):
+    places = dict(positions=positions, segment_ids=segments)
+    hidden, _, _ = model.apply(params, tokens, **places)
+    hidden, targets, mask, aux = model.predict_ahead(params, hidden, tokens, **places)
+    return model.unembed(params, hidden), targets, mask, aux
+  ours, targets, mask, aux = jax.tree.map(np.asarray, run(params))
+  assert aux['routing'].counts.shape == (1, 2, 12)
+  np.testing.assert_array_equal(aux['routing'].tokens, [[10, 8]])
+  seen = np.zeros_like(mask)
+  for row, start, end in ((0, 0, 7), (0, 7, 12), (1, 0, 9)):
+    document, size = torch.tensor(tokens[row:row + 1, start:end]), end - start - 1
+    with torch.no_grad():
+      hidden = reference.model(document).last_hidden_state[:, :-1]
+      causal = torch.triu(torch.full((1, 1, size, size), -1e30), 1)
+      theirs = reference.lm_head(head(
+          reference.model.embed_tokens(document[:, 1:]), hidden,
+          position_embeddings=reference.model.rotary_emb(hidden, torch.arange(size)[None]),
+          attention_mask=causal, position_ids=torch.arange(size)[None], cache=None))[0].numpy()
+    places = slice(start, end - 2)
+    np.testing.assert_allclose(ours[row, places], theirs[:-1], atol=1e-4)
+    np.testing.assert_array_equal(targets[row, places], tokens[row, start + 2:end])
+    seen[row, places] = True
+  np.testing.assert_array_equal(mask, seen)

@@ -18,14 +18,16 @@ from r1jax.models.transformer import build
 
 
 class Part(NamedTuple):
-  """A kind of tensor: its place in the parameters and its shape in a checkpoint."""
+  """A kind of tensor: its place in the parameters and its shape in a checkpoint.
+
+  `path` is in the whole tree, or with `layered` in that of one layer, and with `per_expert` the
+  tensor belongs to one expert, whose number is the array's first axis.
+  """
   path: tuple[str, ...]
-  shape: Callable[[ModelConfig], tuple[int, ...]]
-  view: Callable[[np.ndarray], np.ndarray] = lambda array: array   # of one layer's array
-
-
-def _block(*names: str) -> tuple[str, ...]:
-  return ('stacks', 'stack_0', *names)
+  shape: Callable[[ModelConfig], tuple[int, ...] | None]   # None: such a model has none
+  view: Callable[[np.ndarray], np.ndarray] = lambda array: array   # of one layer's (expert's) array
+  layered: bool = True
+  per_expert: bool = False
 
 
 def _vocab(c):
@@ -48,17 +50,32 @@ def _gate(c):
   return (c.mlp_width, c.width)
 
 
-_QKV, _QKV_BIAS = _block('attention', 'qkv'), _block('attention', 'qkv_bias')
-_GATE_UP = _block('mlp', 'gate_up')
+def _shared(c):
+  return (c.experts.shared * c.experts.width, c.width)
+
+
+def _transposed(array):
+  return array.T
+
+
+def _outputs_first(array):
+  return np.moveaxis(array, 0, -1)
+
+
+_QKV, _QKV_BIAS = ('attention', 'qkv'), ('attention', 'qkv_bias')
+_GATE_UP, _SHARED = ('mlp', 'gate_up'), ('mlp', 'shared')
+_PREDICTION = ('prediction',)
 
 PARTS = {
-    'embedding': Part(('embedding',), _vocab),
-    'unembedding': Part(('unembedding',), _vocab),
-    'final_norm': Part(('final_norm', 'scale'), _width),
-    'attention_norm': Part(_block('attention_norm', 'scale'), _width),
-    'mlp_norm': Part(_block('mlp_norm', 'scale'), _width),
-    'query_norm': Part(_block('attention', 'query_norm', 'scale'), _head),
-    'key_norm': Part(_block('attention', 'key_norm', 'scale'), _head),
+    'embedding': Part(('embedding',), _vocab, layered=False),
+    'unembedding': Part(('unembedding',), _vocab, layered=False),
+    'final_norm': Part(('final_norm', 'scale'), _width, layered=False),
+    'attention_norm': Part(('attention_norm', 'scale'), _width),
+    'attention_post_norm': Part(('attention_post_norm', 'scale'), _width),
+    'mlp_norm': Part(('mlp_norm', 'scale'), _width),
+    'mlp_post_norm': Part(('mlp_post_norm', 'scale'), _width),
+    'query_norm': Part(('attention', 'query_norm', 'scale'), _head),
+    'key_norm': Part(('attention', 'key_norm', 'scale'), _head),
     'query': Part(_QKV, lambda c: (c.num_heads * c.head_dim, c.width),
                   lambda qkv: np.moveaxis(qkv[:, :, :-2], 0, -1)),
     'key': Part(_QKV, _keys, lambda qkv: np.moveaxis(qkv[:, :, -2], 0, -1)),
@@ -66,11 +83,47 @@ PARTS = {
     'query_bias': Part(_QKV_BIAS, lambda c: (c.num_heads * c.head_dim,), lambda bias: bias[:, :-2]),
     'key_bias': Part(_QKV_BIAS, lambda c: _keys(c)[:1], lambda bias: bias[:, -2]),
     'value_bias': Part(_QKV_BIAS, lambda c: _keys(c)[:1], lambda bias: bias[:, -1]),
-    'out': Part(_block('attention', 'out'), lambda c: (c.width, c.num_heads * c.head_dim),
+    'out': Part(('attention', 'out'), lambda c: (
+        c.width, c.num_heads * (c.latent.value_dim if c.latent else c.head_dim)),
                 lambda out: np.moveaxis(out, -1, 0)),
     'gate': Part(_GATE_UP, _gate, lambda gate_up: gate_up[:, 0].T),
     'up': Part(_GATE_UP, _gate, lambda gate_up: gate_up[:, 1].T),
-    'down': Part(_block('mlp', 'down'), lambda c: (c.width, c.mlp_width), lambda down: down.T),
+    'down': Part(('mlp', 'down'), lambda c: (c.width, c.mlp_width), _transposed),
+    # A mixture of experts.
+    'router': Part(('mlp', 'router'), lambda c: (c.experts.count, c.width), _transposed),
+    'balancing_bias': Part(('mlp', 'balancing_bias'), lambda c: (c.experts.count,)),
+    'expert_gate': Part(('mlp', 'experts_gate_up'), lambda c: (c.experts.width, c.width),
+                        lambda gate_up: gate_up[:, 0].T, per_expert=True),
+    'expert_up': Part(('mlp', 'experts_gate_up'), lambda c: (c.experts.width, c.width),
+                      lambda gate_up: gate_up[:, 1].T, per_expert=True),
+    'expert_down': Part(('mlp', 'experts_down'), lambda c: (c.width, c.experts.width), _transposed,
+                        per_expert=True),
+    'shared_gate': Part((*_SHARED, 'gate_up'), _shared, lambda gate_up: gate_up[:, 0].T),
+    'shared_up': Part((*_SHARED, 'gate_up'), _shared, lambda gate_up: gate_up[:, 1].T),
+    'shared_down': Part((*_SHARED, 'down'), lambda c: _shared(c)[::-1], _transposed),
+    # Latent attention.
+    'query_latent': Part(('attention', 'query_compress'),
+                         lambda c: (c.latent.query_rank, c.width), _transposed),
+    'latent': Part(('attention', 'compress'),
+                   lambda c: (c.latent.rank + c.latent.rope_dim, c.width), _transposed),
+    'query_latent_norm': Part(('attention', 'query_norm', 'scale'),
+                              lambda c: (c.latent.query_rank,)),
+    'latent_norm': Part(('attention', 'latent_norm', 'scale'), lambda c: (c.latent.rank,)),
+    'latent_query': Part(('attention', 'query'), lambda c: c.latent.query_rank and (
+        c.num_heads * c.head_dim, c.latent.query_rank), _outputs_first),
+    'direct_query': Part(('attention', 'query'), lambda c: None if c.latent.query_rank else (
+        c.num_heads * c.head_dim, c.width), _outputs_first),
+    'latent_key_value': Part(('attention', 'key_value'), lambda c: (
+        c.num_heads * (c.head_dim - c.latent.rope_dim + c.latent.value_dim), c.latent.rank),
+                             _outputs_first),
+    # The prediction head; its layer has the parts of any other.
+    'prediction_embedding_norm': Part((*_PREDICTION, 'embedding_norm', 'scale'), _width,
+                                      layered=False),
+    'prediction_hidden_norm': Part((*_PREDICTION, 'hidden_norm', 'scale'), _width, layered=False),
+    'prediction_projection': Part(
+        (*_PREDICTION, 'projection'), lambda c: (c.width, 2 * c.width),
+        lambda projection: np.moveaxis(projection, -1, 0), layered=False),
+    'prediction_norm': Part((*_PREDICTION, 'final_norm', 'scale'), _width, layered=False),
 }
 
 _LLAMA = {
@@ -88,7 +141,49 @@ _LLAMA = {
     'unembedding': 'lm_head.weight',
 }
 
-# Family -> part -> name in a Hugging Face checkpoint, with the layer's number for {}.
+_QWEN3 = _LLAMA | {
+    'query_norm': 'model.layers.{}.self_attn.q_norm.weight',
+    'key_norm': 'model.layers.{}.self_attn.k_norm.weight',
+}
+
+_EXPERTS = {
+    'router': 'model.layers.{}.mlp.gate.weight',
+    'expert_gate': 'model.layers.{}.mlp.experts.{}.gate_proj.weight',
+    'expert_up': 'model.layers.{}.mlp.experts.{}.up_proj.weight',
+    'expert_down': 'model.layers.{}.mlp.experts.{}.down_proj.weight',
+}
+
+# The last layer is the prediction head's; the names of its parts follow those of all layers.
+_DEEPSEEK_V3 = {
+    'embedding': 'model.embed_tokens.weight',
+    'attention_norm': 'model.layers.{}.input_layernorm.weight',
+    'query_latent': 'model.layers.{}.self_attn.q_a_proj.weight',
+    'query_latent_norm': 'model.layers.{}.self_attn.q_a_layernorm.weight',
+    'latent_query': 'model.layers.{}.self_attn.q_b_proj.weight',
+    'direct_query': 'model.layers.{}.self_attn.q_proj.weight',
+    'latent': 'model.layers.{}.self_attn.kv_a_proj_with_mqa.weight',
+    'latent_norm': 'model.layers.{}.self_attn.kv_a_layernorm.weight',
+    'latent_key_value': 'model.layers.{}.self_attn.kv_b_proj.weight',
+    'out': 'model.layers.{}.self_attn.o_proj.weight',
+    'mlp_norm': 'model.layers.{}.post_attention_layernorm.weight',
+    'gate': 'model.layers.{}.mlp.gate_proj.weight',
+    'up': 'model.layers.{}.mlp.up_proj.weight',
+    'down': 'model.layers.{}.mlp.down_proj.weight',
+    **_EXPERTS,
+    'balancing_bias': 'model.layers.{}.mlp.gate.e_score_correction_bias',
+    'shared_gate': 'model.layers.{}.mlp.shared_experts.gate_proj.weight',
+    'shared_up': 'model.layers.{}.mlp.shared_experts.up_proj.weight',
+    'shared_down': 'model.layers.{}.mlp.shared_experts.down_proj.weight',
+    'prediction_embedding_norm': 'model.layers.{}.enorm.weight',
+    'prediction_hidden_norm': 'model.layers.{}.hnorm.weight',
+    'prediction_projection': 'model.layers.{}.eh_proj.weight',
+    'prediction_norm': 'model.layers.{}.shared_head.norm.weight',
+    'final_norm': 'model.norm.weight',
+    'unembedding': 'lm_head.weight',
+}
+
+# Family -> part -> name in a Hugging Face checkpoint, with the layer's number for {}, and the
+# expert's for a second one.
 FAMILIES = {
     'llama': _LLAMA,
     'qwen2': _LLAMA | {
@@ -96,11 +191,20 @@ FAMILIES = {
         'key_bias': 'model.layers.{}.self_attn.k_proj.bias',
         'value_bias': 'model.layers.{}.self_attn.v_proj.bias',
     },
-    'qwen3': _LLAMA | {
-        'query_norm': 'model.layers.{}.self_attn.q_norm.weight',
-        'key_norm': 'model.layers.{}.self_attn.k_norm.weight',
+    'qwen3': _QWEN3,
+    'qwen3_moe': _QWEN3 | _EXPERTS,
+    'gemma3_text': _QWEN3 | {
+        'attention_post_norm': 'model.layers.{}.post_attention_layernorm.weight',
+        'mlp_norm': 'model.layers.{}.pre_feedforward_layernorm.weight',
+        'mlp_post_norm': 'model.layers.{}.post_feedforward_layernorm.weight',
     },
+    'deepseek_v3': _DEEPSEEK_V3,
 }
+
+# Parts of a family that a model need not have.
+_OPTIONAL = {'unembedding', 'gate', 'up', 'down', 'query_latent', 'query_latent_norm'} | {
+    part for part in PARTS
+    if part.startswith(('expert_', 'shared_', 'prediction_', 'router', 'latent_', 'direct_'))}
 
 # The same for a GGUF file of the llama architecture.
 GGUF = {
@@ -120,14 +224,15 @@ GGUF = {
 
 
 class Tensor(NamedTuple):
-  """One tensor of a checkpoint."""
+  """One tensor of a checkpoint: `within(the array at path)` is where it lies in the parameters."""
   part: str
-  layer: int | None
+  path: tuple[str, ...]
+  index: tuple[int, ...]   # of the layer in its stack, of the expert
   shape: tuple[int, ...]
 
   def within(self, array: np.ndarray) -> np.ndarray:
-    """The view of the array at this part's path that holds this tensor, its axes unmerged."""
-    return PARTS[self.part].view(array if self.layer is None else array[self.layer])
+    """The view of the array at `path` that holds this tensor, its axes unmerged."""
+    return PARTS[self.part].view(array[self.index])
 
 
 def tensors(config: ModelConfig, names: dict[str, str]) -> dict[str, Tensor]:
@@ -135,21 +240,66 @@ def tensors(config: ModelConfig, names: dict[str, str]) -> dict[str, Tensor]:
 
   Raises ValueError where the family has no name for one of the parameters, or the other way round.
   """
-  result = {}
-  for part, name in names.items():
-    if part == 'unembedding' and config.tied_embedding:
-      continue
-    layers = range(config.num_layers) if 'stacks' in PARTS[part].path else (None,)
-    for layer in layers:
-      result[name.format(layer)] = Tensor(part, layer, PARTS[part].shape(config))
-  named = {PARTS[tensor.part].path for tensor in result.values()}
   paths = {_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(_abstract(config)[0])}
-  if named != paths:
-    odd = '.'.join(min(named ^ paths))
+  layers, result = _layers(config), {}
+  for part, name in names.items():
+    place = PARTS[part]
+    # What the prediction head has beside its layer bears the number that follows the layers'.
+    places = layers if place.layered else [(config.num_layers, (), ())]
+    for number, base, index in places:
+      path = base + place.path
+      if path in paths and (shape := place.shape(config)):
+        for expert in range(config.experts.count) if place.per_expert else (None,):
+          at = index if expert is None else (*index, expert)
+          result[name.format(number, expert)] = Tensor(part, path, at, shape)
+  named = {tensor.path for tensor in result.values()}
+  absent = {PARTS[part].path for part in names.keys() - {t.part for t in result.values()}
+            - _OPTIONAL - ({'balancing_bias'} if config.experts is None else set())}
+  if odd := (paths - named) | absent:
     raise ValueError(
         f'Checkpoints of family={config.family!r} do not go with qkv_bias={config.qkv_bias}, '
-        f'qk_norm={config.qk_norm} ({odd} is in only one of them): qkv_bias belongs to '
-        '\'qwen2\', qk_norm to \'qwen3\', and \'llama\' has neither.')
+        f'qk_norm={config.qk_norm}, and the other fields ({".".join(min(odd))} is in only one of '
+        'them): qkv_bias belongs to \'qwen2\', qk_norm to \'qwen3\', \'qwen3_moe\' and '
+        '\'gemma3_text\', post_norms to \'gemma3_text\', latent attention, sigmoid routing and '
+        'prediction_head to \'deepseek_v3\', and \'llama\' has none of them.')
+  return result
+
+
+def aliases(config: ModelConfig, names: dict[str, str]) -> dict[str, str]:
+  """Name -> the tensor that it repeats, if it is in a checkpoint at all.
+
+  A tied model may have a head, and DeepSeek-V3's prediction head repeats embedding and head.
+  """
+  result = {}
+  if config.tied_embedding:
+    result[names['unembedding']] = names['embedding']
+  if config.prediction_head:
+    layer = f'model.layers.{config.num_layers}'
+    result[f'{layer}.embed_tokens.weight'] = names['embedding']
+    result[f'{layer}.shared_head.head.weight'] = (
+        names['embedding' if config.tied_embedding else 'unembedding'])
+  return result
+
+
+def ignored(config: ModelConfig, name: str) -> bool:
+  """Whether a tensor of this name in a checkpoint is passed over."""
+  return name.endswith('rotary_emb.inv_freq') or (
+      config.family == 'deepseek_v3' and not config.prediction_head
+      and name.startswith(f'model.layers.{config.num_layers}.'))
+
+
+def _layers(config: ModelConfig) -> list[tuple[int, tuple[str, ...], tuple[int, ...]]]:
+  """(number in a checkpoint, path, place in the stack) of every layer, the prediction head's last.
+  """
+  result, first, stack = [], 0, 0
+  for pattern, repeats in config.runs:
+    for repeat in range(repeats):
+      for at in range(len(pattern)):
+        number = first + repeat * len(pattern) + at
+        result.append((number, ('stacks', f'stack_{stack + at}'), (repeat,)))
+    first, stack = first + repeats * len(pattern), stack + len(pattern)
+  if config.prediction_head:
+    result.append((config.num_layers, ('prediction', 'block'), ()))
   return result
 
 
@@ -190,7 +340,7 @@ def assemble(
   """
   by_path: dict[tuple[str, ...], list[str]] = {}
   for name, tensor in expected.items():
-    by_path.setdefault(PARTS[tensor.part].path, []).append(name)
+    by_path.setdefault(tensor.path, []).append(name)
 
   def fill(path, shape, placement):
     array = np.empty(shape.shape, np.float32)
@@ -209,7 +359,7 @@ def assemble(
 def extract(params, tensor: Tensor) -> np.ndarray:
   """One tensor in the checkpoint's shape, out of parameters that are NumPy arrays."""
   array = params
-  for name in PARTS[tensor.part].path:
+  for name in tensor.path:
     array = array[name]
   return tensor.within(array).reshape(tensor.shape)
 

@@ -1,11 +1,12 @@
 """The decoder-only transformer, described with flax.nnx and seen from outside as pure functions.
 
-RMSNorm before attention and MLP (SwiGLU), rotary positions, grouped heads, no dropout. Matrices
-that read the same input are stored as one, split so that a tensor axis cuts no head: queries, keys
-and values as [width, K, R + 2, D], gate and up projections as [width, 2, mlp]. Layers are stacked
-and scanned; the cache goes into the scan read-only and the new keys and values come out of it, so
-no step copies a cache. Master weights are float32, the products run in `compute_dtype`, norms,
-softmax and log-probabilities in float32.
+RMSNorm before attention and MLP, rotary positions, no dropout. Layers are runs of (pattern,
+repeats); the layers at one place of a pattern are stacked, and the repeats scanned. The cache goes
+into the scan read-only and the new keys and values come out of it, so no step copies a cache.
+Master weights are float32, the products run in `compute_dtype`, norms, routing, softmax and
+log-probabilities in float32.
+
+Departure: a layer that sees a window only still keeps the keys and values of all positions.
 """
 import dataclasses
 import functools
@@ -17,8 +18,11 @@ import jax.numpy as jnp
 
 from r1jax import sharding
 from r1jax.models import attention
-from r1jax.models.attention import KeyValue
+from r1jax.models.attention import Context, KeyValue
 from r1jax.models.config import ModelConfig
+from r1jax.models.latent_attention import LatentAttention
+from r1jax.models.layers import Attention, Mlp, norm, normal, product
+from r1jax.models.moe import FLOAT32_PARAMETERS, MixtureOfExperts, Routing
 from r1jax.records import record
 
 
@@ -35,96 +39,67 @@ class Cache:
   length: jax.Array | None = None           # int32 scalar
 
 
-class RMSNorm(nnx.Module):
-
-  def __init__(self, width: int, epsilon: float):
-    self.scale = nnx.Param(jnp.ones(width))
-    self.epsilon = epsilon
-
-  def __call__(self, x):
-    squares = jnp.mean(jnp.square(x.astype(jnp.float32)), -1, keepdims=True)
-    normed = x.astype(jnp.float32) * jax.lax.rsqrt(squares + self.epsilon)
-    return (normed * self.scale[...]).astype(x.dtype)
-
-
-def _normal(rngs: nnx.Rngs, shape, deviation=0.02):
-  return nnx.Param(deviation * jax.random.normal(rngs.params(), shape))
-
-
-def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-  """x [..., A] times a matrix [A, B], as one product of two matrices.
-
-  With more axes XLA transposes activations in the backward pass: nearly twice the time on a CPU.
-  """
-  rows = x.reshape(-1, x.shape[-1]) @ matrix.astype(x.dtype)
-  return rows.reshape(*x.shape[:-1], -1)
-
-
-class Attention(nnx.Module):
-
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-    c, k, r, d = config, config.num_kv_heads, config.group_size, config.head_dim
-    self.qkv = _normal(rngs, (c.width, k, r + 2, d))
-    self.qkv_bias = nnx.Param(jnp.zeros((k, r + 2, d))) if c.qkv_bias else None
-    self.out = _normal(rngs, (k, r, d, c.width), 0.02 / (2 * c.num_layers) ** 0.5)
-    self.query_norm = RMSNorm(d, c.norm_epsilon) if c.qk_norm else None
-    self.key_norm = RMSNorm(d, c.norm_epsilon) if c.qk_norm else None
-
-  def __call__(self, x, sines, cosines, attend):
-    width, k, heads, d = self.qkv.shape
-    qkv = _product(x, self.qkv[...].reshape(width, -1)).reshape(*x.shape[:-1], k, heads, d)
-    if self.qkv_bias is not None:
-      qkv = qkv + self.qkv_bias[...].astype(x.dtype)
-    queries, keys, values = qkv[..., :-2, :], qkv[..., -2:-1, :], qkv[..., -1, :]
-    if self.query_norm is not None:
-      queries, keys = self.query_norm(queries), self.key_norm(keys)
-    queries = attention.rotate(queries, sines, cosines)
-    keys = attention.rotate(keys, sines, cosines)[..., 0, :]
-    heads_out = attend(queries, keys, values).reshape(*x.shape[:-1], -1)
-    out = _product(heads_out, self.out[...].reshape(-1, width))
-    return out, KeyValue(jnp.transpose(keys, (0, 2, 3, 1)), jnp.transpose(values, (0, 2, 1, 3)))
-
-
-class Mlp(nnx.Module):
-
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-    self.gate_up = _normal(rngs, (config.width, 2, config.mlp_width))
-    self.down = _normal(rngs, (config.mlp_width, config.width), 0.02 / (2 * config.num_layers) ** 0.5)
-
-  def __call__(self, x):
-    gate, up = jnp.split(_product(x, self.gate_up[...].reshape(x.shape[-1], -1)), 2, -1)
-    return _product(jax.nn.silu(gate) * up, self.down[...])
-
-
 class Block(nnx.Module):
-  """One layer: x + attention(norm(x)), then + mlp(norm(·))."""
+  """One layer: x + attention(norm(x)), then + mlp(norm(·)); with post norms around both too."""
+
+  def __init__(self, config: ModelConfig, kind: str, rngs: nnx.Rngs):
+    self.attention_norm = norm(config)
+    self.attention = (LatentAttention if config.latent else Attention)(config, rngs)
+    self.mlp_norm = norm(config)
+    self.mlp = (MixtureOfExperts if kind == 'experts' else Mlp)(config, rngs)
+    self.attention_post_norm = norm(config) if config.post_norms else None
+    self.mlp_post_norm = norm(config) if config.post_norms else None
+
+  def __call__(self, x, context: Context, real) -> tuple[jax.Array, KeyValue, Routing | None]:
+    """x [N, T, width]; real [N, T] bool, for counting what was routed where."""
+    out, key_value = self.attention(self.attention_norm(x), context)
+    x = x + (out if self.attention_post_norm is None else self.attention_post_norm(out))
+    if isinstance(self.mlp, MixtureOfExperts):
+      out, routing = self.mlp(self.mlp_norm(x), real)
+    else:
+      out, routing = self.mlp(self.mlp_norm(x)), None
+    x = x + (out if self.mlp_post_norm is None else self.mlp_post_norm(out))
+    return sharding.constrain(x, 'batch', None, None), key_value, routing
+
+
+class PredictionHead(nnx.Module):
+  """DeepSeek-V3's layer that predicts the token after the next (arXiv:2412.19437, section 2.2)."""
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-    self.attention_norm = RMSNorm(config.width, config.norm_epsilon)
-    self.attention = Attention(config, rngs)
-    self.mlp_norm = RMSNorm(config.width, config.norm_epsilon)
-    self.mlp = Mlp(config, rngs)
+    self.embedding_norm = norm(config)
+    self.hidden_norm = norm(config)
+    self.projection = normal(rngs, (2, config.width, config.width))
+    self.block = Block(config, config.kinds[-1], rngs)
+    self.final_norm = norm(config)
 
-  def __call__(self, x, sines, cosines, attend):
-    out, key_value = self.attention(self.attention_norm(x), sines, cosines, attend)
-    x = x + out
-    x = x + self.mlp(self.mlp_norm(x))
-    return sharding.constrain(x, 'batch', None, None), key_value
+  def __call__(self, hidden, following, context: Context, real):
+    """Hidden states and the embeddings of the tokens that follow, both [N, T, width]."""
+    both = jnp.concatenate([self.embedding_norm(following), self.hidden_norm(hidden)], -1)
+    x = product(both, self.projection[...].reshape(both.shape[-1], -1))
+    x, _, routing = self.block(x, context, real)
+    return self.final_norm(x), routing
 
 
 class Transformer(nnx.Module):
-  """Parameters only: `stacks` has one stacked Block per run of equal layers, in order."""
+  """Parameters only: `stacks` has a stacked Block for each place in a pattern, in order."""
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-    def stack(repeats):
-      make = nnx.vmap(lambda r: Block(config, r), in_axes=0, out_axes=0)
+    def stack(kind, repeats):
+      make = nnx.vmap(lambda r: Block(config, kind, r), in_axes=0, out_axes=0)
       return make(rngs.split(repeats))
 
-    self.embedding = _normal(rngs, (config.vocab_size, config.width))
-    self.stacks = nnx.Dict({'stack_0': stack(config.num_layers)})
-    self.final_norm = RMSNorm(config.width, config.norm_epsilon)
+    self.embedding = normal(rngs, (config.vocab_size, config.width))
+    self.stacks = nnx.Dict({
+        f'stack_{i}': stack(kind, repeats) for i, (kind, repeats) in enumerate(stacks(config))})
+    self.final_norm = norm(config)
     self.unembedding = (
-        None if config.tied_embedding else _normal(rngs, (config.vocab_size, config.width)))
+        None if config.tied_embedding else normal(rngs, (config.vocab_size, config.width)))
+    self.prediction = PredictionHead(config, rngs) if config.prediction_head else None
+
+
+def stacks(config: ModelConfig) -> list[tuple[str, int]]:
+  """(kind, number of layers) of each stack."""
+  return [(kind, repeats) for pattern, repeats in config.runs for kind in pattern]
 
 
 # Parameter path (its last names) -> logical axes, without the leading axis of a stack.
@@ -137,6 +112,15 @@ LOGICAL_AXES = {
     'gate_up': ('embed', None, 'mlp'),
     'down': ('mlp', 'embed'),
     'scale': (None,),
+    'compress': ('embed', None),
+    'query_compress': ('embed', None),
+    'query': ('rank', 'heads', None),
+    'key_value': ('rank', 'heads', None),
+    'router': ('embed', 'expert'),
+    'balancing_bias': ('expert',),
+    'experts_gate_up': ('expert', 'embed', None, 'mlp'),
+    'experts_down': ('expert', 'mlp', 'embed'),
+    'projection': (None, 'embed', None),
 }
 
 
@@ -146,10 +130,15 @@ class Model(NamedTuple):
   init(key) -> params: float32 master weights.
   apply(params, tokens [N, T], *, positions [N, T], segment_ids [N, T], cache)
     -> (hidden [N, T, width], new_kv, aux): a token sees the earlier ones of its own segment
-    (0 is padding) and, with a cache, the prefix and the suffix.
+    (0 is padding) and, with a cache, the prefix and the suffix. `aux` has a `moe.Routing` as
+    'routing' where the model has experts.
   unembed(params, hidden) -> float32 logits [..., V].
   unembedding(params) -> [V, width], for `logprobs`, which never makes whole logits.
   logical_axes: a tree like params, of tuples of names that `sharding.RULES` places.
+  predict_ahead(params, hidden, tokens, *, positions, segment_ids) -> (hidden [N, T, width],
+    targets [N, T], mask [N, T] bool, aux): with `prediction_head`, for its loss. Place i, which
+    knows `hidden` of apply up to i and token i + 1, predicts target token i + 2 where the mask is
+    true: the three are in one segment. It has gradients to `hidden` and all parameters it shares.
   """
   config: ModelConfig
   init: Callable
@@ -157,6 +146,7 @@ class Model(NamedTuple):
   unembed: Callable
   unembedding: Callable
   logical_axes: dict
+  predict_ahead: Callable | None = None
 
 
 def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = False) -> Model:
@@ -165,13 +155,15 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
   Args:
     config: the architecture.
     compute_dtype: 'float32' or 'bfloat16', of products and activations; params stay float32.
-    remat: keep only each layer's input for the backward pass, not its projections too. Attention
-      weights, norms and gates are computed again either way.
+    remat: keep only each layer's input for the backward pass (each pattern's, where it has several
+      layers), not its projections too. Attention weights, norms, gates and the experts' products
+      are computed again either way.
   """
   dtype = jnp.dtype(compute_dtype)
   abstract = nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0)))
   graph = nnx.graphdef(abstract)
-  block_graph = nnx.graphdef(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0))))
+  block_graphs = [nnx.graphdef(nnx.eval_shape(lambda: Block(config, kind, nnx.Rngs(0))))
+                  for kind, _ in stacks(config)]
 
   @functools.partial(jax.jit, out_shardings=None)
   def init(key):
@@ -179,37 +171,55 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
 
   def apply(params, tokens, *, positions, segment_ids, cache: Cache | None = None):
     model = nnx.merge(graph, params)
-    # Embeddings and norms are cast where they are used; matrices inside their layer.
-    x = sharding.constrain(model.embedding[...].astype(dtype)[tokens], 'batch', None, None)
-    frequencies = attention.rotary_frequencies(
-        config.head_dim, config.rope_theta, config.rope_scaling)
-    angles = positions[..., None].astype(jnp.float32) * frequencies
-    sines, cosines = jnp.sin(angles), jnp.cos(angles)
-    count = tokens.shape[1]
-    self_mask = (segment_ids[:, :, None] == segment_ids[:, None, :]) & jnp.tri(count, dtype=bool)
-    masks = {}
-    if cache is not None:
-      masks['prefix_mask'] = cache.prefix_mask
-      if cache.suffix is not None:
-        size = cache.suffix[0].keys.shape[-1]
-        masks['suffix_mask'] = jnp.arange(size) < cache.length
-
-    def layer(x, scanned):
-      block_params, prefix, suffix = scanned
-      attend = functools.partial(attention.attend, self_mask=self_mask, prefix=prefix,
-                                 suffix=suffix, **masks)
-      return nnx.merge(block_graph, block_params)(x, sines, cosines, attend)
-
-    new_kv = []
+    x = embed(model, tokens)
+    contexts = _contexts(config, positions, segment_ids, cache)
+    real = segment_ids != 0
     # Activations that a product made are kept; recomputing the rest is cheaper than its traffic.
     policy = None if remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    body = jax.checkpoint(layer, prevent_cse=False, policy=policy)
-    for i in range(len(params['stacks'])):
-      prefix = cache.prefix[i] if cache is not None else None
-      suffix = cache.suffix[i] if cache is not None and cache.suffix is not None else None
-      x, key_value = jax.lax.scan(body, x, (params['stacks'][f'stack_{i}'], prefix, suffix))
-      new_kv.append(key_value)
-    return model.final_norm(x), tuple(new_kv), {}
+
+    def run(x, first, pattern):
+      """One run of layers, whose pattern's stacks begin at `first`."""
+      def body(x, scanned):
+        key_values, routings = [], []
+        for i, kind in enumerate(pattern):
+          block_params, prefix, suffix = scanned[i]
+          block = nnx.merge(block_graphs[first + i], block_params)
+          context = contexts[kind]._replace(prefix=prefix, suffix=suffix)
+          x, key_value, routing = block(x, context, real)
+          key_values.append(key_value)
+          routings += [] if routing is None else [routing]
+        return x, (key_values, routings)
+
+      of_stack = lambda parts, i: None if parts is None else parts[i]
+      prefixes, suffixes = (None, None) if cache is None else (cache.prefix, cache.suffix)
+      scanned = [(params['stacks'][f'stack_{i}'], of_stack(prefixes, i), of_stack(suffixes, i))
+                 for i in range(first, first + len(pattern))]
+      return jax.lax.scan(jax.checkpoint(body, prevent_cse=False, policy=policy), x, scanned)
+
+    new_kv, routings = [], []
+    for pattern, _ in config.runs:
+      x, (key_values, routing) = run(x, len(new_kv), pattern)
+      new_kv += key_values
+      if routing:     # [repeats, ...] of each place -> in the layers' order
+        routings.append(jax.tree.map(lambda *xs: jnp.stack(xs, 1).reshape(
+            len(xs) * xs[0].shape[0], *xs[0].shape[1:]), *routing))
+    aux = {'routing': jax.tree.map(lambda *xs: jnp.concatenate(xs), *routings)} if routings else {}
+    return model.final_norm(x), tuple(new_kv), aux
+
+  def embed(model, tokens):
+    # Embeddings and norms are cast where they are used; matrices inside their layer.
+    x = sharding.constrain(model.embedding[...].astype(dtype)[tokens], 'batch', None, None)
+    return x * jnp.asarray(config.width ** 0.5, dtype) if config.scaled_embedding else x
+
+  def predict_ahead(params, hidden, tokens, *, positions, segment_ids):
+    model = nnx.merge(graph, params)
+    later = lambda x, by: jnp.pad(x[:, by:], ((0, 0), (0, min(by, x.shape[1]))))
+    joined = (segment_ids != 0) & (later(segment_ids, 1) == segment_ids)
+    context = _contexts(config, positions, segment_ids * joined, None)[config.kinds[-1]]
+    hidden, routing = model.prediction(hidden, embed(model, later(tokens, 1)), context, joined)
+    aux = {} if routing is None else {'routing': jax.tree.map(lambda x: x[None], routing)}
+    mask = joined & (later(segment_ids, 2) == segment_ids)
+    return hidden, later(tokens, 2), mask, aux
 
   def unembedding(params):
     return params['embedding'] if config.tied_embedding else params['unembedding']
@@ -218,7 +228,46 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
     return jnp.einsum('...d,vd->...v', hidden, unembedding(params).astype(dtype),
                       preferred_element_type=jnp.float32)
 
-  return Model(config, init, apply, unembed, unembedding, _logical_axes(abstract))
+  return Model(config, init, apply, unembed, unembedding, _logical_axes(abstract),
+               predict_ahead if config.prediction_head else None)
+
+
+def _contexts(config: ModelConfig, positions, segment_ids, cache: Cache | None) -> dict:
+  """Kind of layer -> what its attention needs, but for the layer's own part of the cache."""
+  count = positions.shape[1]
+  masks = dict(self_mask=(segment_ids[:, :, None] == segment_ids[:, None, :])
+               & jnp.tri(count, dtype=bool))
+  if cache is not None:
+    masks['prefix_mask'] = cache.prefix_mask
+    if cache.suffix is not None:
+      size = cache.suffix[0].keys.shape[-1]
+      masks['suffix_mask'] = jnp.arange(size) < cache.length
+  contexts = {}
+  if set(config.kinds) - {'local'}:
+    context = Context(*attention.rotary_tables(config, positions), **masks)
+    contexts = {kind: context for kind in config.kinds if kind != 'local'}
+  if 'local' in config.kinds:
+    near = _windowed(config.window, positions, cache, **masks)
+    contexts['local'] = Context(
+        *attention.rotary_tables(config, positions, local=True), **near)
+  return contexts
+
+
+def _windowed(window: int, positions, cache, self_mask, prefix_mask=None, suffix_mask=None):
+  """The masks of layers that see `window` positions: [N, T, ·] each.
+
+  A prompt's place is its position, and a completion's cached tokens directly precede these.
+  """
+  near = lambda others: positions[:, :, None] - others[:, None, :] < window
+  masks = dict(self_mask=self_mask & near(positions))
+  if prefix_mask is not None:
+    b, size = prefix_mask.shape
+    real = jnp.repeat(prefix_mask, positions.shape[0] // b, 0)[:, None]
+    masks['prefix_mask'] = real & near(jnp.arange(size)[None])
+  if suffix_mask is not None:
+    places = positions[:, :1] - cache.length + jnp.arange(suffix_mask.shape[-1])
+    masks['suffix_mask'] = suffix_mask & near(places)
+  return masks
 
 
 def _logical_axes(abstract) -> dict:
@@ -230,8 +279,12 @@ def _logical_axes(abstract) -> dict:
 
 
 def cast(params, compute_dtype: str):
-  """Float parameters in the compute type; the sampler casts once a rollout, not once a token."""
-  return jax.tree.map(lambda x: x.astype(compute_dtype), params)
+  """Float parameters in the compute type; the sampler casts once a rollout, not once a token.
+
+  What routes tokens stays float32, as it is used.
+  """
+  return jax.tree_util.tree_map_with_path(
+      lambda path, x: x if path[-1].key in FLOAT32_PARAMETERS else x.astype(compute_dtype), params)
 
 
 def prompt_segments(tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,0 +1,97 @@
+"""The parts of a transformer's layer: norms, grouped-query attention, the gated MLP.
+
+Matrices that read the same input are stored as one, split so that a tensor axis cuts no head:
+queries, keys and values as [width, K, R + 2, D], gate and up projections as [width, 2, mlp].
+"""
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from r1jax.models import attention
+from r1jax.models.attention import KeyValue
+from r1jax.models.config import ModelConfig
+
+ACTIVATIONS = {
+    'silu': jax.nn.silu,
+    'gelu_tanh': lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+class RMSNorm(nnx.Module):
+  """x / √(mean x² + ε), times `scale`, or with `offset` times 1 + `scale`."""
+
+  def __init__(self, width: int, epsilon: float, *, offset: bool = False):
+    self.scale = nnx.Param(jnp.zeros(width) if offset else jnp.ones(width))
+    self.epsilon = epsilon
+    self.offset = offset
+
+  def __call__(self, x):
+    squares = jnp.mean(jnp.square(x.astype(jnp.float32)), -1, keepdims=True)
+    normed = x.astype(jnp.float32) * jax.lax.rsqrt(squares + self.epsilon)
+    scale = 1 + self.scale[...].astype(jnp.float32) if self.offset else self.scale[...]
+    return (normed * scale).astype(x.dtype)
+
+
+def norm(config: ModelConfig, width: int | None = None) -> RMSNorm:
+  """A norm of the model's kind, over its width or another."""
+  return RMSNorm(width or config.width, config.norm_epsilon, offset=config.offset_norms)
+
+
+def normal(rngs: nnx.Rngs, shape, deviation=0.02) -> nnx.Param:
+  """A normally distributed parameter."""
+  return nnx.Param(deviation * jax.random.normal(rngs.params(), shape))
+
+
+def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+  """x [..., A] times a matrix [A, B], as one product of two matrices.
+
+  With more axes XLA transposes activations in the backward pass: nearly twice the time on a CPU.
+  """
+  rows = x.reshape(-1, x.shape[-1]) @ matrix.astype(x.dtype)
+  return rows.reshape(*x.shape[:-1], -1)
+
+
+def out_deviation(config: ModelConfig) -> float:
+  """Of the matrices that write to the residual stream, two a layer."""
+  return 0.02 / (2 * config.num_layers) ** 0.5
+
+
+class Attention(nnx.Module):
+  """Grouped-query attention with rotary positions."""
+
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    c, k, r, d = config, config.num_kv_heads, config.group_size, config.head_dim
+    self.qkv = normal(rngs, (c.width, k, r + 2, d))
+    self.qkv_bias = nnx.Param(jnp.zeros((k, r + 2, d))) if c.qkv_bias else None
+    self.out = normal(rngs, (k, r, d, c.width), out_deviation(c))
+    self.query_norm = norm(c, d) if c.qk_norm else None
+    self.key_norm = norm(c, d) if c.qk_norm else None
+    self.scale = None if c.query_scale is None else c.query_scale ** -0.5
+
+  def __call__(self, x, context: attention.Context) -> tuple[jax.Array, KeyValue]:
+    width, k, heads, d = self.qkv.shape
+    qkv = product(x, self.qkv[...].reshape(width, -1)).reshape(*x.shape[:-1], k, heads, d)
+    if self.qkv_bias is not None:
+      qkv = qkv + self.qkv_bias[...].astype(x.dtype)
+    queries, keys, values = qkv[..., :-2, :], qkv[..., -2:-1, :], qkv[..., -1, :]
+    if self.query_norm is not None:
+      queries, keys = self.query_norm(queries), self.key_norm(keys)
+    queries = attention.rotate(queries, context.sines, context.cosines)
+    keys = attention.rotate(keys, context.sines, context.cosines)[..., 0, :]
+    heads_out = context.attend(queries, keys, values, scale=self.scale).reshape(*x.shape[:-1], -1)
+    out = product(heads_out, self.out[...].reshape(-1, width))
+    return out, KeyValue(jnp.transpose(keys, (0, 2, 3, 1)), jnp.transpose(values, (0, 2, 1, 3)))
+
+
+class Mlp(nnx.Module):
+  """SwiGLU, or with `gelu_tanh` GeGLU."""
+
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs, width: int | None = None):
+    width = width or config.mlp_width
+    self.gate_up = normal(rngs, (config.width, 2, width))
+    self.down = normal(rngs, (width, config.width), out_deviation(config))
+    self.activation = config.activation
+
+  def __call__(self, x):
+    gate, up = jnp.split(product(x, self.gate_up[...].reshape(x.shape[-1], -1)), 2, -1)
+    return product(ACTIVATIONS[self.activation](gate) * up, self.down[...])

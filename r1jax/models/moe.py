@@ -1,0 +1,296 @@
+"""Mixtures of experts: routing, grouped products, and what balances their load.
+
+Exact: every token passes through all experts that it was routed to, however uneven the load. Rows
+are sorted by expert and multiplied group by group (`grouped_product`); on a mesh each device does
+so with its own rows, and with its slice of every expert.
+
+Routing (Qwen3-MoE; DeepSeek-V3, arXiv:2412.19437) is computed in float32, in the sampler too, since
+a router's near-ties would else be decided otherwise than in training.
+"""
+import functools
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from r1jax import sharding
+from r1jax.models.config import Experts, ModelConfig
+from r1jax.models.layers import ACTIVATIONS, Mlp, normal, out_deviation
+from r1jax.records import record
+
+FLOAT32_PARAMETERS = ('router', 'balancing_bias')   # whatever the compute type
+
+
+@record
+class Routing:
+  """How the tokens of each row were routed, over its real tokens (`segment_ids` not 0).
+
+  L layers with experts (in order), N rows, E experts. `counts` and `tokens` carry no gradient.
+  """
+  counts: jax.Array          # [L, N, E] float32: tokens routed to each expert
+  probabilities: jax.Array   # [L, N, E] float32: summed scores, each token's divided by their sum
+  tokens: jax.Array          # [L, N] float32: real tokens
+
+
+def balance_loss(routing: Routing, per_token: int) -> jax.Array:
+  """E·Σ_e f_e·P_e, mean over layers; 1 where the load is even (arXiv:2101.03961, eq. 4).
+
+  f_e is the share of all choices that fell on expert e (no gradient), P_e its mean probability,
+  both over the batch. transformers' coefficient expects `per_token` times as much.
+
+  Args:
+    routing: `aux['routing']` of `apply`.
+    per_token: experts that a token is routed to.
+  """
+  tokens = jnp.maximum(jnp.sum(routing.tokens, -1), 1)[:, None]
+  shares = jnp.sum(routing.counts, 1) / (per_token * tokens)
+  means = jnp.sum(routing.probabilities, 1) / tokens
+  return jnp.mean(shares.shape[-1] * jnp.sum(shares * means, -1))
+
+
+def row_balance_loss(routing: Routing, per_token: int) -> jax.Array:
+  """As `balance_loss` within each row, mean over rows: DeepSeek-V3's sequence-wise loss (eq. 17).
+
+  A row counts as one sequence, even if several are packed into it; empty rows do not count.
+  """
+  tokens = jnp.maximum(routing.tokens, 1)[..., None]
+  by_row = routing.counts.shape[-1] * jnp.sum(
+      routing.counts / (per_token * tokens) * routing.probabilities / tokens, -1)
+  real = routing.tokens > 0
+  return jnp.sum(by_row * real) / jnp.maximum(jnp.sum(real), 1)
+
+
+def update_balance(config: ModelConfig, params: dict, counts: jax.Array, rate: float) -> dict:
+  """Parameters whose balancing biases moved by rate·sign(mean load − load) (arXiv:2408.15664).
+
+  Args:
+    config, params: of the model; its routing must be 'sigmoid'.
+    counts: [L, E] the load since the last update: `Routing.counts` summed over rows and batches;
+      or [L + 1, E], whose last row is that of the prediction head.
+    rate: γ; 0.001 in DeepSeek-V3.
+
+  Raises:
+    ValueError: the model has no balancing bias, or the counts are not of its shape.
+  """
+  if config.experts is None or config.experts.routing != 'sigmoid':
+    raise ValueError(f'{config.family}: there is no balancing bias, which belongs to '
+                     'routing=\'sigmoid\': use a balance loss')
+  layers, count = config.kinds.count('experts'), config.experts.count
+  with_head = layers + (config.prediction_head and config.kinds[-1] == 'experts')
+  if counts.shape not in ((layers, count), (with_head, count)):
+    raise ValueError(f'counts {counts.shape} do not fit the model: give {(layers, count)}, layers '
+                     'with experts and experts')
+  change = rate * jnp.sign(jnp.mean(counts, -1, keepdims=True) - counts)
+
+  def moved(block, by):
+    bias = block['mlp']['balancing_bias']
+    return block | {'mlp': block['mlp'] | {'balancing_bias': bias + by.astype(bias.dtype)}}
+
+  stacks = {name: moved(params['stacks'][name], change[jnp.asarray(places)])
+            for name, places in expert_places(config).items()}
+  params = params | {'stacks': params['stacks'] | stacks}
+  if counts.shape[0] > layers:
+    head = params['prediction']
+    params |= {'prediction': head | {'block': moved(head['block'], change[-1])}}
+  return params
+
+
+def expert_places(config: ModelConfig) -> dict[str, list[int]]:
+  """Stack with experts -> the place of each of its layers among all layers with experts."""
+  result, stack, first = {}, 0, 0
+  for pattern, repeats in config.runs:
+    size = pattern.count('experts')
+    for at, kind in enumerate(pattern):
+      if kind == 'experts':
+        start = first + pattern[:at].count('experts')
+        result[f'stack_{stack + at}'] = list(range(start, first + size * repeats, size))
+    stack, first = stack + len(pattern), first + size * repeats
+  return result
+
+
+class MixtureOfExperts(nnx.Module):
+  """Router, experts and the shared expert of one layer."""
+
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    e, width = config.experts, config.width
+    self.router = normal(rngs, (width, e.count))
+    self.balancing_bias = (
+        nnx.Param(jnp.zeros(e.count)) if e.routing == 'sigmoid' else None)
+    self.experts_gate_up = normal(rngs, (e.count, width, 2, e.width))
+    self.experts_down = normal(rngs, (e.count, e.width, width), out_deviation(config))
+    self.shared = Mlp(config, rngs, e.shared * e.width) if e.shared else None
+    self.config = e
+    self.activation = config.activation
+
+  def __call__(self, x: jax.Array, real: jax.Array) -> tuple[jax.Array, Routing]:
+    """x [N, T, width], real [N, T] bool -> the same shape, and [N, E] of one layer's Routing."""
+    logits = jnp.matmul(x.astype(jnp.float32), self.router[...].astype(jnp.float32),
+                        precision=jax.lax.Precision.HIGHEST)
+    bias = None if self.balancing_bias is None else self.balancing_bias[...]
+    chosen, weights, scores = route(self.config, logits, bias)
+    out = _apply_experts(x, chosen, weights.astype(x.dtype), self.experts_gate_up[...],
+                         self.experts_down[...], self.activation)
+    if self.shared is not None:
+      out = out + self.shared(x)
+    mask = real.astype(jnp.float32)[..., None]
+    hits = jnp.sum(jax.nn.one_hot(chosen, self.config.count, dtype=jnp.float32), -2)
+    probabilities = scores / jnp.sum(scores, -1, keepdims=True)
+    return out, Routing(jnp.sum(hits * mask, 1), jnp.sum(probabilities * mask, 1),
+                        jnp.sum(mask[..., 0], 1))
+
+
+def route(
+    config: Experts, logits: jax.Array, bias: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The experts of each token.
+
+  Args:
+    config: of the experts.
+    logits: [..., E] float32.
+    bias: [E], added where experts are chosen and nowhere else; carries no gradient.
+
+  Returns:
+    (experts [..., per_token] int, their weights float32, all scores [..., E] float32).
+  """
+  c = config
+  scores = jax.nn.softmax(logits, -1) if c.routing == 'softmax' else jax.nn.sigmoid(logits)
+  choice = jax.lax.stop_gradient(scores)
+  if bias is not None:
+    choice = choice + jax.lax.stop_gradient(bias.astype(jnp.float32))
+  if c.groups > 1:
+    grouped = choice.reshape(*choice.shape[:-1], c.groups, c.count // c.groups)
+    strength = jnp.sum(jax.lax.top_k(grouped, 2)[0], -1)
+    best = jax.lax.top_k(strength, c.groups_per_token)[1]
+    kept = jnp.any(best[..., None] == jnp.arange(c.groups), -2)
+    choice = jnp.where(kept[..., None], grouped, -jnp.inf).reshape(choice.shape)
+  chosen = jax.lax.top_k(choice, c.per_token)[1]
+  weights = jnp.take_along_axis(scores, chosen, -1)
+  if c.normalise:
+    total = jnp.sum(weights, -1, keepdims=True)
+    weights = weights / (total + 1e-20 if c.routing == 'sigmoid' else total)
+  return chosen, weights * c.scale, scores
+
+
+def _apply_experts(x, chosen, weights, gate_up, down, activation):
+  """Σ over a token's experts of weight · expert(token): x [N, T, D], chosen, weights [N, T, k]."""
+  run = functools.partial(_run_experts, activation=activation)
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return run(x, chosen, weights, gate_up, down)
+  (rows,) = sharding.spec_that_divides(mesh, x.shape[:1], ('batch',))
+  (split,) = sharding.spec_that_divides(mesh, gate_up.shape[-1:], ('mlp',))
+
+  def local(*operands):
+    out = run(*operands)
+    return out if split is None else jax.lax.psum(out, split)
+  return jax.shard_map(
+      local, mesh=mesh, check_vma=False, out_specs=P(rows),
+      in_specs=(P(rows), P(rows), P(rows), P(None, None, None, split), P(None, split)),
+  )(x, chosen, weights, gate_up, down)
+
+
+def _run_experts(x, chosen, weights, gate_up, down, activation):
+  count, width, _, _ = gate_up.shape
+  k = chosen.shape[-1]
+  tokens, flat = x.reshape(-1, width), chosen.reshape(-1)
+  order = jnp.argsort(flat, stable=True)
+  place = jnp.zeros_like(order).at[order].set(jnp.arange(flat.size, dtype=order.dtype))
+  sizes = jnp.zeros(count, jnp.int32).at[flat].add(1)
+  rows = tokens[order // k]
+  gate, up = jnp.split(
+      grouped_product(rows, gate_up.reshape(count, width, -1).astype(x.dtype), sizes), 2, -1)
+  out = grouped_product(ACTIVATIONS[activation](gate) * up, down.astype(x.dtype), sizes)
+  back = out[place].reshape(-1, k, width)
+  mixed = jnp.einsum('mkd,mk->md', back, weights.reshape(-1, k),
+                     preferred_element_type=jnp.float32)
+  return mixed.astype(x.dtype).reshape(x.shape)
+
+
+@jax.custom_vjp
+def grouped_product(rows: jax.Array, matrices: jax.Array, sizes: jax.Array) -> jax.Array:
+  """rows [M, A], sorted into E groups of `sizes` rows, each times its matrix [E, A, B]: [M, B].
+
+  On TPU `jax.lax.ragged_dot`. Elsewhere that multiplies every row with every matrix, so there a
+  loop takes blocks of rows of one group at a time: as many operations as the rows need, and at
+  most a block more a group. `sizes` add up to M.
+  """
+  return jax.lax.platform_dependent(
+      rows, matrices, sizes, tpu=jax.lax.ragged_dot, default=_blocked_product)
+
+
+def _grouped_forward(rows, matrices, sizes):
+  return grouped_product(rows, matrices, sizes), (rows, matrices, sizes)
+
+
+def _grouped_backward(saved, slope):
+  rows, matrices, sizes = saved
+  d_rows = grouped_product(slope, jnp.swapaxes(matrices, 1, 2), sizes)
+  d_matrices = jax.lax.platform_dependent(
+      rows, slope, sizes, tpu=_ragged_outer, default=_blocked_outer)
+  return d_rows, d_matrices.astype(matrices.dtype), None
+
+
+grouped_product.defvjp(_grouped_forward, _grouped_backward)
+
+
+def _ragged_outer(rows, slope, sizes):
+  dimensions = jax.lax.RaggedDotDimensionNumbers(
+      dot_dimension_numbers=(([0], [0]), ([], [])), lhs_ragged_dimensions=[0],
+      rhs_group_dimensions=[])
+  return jax.lax.ragged_dot_general(
+      rows, slope, sizes, dimensions, preferred_element_type=jnp.float32)
+
+
+def block_rows(num_rows: int, num_groups: int) -> int:
+  """Rows of a block: about an even group, so that most groups are one block or two."""
+  even = -(-num_rows // num_groups)
+  return min(max(8, 1 << (even - 1).bit_length()), 512)
+
+
+def _blocks(num_rows, sizes):
+  """(number of blocks, their size, f(block) -> (group, first row, rows that are the group's))."""
+  size = block_rows(num_rows, sizes.shape[0])
+  blocks = -(-sizes // size)
+  last = jnp.cumsum(blocks)
+  starts = jnp.cumsum(sizes) - sizes
+
+  def place(block):
+    group = jnp.sum(last <= block)
+    within = (block - (last[group] - blocks[group])) * size
+    return group, starts[group] + within, sizes[group] - within
+  return last[-1], size, place
+
+
+def _blocked_product(rows, matrices, sizes):
+  count, size, place = _blocks(rows.shape[0], sizes)
+  padded = jnp.pad(rows, ((0, size), (0, 0)))
+
+  def step(block, out):
+    # A block may reach into the next group's rows; that group's own block comes later and wins.
+    group, start, _ = place(block)
+    taken = jax.lax.dynamic_slice_in_dim(padded, start, size)
+    matrix = jax.lax.dynamic_index_in_dim(matrices, group, keepdims=False)
+    value = jnp.matmul(taken, matrix, preferred_element_type=jnp.float32)
+    return jax.lax.dynamic_update_slice_in_dim(out, value.astype(out.dtype), start, 0)
+
+  out = jnp.zeros((rows.shape[0] + size, matrices.shape[2]), rows.dtype)
+  return jax.lax.fori_loop(0, count, step, out)[:rows.shape[0]]
+
+
+def _blocked_outer(rows, slope, sizes):
+  """Σ over each group's rows of rowᵀ·slope: [E, A, B] float32."""
+  count, size, place = _blocks(rows.shape[0], sizes)
+  pad = lambda x: jnp.pad(x, ((0, size), (0, 0)))
+  rows, slope = pad(rows), pad(slope)
+
+  def step(block, out):
+    group, start, left = place(block)
+    taken = jax.lax.dynamic_slice_in_dim(rows, start, size)
+    taken = jnp.where(jnp.arange(size)[:, None] < left, taken, 0)
+    value = jnp.matmul(taken.T, jax.lax.dynamic_slice_in_dim(slope, start, size),
+                       preferred_element_type=jnp.float32)
+    return out.at[group].add(value)
+
+  out = jnp.zeros((sizes.shape[0], rows.shape[1], slope.shape[1]), jnp.float32)
+  return jax.lax.fori_loop(0, count, step, out)

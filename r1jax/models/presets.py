@@ -1,0 +1,48 @@
+"""The published sizes."""
+from r1jax.models.config import Experts, Latent, ModelConfig, RopeScaling, YarnScaling, as_runs
+
+PRESETS = {
+    'miniature': ModelConfig(
+        family='qwen3', vocab_size=512, width=128, num_layers=4, num_heads=4, num_kv_heads=2,
+        head_dim=32, mlp_width=384, rope_theta=10_000.0, qk_norm=True, max_length=1024),
+    'miniature_small': ModelConfig(    # what the miniature is distilled into
+        family='qwen3', vocab_size=512, width=64, num_layers=4, num_heads=2, num_kv_heads=1,
+        head_dim=32, mlp_width=192, rope_theta=10_000.0, qk_norm=True, max_length=1024),
+    'smollm2_135m': ModelConfig(
+        family='llama', vocab_size=49_152, width=576, num_layers=30, num_heads=9, num_kv_heads=3,
+        head_dim=64, mlp_width=1536, rope_theta=100_000.0, norm_epsilon=1e-5, max_length=8192),
+    'qwen3_0_6b': ModelConfig(
+        family='qwen3', vocab_size=151_936, width=1024, num_layers=28, num_heads=16,
+        num_kv_heads=8, head_dim=128, mlp_width=3072, rope_theta=1_000_000.0, qk_norm=True,
+        max_length=40_960),
+    'qwen2_5_7b': ModelConfig(
+        family='qwen2', vocab_size=152_064, width=3584, num_layers=28, num_heads=28,
+        num_kv_heads=4, head_dim=128, mlp_width=18_944, rope_theta=1_000_000.0, qkv_bias=True,
+        tied_embedding=False, max_length=131_072),
+    'qwen3_8b': ModelConfig(
+        family='qwen3', vocab_size=151_936, width=4096, num_layers=36, num_heads=32,
+        num_kv_heads=8, head_dim=128, mlp_width=12_288, rope_theta=1_000_000.0, qk_norm=True,
+        tied_embedding=False, max_length=40_960),
+    'llama3_8b': ModelConfig(     # Llama 3.1, whose shape Llama 3 shares
+        family='llama', vocab_size=128_256, width=4096, num_layers=32, num_heads=32,
+        num_kv_heads=8, head_dim=128, mlp_width=14_336, rope_theta=500_000.0,
+        rope_scaling=RopeScaling(), norm_epsilon=1e-5, tied_embedding=False, max_length=131_072),
+    'qwen3_30b_a3b': ModelConfig(
+        family='qwen3_moe', vocab_size=151_936, width=2048, num_layers=48, num_heads=32,
+        num_kv_heads=4, head_dim=128, mlp_width=6144, rope_theta=1_000_000.0, qk_norm=True,
+        tied_embedding=False, max_length=40_960, layers=((('experts',), 48),),
+        experts=Experts(count=128, per_token=8, width=768)),
+    'gemma3_1b': ModelConfig(
+        family='gemma3_text', vocab_size=262_144, width=1152, num_layers=26, num_heads=4,
+        num_kv_heads=1, head_dim=256, mlp_width=6912, rope_theta=1_000_000.0, qk_norm=True,
+        layers=as_runs([('dense' if i % 6 == 5 else 'local') for i in range(26)]), window=512,
+        local_rope_theta=10_000.0, query_scale=256.0, offset_norms=True, post_norms=True,
+        scaled_embedding=True, activation='gelu_tanh'),
+    'deepseek_v3': ModelConfig(
+        family='deepseek_v3', vocab_size=129_280, width=7168, num_layers=61, num_heads=128,
+        num_kv_heads=128, head_dim=192, mlp_width=18_432, rope_scaling=YarnScaling(),
+        tied_embedding=False, max_length=163_840, layers=((('dense',), 3), (('experts',), 58)),
+        experts=Experts(count=256, per_token=8, width=2048, routing='sigmoid', scale=2.5,
+                        groups=8, groups_per_token=4, shared=1),
+        latent=Latent(rank=512, rope_dim=64, value_dim=128, query_rank=1536)),
+}
