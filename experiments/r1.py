@@ -66,6 +66,7 @@ class Budget:
   general_examples: int            # of dev3's data and of r1's prompts
   sft: dict[str, Any]              # fields of the stages of SFT
   cold_epochs: int                 # of dev1, which has few samples
+  small_epochs: int                # of distilled, which learns more slowly
   judge: dict[str, Any]            # fields of the reward models
   judge_examples: int
   problems: dict[str, int]         # of the evaluations
@@ -106,7 +107,7 @@ def _budget(size: str) -> Budget:
         steps=dict(zero=100, dev2=60, r1=80, small_rl=100), general_from=40,
         draws=dict(cold_samples=(500, 4), samples=(1000, 8), opinions=(1000, 8)),
         general_examples=2000, sft=sft | dict(optimizer=_rates(1e-3)),
-        cold_epochs=6,
+        cold_epochs=6, small_epochs=6,
         judge=dict(max_tokens=128, rows=32, epochs=5, optimizer=_rates(3e-4)),
         judge_examples=10_000,
         problems=dict(reasoning=300, cooler=300, general=250, few_shot=200),
@@ -117,7 +118,8 @@ def _budget(size: str) -> Budget:
     return Budget(
         steps=dict(zero=300, dev2=300, r1=300, small_rl=300), general_from=200,
         draws=dict(cold_samples=(500, 8), samples=(500, 8), opinions=(500, 8)),
-        general_examples=2000, sft=cautious, cold_epochs=2, judge=judge, judge_examples=10_000,
+        general_examples=2000, sft=cautious, cold_epochs=2, small_epochs=2, judge=judge,
+        judge_examples=10_000,
         problems=dict(reasoning=64, cooler=64, general=64, few_shot=64),
         samples=dict(reasoning=8, cooler=4, general=4, few_shot=4), small='smollm2',
         solutions=True)
@@ -125,7 +127,7 @@ def _budget(size: str) -> Budget:
       steps=dict(zero=1000, dev2=500, r1=500, small_rl=1000), general_from=380,
       draws=dict(cold_samples=(2000, 8), samples=(7000, 8), opinions=(2000, 8)),
       general_examples=10_000, sft=cautious | dict(row_length=2048, rows=64, micro_batches=16),
-      cold_epochs=2, judge=judge, judge_examples=20_000,
+      cold_epochs=2, small_epochs=2, judge=judge, judge_examples=20_000,
       problems=dict(reasoning=1319, cooler=1319, general=250, few_shot=1319),
       samples=dict(reasoning=16, cooler=8, general=4, few_shot=4), small='smollm2')
 
@@ -175,6 +177,8 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
   opinions = _drawn(zero, 'dev3', budget.draws['opinions'])
   opinions.data, opinions.accuracy = _general_data(budget), 'skill'
   opinions.filters, opinions.pattern, opinions.min_kept = ConfigDict(), 'drawn', 0
+  distilled = _tuned(zero, budget.small, 'samples', budget, general=True)
+  distilled.epochs = budget.small_epochs
   small_rl = _copy(zero)
   small_rl.steps, small_rl.model.source = budget.steps['small_rl'], budget.small
   return dict(
@@ -189,7 +193,7 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
       **{name: _judge(zero, name, budget) for name in reward_model.OBJECTIVES},
       r1=r1,
       small_base=_evaluated(zero, budget.small, budget),
-      distilled=_tuned(zero, budget.small, 'samples', budget, general=True),
+      distilled=distilled,
       small_rl=small_rl)
 
 
