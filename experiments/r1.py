@@ -147,7 +147,7 @@ def _debug(budget: Budget, zero: ConfigDict) -> Budget:
   return dataclasses.replace(
       budget, steps=dict.fromkeys(budget.steps, 2), general_from=1,
       draws=dict.fromkeys(budget.draws, (64, 4)),
-      general_examples=16, problems=few, samples=dict.fromkeys(few, 2),
+      general_examples=64, problems=few, samples=dict.fromkeys(few, 2),
       sft=budget.sft | dict(rows=2, micro_batches=1, last_step=2),
       judge=budget.judge | dict(rows=8, micro_batches=1, epochs=1), judge_examples=64)
 

@@ -127,7 +127,7 @@ def test_evaluate_draws_each_problem_and_judges_it_by_its_own_example():
   assert [record['rewards']['reward'] for record in records] == [1, 1, 1, 0, 1, 1, 1, 0, 1, 1]
   assert records[3] | {'rewards': None} == dict(
       example_id=1, sample=1, prompt='q1', completion='<answer>99</answer>', num_tokens=2,
-      truncated=False, rewards=None)
+      truncated=False, num_prompt_tokens=1, rewards=None)
 
 
 def test_calibration_of_what_is_known():
