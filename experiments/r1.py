@@ -154,7 +154,6 @@ def _debug(budget: Budget, zero: ConfigDict) -> Budget:
 
 def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
   """The stages by name, in the order of the report."""
-  base = zero.model.get_ref('source')    # --config.stages.zero.model.source reaches all
   zero.evaluations = _evaluations(zero, budget)
   zero.steps = budget.steps['zero']
   dev2 = _reinforced(zero, 'dev1', budget.steps['dev2'])
@@ -167,7 +166,7 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
       data=_general_data(budget), prompts=zero.prompts // 2, from_step=budget.general_from,
       rewards=dict(format=0.5, language=0.5, skill=0.0),    # skill is the truth: watched alone
       reward_models={name: dict(source=name, weight=1.0) for name in reward_model.OBJECTIVES}))
-  dev1 = _tuned(zero, base, 'cold_samples', budget)
+  dev1 = _tuned(zero, _base(zero), 'cold_samples', budget)
   dev1.epochs = budget.cold_epochs
   drawn = {name: _drawn(zero, source, budget.draws[name])
            for name, source in (('cold_samples', 'zero'), ('samples', 'dev2'))}
@@ -183,19 +182,24 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
   small_rl = _copy(zero)
   small_rl.steps, small_rl.model.source = budget.steps['small_rl'], budget.small
   return dict(
-      base=_evaluated(zero, base, budget),
+      base=_evaluated(zero, _base(zero), budget),
       zero=zero,
       cold_samples=drawn['cold_samples'],
       dev1=dev1,
       dev2=dev2,
       samples=drawn['samples'],
-      dev3=_tuned(zero, base, 'samples', budget, general=True),
+      dev3=_tuned(zero, _base(zero), 'samples', budget, general=True),
       opinions=opinions,
       **{name: _judge(zero, name, budget) for name in reward_model.OBJECTIVES},
       r1=r1,
       small_base=_evaluated(zero, budget.small, budget),
       distilled=distilled,
       small_rl=small_rl)
+
+
+def _base(zero: ConfigDict):
+  """The base of a stage: --config.stages.zero.model.source reaches all, a stage's own it alone."""
+  return zero.model.get_ref('source') + ''
 
 
 def _copy(zero: ConfigDict) -> ConfigDict:
@@ -283,7 +287,7 @@ def _judge(zero: ConfigDict, objective: str, budget: Budget) -> ConfigDict:
   stage = ConfigDict(reward_model.DEFAULT)
   stage.objective, stage.template = objective, zero.template
   stage.inputs = stage.samples = ('opinions',)
-  stage.model.source = zero.model.get_ref('source')
+  stage.model.source = _base(zero)
   stage.data = ConfigDict(dict(name='miniature', size=budget.judge_examples))
   stage.pairs.max_length_ratio = 4.0    # else no pair of a form would be left
   stage.update(ConfigDict(budget.judge))

@@ -103,6 +103,13 @@ def test_only_fine_tuning_reads_the_careless_writer(size):
       assert not config.get('data', {}).get('careless')
 
 
+def test_the_cold_start_may_begin_with_another_model_than_the_base():
+  config = load('r1.py').get_config('tiny')
+  config.stages.dev1.model.source, config.stages.dev1.inputs = 'zero', ('cold_samples', 'zero')
+  pipeline.check(common.plain(config))
+  assert config.stages.dev3.model.source == config.stages.base.model.source == 'miniature'
+
+
 class Stopper:
   """Says that a run is to stop from the n-th time on that it is asked, as after a signal."""
 
