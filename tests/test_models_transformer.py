@@ -40,6 +40,21 @@ def test_pitfall_04_packed_and_padded_documents_are_as_if_alone(forward):
     np.testing.assert_allclose(hidden[row, start:start + 3], hidden[2, 7:], atol=atol)
 
 
+def test_a_segment_sees_its_parent_and_not_its_siblings(tiny, forward):
+  """Two prompts and their completions packed into one row, against each pair in its own row."""
+  rng = np.random.default_rng(3)
+  tokens = rng.integers(0, 40, 16)
+  segments = np.repeat([1, 2, 3, 4, 5, 0], [3, 2, 4, 4, 2, 1])    # 2 and 3 continue 1, 5 continues 4
+  parents = np.repeat([0, 1, 1, 0, 4, 0], [3, 2, 4, 4, 2, 1])
+  positions = np.r_[0:3, 3:5, 3:7, 0:4, 4:6, 0]
+  packed = tiny.model.apply(tiny.params, tokens[None], positions=positions[None],
+                            segment_ids=segments[None], parent_ids=parents[None])[0][0]
+  for segment, parent in ((2, 1), (3, 1), (5, 4)):
+    place = (segments == parent) | (segments == segment)
+    alone = forward(tokens[None, place], positions[None, place], np.ones((1, place.sum())))
+    np.testing.assert_allclose(packed[place], alone[0], atol=1e-5)
+
+
 def test_a_token_sees_no_later_one(forward):
   tokens = np.random.default_rng(1).integers(0, 40, (5, 10))
   changed = tokens.copy()

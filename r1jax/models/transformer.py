@@ -128,9 +128,10 @@ class Model(NamedTuple):
   """A transformer as everything outside `models/` sees it: a parameter pytree, pure functions.
 
   init(key) -> params: float32 master weights.
-  apply(params, tokens [N, T], *, positions [N, T], segment_ids [N, T], cache)
+  apply(params, tokens [N, T], *, positions [N, T], segment_ids [N, T], parent_ids [N, T], cache)
     -> (hidden [N, T, width], new_kv, aux): a token sees the earlier ones of its own segment
-    (0 is padding) and, with a cache, the prefix and the suffix. `aux` has a `moe.Routing` as
+    (0 is padding), those of the segment that `parent_ids` names (a completion's prompt; 0, or no
+    parent_ids: none) and, with a cache, the prefix and the suffix. `aux` has a `moe.Routing` as
     'routing' where the model has experts.
   unembed(params, hidden) -> float32 logits [..., V].
   unembedding(params) -> [V, width], for `logprobs`, which never makes whole logits.
@@ -169,10 +170,11 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
   def init(key):
     return nnx.to_pure_dict(nnx.state(Transformer(config, nnx.Rngs(params=key)), nnx.Param))
 
-  def apply(params, tokens, *, positions, segment_ids, cache: Cache | None = None):
+  def apply(params, tokens, *, positions, segment_ids, parent_ids=None,
+            cache: Cache | None = None):
     model = nnx.merge(graph, params)
     x = embed(model, tokens)
-    contexts = _contexts(config, positions, segment_ids, cache)
+    contexts = _contexts(config, positions, segment_ids, parent_ids, cache)
     real = segment_ids != 0
     # Activations that a product made are kept; recomputing the rest is cheaper than its traffic.
     policy = None if remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
@@ -215,7 +217,7 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
     model = nnx.merge(graph, params)
     later = lambda x, by: jnp.pad(x[:, by:], ((0, 0), (0, min(by, x.shape[1]))))
     joined = (segment_ids != 0) & (later(segment_ids, 1) == segment_ids)
-    context = _contexts(config, positions, segment_ids * joined, None)[config.kinds[-1]]
+    context = _contexts(config, positions, segment_ids * joined, None, None)[config.kinds[-1]]
     hidden, routing = model.prediction(hidden, embed(model, later(tokens, 1)), context, joined)
     aux = {} if routing is None else {'routing': jax.tree.map(lambda x: x[None], routing)}
     mask = joined & (later(segment_ids, 2) == segment_ids)
@@ -232,11 +234,14 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
                predict_ahead if config.prediction_head else None)
 
 
-def _contexts(config: ModelConfig, positions, segment_ids, cache: Cache | None) -> dict:
+def _contexts(
+    config: ModelConfig, positions, segment_ids, parent_ids, cache: Cache | None) -> dict:
   """Kind of layer -> what its attention needs, but for the layer's own part of the cache."""
   count = positions.shape[1]
-  masks = dict(self_mask=(segment_ids[:, :, None] == segment_ids[:, None, :])
-               & jnp.tri(count, dtype=bool))
+  same = segment_ids[:, :, None] == segment_ids[:, None, :]
+  if parent_ids is not None:
+    same |= (parent_ids[:, :, None] == segment_ids[:, None, :]) & (parent_ids != 0)[:, :, None]
+  masks = dict(self_mask=same & jnp.tri(count, dtype=bool))
   if cache is not None:
     masks['prefix_mask'] = cache.prefix_mask
     if cache.suffix is not None:
