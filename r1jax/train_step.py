@@ -61,7 +61,7 @@ def state_shardings(mesh: jax.sharding.Mesh, logical_axes, state):
 
 
 def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
-                num_micro_batches: int = 1) -> Callable:
+                num_micro_batches: int = 1, after: Callable | None = None) -> Callable:
   """update(state, batch, normalizer) -> (state, metrics), to be jitted with the state donated.
 
   `loss(params, micro_batch, normalizer) -> (loss, metrics)` divides its sum by the `normalizer`
@@ -69,6 +69,8 @@ def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
   are divided likewise and added, those named '…/max' are the largest. Every leaf of a batch is
   split along its first axis; groups lie together, so none is torn. An update whose loss or
   gradient is not finite leaves parameters and optimiser as they were and is counted in `refused`.
+  `after(params, metrics) -> (params, metrics)` moves what no gradient trains, by what the whole
+  batch measured.
   """
   gradient = jax.value_and_grad(loss, has_aux=True)
 
@@ -98,8 +100,10 @@ def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     changes, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-    changed = TrainState(optax.apply_updates(state.params, changes), optimizer_state,
-                         state.step, state.refused)
+    params = optax.apply_updates(state.params, changes)
+    if after is not None:
+      params, metrics = after(params, metrics)
+    changed = TrainState(params, optimizer_state, state.step, state.refused)
     kept = jax.tree.map(functools.partial(jnp.where, finite), changed, state)
     state = dataclasses.replace(kept, step=state.step + 1,
                                 refused=state.refused + jnp.where(finite, 0, 1))

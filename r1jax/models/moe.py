@@ -49,16 +49,20 @@ def balance_loss(routing: Routing, per_token: int) -> jax.Array:
   return jnp.mean(shares.shape[-1] * jnp.sum(shares * means, -1))
 
 
-def row_balance_loss(routing: Routing, per_token: int) -> jax.Array:
+def row_balance_loss(
+    routing: Routing, per_token: int, num_rows: float | None = None) -> jax.Array:
   """As `balance_loss` within each row, mean over rows: DeepSeek-V3's sequence-wise loss (eq. 17).
 
-  A row counts as one sequence, even if several are packed into it; empty rows do not count.
+  A row counts as one sequence, even if several are packed into it; empty rows do not count. With
+  `num_rows` the sum over layers and rows is divided by layers · num_rows instead: micro-batches
+  that are given the rows of the whole batch then add up.
   """
   tokens = jnp.maximum(routing.tokens, 1)[..., None]
   by_row = routing.counts.shape[-1] * jnp.sum(
       routing.counts / (per_token * tokens) * routing.probabilities / tokens, -1)
   real = routing.tokens > 0
-  return jnp.sum(by_row * real) / jnp.maximum(jnp.sum(real), 1)
+  count = jnp.sum(real) if num_rows is None else real.shape[0] * num_rows
+  return jnp.sum(by_row * real) / jnp.maximum(count, 1)
 
 
 def update_balance(config: ModelConfig, params: dict, counts: jax.Array, rate: float) -> dict:

@@ -87,9 +87,9 @@ def find_tokenizer(source: str, inputs: Mapping[str, Artifact]) -> Tokenizer:
 
 def load_model(
     source: str, inputs: Mapping[str, Artifact], *, compute_dtype: str, remat: bool,
-    mesh: jax.sharding.Mesh,
+    mesh: jax.sharding.Mesh, prediction_head: bool = False,
 ) -> LoadedModel:
-  """A model by its source; arguments as of `find_model`.
+  """A model by its source; arguments as of `find_model`, `prediction_head` as of `read_config`.
 
   Raises:
     FileNotFoundError, ValueError: there is no such model, or its tokenizer does not fit it.
@@ -104,7 +104,7 @@ def load_model(
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         Path(source).copy_to(Path(folder))
         source = folder
-      config = huggingface.read_config(source)
+      config = huggingface.read_config(source, prediction_head=prediction_head)
       params = huggingface.load_params(source, config)
   tokenizer.check_fits(config.vocab_size)
   model = build(config, compute_dtype=compute_dtype, remat=remat)

@@ -16,7 +16,7 @@ from r1jax.logprobs import token_logprobs
 from r1jax.masked import masked_sum
 from r1jax.models import Model, ModelConfig
 from r1jax.rewards import extract
-from r1jax.stages import common, evaluate, supervised
+from r1jax.stages import auxiliary, common, evaluate, supervised
 from r1jax.storage import Path
 from r1jax.tokenization import Tokenizer, opens_think, render_prompt
 
@@ -33,6 +33,8 @@ DEFAULT = dict(
     row_length=128, rows=64, micro_batches=1, epochs=2, overlong='skip',
     last_step=0,             # stop here; 0: after the epochs
     optimizer=OPTIMIZER,     # cosine from learning_rate to final_learning_rate over the run
+    experts=auxiliary.EXPERTS,
+    prediction_coefficient=0.0,   # of DeepSeek-V3's prediction head, read if it is above 0
     checkpoint_every=200, keep_checkpoints=2,      # steps, checkpoints
     log_every=10,                                  # steps
     evaluations={},
@@ -47,6 +49,10 @@ def check(config: Mapping[str, Any], where: str) -> None:
   common.check_config(config, DEFAULT, where)
   supervised.check_batches(config, where)
   supervised.check_samples(config, where, 'files', 'data')
+  auxiliary.check_experts(config['experts'], f'{where}.experts')
+  if not 0 <= config['prediction_coefficient'] < float('inf'):
+    raise ValueError(f'{where}.prediction_coefficient={config["prediction_coefficient"]} is no '
+                     'share: set it to 0 or above')
   if config['data']:
     common.check_data(config['data'], f'{where}.data')
   for name, evaluation in config['evaluations'].items():
@@ -128,16 +134,33 @@ def pack_samples(
               pad_id=tokenizer.pad_id)
 
 
-def make_loss(model: Model) -> Callable:
-  """loss(params, (tokens, segment_ids, positions, weights), Σ weights) of packed rows [R, T]."""
+def make_loss(
+    model: Model, *, experts: Mapping[str, float] = auxiliary.EXPERTS,
+    prediction_coefficient: float = 0.0, micro_batches: int = 1,
+) -> Callable:
+  """loss(params, (tokens, segment_ids, positions, weights), Σ weights) of packed rows [R, T].
+
+  Args:
+    model: with a prediction head if `prediction_coefficient` is above 0.
+    experts, prediction_coefficient: see `auxiliary`.
+    micro_batches: of the batch whose micro-batches the loss is given.
+  """
   def loss(params, rows, normalizer):
     tokens, segment_ids, positions, weights = rows
-    hidden, _, _ = model.apply(params, tokens, positions=positions, segment_ids=segment_ids)
+    hidden, _, aux = model.apply(params, tokens, positions=positions, segment_ids=segment_ids)
     logprobs, entropies = token_logprobs(
         hidden[:, :-1], model.unembedding(params), tokens[:, 1:])
     weights = weights[:, 1:]
     value, _ = losses.supervised_loss(logprobs, weights, normalizer=normalizer)
-    return value, {'entropy': masked_sum(entropies * weights, weights) / normalizer}
+    measured, head = {'entropy': masked_sum(entropies * weights, weights) / normalizer}, None
+    if prediction_coefficient:
+      ahead, head = auxiliary.prediction_loss(model, params, hidden, rows, normalizer)
+      value += prediction_coefficient * ahead
+      measured['prediction_loss'] = ahead
+    balancing, counted = auxiliary.balance(
+        [aux['routing']] if aux else [], head, model.config, experts,
+        tokens.shape[0] * micro_batches)
+    return value + balancing, measured | counted
   return loss
 
 
@@ -148,8 +171,12 @@ def train_packed(
 ) -> Any:
   """Trains on packed rows; arguments and errors as of `supervised.train`."""
   arrays = rows.tokens, rows.segment_ids, rows.positions, rows.weights
+  extra = {field: config[field] for field in ('experts', 'prediction_coefficient')
+           if field in config}
   return supervised.train(
-      config, loaded.params, arrays, workdir, loss=make_loss(loaded.model),
+      config, loaded.params, arrays, workdir,
+      loss=make_loss(loaded.model, micro_batches=config['micro_batches'], **extra),
+      after=auxiliary.after_update(loaded.model.config, config.get('experts', auxiliary.EXPERTS)),
       normalizer=lambda batch: max(1e-8, batch[3][:, 1:].sum()),
       logical_axes=loaded.model.logical_axes, stage=stage, mesh=mesh, should_stop=should_stop,
       console=console, last_step=last_step)
@@ -179,7 +206,9 @@ def run(
   check(config, f'config.stages.{stage}')
   workdir, mesh = Path(workdir), mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
   with sharding.use(mesh):
-    loaded = common.load_model(inputs=inputs, mesh=mesh, **config['model'])
+    loaded = common.load_model(inputs=inputs, mesh=mesh, **config['model'],
+                               prediction_head=config['prediction_coefficient'] > 0)
+    auxiliary.check_model(config, loaded.model.config, f'config.stages.{stage}')
     evaluate.check_sources(config['evaluations'], inputs, loaded.tokenizer)
     sources = read_sources(config, inputs, loaded.tokenizer)
     rows = pack_samples(itertools.chain(*sources.values()), loaded.tokenizer,

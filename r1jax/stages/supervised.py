@@ -75,7 +75,7 @@ def train(
     config: Mapping[str, Any], params: Any, arrays: tuple[np.ndarray, ...], workdir: Path, *,
     loss: Callable, normalizer: Callable[[tuple], float], logical_axes: Any, stage: str,
     mesh: jax.sharding.Mesh, should_stop: Callable[[], bool], console=None,
-    last_step: int | None = None,
+    last_step: int | None = None, after: Callable | None = None,
 ) -> Any:
   """Trains on rows, resuming from `workdir`, and returns the parameters.
 
@@ -89,7 +89,7 @@ def train(
     params: those before the first update; they are taken, and may be donated.
     arrays: a tuple whose leaves have the rows of the data along their first axis.
     workdir: the stage's folder.
-    loss, normalizer: as `train_step.make_update` takes them; normalizer(batch) on the host.
+    loss, normalizer, after: as `train_step.make_update` takes them; normalizer(batch) on the host.
     logical_axes: of the parameters.
 
   Raises:
@@ -109,7 +109,7 @@ def train(
   state = jax.jit(lambda params: train_step.init_state(params, optimizer),
                   out_shardings=placed)(params)
   update = jax.jit(train_step.make_update(loss, optimizer,
-                                          num_micro_batches=config['micro_batches']),
+                                          num_micro_batches=config['micro_batches'], after=after),
                    donate_argnums=0)
   config_hash = checkpoint.config_hash(config)
   with checkpoint.Checkpointer(workdir / 'checkpoints',

@@ -1,0 +1,105 @@
+"""What a mixture of experts and a prediction head add to a stage's loss and to its update.
+
+Fields of a stage: `experts.balance_coefficient` times DeepSeek-V3's loss that balances the load
+within each row; `experts.bias_rate`, by which the balancing biases move after every update, so that
+no such loss is needed (arXiv:2408.15664); `prediction_coefficient` times the loss of predicting the
+token after the next (arXiv:2412.19437, section 2.2).
+"""
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from r1jax import losses
+from r1jax.logprobs import token_logprobs
+from r1jax.models import Model, ModelConfig
+from r1jax.models.moe import Routing, row_balance_loss, update_balance
+
+EXPERTS = dict(balance_coefficient=0.0, bias_rate=0.0)
+_COUNTS = 'experts/counts'
+
+
+def check_experts(settings: Mapping[str, float], where: str) -> None:
+  """Refuses fields of EXPERTS that are below 0."""
+  for name, value in settings.items():
+    if not 0 <= value < float('inf'):
+      raise ValueError(f'{where}.{name}={value} is no share: set it to 0 or above')
+
+
+def check_model(settings: Mapping[str, Any], shape: ModelConfig, where: str) -> None:
+  """Refuses what a model of this shape cannot have.
+
+  Raises:
+    ValueError: naming the field.
+  """
+  experts = settings['experts']
+  if any(experts.values()) and shape.experts is None:
+    raise ValueError(f'{where}.experts={dict(experts)} is set, but the model has no experts: leave '
+                     'both at 0, or take a mixture of experts')
+  if experts['bias_rate'] and shape.experts.routing != 'sigmoid':
+    raise ValueError(f'{where}.experts.bias_rate={experts["bias_rate"]} is set, but the routing of '
+                     f'{shape.family} has no balancing bias: use experts.balance_coefficient')
+
+
+def balance(
+    passes: list[Routing], head: Routing | None, shape: ModelConfig, settings: Mapping[str, float],
+    num_rows: int,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """(loss to add, metrics) of a micro-batch; the metrics are for `after_update`.
+
+  Args:
+    passes: routing of the passes through the model, over different tokens; none without experts.
+    head: that of the prediction head, if it ran and has experts.
+    shape: of the model.
+    settings: fields of EXPERTS.
+    num_rows: rows of the whole batch, all passes together.
+  """
+  if not passes:
+    return jnp.float32(0), {}
+  counts = [sum(jnp.sum(routing.counts, 1) for routing in passes)]
+  counts += [] if head is None else [jnp.sum(head.counts, 1)]
+  uneven = sum(
+      row_balance_loss(routing, shape.experts.per_token, num_rows) for routing in passes)
+  return settings['balance_coefficient'] * uneven, {
+      _COUNTS: jnp.concatenate(counts), 'experts/balance_loss': uneven}
+
+
+def after_update(shape: ModelConfig, settings: Mapping[str, float]) -> Callable | None:
+  """What `train_step.make_update` does after an update: None for a model without experts.
+
+  It replaces the counts by 'experts/max_violation', mean over layers of how much the busiest
+  expert's load exceeds the mean load, in units of that mean (arXiv:2408.15664).
+  """
+  if shape.experts is None:
+    return None
+
+  def after(params, metrics):
+    counts = metrics[_COUNTS]
+    if settings['bias_rate']:
+      params = update_balance(shape, params, counts, settings['bias_rate'])
+    mean = jnp.maximum(jnp.mean(counts, -1), 1e-9)
+    violation = jnp.mean(jnp.max(counts, -1) / mean - 1)
+    metrics = {name: value for name, value in metrics.items() if name != _COUNTS}
+    return params, metrics | {'experts/max_violation': violation}
+  return after
+
+
+def prediction_loss(
+    model: Model, params: Any, hidden: jax.Array, rows: tuple, normalizer: jax.Array,
+) -> tuple[jax.Array, Routing | None]:
+  """Σ weight · −log p(token after the next) / normalizer, of packed rows, and the head's routing.
+
+  Args:
+    model: with a prediction head.
+    hidden: of `model.apply` for the same rows.
+    rows: (tokens, segment_ids, positions, weights) [R, T] as of `stages.sft`.
+    normalizer: Σ of all weights of the batch.
+  """
+  tokens, segment_ids, positions, weights = rows
+  ahead, targets, mask, aux = model.predict_ahead(
+      params, hidden, tokens, positions=positions, segment_ids=segment_ids)
+  logprobs, _ = token_logprobs(ahead, model.unembedding(params), targets)
+  later = jnp.pad(weights[:, 2:], ((0, 0), (0, 2)))
+  value, _ = losses.supervised_loss(logprobs, later * mask, normalizer=normalizer)
+  return value, aux.get('routing')

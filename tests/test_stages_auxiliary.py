@@ -1,0 +1,139 @@
+"""Balanced experts and the prediction head in a stage's loss and update."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from r1jax import metrics, models, train_step
+from r1jax.models import Experts, Latent, ModelConfig, huggingface
+from r1jax.models.moe import Routing
+from r1jax.stages import auxiliary, common, sft
+from r1jax.tokenization import load_tokenizer
+import runs
+from runs import compiled, no_curves  # noqa: F401
+
+SHAPE = ModelConfig(
+    'deepseek_v3', vocab_size=512, width=16, num_layers=3, num_heads=2, num_kv_heads=2,
+    head_dim=12, mlp_width=24, tied_embedding=False, layers=((('dense',), 1), (('experts',), 2)),
+    experts=Experts(count=4, per_token=2, width=8, routing='sigmoid'),
+    latent=Latent(rank=8, rope_dim=4, value_dim=6, query_rank=8), prediction_head=True)
+
+
+@pytest.fixture(scope='module')
+def model():
+  return models.build(SHAPE)
+
+
+@pytest.fixture(scope='module')
+def params(model, random_params):
+  return random_params(model)
+
+
+def make_rows():
+  """Four packed rows of two documents each and their loss weights."""
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, 512, (4, 10))
+  segments = np.repeat([[1, 2, 0]], 4, 0).repeat([4, 4, 2], 1)
+  positions = np.tile(np.r_[0:4, 0:4, 0, 0], (4, 1))
+  weights = (rng.random((4, 10)) * (segments > 0)).astype(np.float32)
+  return tokens, segments, positions, weights
+
+
+def test_the_prediction_loss_is_that_of_the_token_after_the_next(model, params):
+  tokens, segments, positions, weights = rows = make_rows()
+  hidden, _, _ = model.apply(params, tokens, positions=positions, segment_ids=segments)
+  found, routing = auxiliary.prediction_loss(model, params, hidden, rows, jnp.float32(7))
+  ahead, _, _, _ = model.predict_ahead(
+      params, hidden, tokens, positions=positions, segment_ids=segments)
+  log_p = np.asarray(jax.nn.log_softmax(model.unembed(params, ahead)))
+  want = sum(-weights[n, t + 2] * log_p[n, t, tokens[n, t + 2]]
+             for n in range(4) for t in range(8) if segments[n, t] == segments[n, t + 2] != 0)
+  np.testing.assert_allclose(found, want / 7, rtol=1e-5)
+  assert routing.counts.shape == (1, 4, 4)
+
+
+def test_pitfall_01_micro_batches_add_up_with_balance_and_prediction(model, params):
+  rows, experts = make_rows(), dict(balance_coefficient=0.5, bias_rate=0.25)
+  optimizer = optax.sgd(1.0)
+  after = auxiliary.after_update(SHAPE, experts)
+  whole, pieces = (jax.jit(train_step.make_update(
+      sft.make_loss(model, experts=experts, prediction_coefficient=0.3, micro_batches=count),
+      optimizer, num_micro_batches=count, after=after))(
+          train_step.init_state(params, optimizer), rows, jnp.float32(rows[3].sum()))
+      for count in (1, 4))
+  for (path, want), got in zip(jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(pieces)):
+    np.testing.assert_allclose(got, want, atol=2e-5, rtol=1e-4, err_msg=str(path))
+  assert whole[1]['experts/balance_loss'] > 0.5 and whole[1]['prediction_loss'] > 0
+  assert not any(np.ndim(value) for value in whole[1].values())
+
+
+def test_a_bias_moves_against_its_load_by_the_rate_and_by_nothing_else(model, params):
+  rows, optimizer = make_rows(), train_step.make_optimizer(learning_rate=0.1, weight_decay=0.1)
+  state = train_step.init_state(params, optimizer)
+
+  def moved(rate):
+    experts = dict(balance_coefficient=0.1, bias_rate=rate)
+    update = train_step.make_update(
+        sft.make_loss(model, experts=experts, prediction_coefficient=0.3), optimizer,
+        after=auxiliary.after_update(SHAPE, experts))
+    after, measured = jax.jit(update)(state, rows, jnp.float32(9))
+    return [np.asarray(new['balancing_bias'] - old['balancing_bias']) for new, old in (
+        (after.params['stacks']['stack_1']['mlp'], params['stacks']['stack_1']['mlp']),
+        (after.params['prediction']['block']['mlp'], params['prediction']['block']['mlp']))], measured
+
+  tokens, segments, positions, _ = rows
+  hidden, _, aux = model.apply(params, tokens, positions=positions, segment_ids=segments)
+  *_, head = model.predict_ahead(params, hidden, tokens, positions=positions, segment_ids=segments)
+  counts = [np.asarray(routing.counts).sum(1) for routing in (aux['routing'], head['routing'])]
+  found, measured = moved(0.01)
+  for change, count in zip(found, counts):
+    want = 0.01 * np.sign(count.mean(-1, keepdims=True) - count)
+    np.testing.assert_allclose(change, want.reshape(change.shape), atol=1e-6)
+  loads = np.concatenate(counts)
+  np.testing.assert_allclose(measured['experts/max_violation'],
+                             np.mean(loads.max(-1) / loads.mean(-1) - 1), rtol=1e-5)
+  assert not np.any(moved(0.0)[0][0])
+
+
+def test_sft_trains_and_keeps_the_prediction_head(compiled, params, tmp_path):
+  huggingface.export(tmp_path / 'base', SHAPE, params,
+                     tokenizer=load_tokenizer(common.MINIATURES['miniature']))
+  own = tmp_path / 'own.jsonl'
+  own.write_text('{"prompt": "1+1", "reasoning": "one and one", "summary": "2"}\n' * 4)
+  config = runs.sft_config(
+      str(tmp_path / 'base'), inputs=(), samples=(), files=(str(own),), row_length=128, rows=1,
+      experts=dict(bias_rate=0.001), prediction_coefficient=0.3)
+  artifact = sft.run(config, {}, tmp_path / 'run')
+  record = metrics.read_metrics(tmp_path / 'run')[-1]
+  assert record['prediction_loss'] > 0 and record['experts/max_violation'] > 0
+  shape = huggingface.read_config(artifact.folder / 'model', prediction_head=True)
+  assert shape == SHAPE
+  trained = huggingface.load_params(artifact.folder / 'model', shape)
+  changed = jax.tree.map(lambda a, b: np.any(np.asarray(a) != np.asarray(b)), params, trained)
+  assert all(jax.tree.leaves(changed))
+
+
+def test_what_a_model_cannot_have_is_refused():
+  dense = ModelConfig('qwen3', vocab_size=8, width=8, num_layers=1, num_heads=1, num_kv_heads=1,
+                      head_dim=8, mlp_width=8)
+  settings = lambda **fields: dict(experts=auxiliary.EXPERTS | fields)
+  auxiliary.check_model(settings(), dense, 'stage')
+  with pytest.raises(ValueError, match='stage.experts=.*no experts: leave both at 0'):
+    auxiliary.check_model(settings(balance_coefficient=0.1), dense, 'stage')
+  softmax = ModelConfig('qwen3_moe', vocab_size=8, width=8, num_layers=1, num_heads=1,
+                        num_kv_heads=1, head_dim=8, mlp_width=8, layers=((('experts',), 1),),
+                        experts=Experts(count=4, per_token=2, width=8))
+  with pytest.raises(ValueError, match='stage.experts.bias_rate=0.1 is set, but the routing of'):
+    auxiliary.check_model(settings(bias_rate=0.1), softmax, 'stage')
+  with pytest.raises(ValueError, match='stage.experts.bias_rate=-1 is no share'):
+    auxiliary.check_experts(dict(bias_rate=-1), 'stage.experts')
+  with pytest.raises(ValueError, match='prediction_coefficient=-0.1 is no share'):
+    sft.check(runs.sft_config('base', prediction_coefficient=-0.1), 'stage')
+
+
+def test_no_counts_without_experts():
+  empty = Routing(jnp.zeros((1, 2, 4)), jnp.zeros((1, 2, 4)), jnp.zeros((1, 2)))
+  assert auxiliary.balance([], None, SHAPE, auxiliary.EXPERTS, 2)[1] == {}
+  value, measured = auxiliary.balance([empty], None, SHAPE, auxiliary.EXPERTS, 2)
+  assert value == 0 and measured['experts/balance_loss'] == 0
