@@ -114,6 +114,16 @@ def test_a_shipped_model_is_that_of_its_preset(source):
   assert pretrain.DEFAULT['preset'] in common.MINIATURES
 
 
+def test_a_model_of_another_size_than_its_preset_is_refused():
+  settings = dict(compute_dtype='float32', remat=False,
+                  mesh=sharding.make_mesh(1, 1, jax.devices()[:1]))
+  common.load_model('miniature', {}, preset='miniature', **settings)
+  with pytest.raises(ValueError, match="preset='miniature_small' has .* parameters, and the model"):
+    common.load_model('miniature', {}, preset='miniature_small', **settings)
+  with pytest.raises(ValueError, match="preset='qwen3_8' is unknown: the nearest is 'qwen3_8b'"):
+    common.check_config(common.MODEL | dict(preset='qwen3_8'), common.MODEL, 'model')
+
+
 def test_a_model_is_found_by_its_source(tmp_path):
   assert common.find_model(str(tmp_path), {}) == str(tmp_path)
   (tmp_path / 'model').mkdir()

@@ -15,7 +15,7 @@ from r1jax import checkpoint, divergences, losses, sharding, tokenization
 from r1jax.compute import Compute
 from r1jax.data import miniature
 from r1jax.data.prompts import PromptStream
-from r1jax.models import Model, ModelConfig, build, gguf, huggingface
+from r1jax.models import PRESETS, Model, ModelConfig, build, gguf, huggingface, num_params
 from r1jax.sampler import Sampling
 from r1jax.stages import rl_programs
 from r1jax.storage import Path
@@ -24,6 +24,10 @@ from r1jax.tokenization import Tokenizer
 # The shipped models by source.
 MINIATURES = {source: pathlib.Path(__file__).parents[1] / folder for source, folder in (
     ('miniature', 'miniature_base'), ('miniature_small', 'miniature_small'))}
+
+# The `model` part of a stage. `preset` names the published shape that the source must have, for
+# `r1jax.plan` where the source is not at hand; '' leaves the shape to the source.
+MODEL = dict(source='miniature', compute_dtype='float32', remat=False, preset='')
 
 
 class StopRequested(Exception):
@@ -85,19 +89,35 @@ def find_tokenizer(source: str, inputs: Mapping[str, Artifact]) -> Tokenizer:
   return load(path)
 
 
+def check_preset(preset: str, config: ModelConfig, source: str) -> None:
+  """Refuses a model of another size than `preset` names, if it names one.
+
+  Raises:
+    ValueError: naming both sizes.
+  """
+  if preset:
+    wanted, found = num_params(PRESETS[preset]), num_params(
+        dataclasses.replace(config, prediction_head=False))
+    if wanted != found:
+      raise ValueError(f'model.preset={preset!r} has {wanted:,} parameters, and the model '
+                       f'{source!r} has {found:,}: name its preset, or leave it empty')
+
+
 def load_model(
     source: str, inputs: Mapping[str, Artifact], *, compute_dtype: str, remat: bool,
-    mesh: jax.sharding.Mesh, prediction_head: bool = False,
+    mesh: jax.sharding.Mesh, prediction_head: bool = False, preset: str = '',
 ) -> LoadedModel:
   """A model by its source; arguments as of `find_model`, `prediction_head` as of `read_config`.
 
   Raises:
-    FileNotFoundError, ValueError: there is no such model, or its tokenizer does not fit it.
+    FileNotFoundError, ValueError: there is no such model, or its tokenizer does not fit it, or it
+      is not of the size that `preset` names.
   """
   tokenizer = find_tokenizer(source, inputs)
   source = find_model(source, inputs)
   if source.endswith('.gguf'):
     config, params = gguf.load_gguf(source)
+    check_preset(preset, config, source)
   else:
     with contextlib.ExitStack() as stack:
       if not Path(source).is_local:   # safetensors are read from a local disk
@@ -105,6 +125,7 @@ def load_model(
         Path(source).copy_to(Path(folder))
         source = folder
       config = huggingface.read_config(source, prediction_head=prediction_head)
+      check_preset(preset, config, source)
       params = huggingface.load_params(source, config)
   tokenizer.check_fits(config.vocab_size)
   model = build(config, compute_dtype=compute_dtype, remat=remat)
@@ -178,7 +199,7 @@ def nearest(word: str, words) -> str:
 
 # What a field may say, wherever it stands in a config.
 CHOICES = {
-    'compute_dtype': ('float32', 'bfloat16'), 'template': tuple(tokenization.TEMPLATES),
+    'compute_dtype': ('float32', 'bfloat16'), 'preset': ('', *PRESETS), 'template': tuple(tokenization.TEMPLATES),
     'overlong': ('skip', 'error', 'cut'), 'aggregation': losses.AGGREGATIONS,
     'kl_estimator': tuple(divergences.ESTIMATORS), 'kl_place': ('loss', 'reward'),
     'rule': ('fixed', 'double_or_halve', 'proportional'), 'ratio_level': losses.RATIO_LEVELS,

@@ -23,7 +23,7 @@ TRAINED = 'trained'   # as `model.source`: the model that the stage has just tra
 
 DEFAULT = dict(
     kind='evaluate', inputs=(), seed=0,
-    model=dict(source=TRAINED, compute_dtype='float32', remat=False),
+    model=common.MODEL | dict(source=TRAINED),
     data={},                        # name, and the fields of `stages.common.DATASETS`
     split='test',
     template='miniature', max_prompt_length=64, overlong='skip',
@@ -37,7 +37,7 @@ DEFAULT = dict(
 # A stage of several evaluations of one model.
 SEVERAL = dict(
     kind='evaluate', inputs=(), seed=0,
-    model=dict(source='miniature', compute_dtype='float32', remat=False),
+    model=common.MODEL,
     evaluations={},                 # name -> fields of DEFAULT; source 'trained' is the model here
 )
 

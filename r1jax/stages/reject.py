@@ -18,7 +18,7 @@ from r1jax.tokenization import Tokenizer, opens_think, render_prompt
 
 DEFAULT = evaluate.DEFAULT | dict(
     kind='reject', split='train',
-    model=dict(source='miniature', compute_dtype='float32', remat=False),
+    model=common.MODEL,
     problems=2000, samples=8,
     filters={},             # besides `ALWAYS`: name -> settings, where not `curation.SETTINGS`
     pattern='drawn',        # or 'summary': what is kept is rewritten by `curation.readable`

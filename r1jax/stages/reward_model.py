@@ -37,7 +37,7 @@ _WIDTH = 16    # widths of encoded texts are multiples of it: few programs are c
 
 DEFAULT = dict(
     kind='reward_model', inputs=(), seed=0,
-    model=dict(source='miniature', compute_dtype='float32', remat=False),
+    model=common.MODEL,
     objective='helpfulness',       # or 'safety'
     data={},                       # name, and the fields of `DATASETS`
     samples=(),                    # input stages of kind 'reject', pattern='drawn', to learn from
@@ -488,7 +488,7 @@ def _sizes(encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
 
 def load_reward_model(
     source: str, inputs: Mapping[str, common.Artifact], *, compute_dtype: str, remat: bool,
-    mesh: jax.sharding.Mesh,
+    mesh: jax.sharding.Mesh, preset: str = '',
 ) -> RewardModel:
   """A trained reward model: the name of an input stage of this kind, or its Artifact's folder.
 
@@ -500,7 +500,7 @@ def load_reward_model(
     raise ValueError(f'{source!r} is the Artifact of a stage of kind {artifact.manifest.kind!r}: '
                      "name one of kind 'reward_model'")
   loaded = common.load_model(str(artifact.model_folder), {}, compute_dtype=compute_dtype,
-                             remat=remat, mesh=mesh)
+                             remat=remat, mesh=mesh, preset=preset)
   head = load((artifact.folder / _HEAD).read_bytes())['head']
   settings = json.loads((artifact.folder / _SETTINGS).read_text())
   params = {'backbone': loaded.params, 'head': sharding.place(head, mesh)}

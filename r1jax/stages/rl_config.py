@@ -13,7 +13,7 @@ REWARD_MODEL = dict(source='', weight=1.0)   # an input stage or an Artifact's f
 DEFAULT = dict(
     kind='rl', inputs=(), seed=0,
     steps=100,                  # optimiser updates in all
-    model=dict(source='miniature', compute_dtype='float32', remat=False),
+    model=common.MODEL,
     data={},                    # name, and the fields of `stages.common.DATASETS`
     template='miniature', max_prompt_length=64, overlong='skip',
     prompts=32, group_size=16,  # a rollout: prompts × group_size completions

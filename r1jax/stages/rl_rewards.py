@@ -198,7 +198,7 @@ def make_judges(
 
   def load(source: str) -> RewardModel:
     if source not in loaded:
-      settings = config['model'] | {'source': source}
+      settings = config['model'] | {'source': source, 'preset': ''}
       loaded[source] = load_reward_model(inputs=inputs, mesh=mesh, **settings)
     return loaded[source]
 

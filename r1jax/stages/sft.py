@@ -25,7 +25,7 @@ OPTIMIZER = dict(learning_rate=5e-5, warmup_steps=0, final_learning_rate=5e-6, w
 
 DEFAULT = dict(
     kind='sft', inputs=(), seed=0,
-    model=dict(source='miniature', compute_dtype='float32', remat=False),
+    model=common.MODEL,
     samples=(),              # the input stages (of kind 'reject') that drew them
     files=(),                # one's own: JSONL of prompt, reasoning, summary, in the template
     data={},                 # name and fields of `stages.common.DATASETS`; examples with reasoning
