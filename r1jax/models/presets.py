@@ -18,6 +18,10 @@ PRESETS = {
         family='qwen3', vocab_size=151_936, width=1024, num_layers=28, num_heads=16,
         num_kv_heads=8, head_dim=128, mlp_width=3072, rope_theta=1_000_000.0, qk_norm=True,
         max_length=40_960),
+    'qwen2_5_1_5b': ModelConfig(
+        family='qwen2', vocab_size=151_936, width=1536, num_layers=28, num_heads=12,
+        num_kv_heads=2, head_dim=128, mlp_width=8960, rope_theta=1_000_000.0, qkv_bias=True,
+        max_length=131_072),
     'qwen2_5_7b': ModelConfig(
         family='qwen2', vocab_size=152_064, width=3584, num_layers=28, num_heads=28,
         num_kv_heads=4, head_dim=128, mlp_width=18_944, rope_theta=1_000_000.0, qkv_bias=True,
