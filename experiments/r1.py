@@ -48,7 +48,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from r1jax.stages import evaluate, reject, reward_model, rl, sft
+from r1jax.stages import evaluate, reject, reward_model, sft
 
 sys.path.append(str(pathlib.Path(__file__).parent))
 import r1_zero
@@ -86,10 +86,7 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
 
 def some_stages(file: str, argument: str, names: tuple[str, ...]) -> ConfigDict:
   """The chain, or `names` of it alone: what they read of other stages is the base, until set."""
-  size, _, debug = argument.partition(',')
-  if size not in SIZES or debug not in ('', 'debug'):
-    raise ValueError(f'{file}:{argument} is unknown: use one of {", ".join(SIZES)}, '
-                     "alone or followed by ',debug'")
+  size, debug = r1_zero.parse(file, argument, SIZES)
   zero = r1_zero.get_config(argument).stages.zero
   budget = _budget(size)
   if debug:
