@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from r1jax import checkpoint, divergences, losses, sharding, tokenization
+from r1jax import checkpoint, divergences, losses, tokenization
 from r1jax.compute import Compute
 from r1jax.data import miniature
 from r1jax.data.prompts import PromptStream
@@ -123,8 +123,9 @@ def load_model(
                        tokenizer)
   source = find_model(source, inputs)
   if source.endswith('.gguf'):
-    config, params = gguf.load_gguf(source)
+    config, params = gguf.load_gguf(source, mesh=mesh)
     check_preset(preset, config, source)
+    tokenizer.check_fits(config.vocab_size)
   else:
     with contextlib.ExitStack() as stack:
       if not Path(source).is_local:   # safetensors are read from a local disk
@@ -133,11 +134,9 @@ def load_model(
         source = folder
       config = huggingface.read_config(source, prediction_head=prediction_head)
       check_preset(preset, config, source)
-      params = huggingface.load_params(source, config)
-  tokenizer.check_fits(config.vocab_size)
-  model = build(config, compute_dtype=compute_dtype, remat=remat)
-  params = jax.device_put(params, sharding.shardings(mesh, model.logical_axes, params))
-  return LoadedModel(model, params, tokenizer)
+      tokenizer.check_fits(config.vocab_size)
+      params = huggingface.load_params(source, config, mesh=mesh)
+  return LoadedModel(build(config, compute_dtype=compute_dtype, remat=remat), params, tokenizer)
 
 
 def _random_model(preset: str, mesh: jax.sharding.Mesh, **options) -> tuple[Model, Any]:
@@ -334,7 +333,8 @@ def leave_artifact(
 
   The manifest also lists `more_files`, which are in `workdir` already.
   """
-  (workdir / 'model').remove()
+  if jax.process_index() == 0:
+    (workdir / 'model').remove()
   huggingface.export(workdir / 'model', model, params, tokenizer=tokenizer, dtype=dtype)
   files = tuple(f'model/{name}' for name in sorted((workdir / 'model').file_sizes()))
   manifest = checkpoint.Manifest(
