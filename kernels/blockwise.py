@@ -7,17 +7,15 @@ from r1jax.kernels.marks import Marks, blocks_seen, padded, seen_range, sees
 NEVER = -1e30    # a masked score, and the log-sum-exp of a query that sees nothing
 LOWEST = -1e29   # below every score, and exp(NEVER − LOWEST) is 0
 
-BLOCK = 256
 
-
-def forward(queries, keys, values, query_marks, key_marks, *, window):
-  """As `flash_attention`."""
+def forward(queries, keys, values, query_marks, key_marks, *, window, block):
+  """As `flash_attention`, in blocks of `block` queries and keys."""
   n, t, k, r, _ = queries.shape
-  marks, key_blocks, ranges = _prepare(query_marks, key_marks, window)
-  keys, values = _blocks(keys, 'nskd->nksd'), _blocks(values, 'nskd->nksd')
+  marks, key_blocks, ranges = _prepare(query_marks, key_marks, window, block)
+  keys, values = _blocks(keys, block, 'nskd->nksd'), _blocks(values, block, 'nskd->nksd')
 
-  def of_queries(block):
-    queries, marks, (first, end) = block
+  def of_queries(operands):
+    queries, marks, (first, end) = operands
 
     def step(j, state):
       largest, total, out = state
@@ -39,22 +37,24 @@ def forward(queries, keys, values, query_marks, key_marks, *, window):
             jnp.where(some, largest + jnp.log(safe), NEVER))
 
   out, log_total = jax.lax.map(
-      of_queries, (_blocks(queries, 'ntkrd->nkrtd'), marks, ranges))
+      of_queries, (_blocks(queries, block, 'ntkrd->nkrtd'), marks, ranges))
   return _whole(out, t, 'nkrte->ntkre'), _whole(log_total, t, 'nkrt->ntkr')
 
 
 def backward(
-    queries, keys, values, query_marks, key_marks, log_total, out_slope, drop, *, window):
-  """Slopes of queries, keys and values; log_total and drop [N, T, K, R] as `flash` makes them."""
+    queries, keys, values, query_marks, key_marks, log_total, out_slope, drop, *, window, block):
+  """The slopes of queries, keys and values; log_total and drop [N, T, K, R] as `flash` has them."""
   t, s = queries.shape[1], keys.shape[1]
-  marks, key_blocks, ranges = _prepare(query_marks, key_marks, window)
+  marks, key_blocks, ranges = _prepare(query_marks, key_marks, window, block)
   dtype = queries.dtype
-  blocks = (_blocks(queries, 'ntkrd->nkrtd'), _blocks(out_slope.astype(dtype), 'ntkre->nkrte'),
-            _blocks(log_total, 'ntkr->nkrt'), _blocks(drop, 'ntkr->nkrt'), marks, ranges)
-  keys, values = _blocks(keys, 'nskd->nksd'), _blocks(values, 'nskd->nksd')
+  operands = (
+      _blocks(queries, block, 'ntkrd->nkrtd'),
+      _blocks(out_slope.astype(dtype), block, 'ntkre->nkrte'),
+      _blocks(log_total, block, 'ntkr->nkrt'), _blocks(drop, block, 'ntkr->nkrt'), marks, ranges)
+  keys, values = _blocks(keys, block, 'nskd->nksd'), _blocks(values, block, 'nskd->nksd')
 
-  def of_queries(slopes, block):
-    queries, out_slope, log_total, drop, marks, (first, end) = block
+  def of_queries(slopes, operands):
+    queries, out_slope, log_total, drop, marks, (first, end) = operands
 
     def step(j, slopes):
       d_queries, d_keys, d_values = slopes
@@ -73,7 +73,7 @@ def backward(
     return tuple(slopes), d_queries.astype(dtype)
 
   empty = lambda x: jnp.zeros(x.shape, jnp.float32)
-  (d_keys, d_values), d_queries = jax.lax.scan(of_queries, (empty(keys), empty(values)), blocks)
+  (d_keys, d_values), d_queries = jax.lax.scan(of_queries, (empty(keys), empty(values)), operands)
   return (_whole(d_queries, t, 'nkrtd->ntkrd'),
           _whole(d_keys, s, 'nksd->nskd').astype(keys.dtype),
           _whole(d_values, s, 'nksd->nskd').astype(values.dtype))
@@ -91,11 +91,11 @@ def _scores(queries, keys, marks, key_marks, j, window):
   return jnp.where(seen, _product('nkrtd,nksd->nkrts', queries, keys), NEVER)
 
 
-def _prepare(query_marks, key_marks, window):
+def _prepare(query_marks, key_marks, window, block):
   """Both sides' marks in blocks, and each query block's range of key blocks."""
   def in_blocks(marks, queries):
-    marks = padded(marks, -marks.segments.shape[1] % BLOCK, queries=queries)
-    return jax.tree.map(lambda x: x.reshape(x.shape[0], -1, BLOCK), marks)
+    marks = padded(marks, -marks.segments.shape[1] % block, queries=queries)
+    return jax.tree.map(lambda x: x.reshape(x.shape[0], -1, block), marks)
 
   queries, keys = in_blocks(query_marks, True), in_blocks(key_marks, False)
   ranges = seen_range(jnp.any(blocks_seen(queries, keys, window), 0))
@@ -103,11 +103,11 @@ def _prepare(query_marks, key_marks, window):
   return first(queries), first(keys), ranges
 
 
-def _blocks(x, form):
+def _blocks(x, block, form):
   """[N, T, ...] -> [blocks, ...], the axes of each block ordered as `form` says."""
   n, t = x.shape[:2]
-  x = jnp.pad(x, ((0, 0), (0, -t % BLOCK)) + ((0, 0),) * (x.ndim - 2))
-  x = x.reshape(n, -1, BLOCK, *x.shape[2:])
+  x = jnp.pad(x, ((0, 0), (0, -t % block)) + ((0, 0),) * (x.ndim - 2))
+  x = x.reshape(n, -1, block, *x.shape[2:])
   before, after = form.split('->')
   return jnp.einsum(f'{before[0]}z{before[1:]}->z{after}', x)
 
