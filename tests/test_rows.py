@@ -19,8 +19,10 @@ ROWS = {
 
 
 def modules():
+  # r1jax/kernels is a link, which rglob does not follow.
+  paths = [*PACKAGE.rglob('*.py'), *(PACKAGE / 'kernels').glob('*.py')]
   return {'.'.join(path.relative_to(PACKAGE).with_suffix('').parts): path
-          for path in PACKAGE.rglob('*.py') if path != PACKAGE / '__init__.py'}
+          for path in paths if path != PACKAGE / '__init__.py'}
 
 
 def imported(path: pathlib.Path) -> set[str]:
