@@ -7,15 +7,15 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
 from r1jax import metrics, models, sharding, train_step
 from r1jax.data.packing import pack_groups
-from r1jax.logprobs import completion_logprobs, micro_batch
-from r1jax.records import Batch, PackedBatch
-from r1jax.reward_model import completion_values, init_scalar, scalar_axes
+from r1jax.records import Batch
+from r1jax.reward_model import completion_values, init_scalar
 from r1jax.stages import rl, rl_programs
 
 BYTES = {'bytes': (runs.by_bytes, 1.0)}
@@ -116,21 +116,22 @@ def batch(prompts):
   rng = np.random.default_rng(0)
   lengths = np.array([9, 3, 0, 1, 9, 9, 8, 7, 1, 1, 0, 2, 5, 9, 4, 6])
   draw = lambda: jnp.asarray(rng.normal(-3, 0.3, (16, 9)), jnp.float32)
-  return Batch(prompts.tokens, prompts.lengths, jnp.asarray(rng.integers(0, 40, (16, 9)), jnp.int32),
+  tokens = jnp.asarray(rng.integers(0, 40, (16, 9)), jnp.int32)
+  return Batch(prompts.tokens, prompts.lengths, tokens,
                jnp.asarray(np.arange(9) < lengths[:, None], jnp.float32), draw(),
                jnp.asarray(rng.normal(size=16), jnp.float32), draw(), draw(), 3 + draw(), 3 + draw())
 
 
 def by_update(loss, params, batch, settings, **options):
-  """(metrics, gradients, as plain descent returns them) of `train_step.make_update`."""
-  import optax
-  state = train_step.init_state(params, optax.sgd(1.0))
+  """(metrics, gradients) of `train_step.make_update`, whose optimiser only keeps the gradients."""
+  keep = optax.GradientTransformation(lambda params: params, lambda grads, state, params: (
+      jax.tree.map(jnp.zeros_like, grads), grads))
   normalizers = rl_programs.batch_normalizers(
       getattr(batch, 'batch', batch).completion_mask, 0.3,
       aggregation=settings['loss']['aggregation'], max_length=9)
-  update = jax.jit(train_step.make_update(loss, optax.sgd(1.0), **options))
-  after, measured = update(state, batch, normalizers)
-  return measured, jax.tree.map(jnp.subtract, params, after.params)
+  update = jax.jit(train_step.make_update(loss, keep, **options))
+  state, measured = update(train_step.init_state(params, keep), batch, normalizers)
+  return measured, state.optimizer
 
 
 def assert_equal(got, want):
@@ -144,19 +145,159 @@ def assert_equal(got, want):
 LOSSES = {
     'sequence_mean': dict(kl_coefficient=0.3),
     'token_mean': dict(loss=dict(aggregation='token_mean', entropy_coefficient=0.1,
-                                 correction='sequence_mask')),
+                                 correction='sequence_mask', old_kl_coefficient=0.2)),
     'gspo': dict(loss=dict(ratio_level='sequence', aggregation='fixed_length')),
-    'rloo': dict(loss=dict(ratio_level='product', clip='none', old_kl_coefficient=0.2)),
-    'cispo': dict(loss=dict(clip='cispo', aggregation='token_mean')),
 }
 
 
+@pytest.fixture(scope='module')
+def unpacked(tiny, batch):
+  """case -> what `by_update` gives of the batch as it is."""
+  @functools.cache
+  def run(case):
+    settings = settings_of(**LOSSES[case])
+    return by_update(rl_programs.make_loss(tiny.model, settings), tiny.params, batch, settings)
+  return run
+
+
 @pytest.mark.parametrize('case', LOSSES)
-@pytest.mark.parametrize('rows', [1, 3])
-def test_packed_losses_and_gradients_equal_the_unpacked(tiny, batch, case, rows):
-  settings = settings_of(24, rows, **LOSSES[case])
+def test_packed_losses_and_gradients_equal_the_unpacked(tiny, batch, unpacked, case):
+  settings = settings_of(24, 2, **LOSSES[case])
   loss = rl_programs.make_loss(tiny.model, settings)
   packed = rl_programs.pack(batch, settings, MESH)
-  assert packed.packing.num_micro_batches > 1     # and groups are split over rows
-  got = by_update(loss, tiny.params, packed, settings, split=rl_programs._split)
-  assert_equal(got, by_update(loss, tiny.params, batch, settings))
+  assert packed.packing.num_micro_batches > 1
+  rows_of = [np.flatnonzero((packed.packing.segment_ids == 1 + b).any(-1)) for b in range(4)]
+  assert max(map(len, rows_of)) > 1     # a group is split over rows
+  got = by_update(loss, tiny.params, packed, settings, split=rl_programs.split)
+  assert_equal(got, unpacked(case))
+
+
+@pytest.fixture(scope='module')
+def critic(tiny):
+  head = np.random.default_rng(3).normal(size=tiny.model.config.width)
+  return init_scalar(tiny.model, tiny.params) | {'head': jnp.asarray(head, jnp.float32)}
+
+
+def test_a_packed_critic_learns_the_same(tiny, critic, batch):
+  settings = settings_of(24, 2, advantage='gae')
+  loss = rl_programs.make_value_loss(tiny.model, settings)
+  packed = rl_programs.pack(batch, settings, MESH)
+  got = by_update(loss, critic, packed, settings, split=rl_programs.split)
+  assert_equal(got, by_update(loss, critic, batch, settings))
+
+
+def test_packed_scores_and_values_stand_where_the_unpacked_do(
+    tiny, critic, prompts, batch, teacher_forced):
+  settings = settings_of(20, 3)
+  programs = rl_programs.make_programs(tiny.model, None, None, settings, (0,), lambda: False)
+  packed = rl_programs.pack(batch, settings, MESH)
+  want, _ = teacher_forced(tiny.params, prompts, batch.completion_tokens, 1.0)
+  score = lambda packed: np.where(
+      batch.completion_mask, programs.score(tiny.params, packed), 0)
+  np.testing.assert_allclose(score(packed), np.where(batch.completion_mask, want, 0), atol=2e-5)
+  # What stands in the padding of prompts, completions and of slots changes nothing.
+  other = dataclasses.replace(
+      batch, prompt_tokens=jnp.where(jnp.arange(6) < prompts.lengths[:, None],
+                                     batch.prompt_tokens, 39 - batch.prompt_tokens),
+      completion_tokens=jnp.where(batch.completion_mask, batch.completion_tokens, 7))
+  np.testing.assert_array_equal(score(dataclasses.replace(packed, batch=other)), score(packed))
+  values = jax.jit(functools.partial(completion_values, tiny.model))(
+      critic, batch.prompt_tokens, batch.prompt_lengths, batch.completion_tokens,
+      batch.completion_mask)
+  got = programs.value(critic, packed)
+  np.testing.assert_allclose(np.where(batch.completion_mask, got, 0),
+                             np.where(batch.completion_mask, values, 0), atol=1e-4)
+
+
+def test_rows_on_four_devices_give_the_gradient_of_one(tiny, batch, unpacked):
+  settings = settings_of(24, 1, kl_coefficient=0.3)
+  loss = rl_programs.make_loss(tiny.model, settings)
+  mesh = sharding.make_mesh(4, 1, jax.devices()[:4])
+  with sharding.use(mesh):
+    packed = rl_programs.pack(sharding.place(batch, mesh, batch=True), settings, mesh)
+    assert packed.packing.segment_ids.shape[1] == 4
+    params = jax.device_put(
+        tiny.params, sharding.shardings(mesh, tiny.model.logical_axes, tiny.params))
+    got = by_update(loss, params, packed, settings, split=rl_programs.split)
+  assert_equal(got, unpacked('sequence_mean'))
+
+
+def test_rows_of_4096_tokens_give_the_loss_and_gradient_of_padded_ones():
+  config = models.ModelConfig(family='qwen3', vocab_size=64, width=8, num_layers=1, num_heads=1,
+                              num_kv_heads=1, head_dim=8, mlp_width=8, qk_norm=True)
+  model = models.build(config)
+  params = jax.tree.map(lambda x: 3 * x, model.init(jax.random.key(0)))
+  rng = np.random.default_rng(0)
+  prompts, lengths = np.array([300, 41]), np.array([700, 80, 1, 512, 699, 333, 650, 700])
+  mask = np.arange(700) < lengths[:, None]
+  batch = Batch(rng.integers(0, 64, (2, 300)), prompts, rng.integers(0, 64, mask.shape),
+                np.float32(mask), np.full(mask.shape, -4, np.float32),
+                rng.normal(size=8).astype(np.float32))
+  settings = settings_of(4096, 1)
+  batch = jax.tree.map(jnp.asarray, batch)
+  packed = rl_programs.pack(batch, settings, MESH)
+  assert packed.packing.num_micro_batches == 1
+  loss = rl_programs.make_loss(model, settings)
+  got = by_update(loss, params, packed, settings, split=rl_programs.split)
+  assert_equal(got, by_update(loss, params, batch, settings))
+
+
+# Whole runs.
+
+
+PPO = dict(
+    steps=4, prompts=4, mini_batches=2, extra_rounds=1, checkpoint_every=10, advantage='gae',
+    kl_coefficient=0.1, kl_place='reward', kl_estimator='k1', optimizer=dict(learning_rate=1e-4),
+    critic=dict(optimizer=dict(learning_rate=1e-4)), sampling=dict(max_new_tokens=8, chunk=4))
+
+
+def run_packed(base, workdir, should_stop=lambda: False, **packing):
+  config = runs.rl_config(base, **PPO, packing=packing)
+  return rl.run(config, {}, workdir, should_stop=should_stop, reward_functions=BYTES)
+
+
+@pytest.fixture(scope='module')
+def packed_run(base, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('packed')
+  run_packed(base, workdir, row_length=64, rows=2)
+  return workdir
+
+
+def test_a_packed_run_draws_the_same_rollouts_and_measures_the_same(packed_run, base, tmp_path):
+  """A critic, the KL, dynamic sampling and mini-batches, all at once."""
+  run_packed(base, tmp_path)
+  packed, padded = (list(metrics.read_jsonl(workdir / 'rollouts'))
+                    for workdir in (packed_run, tmp_path))
+  assert packed == padded and len(packed) >= 16
+  records = [metrics.read_metrics(workdir) for workdir in (packed_run, tmp_path)]
+  assert len(records[0]) == 2
+  for ours, theirs in zip(*records, strict=True):
+    assert 0.3 < ours['packing/fill'] <= 1
+    assert ours.keys() - theirs.keys() == {'packing/fill'}
+    for name in theirs:
+      if not name.startswith(runs.TIMED):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-5), name
+
+
+def test_pitfall_20_a_packed_run_that_was_stopped_ends_as_if_it_was_not(
+    packed_run, base, tmp_path):
+  """In the first rollout, between updates of it, and in the second rollout."""
+  runs.finish(lambda should_stop: run_packed(
+      base, tmp_path, should_stop, row_length=64, rows=2), (2, 5, 3))
+  runs.assert_same(packed_run, tmp_path)
+
+
+REFUSED = {
+    'room': (dict(row_length=39), 'packing.row_length=39 has no room .*at least .* = 40'),
+    'negative': (dict(row_length=-1), 'packing.row_length=-1 has no room'),
+    'rows': (dict(row_length=64, rows=0), 'packing.rows=0 leaves nothing to do'),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_impossible_rows_are_refused_before_anything_is_loaded(case):
+  packing, sentence = REFUSED[case]
+  with pytest.raises(ValueError, match=f'zero.{sentence}'):
+    rl.check(runs.rl_config('base', packing=packing), 'zero')
+  with pytest.raises(ValueError, match='zero.micro_batches=2 with packing.row_length=64: set pack'):
+    rl.check(runs.rl_config('base', packing=dict(row_length=64), micro_batches=2), 'zero')

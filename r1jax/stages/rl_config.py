@@ -22,7 +22,7 @@ DEFAULT = dict(
     micro_batches=1,            # accumulated in one update
     packing=dict(               # scoring and updates on rows full of prompts and completions
         row_length=0,           # tokens of a row; 0: unpacked, padded to the longest completion
-        rows=1),                # of a micro-batch, as many of them as the rows need
+        rows=1),                # of a micro-batch (at least one a part of the mesh's batch axis)
     sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32),
     rewards={}, reward_workers=2, reward_timeout_s=5.0,
     reward_models={},           # name -> fields of REWARD_MODEL; σ(score) is the reward

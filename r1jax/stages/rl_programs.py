@@ -206,7 +206,7 @@ def make_programs(
   def update(loss, optimizer):
     return jax.jit(train_step.make_update(
         loss, optimizer, num_micro_batches=settings['micro_batches'],
-        split=_split if packed else None), donate_argnums=0)
+        split=split if packed else None), donate_argnums=0)
 
   return Programs(
       sample, score, value, jax.jit(make_credit(settings)), take,
@@ -218,8 +218,8 @@ def _by_pieces(one: Callable, count: int) -> Callable:
   """whole(params, batch), jitted: one(params, piece) -> [n, C] on `count` pieces in turn."""
   @jax.jit
   def whole(params, batch: Batch):
-    split = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
-    out = jax.lax.map(functools.partial(one, params), split)
+    pieces = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+    out = jax.lax.map(functools.partial(one, params), pieces)
     return out.reshape(-1, out.shape[-1])
   return whole
 
@@ -228,7 +228,7 @@ def _by_micro_batches(one: Callable) -> Callable:
   """whole(params, packed), jitted: one(params, piece) -> [R·M, C] put where they belong, [N, C]."""
   @jax.jit
   def whole(params, packed: PackedBatch):
-    count, piece = _split(packed)
+    count, piece = split(packed)
 
     def put(index, out):
       chosen = packed.packing.completions[index].reshape(-1)
@@ -237,7 +237,7 @@ def _by_micro_batches(one: Callable) -> Callable:
   return whole
 
 
-def _split(packed: PackedBatch):
+def split(packed: PackedBatch):
   """`split` of `train_step.make_update`."""
   return packed.packing.num_micro_batches, functools.partial(micro_batch, packed)
 
