@@ -4,12 +4,15 @@ The unembedding is applied to a few positions of every row at a time, forward an
 time are more than `max_logits` logits in memory (or one position of every row, if that is more).
 The backward pass is written by hand: it computes a chunk's logits again and never stores them.
 """
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 
+from r1jax import sharding
 from r1jax.models import transformer
+from r1jax.records import Batch, PackedBatch, Rows
 
 # In float32 4 MB, which a CPU's caches hold (1.2 times as fast at V = 8,192), and 64 MB.
 MAX_LOGITS = {'cpu': 2 ** 20, 'accelerator': 2 ** 24}
@@ -173,3 +176,80 @@ def completion_logprobs(
                              completion_mask)
   return token_logprobs(hidden, model.unembedding(params), completion_tokens,
                         temperature=temperature or 1.0)
+
+
+def micro_batch(packed: PackedBatch, index: jax.Array) -> tuple[Rows, Batch]:
+  """The rows of a micro-batch, and its completions with all that a loss eats.
+
+  Row r·M + m of the batch is slot m of row r, all zeros where the slot is empty. Its prompts are
+  left as they are, of the whole batch.
+
+  Args:
+    packed: a batch whose mask is 1 from each completion's first token to its last.
+    index: below `num_micro_batches`.
+  """
+  batch = packed.batch
+  of = jax.tree.map(lambda x: sharding.constrain(x[index], 'batch', None),
+                    dataclasses.replace(packed.packing, num_micro_batches=None))
+  num_prompts, group_size = batch.prompt_lengths.shape[0], (
+      batch.completion_tokens.shape[0] // batch.prompt_lengths.shape[0])
+  completion = of.segment_ids - 1 - num_prompts
+  completed = completion >= 0
+  completion = jnp.maximum(completion, 0)
+  prompt = jnp.where(completed, completion // group_size, jnp.maximum(of.segment_ids - 1, 0))
+  place = jnp.maximum(of.positions - batch.prompt_lengths[prompt], 0)
+  tokens = jnp.where(completed, batch.completion_tokens[completion, place],
+                     batch.prompt_tokens[prompt, of.positions])
+  rows = Rows(tokens, of.segment_ids, jnp.where(completed, prompt + 1, 0), of.positions,
+              of.starts, of.prompt_ends)
+  chosen = of.completions.reshape(-1)
+  pick = lambda x: sharding.constrain(x.at[chosen].get(mode='fill', fill_value=0), 'batch',
+                                      *[None] * (x.ndim - 1))
+  prompts = dict(prompt_tokens=batch.prompt_tokens, prompt_lengths=batch.prompt_lengths)
+  return rows, dataclasses.replace(
+      jax.tree.map(pick, dataclasses.replace(batch, **dict.fromkeys(prompts))), **prompts)
+
+
+def packed_hidden(model, params, rows: Rows) -> jax.Array:
+  """Hidden states [R, T, D] of packed rows, in which completions see their prompt."""
+  return model.apply(params, rows.tokens, positions=rows.positions, segment_ids=rows.segment_ids,
+                     parent_ids=rows.parent_ids)[0]
+
+
+def completion_table(first: jax.Array, following: jax.Array, rows: Rows, length: int) -> jax.Array:
+  """What belongs to completion tokens, from packed rows to [R·M, C]; arbitrary behind their ends.
+
+  Args:
+    first: [R, M], of the first token of each completion.
+    following: [R, T], of the token after each place.
+    rows: R rows with M completions each.
+    length: C.
+  """
+  room = jnp.pad(following, ((0, 0), (0, length)))
+  cut = lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, length - 1)
+  rest = jax.vmap(jax.vmap(cut, (None, 0)))(room, rows.starts)
+  return jnp.concatenate([first[..., None], rest], 2).reshape(-1, length)
+
+
+def packed_logprobs(
+    model, params, rows: Rows, completion_tokens: jax.Array, *, temperature: float,
+) -> tuple[jax.Array, jax.Array]:
+  """As `completion_logprobs`, of a packed micro-batch: the same values and gradients.
+
+  A hidden state predicts the token after it; only a completion's first token, which several
+  completions have after the same prompt, is predicted apart. No logits are made for padded tables.
+
+  Args:
+    rows, completion_tokens: of `micro_batch`.
+    temperature: divides the logits; 0 (greedy) counts as 1.
+
+  Returns:
+    (log-probabilities [R·M, C], entropies [R·M, C]) float32; arbitrary where the mask is 0.
+  """
+  hidden, (_, length) = packed_hidden(model, params, rows), completion_tokens.shape
+  score = functools.partial(token_logprobs, temperature=temperature or 1.0)
+  unembedding = model.unembedding(params)
+  following = score(hidden, unembedding, jnp.roll(rows.tokens, -1, 1))
+  ends = jnp.take_along_axis(hidden, rows.prompt_ends[..., None], 1)
+  first = score(ends, unembedding, completion_tokens[:, 0].reshape(rows.starts.shape))
+  return tuple(completion_table(*both, rows, length) for both in zip(first, following))

@@ -21,7 +21,7 @@ from r1jax import (
     advantages, checkpoint, compute, divergences, metrics, reward_model, sharding, train_step)
 from r1jax import rollout as rollouts
 from r1jax.data.prompts import PromptBatch
-from r1jax.records import Batch, Rollout, TrainState
+from r1jax.records import Batch, PackedBatch, Rollout, TrainState
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import Rewards
 from r1jax.sampler import Interrupted
@@ -272,14 +272,21 @@ class _Trainer:
 
   def _score(self, batch: Batch) -> Batch:
     """The batch with the log-probabilities and values that this config needs."""
-    scored = {}
+    if self.updates == 1 and self.reference is None and self.critic is None:
+      return batch
+    scored, packed = {}, self._packed(batch)
     if self.updates > 1:
-      scored['old_logprobs'] = self.programs.score(self.state.params, batch)
+      scored['old_logprobs'] = self.programs.score(self.state.params, packed)
     if self.reference is not None:
-      scored['reference_logprobs'] = self.programs.score(self.reference, batch)
+      scored['reference_logprobs'] = self.programs.score(self.reference, packed)
     if self.critic is not None:
-      scored['old_values'] = self.programs.value(self.critic.params, batch)
+      scored['old_values'] = self.programs.value(self.critic.params, packed)
     return dataclasses.replace(batch, **scored)
+
+  def _packed(self, batch: Batch) -> Batch | PackedBatch:
+    """The batch as the programs take it."""
+    packs = self.config['packing']['row_length']
+    return rl_programs.pack(batch, self.config, self.mesh) if packs else batch
 
   def _penalise_overlong(self, rewards, completions):
     penalty = sharding.to_host(advantages.overlong_penalty(
@@ -304,10 +311,13 @@ class _Trainer:
             batch.completion_mask, self.place.kl_coefficient,
             aggregation=config['loss']['aggregation'],
             max_length=config['sampling']['max_new_tokens'])
+        batch = self._packed(batch)
         self.state, measured = self.programs.update(self.state, batch, normalizers)
         if self.critic is not None:
           self.critic, of_critic = self.programs.update_critic(self.critic, batch, normalizers)
           measured |= {f'critic/{name}': value for name, value in of_critic.items()}
+        if isinstance(batch, PackedBatch):
+          measured['packing/fill'] = rl_programs.packing_fill(batch.packing)
         self.place.update = update + 1
         self.place.measured.append(
             {name: float(value) for name, value in sharding.to_host(measured).items()})

@@ -20,6 +20,9 @@ DEFAULT = dict(
     extra_rounds=0,             # more rollouts at most until groups of unequal rewards fill a batch
     epochs=1, mini_batches=1,   # updates of a rollout: epochs × mini_batches
     micro_batches=1,            # accumulated in one update
+    packing=dict(               # scoring and updates on rows full of prompts and completions
+        row_length=0,           # tokens of a row; 0: unpacked, padded to the longest completion
+        rows=1),                # of a micro-batch (at least one a part of the mesh's batch axis)
     sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32),
     rewards={}, reward_workers=2, reward_timeout_s=5.0,
     reward_models={},           # name -> fields of REWARD_MODEL; σ(score) is the reward
@@ -110,9 +113,22 @@ def _batch_faults(config: Mapping[str, Any]) -> Iterator[str]:
     yield (f'prompts={config["prompts"]} cannot be split into mini_batches × micro_batches = '
            f'{pieces} parts of whole groups: use a multiple of {pieces}')
   longest = config['sampling']['max_new_tokens']
+  yield from _packing_faults(config, config['max_prompt_length'] + longest)
   if not 0 <= config['overlong_buffer'] < longest:
     yield (f'overlong_buffer={config["overlong_buffer"]} leaves no length without a penalty: set it '
            f'from 0 to below sampling.max_new_tokens={longest}')
+
+
+def _packing_faults(config: Mapping[str, Any], longest: int) -> Iterator[str]:
+  row_length, rows = config['packing']['row_length'], config['packing']['rows']
+  if row_length and row_length < longest:
+    yield (f'packing.row_length={row_length} has no room for a prompt and its completion: set it '
+           f'to at least max_prompt_length + sampling.max_new_tokens = {longest}, or to 0')
+  if rows < 1:
+    yield f'packing.rows={rows} leaves nothing to do: set it to at least 1'
+  if row_length and config['micro_batches'] > 1:
+    yield (f'micro_batches={config["micro_batches"]} with packing.row_length={row_length}: set '
+           'packing.rows, the rows of a micro-batch, and micro_batches=1; their number follows')
 
 
 def _advantage_faults(config: Mapping[str, Any]) -> Iterator[str]:
