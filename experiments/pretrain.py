@@ -12,6 +12,7 @@ small  230,208 parameters on the same corpus: the small dense model of r1.py's l
 """
 from ml_collections import ConfigDict
 
+from r1jax import sharding
 from r1jax.stages import evaluate, pretrain
 
 SIZES = ('tiny', 'small')
@@ -35,4 +36,4 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
     for config in base.evaluations.values():
       config.problems, config.prompts, config.samples = 4, 4, 2
       config.sampling.max_new_tokens, config.sampling.chunk = 16, 8
-  return ConfigDict(dict(seed=0, stages=dict(base=base), mesh=dict(fsdp=1, tensor=1)))
+  return ConfigDict(dict(seed=0, stages=dict(base=base), mesh=dict.fromkeys(sharding.AXES, 1)))
