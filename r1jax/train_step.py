@@ -102,6 +102,7 @@ def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
     pieces = jax.tree.map(
         lambda x: x.reshape(num_micro_batches, x.shape[0] // num_micro_batches, *x.shape[1:]),
         batch)
+    pieces = sharding.constrain_rows(pieces, None)
     return jax.lax.scan(add, zeros(jax.tree.map(lambda x: x[0], pieces)), pieces)[0]
 
   def update(state: TrainState, batch, normalizer):

@@ -187,7 +187,8 @@ def make_programs(
   sampling = dict(settings['sampling'])
   sample = make_sampler(
       model, group_size=settings['group_size'], max_new_tokens=sampling.pop('max_new_tokens'),
-      chunk=sampling.pop('chunk'), sampling=Sampling(**sampling), stop_ids=stops,
+      chunk=sampling.pop('chunk'), placement=sampling.pop('placement'),
+      sampling=Sampling(**sampling), stop_ids=stops,
       seed=settings['seed'], compute_dtype=settings['model']['compute_dtype'],
       should_stop=should_stop)
   packed = bool(settings['packing']['row_length'])
@@ -201,7 +202,7 @@ def make_programs(
   def take(batch: Batch, groups):
     num_groups = batch.prompt_lengths.shape[0]
     of_groups = lambda x: x.reshape(num_groups, -1, *x.shape[1:])[groups].reshape(-1, *x.shape[1:])
-    return jax.tree.map(of_groups, batch)
+    return sharding.constrain_rows(jax.tree.map(of_groups, batch))
 
   def update(loss, optimizer):
     return jax.jit(train_step.make_update(
@@ -219,6 +220,7 @@ def _by_pieces(one: Callable, count: int) -> Callable:
   @jax.jit
   def whole(params, batch: Batch):
     pieces = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+    pieces = sharding.constrain_rows(pieces, None)
     out = jax.lax.map(functools.partial(one, params), pieces)
     return out.reshape(-1, out.shape[-1])
   return whole
