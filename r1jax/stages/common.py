@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from r1jax import checkpoint, divergences, losses, sharding, tokenization
+from r1jax import checkpoint, divergences, hosts, losses, metrics, sharding, tokenization
 from r1jax.compute import Compute
 from r1jax.data import miniature
 from r1jax.data.prompts import PromptStream
@@ -136,7 +136,7 @@ def load_model(
       params = huggingface.load_params(source, config)
   tokenizer.check_fits(config.vocab_size)
   model = build(config, compute_dtype=compute_dtype, remat=remat)
-  params = jax.device_put(params, sharding.shardings(mesh, model.logical_axes, params))
+  params = sharding.put(params, sharding.shardings(mesh, model.logical_axes, params))
   return LoadedModel(model, params, tokenizer)
 
 
@@ -325,6 +325,12 @@ def peak_flops() -> float:
   return 3 * 2 * 1024 ** 3 / (time.perf_counter() - start)
 
 
+def draw_curves(workdir: Path) -> None:
+  """Draws `curves.png` of the metrics in `workdir`."""
+  hosts.from_first(lambda: metrics.plot_curves(metrics.read_metrics(workdir),
+                                               workdir / 'curves.png'))
+
+
 def leave_artifact(
     workdir: Path, *, kind: str, stage: str, config_hash: str, inputs: Mapping[str, Artifact],
     model: ModelConfig, params: Any, tokenizer: Tokenizer, template: str, scores: Mapping[str, Any],
@@ -334,13 +340,18 @@ def leave_artifact(
 
   The manifest also lists `more_files`, which are in `workdir` already.
   """
-  (workdir / 'model').remove()
-  huggingface.export(workdir / 'model', model, params, tokenizer=tokenizer, dtype=dtype)
-  files = tuple(f'model/{name}' for name in sorted((workdir / 'model').file_sizes()))
-  manifest = checkpoint.Manifest(
-      kind=kind, stage=stage, config_hash=config_hash,
-      parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
-      model=model.to_dict(), tokenizer=tokenizer.source, template=template, files=files + more_files,
-      scores=dict(scores), compute=compute.to_dict())
-  checkpoint.write_manifest(workdir, manifest)
-  return Artifact(workdir, manifest)
+  if hosts.count() > 1:    # each has a part: the first can only write what it has whole
+    params = sharding.to_host(params)
+
+  def write() -> checkpoint.Manifest:
+    (workdir / 'model').remove()
+    huggingface.export(workdir / 'model', model, params, tokenizer=tokenizer, dtype=dtype)
+    files = tuple(f'model/{name}' for name in sorted((workdir / 'model').file_sizes()))
+    manifest = checkpoint.Manifest(
+        kind=kind, stage=stage, config_hash=config_hash,
+        parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
+        model=model.to_dict(), tokenizer=tokenizer.source, template=template,
+        files=files + more_files, scores=dict(scores), compute=compute.to_dict())
+    checkpoint.write_manifest(workdir, manifest)
+    return manifest
+  return Artifact(workdir, hosts.from_first(write))
