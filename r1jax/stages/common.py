@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from r1jax import checkpoint, divergences, losses, tokenization
+from r1jax import checkpoint, divergences, hosts, losses, metrics, sharding, tokenization
 from r1jax.compute import Compute
 from r1jax.data import miniature
 from r1jax.data.prompts import PromptStream
@@ -362,6 +362,12 @@ def peak_flops() -> float:
   return 3 * 2 * 1024 ** 3 / (time.perf_counter() - start)
 
 
+def draw_curves(workdir: Path) -> None:
+  """Draws `curves.png` of the metrics in `workdir`."""
+  hosts.from_first(lambda: metrics.plot_curves(metrics.read_metrics(workdir),
+                                               workdir / 'curves.png'))
+
+
 def leave_artifact(
     workdir: Path, *, kind: str, stage: str, config_hash: str, inputs: Mapping[str, Artifact],
     model: ModelConfig, params: Any, tokenizer: Tokenizer, template: str, scores: Mapping[str, Any],
@@ -371,14 +377,16 @@ def leave_artifact(
 
   The manifest also lists `more_files`, which are in `workdir` already.
   """
-  if jax.process_index() == 0:
-    (workdir / 'model').remove()
+  hosts.from_first((workdir / 'model').remove)
   huggingface.export(workdir / 'model', model, params, tokenizer=tokenizer, dtype=dtype)
-  files = tuple(f'model/{name}' for name in sorted((workdir / 'model').file_sizes()))
-  manifest = checkpoint.Manifest(
-      kind=kind, stage=stage, config_hash=config_hash,
-      parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
-      model=model.to_dict(), tokenizer=tokenizer.source, template=template, files=files + more_files,
-      scores=dict(scores), compute=compute.to_dict())
-  checkpoint.write_manifest(workdir, manifest)
-  return Artifact(workdir, manifest)
+
+  def write() -> checkpoint.Manifest:
+    files = tuple(f'model/{name}' for name in sorted((workdir / 'model').file_sizes()))
+    manifest = checkpoint.Manifest(
+        kind=kind, stage=stage, config_hash=config_hash,
+        parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
+        model=model.to_dict(), tokenizer=tokenizer.source, template=template,
+        files=files + more_files, scores=dict(scores), compute=compute.to_dict())
+    checkpoint.write_manifest(workdir, manifest)
+    return manifest
+  return Artifact(workdir, hosts.from_first(write))

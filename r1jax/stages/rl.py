@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import (
-    advantages, checkpoint, compute, divergences, metrics, reward_model, sharding, train_step)
+    advantages, checkpoint, compute, divergences, hosts, metrics, reward_model, sharding, train_step)
 from r1jax import rollout as rollouts
 from r1jax.data.prompts import PromptBatch
 from r1jax.records import Batch, PackedBatch, Rollout, TrainState
@@ -237,15 +237,16 @@ class _Trainer:
     """One sampling pass; its rewards are being computed when this returns."""
     prompts, next_counters = self.mixture.batch(counters, self._num_general())
     device_prompts = sharding.place(rollouts.device_prompts(prompts), self.mesh, batch=True)
+    owners = sharding.owners(self.mesh, len(prompts.examples))
     try:
       with watch('rollout'):
         rollout = self.programs.sample(self.state.params, device_prompts, self.place.iteration)
-        host = sharding.to_host((rollout.tokens, rollout.mask, rollout.finished))
+        completions = rollouts.read_rollout(
+            rollout, owners, self.tokenizer, self.stop_ids, self.mesh)
     except Interrupted:
       self._stop()
-    completions = rollouts.read_completions(*host, self.tokenizer, self.stop_ids)
     with watch('rewards'):
-      pending = self.judges.submit(completions, prompts.examples, self._num_general())
+      pending = self.judges.submit(completions, prompts.examples, self._num_general(), owners)
     return _Round(prompts, next_counters, rollout, completions, pending)
 
   def _collect(self, drawn: _Round) -> Rewards:
@@ -417,8 +418,8 @@ class _Trainer:
         self.config['evaluations'], self.inputs, self.workdir,
         trained=common.LoadedModel(self.model, self.state.params, self.tokenizer),
         mesh=self.mesh, should_stop=self.should_stop, console=self.console)
-    records = metrics.read_metrics(self.workdir)
-    metrics.plot_curves(records, self.workdir / 'curves.png')
+    common.draw_curves(self.workdir)
+    records = hosts.from_first(lambda: metrics.read_metrics(self.workdir))
     return common.leave_artifact(
         self.workdir, kind='rl', stage=self.stage, config_hash=self.hash, inputs=self.inputs,
         model=self.model.config, params=self.state.params, tokenizer=self.tokenizer,
@@ -443,7 +444,7 @@ class _Trainer:
     """Saves everything that the rest of the run depends on; once a place."""
     step = self._steps_done()
     self.checkpoints.wait()   # the save under way may be of this very step
-    if self.checkpoints.latest_step() == step:
+    if hosts.from_first(self.checkpoints.latest_step) == step:
       return
     items = self._items()
     if self.batch is not None:
@@ -454,7 +455,7 @@ class _Trainer:
         'config_hash': self.hash, 'batch_length': length})
 
   def _restore(self):
-    step = self.checkpoints.latest_step()
+    step = hosts.from_first(self.checkpoints.latest_step)
     if step is None:
       return
     meta = self.checkpoints.read_meta(step)
