@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from r1jax import sharding
 from r1jax.models import transformer
 
 # In float32 4 MB, which a CPU's caches hold (1.2 times as fast at V = 8,192), and 64 MB.
@@ -44,7 +45,7 @@ def token_logprobs(
     raise ValueError(f'token_logprobs: unembedding {unembedding.shape} does not fit hidden '
                      f'{hidden.shape}: give [V, {hidden.shape[2]}]')
   if max_logits is None:
-    max_logits = MAX_LOGITS['cpu' if jax.default_backend() == 'cpu' else 'accelerator']
+    max_logits = MAX_LOGITS['cpu' if sharding.platform() == 'cpu' else 'accelerator']
   n, t, d = hidden.shape
   at_once = max(1, max_logits // (n * unembedding.shape[0]))
   chunks = -(-t // at_once)

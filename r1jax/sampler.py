@@ -9,7 +9,7 @@ index): a row's tokens depend on nothing but its own key and prompt, wherever it
 """
 import dataclasses
 import functools
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +148,14 @@ class _Decoding:
   truncated: jax.Array     # [N, C] truncated
 
 
+class SamplerPrograms(NamedTuple):
+  """The device programs of a sampler."""
+  prefill: Callable        # (params, Prompts, iteration) -> (cast params, state)
+  grow: Callable           # (cache, num_rows=, size=) -> cache with room for `size` tokens a row
+  decode_chunk: Callable   # (cast params, donated state, end) -> (state, all have finished)
+  finish: Callable         # (Prompts, state) -> Rollout
+
+
 def make_sampler(
     model: Model, *, group_size: int, max_new_tokens: int, stop_ids: tuple[int, ...],
     sampling: Sampling = Sampling(), compute_dtype: str = 'float32', seed: int = 0,
@@ -169,8 +177,34 @@ def make_sampler(
   Raises:
     ValueError: for a group, length or chunk under 1, or no stop id.
   """
+  if chunk < 1:
+    raise ValueError(f'sampler: chunk is {chunk}: use at least 1')
+  prefill, grow, decode_chunk, finish = make_sampler_programs(
+      model, group_size=group_size, max_new_tokens=max_new_tokens, stop_ids=stop_ids,
+      sampling=sampling, compute_dtype=compute_dtype, seed=seed)
+
+  def sample(params, prompts: Prompts, iteration) -> Rollout:
+    params, state = prefill(params, prompts, jnp.int32(iteration))
+    for end in range(chunk, max_new_tokens + chunk, chunk):
+      if should_stop():
+        raise Interrupted('the rollout was interrupted between two chunks')
+      cache = grow(state.cache, num_rows=state.finished.shape[0], size=min(end, max_new_tokens))
+      state = dataclasses.replace(state, cache=cache)
+      state, done = decode_chunk(params, state, jnp.int32(min(end, max_new_tokens)))
+      if end < max_new_tokens and sharding.to_host(done):
+        break
+    return finish(prompts, state)
+
+  return sample
+
+
+def make_sampler_programs(
+    model: Model, *, group_size: int, max_new_tokens: int, stop_ids: tuple[int, ...],
+    sampling: Sampling = Sampling(), compute_dtype: str = 'float32', seed: int = 0,
+) -> SamplerPrograms:
+  """What `make_sampler` runs; arguments and errors as there."""
   for name, value in (('group_size', group_size), ('max_new_tokens', max_new_tokens),
-                      ('chunk', chunk), ('the number of stop_ids', len(stop_ids))):
+                      ('the number of stop_ids', len(stop_ids))):
     if value < 1:
       raise ValueError(f'sampler: {name} is {value}: use at least 1')
   stop_tokens = np.asarray(stop_ids, np.int32)   # of the host: to compile reads constants
@@ -223,19 +257,7 @@ def make_sampler(
     return Rollout(prompts, state.tokens, mask.astype(jnp.float32), state.logprobs,
                    state.truncated, state.finished)
 
-  def sample(params, prompts: Prompts, iteration) -> Rollout:
-    params, state = prefill(params, prompts, jnp.int32(iteration))
-    for end in range(chunk, max_new_tokens + chunk, chunk):
-      if should_stop():
-        raise Interrupted('the rollout was interrupted between two chunks')
-      cache = grow(state.cache, num_rows=state.finished.shape[0], size=min(end, max_new_tokens))
-      state = dataclasses.replace(state, cache=cache)
-      state, done = decode_chunk(params, state, jnp.int32(min(end, max_new_tokens)))
-      if end < max_new_tokens and sharding.to_host(done):
-        break
-    return finish(prompts, state)
-
-  return sample
+  return SamplerPrograms(prefill, grow, decode_chunk, finish)
 
 
 class Interrupted(Exception):

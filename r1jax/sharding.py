@@ -84,15 +84,29 @@ def use(mesh: jax.sharding.Mesh | None):
   return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
+def platform() -> str:
+  """What a program is being compiled for: 'cpu', 'gpu' or 'tpu', by the ambient mesh if any."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
+
+
 def place(tree, mesh: jax.sharding.Mesh, *, batch: bool = False):
   """Arrays put on the mesh: replicated, or with `batch` split along their first axis.
 
   The first axis stays whole where the mesh axis does not divide it.
   """
-  def put(x):
-    split = batch and x.ndim and x.shape[0] % mesh.shape[RULES['batch']] == 0
-    return jax.device_put(x, NamedSharding(mesh, P(RULES['batch']) if split else P()))
-  return jax.tree.map(put, tree)
+  return jax.tree.map(lambda x: jax.device_put(x, _place_of(x, mesh, batch)), tree)
+
+
+def abstract(tree, mesh: jax.sharding.Mesh, *, batch: bool = False):
+  """As `place`, of shapes: nothing is made, and the devices need not be at hand."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=_place_of(x, mesh, batch)), tree)
+
+
+def _place_of(x, mesh: jax.sharding.Mesh, batch: bool) -> NamedSharding:
+  split = batch and x.ndim and x.shape[0] % mesh.shape[RULES['batch']] == 0
+  return NamedSharding(mesh, P(RULES['batch']) if split else P())
 
 
 def to_host(tree):
