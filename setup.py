@@ -39,7 +39,7 @@ setup(
         'transformers>=5.17,<6',
     ],
     extras_require={
-        'test': ['equinox', 'hypothesis', 'pytest'],
+        'test': ['equinox', 'hypothesis', 'pytest', 'pytest-xdist'],
         'gpu': ['jax[cuda13]>=0.10.2,<0.13'],
         'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     },

@@ -435,3 +435,19 @@ def test_patterns_equal_the_same_layers_one_by_one(random_params):
 def test_fields_that_do_not_go_together_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(CONFIGS['qwen3_moe'], **fields)
+
+
+def test_routing_of_a_pattern_with_two_places_is_in_the_layers_order(random_params):
+  """The same four layers as two repeats of two and as four repeats of one."""
+  one = ModelConfig(family='qwen3_moe', **SIZES, num_layers=4, num_kv_heads=2,
+                    layers=((('experts',), 4),), experts=Experts(count=6, per_token=2, width=8))
+  two = dataclasses.replace(one, layers=((('experts', 'experts'), 2),))
+  params = random_params(build(one))
+  stack = params['stacks']['stack_0']
+  places = {f'stack_{i}': jax.tree.map(lambda x: x[i::2], stack) for i in range(2)}
+  tokens = np.arange(12).reshape(2, 6)
+  routings = [build(config).apply(weights, tokens, positions=tokens, segment_ids=tokens * 0 + 1)[2]
+              for config, weights in ((one, params), (two, params | {'stacks': places}))]
+  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), *routings)
+  counts = np.asarray(routings[0]['routing'].counts)
+  assert len({layer.tobytes() for layer in counts}) == 4
