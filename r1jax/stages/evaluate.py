@@ -11,11 +11,12 @@ from r1jax import checkpoint, compute, metrics, sharding
 from r1jax import evaluate as evaluation
 from r1jax.data.curation import readable_completion
 from r1jax.data.prompts import PromptStream
+from r1jax.models import ModelConfig
 from r1jax.rewards.language import target_language
 from r1jax.rewards.skills import CHECKS, by_check
 from r1jax.rewards.suite import RewardSuite, named_rewards
 from r1jax.sampler import Interrupted, Sampling, make_sampler
-from r1jax.stages import common
+from r1jax.stages import abstract, common, supervised_abstract
 from r1jax.storage import Path, to_json
 from r1jax.tokenization import Tokenizer, opens_think, stop_ids
 
@@ -254,6 +255,22 @@ def run(
       compute=computed(table, workdir).to_dict())
   checkpoint.write_manifest(workdir, manifest)
   return common.Artifact(workdir, manifest)
+
+
+def programs(
+    config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
+    *, mean_length: float = 0,
+) -> abstract.Programs:
+  """A rollout, or one of each of several evaluations; arguments as of `rl_abstract.programs`."""
+  if 'evaluations' not in config:
+    model = abstract.model_of(config['model'], shape_of(config['model']))
+    return (yield from supervised_abstract.drawing(config, mesh, model, mean_length))
+  tokens = 0.0
+  for name, one in _of_model(config['evaluations'], config['model']).items():
+    work = yield from supervised_abstract.named(name, programs(
+        one, mesh, shape_of, mean_length=mean_length))
+    tokens += work.tokens
+  return abstract.Work(tokens, 0, 0)
 
 
 def _of_model(

@@ -12,7 +12,8 @@ import jax
 
 from r1jax import checkpoint, compute, metrics, sharding
 from r1jax.data import curation
-from r1jax.stages import common, evaluate
+from r1jax.models import ModelConfig
+from r1jax.stages import abstract, common, evaluate, supervised_abstract
 from r1jax.storage import Path
 from r1jax.tokenization import Tokenizer, opens_think, render_prompt
 
@@ -105,6 +106,15 @@ def run(
       compute=compute.drawing(loaded.model.config, records).to_dict())
   checkpoint.write_manifest(workdir, manifest)
   return common.Artifact(workdir, manifest)
+
+
+def programs(
+    config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
+    *, mean_length: float = 0,
+) -> abstract.Programs:
+  """A rollout; arguments as of `rl_abstract.programs`."""
+  model = abstract.model_of(config['model'], shape_of(config['model']))
+  return supervised_abstract.drawing(config, mesh, model, mean_length)
 
 
 def read_samples(
