@@ -2,6 +2,8 @@
 
 The unembedding is applied to a few positions of every row at a time, forward and backward; at no
 time are more than `max_logits` logits in memory (or one position of every row, if that is more).
+On a mesh each device does so with its own rows and places, and its gradient of the unembedding is
+added to the others' once, behind the last chunk.
 The backward pass is written by hand: it computes a chunk's logits again and never stores them.
 """
 import functools
@@ -29,7 +31,7 @@ def token_logprobs(
     unembedding: [V, D].
     targets: [N, T] int, the token that each hidden state predicts.
     temperature: divides the logits (not the log-probabilities). Carries no gradient.
-    max_logits: how many logits may be in memory at a time; by default `MAX_LOGITS` of the backend.
+    max_logits: how many logits a device may have in memory; by default `MAX_LOGITS` of the backend.
 
   Returns:
     (log-probabilities [N, T], entropies [N, T]) float32, in nats. Both carry gradients to hidden
@@ -46,23 +48,47 @@ def token_logprobs(
                      f'{hidden.shape}: give [V, {hidden.shape[2]}]')
   if max_logits is None:
     max_logits = MAX_LOGITS['cpu' if sharding.platform() == 'cpu' else 'accelerator']
-  n, t, d = hidden.shape
-  at_once = max(1, max_logits // (n * unembedding.shape[0]))
+  shape = targets.shape
+  hidden, targets = _by_device(hidden), _by_device(targets)     # [b, s, N / b, T / s, ..]
+  *lead, n, t, _ = hidden.shape
+  at_once = max(1, max_logits * sharding.parts('vocab') // (n * unembedding.shape[0]))
   chunks = -(-t // at_once)
   size = -(-t // chunks)
-  padding = chunks * size - t
-  hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0))).reshape(n, chunks, size, d)
-  targets = jnp.pad(targets, ((0, 0), (0, padding))).reshape(n, chunks, size)
+
+  def cut(x):
+    axis = len(lead) + 1
+    widths = [(0, chunks * size - t if i == axis else 0) for i in range(x.ndim)]
+    x = jnp.pad(x, widths).reshape(*x.shape[:axis], chunks, size, *x.shape[axis + 1:])
+    return jnp.moveaxis(x, axis, 0)
+
+  def join(x):
+    x = jnp.moveaxis(x, 0, -2).reshape(*lead, n, chunks * size)[..., :t]
+    return jnp.swapaxes(x, 1, 2).reshape(shape[0], -1)[:, :shape[1]] if lead else x
+
   inverse_temperature = jax.lax.stop_gradient(1.0 / jnp.asarray(temperature, jnp.float32))
-  logprobs, entropy = _chunked(
-      jnp.moveaxis(hidden, 1, 0), unembedding, jnp.moveaxis(targets, 1, 0), inverse_temperature)
-  join = lambda x: jnp.moveaxis(x, 0, 1).reshape(n, chunks * size)[:, :t]
+  logprobs, entropy = _chunked(cut(hidden), unembedding, cut(targets), inverse_temperature)
   return join(logprobs), join(entropy)
 
 
+def _by_device(x):
+  """[N, T, ..] as [b, s, N / b, T / s, ..], rows over b devices of the mesh and places over s."""
+  if not sharding.spread():
+    return x
+  n, t = x.shape[:2]
+  b, s = sharding.parts('batch'), sharding.parts('sequence')
+  b = b if n % b == 0 else 1
+  x = jnp.pad(x, ((0, 0), (0, -t % s), *((0, 0),) * (x.ndim - 2)))
+  x = jnp.swapaxes(x.reshape(b, n // b, s, -1, *x.shape[2:]), 1, 2)
+  return sharding.constrain(x, 'batch', 'sequence')
+
+
+def _whole(unembedding, dtype):
+  with sharding.rules(sharding.ROLLOUT_RULES):
+    return sharding.constrain(unembedding.astype(dtype), 'vocab', 'embed')
+
+
 def _logits(hidden, unembedding, inverse_temperature):
-  logits = jnp.einsum('ntd,vd->ntv', hidden, unembedding.astype(hidden.dtype),
-                      preferred_element_type=jnp.float32)
+  logits = jnp.einsum('...td,vd->...tv', hidden, unembedding, preferred_element_type=jnp.float32)
   return logits * inverse_temperature
 
 
@@ -80,9 +106,11 @@ def _chunked(hidden, unembedding, targets, inverse_temperature):
 
 
 def _forward(hidden, unembedding, targets, inverse_temperature):
+  weights = _whole(unembedding, hidden.dtype)
+
   def one(_, chunk):
     hidden, targets = chunk
-    logits = _logits(hidden, unembedding, inverse_temperature)
+    logits = _logits(hidden, weights, inverse_temperature)
     normalizer = jax.nn.logsumexp(logits, -1)
     picked = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
     # A logit of -inf has probability 0 and adds nothing to the entropy.
@@ -98,24 +126,29 @@ def _forward(hidden, unembedding, targets, inverse_temperature):
 def _backward(residuals, cotangents):
   """With p = softmax(z): ∂log p_y/∂z = 1_y − p, ∂H/∂z = −p·(log p + H)."""
   hidden, unembedding, targets, inverse_temperature, normalizer, entropy = residuals
+  weights, lead = _whole(unembedding, hidden.dtype), hidden.shape[1:-3]
 
   def one(gradient, chunk):
     hidden, targets, normalizer, entropy, d_logprobs, d_entropy = chunk
-    log_p = _logits(hidden, unembedding, inverse_temperature) - normalizer[..., None]
+    log_p = _logits(hidden, weights, inverse_temperature) - normalizer[..., None]
     slope = d_logprobs[..., None] + d_entropy[..., None] * (
         jnp.where(jnp.isfinite(log_p), log_p, 0) + entropy[..., None])
     d_logits = -jnp.exp(log_p) * slope
-    hit = jax.lax.broadcasted_iota(targets.dtype, log_p.shape, 2) == targets[..., None]
+    hit = jax.lax.broadcasted_iota(targets.dtype, log_p.shape, log_p.ndim - 1) == targets[..., None]
     d_logits = jnp.where(hit, d_logits + d_logprobs[..., None], d_logits) * inverse_temperature
     d_logits = d_logits.astype(hidden.dtype)
-    d_hidden = jnp.einsum('ntv,vd->ntd', d_logits, unembedding.astype(hidden.dtype),
+    d_hidden = jnp.einsum('...tv,vd->...td', d_logits, weights,
                           preferred_element_type=jnp.float32)
-    gradient += jnp.einsum('ntv,ntd->vd', d_logits, hidden, preferred_element_type=jnp.float32)
+    gradient += jnp.einsum('...ntv,...ntd->...vd', d_logits, hidden,
+                           preferred_element_type=jnp.float32)
     return gradient, d_hidden.astype(hidden.dtype)
 
+  zeros = jnp.zeros((*lead, *unembedding.shape), jnp.float32)
   gradient, d_hidden = _over_chunks(
-      one, jnp.zeros(unembedding.shape, jnp.float32),
+      one, sharding.constrain(zeros, *('batch', 'sequence')[:len(lead)], 'vocab'),
       (hidden, targets, normalizer, entropy, *cotangents))
+  if lead:
+    gradient = sharding.constrain(jnp.sum(gradient, (0, 1)), 'vocab', 'embed')
   return d_hidden, gradient.astype(unembedding.dtype), None, jnp.zeros_like(inverse_temperature)
 
 
@@ -147,14 +180,16 @@ def completion_hidden(
   last = jnp.take_along_axis(prompt_hidden, prompt_lengths[:, None, None] - 1, 1)    # [B, 1, D]
   hidden = jnp.repeat(last, group_size, 0)
   # The token at position i is predicted by the hidden state before it: the last one needs none.
-  inputs = completion_tokens[:, :-1]
-  if inputs.shape[1]:
+  # Where a mesh splits places it is run all the same, so that they divide.
+  count = completion_tokens.shape[1] - (sharding.parts('sequence') == 1)
+  inputs = completion_tokens[:, :count]
+  if count:
     starts = jnp.repeat(prompt_lengths, group_size)[:, None]
     rest, _, _ = model.apply(
-        params, inputs, positions=starts + jnp.arange(inputs.shape[1]),
-        segment_ids=(completion_mask[:, :-1] != 0).astype(jnp.int32),
+        params, inputs, positions=starts + jnp.arange(count),
+        segment_ids=(completion_mask[:, :count] != 0).astype(jnp.int32),
         cache=transformer.as_prefix(new_kv, prompt_lengths))
-    hidden = jnp.concatenate([hidden, rest], 1)
+    hidden = jnp.concatenate([hidden, rest], 1)[:, :completion_tokens.shape[1]]
   return hidden
 
 

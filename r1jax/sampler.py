@@ -148,19 +148,23 @@ class _Decoding:
   truncated: jax.Array     # [N, C] truncated
 
 
-class SamplerPrograms(NamedTuple):
-  """The device programs of a sampler."""
-  prefill: Callable        # (params, Prompts, iteration) -> (cast params, state)
+class Sampler(NamedTuple):
+  """sample(params, prompts, iteration) -> Rollout, and the device programs that it runs."""
+  sample: Callable
+  reshard: Callable        # params -> params, cast and placed for decoding
+  prefill: Callable        # (resharded params, Prompts, iteration) -> state
   grow: Callable           # (cache, num_rows=, size=) -> cache with room for `size` tokens a row
-  decode_chunk: Callable   # (cast params, donated state, end) -> (state, all have finished)
-  finish: Callable         # (Prompts, state) -> Rollout
+  decode_chunk: Callable   # (resharded params, donated state, end) -> (state, all have finished)
+
+  def __call__(self, params, prompts: Prompts, iteration) -> Rollout:
+    return self.sample(params, prompts, iteration)
 
 
 def make_sampler(
     model: Model, *, group_size: int, max_new_tokens: int, stop_ids: tuple[int, ...],
     sampling: Sampling = Sampling(), compute_dtype: str = 'float32', seed: int = 0,
-    chunk: int = 32, should_stop: Callable[[], bool] = lambda: False,
-) -> Callable[[object, Prompts, int], Rollout]:
+    chunk: int = 32, placement: str = 'train', should_stop: Callable[[], bool] = lambda: False,
+) -> Sampler:
   """sample(params, prompts, iteration) -> Rollout of N = B·group_size rows.
 
   Args:
@@ -169,49 +173,46 @@ def make_sampler(
     max_new_tokens: C; a row that has drawn no stop token by then is cut.
     stop_ids: tokens that end a completion; the one drawn is part of it and of its mask.
     sampling: how tokens are drawn.
-    compute_dtype: parameters are cast to it once a rollout.
+    compute_dtype: parameters are cast to it once a rollout, and placed.
+    placement: how this copy of the parameters lies on the ambient mesh. 'train': as they lie; a
+      layer's weights are gathered at every token. 'tensor': whole but for tensor and expert axes,
+      as `sharding.ROLLOUT_RULES` say; rows also lie along the sequence axis.
     seed: of the run; with the iteration, example id, sample and token index it makes the keys.
     chunk: tokens a device program draws before the host looks again; cache buckets are multiples.
     should_stop: asked between chunks; True raises `Interrupted`.
 
   Raises:
-    ValueError: for a group, length or chunk under 1, or no stop id.
+    ValueError: for a group, length or chunk under 1, no stop id, or another placement.
   """
-  if chunk < 1:
-    raise ValueError(f'sampler: chunk is {chunk}: use at least 1')
-  prefill, grow, decode_chunk, finish = make_sampler_programs(
-      model, group_size=group_size, max_new_tokens=max_new_tokens, stop_ids=stop_ids,
-      sampling=sampling, compute_dtype=compute_dtype, seed=seed)
-
-  def sample(params, prompts: Prompts, iteration) -> Rollout:
-    params, state = prefill(params, prompts, jnp.int32(iteration))
-    for end in range(chunk, max_new_tokens + chunk, chunk):
-      if should_stop():
-        raise Interrupted('the rollout was interrupted between two chunks')
-      cache = grow(state.cache, num_rows=state.finished.shape[0], size=min(end, max_new_tokens))
-      state = dataclasses.replace(state, cache=cache)
-      state, done = decode_chunk(params, state, jnp.int32(min(end, max_new_tokens)))
-      if end < max_new_tokens and sharding.to_host(done):
-        break
-    return finish(prompts, state)
-
-  return sample
-
-
-def make_sampler_programs(
-    model: Model, *, group_size: int, max_new_tokens: int, stop_ids: tuple[int, ...],
-    sampling: Sampling = Sampling(), compute_dtype: str = 'float32', seed: int = 0,
-) -> SamplerPrograms:
-  """What `make_sampler` runs; arguments and errors as there."""
   for name, value in (('group_size', group_size), ('max_new_tokens', max_new_tokens),
-                      ('the number of stop_ids', len(stop_ids))):
+                      ('chunk', chunk), ('the number of stop_ids', len(stop_ids))):
     if value < 1:
       raise ValueError(f'sampler: {name} is {value}: use at least 1')
+  if placement not in sharding.PLACEMENTS:
+    raise ValueError(f'sampler: placement={placement!r} is unknown: use one of '
+                     f'{", ".join(sharding.PLACEMENTS)}')
+
+  def by_placement(program):
+    """The program, traced by the placement's table."""
+    @functools.wraps(program)
+    def traced(*args, **keywords):
+      with sharding.rules(sharding.PLACEMENTS[placement]):
+        return program(*args, **keywords)
+    return traced
+
   stop_tokens = np.asarray(stop_ids, np.int32)   # of the host: to compile reads constants
 
   @jax.jit
-  def prefill(params, prompts: Prompts, iteration) -> tuple[object, _Decoding]:
+  @by_placement
+  def reshard(params):
+    """The copy for this rollout; the parameters themselves are still to be trained."""
     params = transformer.cast(params, compute_dtype)
+    return params if placement == 'train' else sharding.constrain_tree(params, model.logical_axes)
+
+  @jax.jit
+  @by_placement
+  def prefill(params, prompts: Prompts, iteration) -> _Decoding:
+    prompts = sharding.constrain_rows(prompts)
     positions, segments = transformer.prompt_segments(prompts.tokens, prompts.lengths)
     hidden, new_kv, _ = model.apply(
         params, prompts.tokens, positions=positions, segment_ids=segments)
@@ -219,7 +220,7 @@ def make_sampler_programs(
     logits = jnp.repeat(model.unembed(params, last), group_size, 0)
     n = logits.shape[0]
     record_of = lambda dtype: jnp.zeros((n, max_new_tokens), dtype)
-    return params, _Decoding(
+    return _Decoding(
         cache=transformer.as_prefix(new_kv, prompts.lengths),
         logits=sharding.constrain(logits, 'batch', None), index=jnp.int32(0),
         finished=jnp.zeros(n, bool), lengths=jnp.zeros(n, jnp.int32),
@@ -227,7 +228,7 @@ def make_sampler_programs(
         starts=jnp.repeat(prompts.lengths, group_size), tokens=record_of(jnp.int32),
         logprobs=record_of(jnp.float32), truncated=record_of(jnp.float32))
 
-  grow = jax.jit(transformer.with_suffix, static_argnames=('num_rows', 'size'))
+  grow = jax.jit(by_placement(transformer.with_suffix), static_argnames=('num_rows', 'size'))
 
   def step(params, state: _Decoding) -> _Decoding:
     keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.index)
@@ -239,13 +240,15 @@ def make_sampler_programs(
         table, column[:, None], state.index, 1)
     return dataclasses.replace(
         state, cache=transformer.append(state.cache, new_kv),
-        logits=model.unembed(params, hidden[:, 0]), index=state.index + 1,
+        logits=sharding.constrain(model.unembed(params, hidden[:, 0]), 'batch', None),
+        index=state.index + 1,
         finished=state.finished | jnp.isin(tokens, stop_tokens),
         lengths=state.lengths + jnp.where(state.finished, 0, 1),
         tokens=note(state.tokens, tokens), logprobs=note(state.logprobs, full),
         truncated=note(state.truncated, truncated))
 
   @functools.partial(jax.jit, donate_argnames='state')
+  @by_placement
   def decode_chunk(params, state: _Decoding, end) -> tuple[_Decoding, jax.Array]:
     going_on = lambda state: (state.index < end) & ~jnp.all(state.finished)
     state = jax.lax.while_loop(going_on, functools.partial(step, params), state)
@@ -257,7 +260,20 @@ def make_sampler_programs(
     return Rollout(prompts, state.tokens, mask.astype(jnp.float32), state.logprobs,
                    state.truncated, state.finished)
 
-  return SamplerPrograms(prefill, grow, decode_chunk, finish)
+  def sample(params, prompts: Prompts, iteration) -> Rollout:
+    params = reshard(params)
+    state = prefill(params, prompts, jnp.int32(iteration))
+    for end in range(chunk, max_new_tokens + chunk, chunk):
+      if should_stop():
+        raise Interrupted('the rollout was interrupted between two chunks')
+      cache = grow(state.cache, num_rows=state.finished.shape[0], size=min(end, max_new_tokens))
+      state = dataclasses.replace(state, cache=cache)
+      state, done = decode_chunk(params, state, jnp.int32(min(end, max_new_tokens)))
+      if end < max_new_tokens and sharding.to_host(done):
+        break
+    return finish(prompts, state)
+
+  return Sampler(sample, reshard, prefill, grow, decode_chunk)
 
 
 class Interrupted(Exception):

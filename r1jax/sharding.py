@@ -1,5 +1,8 @@
 """Meshes, and the one table that says which mesh axis a logical axis of an array lies on."""
+from collections.abc import Mapping, Sequence
 import contextlib
+import contextvars
+import functools
 import math
 
 import jax
@@ -7,41 +10,78 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-AXES = ('fsdp', 'tensor')
+# Outermost first: what is far apart on a network talks least. Replicas meet once an update, fsdp and
+# expert axes once a layer, sequence and tensor axes several times a layer.
+AXES = ('replica', 'fsdp', 'expert', 'sequence', 'tensor')
+_ROWS = ('replica', 'fsdp', 'expert')
 
-# Logical axis -> mesh axis. 'batch' is prompts or rows, always split by whole groups.
+# Logical axis -> the mesh axes it is split over; a mesh axis is used once an array, by the first
+# logical axis that names it. Parameters and moments: the first block. Activations, caches, batches:
+# the second.
 RULES = {
-    'batch': 'fsdp',
-    'embed': 'fsdp',
-    'vocab': 'tensor',
-    'kv_heads': 'tensor',
-    'heads': 'tensor',
-    'mlp': 'tensor',
-    'rank': 'fsdp',
-    'expert': None,     # every device has its slice of all experts
+    'embed': ('fsdp', 'expert', 'sequence'),   # gathered a layer at a time: `gathered`
+    'rank': ('fsdp', 'expert', 'sequence'),
+    'vocab': ('tensor',),
+    'kv_heads': ('tensor',),
+    'heads': ('tensor',),
+    'mlp': ('tensor',),
+    'expert': ('expert',),
+
+    'batch': _ROWS,                            # prompts or rows, always split by whole groups
+    'sequence': ('sequence',),                 # places of a row
 }
 
+# While decoding: weights are whole but for tensor and expert axes, so that no token waits for a
+# gather; the sequence axis, of no use to a token at a time, takes rows.
+ROLLOUT_RULES = RULES | {
+    'embed': (), 'rank': (), 'batch': (*_ROWS, 'sequence'), 'sequence': ()}
+# What a sampler may be told of its copy of the weights.
+PLACEMENTS = {'train': RULES, 'tensor': ROLLOUT_RULES}
+_rules = contextvars.ContextVar('rules', default=RULES)
 
-def make_mesh(fsdp: int = 1, tensor: int = 1, devices=None) -> jax.sharding.Mesh:
-  """A mesh of `fsdp` × `tensor` devices; one size may be -1 and then takes all devices left.
+
+def make_mesh(fsdp: int = 1, tensor: int = 1, devices=None, *, replica: int = 1, expert: int = 1,
+              sequence: int = 1) -> jax.sharding.Mesh:
+  """A mesh of these sizes; one size may be -1 and then takes all devices left.
 
   Raises ValueError where the sizes do not use up the devices exactly.
   """
   devices = np.asarray(jax.devices() if devices is None else devices)
-  sizes = [fsdp, tensor]
+  given = dict(replica=replica, fsdp=fsdp, expert=expert, sequence=sequence, tensor=tensor)
+  sizes = list(given.values())
   others = -math.prod(sizes)
   if sizes.count(-1) == 1 and others > 0 and devices.size % others == 0:
     sizes[sizes.index(-1)] = devices.size // others
   if min(sizes) < 1 or math.prod(sizes) != devices.size:
+    named = ', '.join(f'{name}={size}' for name, size in given.items())
     raise ValueError(
-        f'mesh (fsdp={fsdp}, tensor={tensor}) does not fit {devices.size} device(s): '
+        f'mesh ({named}) does not fit {devices.size} device(s): '
         f'set sizes whose product is {devices.size}, or one of them to -1')
   return jax.sharding.Mesh(devices.reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def partition_spec(logical_axes: tuple[str | None, ...]) -> P:
-  """The PartitionSpec of an array whose axes have these logical names (None: not split)."""
-  return P(*(RULES.get(axis) for axis in logical_axes))
+def check_divides(mesh: jax.sharding.Mesh, logical_axis: str, size: int, what: str) -> None:
+  """Refuses a size that the mesh axes of a logical axis do not divide.
+
+  Raises:
+    ValueError: naming `what` has this size, and of what it must be a multiple.
+  """
+  names = [name for name in RULES[logical_axis] if mesh.shape.get(name, 1) > 1]
+  parts = math.prod(mesh.shape[name] for name in names)
+  if size % parts:
+    axes = ' × '.join(f'{name}={mesh.shape[name]}' for name in names)
+    raise ValueError(f'{what}={size} cannot be split over the mesh axes {axes}: make it a multiple '
+                     f'of {parts}, or these axes smaller')
+
+
+@contextlib.contextmanager
+def rules(table: Mapping[str, tuple[str, ...]]):
+  """The context in which a program is traced by another table than RULES."""
+  token = _rules.set(table)
+  try:
+    yield
+  finally:
+    _rules.reset(token)
 
 
 def shardings(mesh: jax.sharding.Mesh, logical_axes, shapes=None):
@@ -53,8 +93,8 @@ def shardings(mesh: jax.sharding.Mesh, logical_axes, shapes=None):
   is_axes = lambda x: isinstance(x, tuple)
 
   def one(axes, shape=None):
-    return NamedSharding(mesh, partition_spec(axes) if shape is None else
-                         spec_that_divides(mesh, shape.shape, axes))
+    return NamedSharding(mesh, spec_that_divides(
+        mesh, (None,) * len(axes) if shape is None else shape.shape, axes))
 
   if shapes is None:
     return jax.tree.map(one, logical_axes, is_leaf=is_axes)
@@ -65,18 +105,74 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
+def spread() -> bool:
+  """Is a program being traced for more than one device?"""
+  mesh = jax.sharding.get_abstract_mesh()
+  return not mesh.empty and mesh.size > 1
+
+
+def parts(logical_axis: str) -> int:
+  """Over how many devices of the ambient mesh a logical axis is split; 1 without a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return math.prod(mesh.shape.get(name, 1) for name in _rules.get()[logical_axis])
+
+
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
   """States inside a jitted program how `x` lies on the ambient mesh; without a mesh, nothing."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
+  if not spread():
     return x
+  mesh = jax.sharding.get_abstract_mesh()
   return jax.lax.with_sharding_constraint(x, spec_that_divides(mesh, x.shape, logical_axes))
 
 
-def spec_that_divides(mesh, shape: tuple[int, ...], logical_axes: tuple[str | None, ...]) -> P:
-  """The PartitionSpec of an array of this shape, without mesh axes that do not divide it."""
-  return P(*(name if name and size % mesh.shape[name] == 0 else None
-             for name, size in zip(partition_spec(logical_axes), shape)))
+def gathered(weight: jax.Array, *logical_axes: str | None) -> jax.Array:
+  """A weight as its product reads it: whole but for tensor and expert axes (ROLLOUT_RULES).
+
+  Inside the layer scan this gathers one layer at a time, and again in the backward pass. Its
+  gradient lies as the weight does, so that it is reduced and scattered, never kept whole.
+  """
+  return _gathered(weight, logical_axes) if spread() else weight
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gathered(weight, logical_axes):
+  with rules(ROLLOUT_RULES):
+    return constrain(weight, *logical_axes)
+
+
+_gathered.defvjp(lambda weight, logical_axes: (_gathered(weight, logical_axes), None),
+                 lambda logical_axes, _, slope: (constrain(slope, *logical_axes),))
+
+
+def constrain_tree(tree, logical_axes):
+  """`constrain` of every leaf by a tree of logical axes (tuples)."""
+  return jax.tree.map(lambda x, axes: constrain(x, *axes), tree, logical_axes)
+
+
+def constrain_rows(tree, *leading: None):
+  """`constrain` of arrays whose first axis is rows, behind the axes `leading` of no split."""
+  return jax.tree.map(lambda x: constrain(x, *leading, 'batch'), tree)
+
+
+def spec_that_divides(mesh, shape: Sequence[int | None],
+                      logical_axes: Sequence[str | None]) -> P:
+  """The PartitionSpec of an array of this shape, without mesh axes that do not divide it.
+
+  Of several mesh axes the first ones that divide are kept. A size of None is divided by all.
+  """
+  table, used, spec = _rules.get(), set(), []
+  for axis, size in zip(logical_axes, shape):
+    names = []
+    for name in table[axis] if axis else ():
+      parts = math.prod(mesh.shape[n] for n in names) * mesh.shape.get(name, 1)
+      if name in used or mesh.shape.get(name, 1) == 1:
+        continue
+      if size is not None and size % parts:
+        break
+      names.append(name)
+    used.update(names)
+    spec.append(tuple(names) if len(names) > 1 else names[0] if names else None)
+  return P(*spec)
 
 
 def use(mesh: jax.sharding.Mesh | None):
@@ -93,7 +189,7 @@ def platform() -> str:
 def place(tree, mesh: jax.sharding.Mesh, *, batch: bool = False):
   """Arrays put on the mesh: replicated, or with `batch` split along their first axis.
 
-  The first axis stays whole where the mesh axis does not divide it.
+  The first axis stays whole where the mesh axes do not divide it.
   """
   return jax.tree.map(lambda x: jax.device_put(x, _place_of(x, mesh, batch)), tree)
 
@@ -105,8 +201,37 @@ def abstract(tree, mesh: jax.sharding.Mesh, *, batch: bool = False):
 
 
 def _place_of(x, mesh: jax.sharding.Mesh, batch: bool) -> NamedSharding:
-  split = batch and x.ndim and x.shape[0] % mesh.shape[RULES['batch']] == 0
-  return NamedSharding(mesh, P(RULES['batch']) if split else P())
+  return NamedSharding(mesh, spec_that_divides(mesh, x.shape[:1], ('batch',)) if batch else P())
+
+
+HOST_MEMORY = 'pinned_host'
+
+
+def check_host_memory(mesh: jax.sharding.Mesh, what: str) -> None:
+  """Refuses to keep `what` in host memory where the backend cannot address it.
+
+  Raises:
+    ValueError: naming the memories there are.
+  """
+  device = mesh.devices.flat[0]
+  kinds = [memory.kind for memory in device.addressable_memories()]
+  if HOST_MEMORY not in kinds:
+    raise ValueError(f'{what}: {device.platform} devices have no memory {HOST_MEMORY!r} (they have '
+                     f'{", ".join(kinds)}): leave it empty')
+
+
+def in_host_memory(tree):
+  """Device arrays moved to their hosts' memory, split as they were."""
+  return _in_memory(tree, HOST_MEMORY)
+
+
+def in_device_memory(tree):
+  """Arrays in host memory moved back to their devices; those that are there stay."""
+  return _in_memory(tree, 'device')
+
+
+def _in_memory(tree, kind):
+  return jax.device_put(tree, jax.tree.map(lambda x: x.sharding.with_memory_kind(kind), tree))
 
 
 def to_host(tree):

@@ -83,6 +83,7 @@ def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
     pieces = jax.tree.map(
         lambda x: x.reshape(num_micro_batches, x.shape[0] // num_micro_batches, *x.shape[1:]),
         batch)
+    pieces = sharding.constrain_rows(pieces, None)
 
     def add(total, piece):
       (value, metrics), grads = gradient(params, piece, normalizer)

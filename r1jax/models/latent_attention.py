@@ -9,6 +9,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from r1jax import sharding
 from r1jax.models import attention
 from r1jax.models.attention import KeyValue
 from r1jax.models.config import ModelConfig, YarnScaling
@@ -46,6 +47,7 @@ class LatentAttention(nnx.Module):
     rotated = rotate(rotated[:, :, :, None])[..., 0, :]
     keys = rotate(keys[:, :, None, None])[:, :, 0, 0]
     latents = self.latent_norm(latents)
+    keys, latents = (sharding.constrain(x, 'batch', None, None) for x in (keys, latents))
     if t == 1 and context.prefix is not None:
       values = self._absorbed(plain, rotated, keys, latents, context)
     else:
@@ -81,8 +83,10 @@ class LatentAttention(nnx.Module):
       keys, values = expand(jnp.swapaxes(cached.keys[:, 0], 1, 2), cached.values[:, 0])
       return KeyValue(jnp.transpose(keys, (0, 2, 3, 1)), jnp.transpose(values, (0, 2, 1, 3)))
 
+    queries = sharding.constrain(
+        jnp.concatenate([plain, rotated], -1), 'batch', 'sequence', 'kv_heads')
     out = context.attend(
-        jnp.concatenate([plain, rotated], -1)[:, :, :, None], *expand(keys, latents),
+        queries[:, :, :, None], *expand(keys, latents),
         prefix=expand_cached(context.prefix), suffix=expand_cached(context.suffix),
         scale=self.scale)
     return out[:, :, :, 0]

@@ -2,12 +2,14 @@
 
 Exact: every token passes through all experts that it was routed to, however uneven the load. Rows
 are sorted by expert and multiplied group by group (`grouped_product`); on a mesh each device does
-so with its own rows, and with its slice of every expert.
+so with its own rows and its slice of every expert, or where there is an expert axis with its own
+experts and the rows of that axis (`_exchange`).
 
 Routing (Qwen3-MoE; DeepSeek-V3, arXiv:2412.19437) is computed in float32, in the sampler too, since
 a router's near-ties would else be decided otherwise than in training.
 """
 import functools
+import math
 
 from flax import nnx
 import jax
@@ -179,32 +181,84 @@ def route(
 def _apply_experts(x, chosen, weights, gate_up, down, activation):
   """Σ over a token's experts of weight · expert(token): x [N, T, D], chosen, weights [N, T, k]."""
   run = functools.partial(_run_experts, activation=activation)
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
+  if not sharding.spread():
     return run(x, chosen, weights, gate_up, down)
-  (rows,) = sharding.spec_that_divides(mesh, x.shape[:1], ('batch',))
-  (split,) = sharding.spec_that_divides(mesh, gate_up.shape[-1:], ('mlp',))
+  mesh = jax.sharding.get_abstract_mesh()
+  tokens = sharding.spec_that_divides(mesh, x.shape[:2], ('batch', 'sequence'))
+  axis, _, _, split = sharding.spec_that_divides(
+      mesh, gate_up.shape, ('expert', None, None, 'mlp'))
 
   def local(*operands):
-    out = run(*operands)
+    if axis is None:
+      out = run(*operands)
+    else:
+      out = _exchange(run, *operands, axis=axis, peers=mesh.shape[axis],
+                      split_rows=axis in _names(tokens[0]))
     return out if split is None else jax.lax.psum(out, split)
   return jax.shard_map(
-      local, mesh=mesh, check_vma=False, out_specs=P(rows),
-      in_specs=(P(rows), P(rows), P(rows), P(None, None, None, split), P(None, split)),
+      local, mesh=mesh, check_vma=False, out_specs=tokens,
+      in_specs=(tokens, tokens, tokens, P(axis, None, None, split), P(axis, split)),
   )(x, chosen, weights, gate_up, down)
 
 
-def _run_experts(x, chosen, weights, gate_up, down, activation):
+def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """The mesh axes of one entry of a PartitionSpec."""
+  return (entry,) if isinstance(entry, str) else entry or ()
+
+
+# So many tokens of an expert axis may be gathered at once, whatever a device has of its own.
+GATHERED_TOKENS = 4096
+
+
+def _exchange(run, x, chosen, weights, gate_up, down, *, axis, peers, split_rows):
+  """On each device of an expert axis, its own experts for the tokens of all X devices.
+
+  Exact, and no token is dropped. Tokens are gathered over the axis, and the experts' outputs summed
+  and scattered back: a device receives and sends X − 1 times its own tokens, whatever the routing
+  (an exchange by expert would send each token per_token times, less where X is larger, and leave
+  the room that a device needs to chance). More than GATHERED_TOKENS go in X chunks, each about as many as a device
+  has itself, computed again in the backward pass: per_token rows of each are in memory at a time,
+  of which a device multiplies those of its experts. Where rows are not split over the axis, nothing
+  is gathered.
+  """
+  first = jax.lax.axis_index(axis) * gate_up.shape[0]
+
+  def together(x, chosen, weights):
+    if not split_rows:
+      return jax.lax.psum(run(x, chosen, weights, gate_up, down, first=first), axis)
+    x, chosen, weights = (
+        jax.lax.all_gather(y, axis, tiled=True) for y in (x, chosen, weights))
+    out = run(x, chosen, weights, gate_up, down, first=first)
+    return jax.lax.psum_scatter(out, axis, scatter_dimension=0, tiled=True)
+
+  operands = [y.reshape(-1, y.shape[-1]) for y in (x, chosen, weights)]
+  count = operands[0].shape[0]
+  chunks = math.gcd(count, peers) if split_rows and count * peers > GATHERED_TOKENS else 1
+  if chunks == 1:
+    return together(*operands).reshape(x.shape)
+  pieces = [y.reshape(chunks, -1, y.shape[-1]) for y in operands]
+  return jax.lax.map(jax.checkpoint(lambda piece: together(*piece)), pieces).reshape(x.shape)
+
+
+def _run_experts(x, chosen, weights, gate_up, down, activation, first=None):
+  """x [.., D]; the experts at hand are all, or those from `first` on: others add nothing."""
   count, width, _, _ = gate_up.shape
   k = chosen.shape[-1]
   tokens, flat = x.reshape(-1, width), chosen.reshape(-1)
+  if first is not None:
+    flat = flat - first
+    flat = jnp.where((flat >= 0) & (flat < count), flat, count)   # behind the others, not counted
   order = jnp.argsort(flat, stable=True)
   place = jnp.zeros_like(order).at[order].set(jnp.arange(flat.size, dtype=order.dtype))
   sizes = jnp.zeros(count, jnp.int32).at[flat].add(1)
   rows = tokens[order // k]
+  at_hand = lambda y: y if first is None else jnp.where(
+      (jnp.arange(flat.size) < jnp.sum(sizes))[:, None], y, 0)
+  rows = at_hand(rows)
   gate, up = jnp.split(
       grouped_product(rows, gate_up.reshape(count, width, -1).astype(x.dtype), sizes), 2, -1)
-  out = grouped_product(ACTIVATIONS[activation](gate) * up, down.astype(x.dtype), sizes)
+  out = at_hand(
+      grouped_product(ACTIVATIONS[activation](gate) * up, down.astype(x.dtype), sizes))
   back = out[place].reshape(-1, k, width)
   mixed = jnp.einsum('mkd,mk->md', back, weights.reshape(-1, k),
                      preferred_element_type=jnp.float32)
@@ -217,7 +271,7 @@ def grouped_product(rows: jax.Array, matrices: jax.Array, sizes: jax.Array) -> j
 
   On TPU `jax.lax.ragged_dot`. Elsewhere that multiplies every row with every matrix, so there a
   loop takes blocks of rows of one group at a time: as many operations as the rows need, and at
-  most a block more a group. `sizes` add up to M.
+  most a block more a group. Rows behind the groups (`sizes` add up to M or less) are arbitrary.
   """
   return jax.lax.platform_dependent(
       rows, matrices, sizes, tpu=jax.lax.ragged_dot, default=_blocked_product)

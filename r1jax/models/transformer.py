@@ -59,7 +59,7 @@ class Block(nnx.Module):
     else:
       out, routing = self.mlp(self.mlp_norm(x)), None
     x = x + (out if self.mlp_post_norm is None else self.mlp_post_norm(out))
-    return sharding.constrain(x, 'batch', None, None), key_value, routing
+    return sharding.constrain(x, 'batch', 'sequence', None), key_value, routing
 
 
 class PredictionHead(nnx.Module):
@@ -116,8 +116,8 @@ LOGICAL_AXES = {
     'query_compress': ('embed', None),
     'query': ('rank', 'heads', None),
     'key_value': ('rank', 'heads', None),
-    'router': ('embed', 'expert'),
-    'balancing_bias': ('expert',),
+    'router': ('embed', None),
+    'balancing_bias': (None,),
     'experts_gate_up': ('expert', 'embed', None, 'mlp'),
     'experts_down': ('expert', 'mlp', 'embed'),
     'projection': (None, 'embed', None),
@@ -166,6 +166,22 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
   block_graphs = [nnx.graphdef(nnx.eval_shape(lambda: Block(config, kind, nnx.Rngs(0))))
                   for kind, _ in stacks(config)]
 
+  logical_axes = _logical_axes(abstract)
+  block_axes = [jax.tree.map(lambda axes: axes[1:], logical_axes['stacks'][f'stack_{i}'],
+                             is_leaf=lambda x: isinstance(x, tuple))
+                for i in range(len(block_graphs))]
+
+  def whole(params, axes):
+    """A layer's matrices as its products read them, cast before they are gathered."""
+    def one(path, x, axes):
+      if not {'embed', 'rank'} & set(axes):
+        return x
+      x = x if path[-1].key in FLOAT32_PARAMETERS else x.astype(dtype)
+      return sharding.gathered(x, *axes)
+    if not sharding.spread():
+      return params
+    return jax.tree_util.tree_map_with_path(one, params, axes)
+
   @functools.partial(jax.jit, out_shardings=None)
   def init(key):
     return nnx.to_pure_dict(nnx.state(Transformer(config, nnx.Rngs(params=key)), nnx.Param))
@@ -185,6 +201,7 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
         key_values, routings = [], []
         for i, kind in enumerate(pattern):
           block_params, prefix, suffix = scanned[i]
+          block_params = whole(block_params, block_axes[first + i])
           block = nnx.merge(block_graphs[first + i], block_params)
           context = contexts[kind]._replace(prefix=prefix, suffix=suffix)
           x, key_value, routing = block(x, context, real)
@@ -210,10 +227,12 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
 
   def embed(model, tokens):
     # Embeddings and norms are cast where they are used; matrices inside their layer.
-    x = sharding.constrain(model.embedding[...].astype(dtype)[tokens], 'batch', None, None)
+    table = sharding.gathered(model.embedding[...].astype(dtype), *LOGICAL_AXES['embedding'])
+    x = sharding.constrain(table[tokens], 'batch', 'sequence', None)
     return x * jnp.asarray(config.width ** 0.5, dtype) if config.scaled_embedding else x
 
   def predict_ahead(params, hidden, tokens, *, positions, segment_ids):
+    params = params | {'prediction': whole(params['prediction'], logical_axes['prediction'])}
     model = nnx.merge(graph, params)
     later = lambda x, by: jnp.pad(x[:, by:], ((0, 0), (0, min(by, x.shape[1]))))
     joined = (segment_ids != 0) & (later(segment_ids, 1) == segment_ids)
@@ -227,10 +246,10 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
     return params['embedding'] if config.tied_embedding else params['unembedding']
 
   def unembed(params, hidden):
-    return jnp.einsum('...d,vd->...v', hidden, unembedding(params).astype(dtype),
-                      preferred_element_type=jnp.float32)
+    table = sharding.gathered(unembedding(params).astype(dtype), *LOGICAL_AXES['unembedding'])
+    return jnp.einsum('...d,vd->...v', hidden, table, preferred_element_type=jnp.float32)
 
-  return Model(config, init, apply, unembed, unembedding, _logical_axes(abstract),
+  return Model(config, init, apply, unembed, unembedding, logical_axes,
                predict_ahead if config.prediction_head else None)
 
 
@@ -301,7 +320,12 @@ def prompt_segments(tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, j
 def as_prefix(new_kv, lengths: jax.Array) -> Cache:
   """The cache that completions of these prompts share. lengths [B]."""
   size = new_kv[0].keys.shape[-1]
-  return Cache(new_kv, jnp.arange(size) < lengths[:, None])
+  return Cache(_constrain_cached(new_kv), jnp.arange(size) < lengths[:, None])
+
+
+def _constrain_cached(key_values):
+  """Keys and values [L, N, K, ..] of all stacks as they lie on a mesh."""
+  return jax.tree.map(lambda x: sharding.constrain(x, None, 'batch', 'kv_heads'), key_values)
 
 
 def with_suffix(cache: Cache, num_rows: int, size: int) -> Cache:
@@ -313,9 +337,10 @@ def with_suffix(cache: Cache, num_rows: int, size: int) -> Cache:
 
   empty = tuple(KeyValue(room(kv.keys, -1), room(kv.values, -2)) for kv in cache.prefix)
   if cache.suffix is None:
-    return dataclasses.replace(cache, suffix=empty, length=jnp.int32(0))
+    return dataclasses.replace(cache, suffix=_constrain_cached(empty), length=jnp.int32(0))
   grow = lambda old, new: jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim)
-  return dataclasses.replace(cache, suffix=jax.tree.map(grow, cache.suffix, empty))
+  suffix = _constrain_cached(jax.tree.map(grow, cache.suffix, empty))
+  return dataclasses.replace(cache, suffix=suffix)
 
 
 def append(cache: Cache, new_kv) -> Cache:

@@ -94,8 +94,8 @@ def model_of(settings: Mapping[str, Any], shape: ModelConfig) -> Model:
 
 
 def sampling(
-    model: Model, params, mesh: jax.sharding.Mesh, *, prompts: int, prompt_length: int,
-    group_size: int, settings: Mapping[str, Any], compute_dtype: str, mean_length: float,
+    run: sampler.Sampler, model: Model, params, mesh: jax.sharding.Mesh, *, prompts: int,
+    prompt_length: int, group_size: int, max_new_tokens: int, chunk: int, mean_length: float,
     beside=(),
 ) -> Generator[Program, Any, None]:
   """The programs of one rollout of `prompts` × `group_size` completions of the greatest length.
@@ -104,48 +104,44 @@ def sampling(
   with the cache, each stands for half of all chunks.
 
   Args:
+    run: the stage's own sampler, with the settings that are repeated here.
     params: placed shapes.
-    settings: the `sampling` part of a stage.
     mean_length: of the completions, for what is useful; the programs run to the greatest length.
     beside: what lies in memory besides `params`.
   """
-  settings = dict(settings)
-  length, chunk = settings.pop('max_new_tokens'), settings.pop('chunk')
-  run = sampler.make_sampler_programs(
-      model, group_size=group_size, max_new_tokens=length, stop_ids=STOP_IDS,
-      sampling=sampler.Sampling(**settings), compute_dtype=compute_dtype)
-  useful = compute.sampling(model.config, [prompt_length] * prompts,
-                            [[int(mean_length)] * group_size] * prompts).sampled
+  rows, chunks = prompts * group_size, -(-max_new_tokens // chunk)
+  whole = compute.sampling(model.config, [prompt_length] * prompts,
+                           [[int(mean_length)] * group_size] * prompts).sampled
   of_prompts = compute.sampling(model.config, [prompt_length] * prompts, [[0]] * prompts).sampled
   ints = lambda *shape: table(mesh, *shape, dtype='int32')
-  drawn = yield Program(
-      'prefill', run.prefill, (params, Prompts(ints(prompts, prompt_length), ints(prompts),
-                                               ints(prompts)), scalar('int32')),
-      useful=of_prompts, beside=beside)
-  if drawn is None:
+  cast = yield Program('reshard', run.reshard, (params,), beside=beside)
+  if cast is None:
     return
-  cast, state = drawn
-  chunks = -(-length // chunk)
-  for name, size in {'decode, first chunk': min(chunk, length), 'decode, last chunk': length}.items():
-    if size == length and chunks == 1 and 'last' in name:
-      return
-    before = state.cache
-    if 'last' in name:
+  state = yield Program(
+      'prefill', run.prefill, (cast, Prompts(
+          ints(prompts, prompt_length), ints(prompts), ints(prompts)), scalar('int32')),
+      useful=of_prompts, beside=(params, beside))
+  if state is None:
+    return
+  before = state.cache
+  sizes = {'first': min(chunk, max_new_tokens), 'last': max_new_tokens}
+  for place_, size in list(sizes.items())[:chunks]:
+    if place_ == 'last':   # it takes the place of the cache of all chunks but this one
       room = jax.eval_shape(functools.partial(
-          run.grow, num_rows=prompts * group_size, size=(chunks - 1) * chunk), before).suffix
+          run.grow, num_rows=rows, size=(chunks - 1) * chunk), before).suffix
       before = dataclasses.replace(before, length=cache.length, suffix=place(
           room, jax.tree.map(lambda x: x.sharding, cache.suffix)))
-    cache = yield Program('cache, ' + name.split(', ')[1], run.grow, (before,),
-                          times=0.0 if 'first' in name else chunks / 2,
-                          keywords=dict(num_rows=prompts * group_size, size=size),
-                          beside=(params, cast, dataclasses.replace(state, cache=()), beside))
+    cache = yield Program(
+        f'cache, {place_} chunk', run.grow, (before,), times=chunks / min(2, chunks),
+        keywords=dict(num_rows=rows, size=size),
+        beside=(params, cast, dataclasses.replace(state, cache=()), beside))
     if cache is None:
       return
     yield Program(
-        name, run.decode_chunk, (cast, dataclasses.replace(state, cache=cache), scalar('int32')),
-        times=chunks if chunks == 1 else chunks / 2,
-        useful=(useful - of_prompts) / min(2, chunks), unknown_trips=min(chunk, length),
-        beside=(params, beside))
+        f'decode, {place_} chunk', run.decode_chunk,
+        (cast, dataclasses.replace(state, cache=cache), scalar('int32')),
+        times=chunks / min(2, chunks), useful=(whole - of_prompts) / min(2, chunks),
+        unknown_trips=min(chunk, max_new_tokens), beside=(params, beside))
 
 
 def scalar(dtype: str = 'float32') -> jax.ShapeDtypeStruct:

@@ -13,7 +13,7 @@ import jax
 from r1jax import checkpoint, compute, metrics, sharding
 from r1jax.data import curation
 from r1jax.models import ModelConfig
-from r1jax.stages import abstract, common, evaluate, supervised_abstract
+from r1jax.stages import abstract, common, evaluate
 from r1jax.storage import Path
 from r1jax.tokenization import Tokenizer, opens_think, render_prompt
 
@@ -113,8 +113,7 @@ def programs(
     *, mean_length: float = 0,
 ) -> abstract.Programs:
   """A rollout; arguments as of `rl_abstract.programs`."""
-  model = abstract.model_of(config['model'], shape_of(config['model']))
-  return supervised_abstract.drawing(config, mesh, model, mean_length)
+  return evaluate.programs(config, mesh, shape_of, mean_length=mean_length)
 
 
 def read_samples(

@@ -42,9 +42,10 @@ def programs(
     critic = abstract.state_of(scalar, critic_optimizer, axes, mesh)
 
   yield from abstract.sampling(
-      model, params, mesh, prompts=config['prompts'], prompt_length=config['max_prompt_length'],
-      group_size=group, settings=config['sampling'], mean_length=mean_length,
-      compute_dtype=config['model']['compute_dtype'], beside=(state.optimizer, reference, critic))
+      run.sample, model, params, mesh, prompts=config['prompts'], group_size=group,
+      prompt_length=config['max_prompt_length'], max_new_tokens=longest,
+      chunk=config['sampling']['chunk'], mean_length=mean_length,
+      beside=(state.optimizer, reference, critic))
 
   updates = config['epochs'] * config['mini_batches']
   lengths = ([config['max_prompt_length']] * config['prompts'],

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from r1jax import advantages, losses, train_step
+from r1jax import advantages, losses, sharding, train_step
 from r1jax.logprobs import completion_logprobs
 from r1jax.masked import masked_max, masked_sum
 from r1jax.models import Model
@@ -146,6 +146,7 @@ def make_programs(
     @jax.jit
     def whole(params, batch: Batch):
       split = jax.tree.map(lambda x: x.reshape(pieces, x.shape[0] // pieces, *x.shape[1:]), batch)
+      split = sharding.constrain_rows(split, None)
       out = jax.lax.map(functools.partial(one, params), split)
       return out.reshape(-1, out.shape[-1])
     return whole
@@ -162,7 +163,7 @@ def make_programs(
   def take(batch: Batch, groups):
     num_groups = batch.prompt_lengths.shape[0]
     of_groups = lambda x: x.reshape(num_groups, -1, *x.shape[1:])[groups].reshape(-1, *x.shape[1:])
-    return jax.tree.map(of_groups, batch)
+    return sharding.constrain_rows(jax.tree.map(of_groups, batch))
 
   def update(loss, optimizer):
     return jax.jit(train_step.make_update(

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from r1jax import compute, reward_model, sharding, train_step
+from r1jax.sampler import Sampler
 from r1jax.stages import abstract, supervised
 from r1jax.stages.abstract import Program, Work, table
 
@@ -51,16 +52,15 @@ def _update(config, mesh, params, logical_axes, loss, after, batch, useful) -> P
 
 
 def drawing(
-    config: Mapping[str, Any], mesh: jax.sharding.Mesh, model, mean_length: float,
+    config: Mapping[str, Any], mesh: jax.sharding.Mesh, model, sample: Sampler, mean_length: float,
 ) -> abstract.Programs:
-  """The rollout of a stage that draws `samples` completions of its problems."""
-  prompts = min(config['prompts'], config['problems'])
-  mean_length = mean_length or config['sampling']['max_new_tokens']
+  """The rollout by which a stage draws `samples` completions of its problems."""
+  prompts, settings = min(config['prompts'], config['problems']), config['sampling']
+  mean_length = mean_length or settings['max_new_tokens']
   yield from abstract.sampling(
-      model, abstract.params_of(model, mesh), mesh, prompts=prompts,
+      sample, model, abstract.params_of(model, mesh), mesh, prompts=prompts,
       prompt_length=config['max_prompt_length'], group_size=config['samples'],
-      settings=config['sampling'], compute_dtype=config['model']['compute_dtype'],
-      mean_length=mean_length)
+      max_new_tokens=settings['max_new_tokens'], chunk=settings['chunk'], mean_length=mean_length)
   return Work(prompts * config['samples'] * mean_length, 0, -(-config['problems'] // prompts))
 
 
