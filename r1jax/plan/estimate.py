@@ -233,7 +233,8 @@ def _refused(name: str, said: str) -> Figures:
   Raises:
     ValueError: it refused for another reason.
   """
-  used = re.search(r'Used ([\d.]+)([KMGT]?)B? of [\d.]+[KMGT]?B? hbm', said)
+  used = (re.search(r'Used ([\d.]+)([KMGT]?)B? of [\d.]+[KMGT]?B? hbm', said) or
+          re.search(r'required for .*? \(([\d.]+)([KMGT]?)B?\) exceeds available HBM', said))
   if used is None:
     raise ValueError(f'the compiler refuses {name!r}: {" ".join(said.split())[:300]}')
   arguments = re.search(r'arguments +([\d.]+)([KMGT]?)', said)
