@@ -1,4 +1,4 @@
-"""Installs r1jax: pip install .   (extras: test, gpu, tpu)."""
+"""Installs r1jax: pip install .   (extras: test, gpu, tpu, plan)."""
 from setuptools import find_packages, setup
 
 setup(
@@ -39,5 +39,6 @@ setup(
         'test': ['equinox', 'hypothesis', 'pytest', 'pytest-xdist'],
         'gpu': ['jax[cuda13]>=0.10.2,<0.13'],
         'tpu': ['jax[tpu]>=0.10.2,<0.13'],
+        'plan': ['libtpu'],    # the compiler for TPUs, where there is none: python -m r1jax.plan
     },
 )

@@ -49,7 +49,7 @@ def token_logprobs(
     raise ValueError(f'token_logprobs: unembedding {unembedding.shape} does not fit hidden '
                      f'{hidden.shape}: give [V, {hidden.shape[2]}]')
   if max_logits is None:
-    max_logits = MAX_LOGITS['cpu' if jax.default_backend() == 'cpu' else 'accelerator']
+    max_logits = MAX_LOGITS['cpu' if sharding.platform() == 'cpu' else 'accelerator']
   shape = targets.shape
   hidden, targets = _by_device(hidden), _by_device(targets)     # [b, s, N / b, T / s, ..]
   *lead, n, t, _ = hidden.shape

@@ -186,6 +186,12 @@ def use(mesh: jax.sharding.Mesh | None):
   return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
+def platform() -> str:
+  """What a program is being compiled for: 'cpu', 'gpu' or 'tpu', by the ambient mesh if any."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
+
+
 def put(tree, placements):
   """Arrays put where `placements`, a tree of the same structure, says.
 
@@ -199,8 +205,17 @@ def place(tree, mesh: jax.sharding.Mesh, *, batch: bool = False):
 
   The first axis stays whole where the mesh axes do not divide it.
   """
-  return jax.tree.map(lambda x: _put(x, _by_rows(mesh, x.shape[0]) if batch and x.ndim
-                                     else replicated(mesh)), tree)
+  return jax.tree.map(lambda x: _put(x, _place_of(x, mesh, batch)), tree)
+
+
+def abstract(tree, mesh: jax.sharding.Mesh, *, batch: bool = False):
+  """As `place`, of shapes: nothing is made, and the devices need not be at hand."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=_place_of(x, mesh, batch)), tree)
+
+
+def _place_of(x, mesh: jax.sharding.Mesh, batch: bool) -> NamedSharding:
+  return _by_rows(mesh, x.shape[0]) if batch and x.ndim else replicated(mesh)
 
 
 HOST_MEMORY = 'pinned_host'

@@ -68,13 +68,6 @@ def is_long(tokens: int, cached: int) -> bool:
   return tokens > 1 and tokens * (tokens + cached) >= LONG ** 2
 
 
-def attend(self, queries: jax.Array, keys: jax.Array, values: jax.Array, **others) -> jax.Array:
-    """`attend` over the cache and these tokens; `others` go to it and may replace a part."""
-    cached = dict(prefix=self.prefix, prefix_mask=self.prefix_mask,
-                  suffix=self.suffix, suffix_mask=self.suffix_mask)
-    return attend(queries, keys, values, self.self_mask, **cached | others)
-
-
 def attend(
     queries: jax.Array, keys: jax.Array, values: jax.Array, self_mask: jax.Array, *,
     prefix: KeyValue | None = None, prefix_mask: jax.Array | None = None,

@@ -58,6 +58,14 @@ def load_gguf(
   return config, streaming.assemble(config, expected, read, mesh=mesh)
 
 
+def read_config(path: str) -> ModelConfig:
+  """The model's shape alone; errors as of `load_gguf`."""
+  import gguf
+  reader = gguf.GGUFReader(path)
+  return _config(path, reader,
+                 tied='output.weight' not in {tensor.name for tensor in reader.tensors})
+
+
 def _config(path: str, reader, *, tied: bool) -> ModelConfig:
   def value(name, default=None):
     field = reader.get_field(name)

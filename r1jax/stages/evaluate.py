@@ -11,11 +11,12 @@ from r1jax import checkpoint, compute, hosts, metrics, sharding
 from r1jax import evaluate as evaluation
 from r1jax.data.curation import readable_completion
 from r1jax.data.prompts import PromptStream
+from r1jax.models import Model, ModelConfig
 from r1jax.rewards.language import target_language
 from r1jax.rewards.skills import CHECKS, by_check
 from r1jax.rewards.suite import RewardSuite, named_rewards
-from r1jax.sampler import Interrupted, Sampling, make_sampler
-from r1jax.stages import common
+from r1jax.sampler import Interrupted, Sampler, Sampling, make_sampler
+from r1jax.stages import abstract, common, supervised_abstract
 from r1jax.storage import Path, to_json
 from r1jax.tokenization import Tokenizer, opens_think, stop_ids
 
@@ -72,15 +73,11 @@ def evaluate_model(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, tuple[float, float, float]], list[dict]]:
   """(scores with intervals, one record a completion) of a loaded model, by fields of DEFAULT."""
-  tokenizer, sampling = loaded.tokenizer, dict(config['sampling'])
+  tokenizer = loaded.tokenizer
   stops = stop_ids(config['template'], tokenizer)
   opened = opens_think(config['template'], tokenizer)
   problems = problem_stream(config, tokenizer)
-  sample = make_sampler(
-      loaded.model, group_size=config['samples'], max_new_tokens=sampling.pop('max_new_tokens'),
-      chunk=sampling.pop('chunk'), placement=sampling.pop('placement'),
-      sampling=Sampling(**sampling), stop_ids=stops,
-      compute_dtype=config['model']['compute_dtype'], seed=config['seed'], should_stop=should_stop)
+  sample = _sampler(config, loaded.model, stops, should_stop)
   functions = named_rewards({config['accuracy']: 1.0}, opened=opened)
   if any(example.get('check') for example in problems.source):
     functions = {name: (by_check(function, opened=opened), weight)
@@ -95,6 +92,18 @@ def evaluate_model(
     except Interrupted:
       raise common.StopRequested('an evaluation was asked to stop: those before it are kept; run '
                                  'the same command to go on') from None
+
+
+def _sampler(
+    config: Mapping[str, Any], model: Model, stops: tuple[int, ...],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Sampler:
+  sampling = dict(config['sampling'])
+  return make_sampler(
+      model, group_size=config['samples'], max_new_tokens=sampling.pop('max_new_tokens'),
+      chunk=sampling.pop('chunk'), placement=sampling.pop('placement'),
+      sampling=Sampling(**sampling), stop_ids=stops,
+      compute_dtype=config['model']['compute_dtype'], seed=config['seed'], should_stop=should_stop)
 
 
 def problem_stream(config: Mapping[str, Any], tokenizer: Tokenizer) -> PromptStream:
@@ -257,6 +266,23 @@ def run(
       compute=computed(table, workdir).to_dict())
   hosts.from_first(lambda: checkpoint.write_manifest(workdir, manifest))
   return common.Artifact(workdir, manifest)
+
+
+def programs(
+    config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
+    *, mean_length: float = 0,
+) -> abstract.Programs:
+  """A rollout, or one of each of several evaluations; arguments as of `rl_abstract.programs`."""
+  if 'evaluations' not in config:
+    model = abstract.model_of(config['model'], shape_of(config['model']))
+    sample = _sampler(config, model, abstract.STOP_IDS)
+    return (yield from supervised_abstract.drawing(config, mesh, model, sample, mean_length))
+  tokens = 0.0
+  for name, one in _of_model(config['evaluations'], config['model']).items():
+    work = yield from supervised_abstract.named(name, programs(
+        one, mesh, shape_of, mean_length=mean_length))
+    tokens += work.tokens
+  return abstract.Work(tokens, 0, 0)
 
 
 def _of_model(

@@ -8,7 +8,8 @@ import jax
 from r1jax import checkpoint, models, sharding
 from r1jax.data import miniature
 from r1jax.data.packing import pack
-from r1jax.stages import common, evaluate, sft, supervised
+from r1jax.models import ModelConfig
+from r1jax.stages import abstract, common, evaluate, sft, supervised, supervised_abstract
 from r1jax.storage import Path
 from r1jax.tokenization import Tokenizer
 
@@ -86,3 +87,12 @@ def run(
         tokenizer=tokenizer, template='miniature', scores=table, dtype=config['export_dtype'],
         compute=sft.computed(config, rows, shape, workdir, remat=config['remat'],
                              last_step=config['last_step']))
+
+
+def programs(
+    config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
+    *, mean_length: float = 0,
+) -> abstract.Programs:
+  """The update on packed rows; arguments as of `rl_abstract.programs`."""
+  model = abstract.model_of(config, models.PRESETS[config['preset']])
+  return supervised_abstract.packed_update(config, mesh, model, *sft.loss_and_after(config, model))

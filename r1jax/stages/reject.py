@@ -12,7 +12,8 @@ import jax
 
 from r1jax import checkpoint, compute, hosts, metrics, sharding
 from r1jax.data import curation
-from r1jax.stages import common, evaluate
+from r1jax.models import ModelConfig
+from r1jax.stages import abstract, common, evaluate
 from r1jax.storage import Path
 from r1jax.tokenization import Tokenizer, opens_think, render_prompt
 
@@ -109,6 +110,14 @@ def run(
       compute=compute.drawing(loaded.model.config, records).to_dict())
   hosts.from_first(lambda: checkpoint.write_manifest(workdir, manifest))
   return common.Artifact(workdir, manifest)
+
+
+def programs(
+    config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
+    *, mean_length: float = 0,
+) -> abstract.Programs:
+  """A rollout; arguments as of `rl_abstract.programs`."""
+  return evaluate.programs(config, mesh, shape_of, mean_length=mean_length)
 
 
 def read_samples(

@@ -27,7 +27,7 @@ from r1jax.data.jsonl import preference_source, safety_source
 from r1jax.models import Model, ModelConfig
 from r1jax.reward_model import completion_rewards, init_scalar, scalar_axes
 from r1jax.rewards.extract import final_summary
-from r1jax.stages import common, evaluate, sft, supervised
+from r1jax.stages import abstract, common, evaluate, sft, supervised, supervised_abstract
 from r1jax.storage import Path, to_json
 from r1jax.tokenization import Tokenizer, encode_prompt, opens_think, render_prompt
 
@@ -471,6 +471,15 @@ def run(
         tokenizer=loaded.tokenizer, template=config['template'], more_files=(_HEAD, _SETTINGS),
         scores=table | {'examples': len(train.examples)} | train.counts,
         compute=_computed(config, loaded.model.config, train.encoded, test.encoded))
+
+
+def programs(
+    config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
+    *, mean_length: float = 0,
+) -> abstract.Programs:
+  """The update on the longest examples; arguments as of `rl_abstract.programs`."""
+  model = abstract.model_of(config['model'], shape_of(config['model']))
+  return supervised_abstract.reward_update(config, mesh, model, make_loss(model, config), Encoded)
 
 
 def _computed(

@@ -27,6 +27,7 @@ from r1jax.rewards.suite import Rewards
 from r1jax.sampler import Interrupted
 from r1jax.stages import common, evaluate, rl_programs, rl_rewards
 from r1jax.stages.reward_model import load_reward_model
+from r1jax.stages.rl_abstract import programs as programs
 from r1jax.stages.rl_config import DEFAULT as DEFAULT, check as check
 from r1jax.stages.rl_prompts import Counters, PromptMixture
 from r1jax.storage import Path

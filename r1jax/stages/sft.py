@@ -3,6 +3,7 @@
 `train_packed` is also what pre-training runs, with loss on every token.
 """
 from collections.abc import Callable, Iterable, Mapping
+import dataclasses
 import itertools
 from typing import Any
 
@@ -16,7 +17,8 @@ from r1jax.logprobs import token_logprobs
 from r1jax.masked import masked_sum
 from r1jax.models import Model, ModelConfig
 from r1jax.rewards import extract
-from r1jax.stages import auxiliary, common, evaluate, supervised
+from r1jax.stages import (
+    abstract, auxiliary, common, evaluate, supervised, supervised_abstract)
 from r1jax.storage import Path
 from r1jax.tokenization import Tokenizer, opens_think, render_prompt
 
@@ -164,6 +166,15 @@ def make_loss(
   return loss
 
 
+def loss_and_after(
+    config: Mapping[str, Any], model: Model) -> tuple[Callable, Callable | None]:
+  """What `train_step.make_update` takes, by a stage that trains on packed rows."""
+  extra = {field: config[field] for field in ('experts', 'prediction_coefficient')
+           if field in config}
+  loss = make_loss(model, micro_batches=config['micro_batches'], **extra)
+  return loss, auxiliary.after_update(model.config, config.get('experts', auxiliary.EXPERTS))
+
+
 def train_packed(
     config: Mapping[str, Any], loaded: common.LoadedModel, rows: PackedRows, workdir: Path, *,
     stage: str, mesh: jax.sharding.Mesh, should_stop: Callable[[], bool], console=None,
@@ -171,12 +182,9 @@ def train_packed(
 ) -> Any:
   """Trains on packed rows; arguments and errors as of `supervised.train`."""
   arrays = rows.tokens, rows.segment_ids, rows.positions, rows.weights
-  extra = {field: config[field] for field in ('experts', 'prediction_coefficient')
-           if field in config}
+  loss, after = loss_and_after(config, loaded.model)
   return supervised.train(
-      config, loaded.params, arrays, workdir,
-      loss=make_loss(loaded.model, micro_batches=config['micro_batches'], **extra),
-      after=auxiliary.after_update(loaded.model.config, config.get('experts', auxiliary.EXPERTS)),
+      config, loaded.params, arrays, workdir, loss=loss, after=after,
       normalizer=lambda batch: max(1e-8, batch[3][:, 1:].sum()),
       logical_axes=loaded.model.logical_axes, stage=stage, mesh=mesh, should_stop=should_stop,
       console=console, last_step=last_step)
@@ -226,3 +234,14 @@ def run(
             f'samples/{source}': len(samples) for source, samples in sources.items()},
         compute=computed(config, rows, loaded.model.config, workdir,
                          remat=config['model']['remat'], last_step=config['last_step']))
+
+
+def programs(
+    config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
+    *, mean_length: float = 0,
+) -> abstract.Programs:
+  """The update on packed rows; arguments as of `rl_abstract.programs`."""
+  shape = dataclasses.replace(
+      shape_of(config['model']), prediction_head=config['prediction_coefficient'] > 0)
+  model = abstract.model_of(config['model'], shape)
+  return supervised_abstract.packed_update(config, mesh, model, *loss_and_after(config, model))

@@ -71,6 +71,13 @@ def times_trained(
   return times
 
 
+def make_update(config: Mapping[str, Any], loss: Callable, optimizer, after: Callable | None):
+  """The jitted update of `train`."""
+  return jax.jit(train_step.make_update(loss, optimizer, after=after,
+                                        num_micro_batches=config['micro_batches']),
+                 donate_argnums=0)
+
+
 def train(
     config: Mapping[str, Any], params: Any, arrays: tuple[np.ndarray, ...], workdir: Path, *,
     loss: Callable, normalizer: Callable[[tuple], float], logical_axes: Any, stage: str,
@@ -109,9 +116,7 @@ def train(
   placed = train_step.state_shardings(mesh, logical_axes, abstract)
   state = jax.jit(lambda params: train_step.init_state(params, optimizer),
                   out_shardings=placed)(params)
-  update = jax.jit(train_step.make_update(loss, optimizer,
-                                          num_micro_batches=config['micro_batches'], after=after),
-                   donate_argnums=0)
+  update = make_update(config, loss, optimizer, after)
   config_hash = checkpoint.config_hash(config)
   with checkpoint.Checkpointer(workdir / 'checkpoints',
                                keep=config['keep_checkpoints']) as checkpoints:

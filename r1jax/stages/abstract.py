@@ -1,0 +1,157 @@
+"""What a stage's `programs` are made of: device programs with the shapes of their arguments.
+
+Nothing is loaded, made or run here; `r1jax.plan` compiles the programs for devices that need not be
+at hand.
+"""
+from collections.abc import Callable, Generator, Mapping
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from r1jax import compute, sampler, sharding, train_step
+from r1jax.models import PRESETS, Model, ModelConfig, build, gguf
+from r1jax.models.hf_config import read_config
+from r1jax.records import Prompts
+from r1jax.stages import common
+from r1jax.storage import Path
+
+STOP_IDS = (0,)   # any will do: which ids end a completion changes no program's shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A device program of a stage, as it would be called."""
+  name: str
+  function: Callable               # jitted
+  arguments: tuple                 # placed shapes
+  times: float = 1.0               # how often an iteration of the stage runs it
+  useful: float = 0.0              # operations of an iteration by `compute`, of all its runs
+  keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)   # static ones
+  unknown_trips: int = 1           # of a loop whose trips the data decide
+  beside: Any = ()                 # placed shapes of what lies in memory besides its arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What an iteration of a stage comes to."""
+  tokens: float                    # completion tokens drawn, or tokens of rows trained on
+  updates: int                     # of the optimiser
+  iterations: int                  # of the whole stage; 0 where its data decide that
+
+
+# What a stage's `programs` is: it yields Programs, is sent what each returns (placed shapes; None
+# where it does not fit), and returns the Work of an iteration.
+Programs = Generator[Program, Any, Work]
+
+
+def find_shape(source: str, preset: str, where: str) -> ModelConfig:
+  """The shape of the model at `source` if that is at hand, else that of the preset.
+
+  Raises:
+    ValueError: there is neither.
+  """
+  try:
+    path = common.find_model(source, {})
+  except FileNotFoundError:
+    if not preset:
+      raise ValueError(
+          f'{where}.source={source!r} is not at hand and {where}.preset is empty: name the preset '
+          f'of its shape ({", ".join(PRESETS)}), or a folder that is there') from None
+    return PRESETS[preset]
+  return gguf.read_config(path) if path.endswith('.gguf') else read_config(Path(path))
+
+
+def place(shapes, placed):
+  """Shapes with where they lie; `placed` is a tree like them."""
+  return jax.tree.map(
+      lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, placed)
+
+
+def params_of(model: Model, mesh: jax.sharding.Mesh):
+  """The placed shapes of a model's parameters."""
+  shapes = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)))
+  return place(shapes, sharding.shardings(mesh, model.logical_axes, shapes))
+
+
+def state_of(params, optimizer, logical_axes, mesh: jax.sharding.Mesh):
+  """The placed shapes of a TrainState on parameters of these shapes."""
+  shapes = jax.eval_shape(functools.partial(train_step.init_state, optimizer=optimizer), params)
+  return place(shapes, train_step.state_shardings(mesh, logical_axes, shapes))
+
+
+def table(mesh: jax.sharding.Mesh, *shape: int, dtype: str = 'float32'):
+  """The placed shape of an array of a batch."""
+  return sharding.abstract(jax.ShapeDtypeStruct(shape, dtype), mesh, batch=True)
+
+
+def model_of(settings: Mapping[str, Any], shape: ModelConfig) -> Model:
+  """The model of this shape, by the `model` part of a stage."""
+  return build(shape, compute_dtype=settings['compute_dtype'], remat=settings['remat'])
+
+
+def sampling(
+    run: sampler.Sampler, model: Model, params, mesh: jax.sharding.Mesh, *, prompts: int,
+    prompt_length: int, group_size: int, max_new_tokens: int, chunk: int, mean_length: float,
+    beside=(),
+) -> Generator[Program, Any, None]:
+  """The programs of one rollout of `prompts` × `group_size` completions of the greatest length.
+
+  Chunks of decoding are compiled with the smallest cache and with the largest; as their time grows
+  with the cache, each stands for half of all chunks.
+
+  Args:
+    run: the stage's own sampler, with the settings that are repeated here.
+    params: placed shapes.
+    mean_length: of the completions, for what is useful; the programs run to the greatest length.
+    beside: what lies in memory besides `params`.
+  """
+  rows, chunks = prompts * group_size, -(-max_new_tokens // chunk)
+  whole = compute.sampling(model.config, [prompt_length] * prompts,
+                           [[int(mean_length)] * group_size] * prompts).sampled
+  of_prompts = compute.sampling(model.config, [prompt_length] * prompts, [[0]] * prompts).sampled
+  ints = lambda *shape: table(mesh, *shape, dtype='int32')
+  cast = yield Program('reshard', run.reshard, (params,), beside=beside)
+  if cast is None:
+    return
+  state = yield Program(
+      'prefill', run.prefill, (cast, Prompts(
+          ints(prompts, prompt_length), ints(prompts), ints(prompts)), scalar('int32')),
+      useful=of_prompts, beside=(params, beside))
+  if state is None:
+    return
+  before = state.cache
+  sizes = {'first': min(chunk, max_new_tokens), 'last': max_new_tokens}
+  for place_, size in list(sizes.items())[:chunks]:
+    if place_ == 'last':   # it takes the place of the cache of all chunks but this one
+      room = jax.eval_shape(functools.partial(
+          run.grow, num_rows=rows, size=(chunks - 1) * chunk), before).suffix
+      before = dataclasses.replace(before, length=cache.length, suffix=place(
+          room, jax.tree.map(lambda x: x.sharding, cache.suffix)))
+    cache = yield Program(
+        f'cache, {place_} chunk', run.grow, (before,), times=chunks / min(2, chunks),
+        keywords=dict(num_rows=rows, size=size),
+        beside=(params, cast, dataclasses.replace(state, cache=()), beside))
+    if cache is None:
+      return
+    yield Program(
+        f'decode, {place_} chunk', run.decode_chunk,
+        (cast, dataclasses.replace(state, cache=cache), scalar('int32')),
+        times=chunks / min(2, chunks), useful=(whole - of_prompts) / min(2, chunks),
+        unknown_trips=min(chunk, max_new_tokens), beside=(params, beside))
+
+
+def scalar(dtype: str = 'float32') -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct((), dtype)
+
+
+def bytes_on_a_device(tree) -> float:
+  """Of placed shapes, those without a place lying whole on every device."""
+  def one(x):
+    shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+    return math.prod(shape) * (8 if jnp.issubdtype(x.dtype, jax.dtypes.extended) else
+                               x.dtype.itemsize)
+  return float(sum(map(one, jax.tree.leaves(tree))))

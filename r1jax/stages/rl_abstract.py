@@ -1,0 +1,92 @@
+"""The device programs of an iteration of the RL stage, by shapes alone."""
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from r1jax import compute, reward_model, sharding, train_step
+from r1jax.records import Batch
+from r1jax.stages import abstract, rl_programs
+from r1jax.stages.abstract import Program, Work, table
+
+
+def programs(
+    config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], Any], *,
+    mean_length: float = 0,
+) -> abstract.Programs:
+  """A rollout without extra rounds, what scores it, and its updates; see `abstract.Programs`.
+
+  Left out is what takes next to no time: crediting, taking groups, the reward models' passes.
+
+  Args:
+    config: the stage's.
+    mesh: of the devices to compile for.
+    shape_of: from the `model` part of a stage to its ModelConfig.
+    mean_length: of the completions; 0: all have the greatest length.
+  """
+  longest, group = config['sampling']['max_new_tokens'], config['group_size']
+  mean_length = mean_length or longest
+  model = abstract.model_of(config['model'], shape_of(config['model']))
+  optimizer = train_step.make_optimizer(**config['optimizer'])
+  critic_optimizer = train_step.make_optimizer(**config['critic']['optimizer'])
+  run = rl_programs.make_programs(
+      model, optimizer, critic_optimizer, config, abstract.STOP_IDS, lambda: False)
+  params = abstract.params_of(model, mesh)
+  state = abstract.state_of(params, optimizer, model.logical_axes, mesh)
+  reference = params if config['kl_coefficient'] else None
+  critic = None
+  if config['advantage'] == 'gae':
+    axes = reward_model.scalar_axes(model)
+    scalar = jax.eval_shape(lambda params: reward_model.init_scalar(model, params), params)
+    scalar = abstract.place(scalar, sharding.shardings(mesh, axes, scalar))
+    critic = abstract.state_of(scalar, critic_optimizer, axes, mesh)
+
+  yield from abstract.sampling(
+      run.sample, model, params, mesh, prompts=config['prompts'], group_size=group,
+      prompt_length=config['max_prompt_length'], max_new_tokens=longest,
+      chunk=config['sampling']['chunk'], mean_length=mean_length,
+      beside=(state.optimizer, reference, critic))
+
+  updates = config['epochs'] * config['mini_batches']
+  lengths = ([config['max_prompt_length']] * config['prompts'],
+             [[int(mean_length)] * group] * config['prompts'])
+  scored = (updates > 1) + (reference is not None)
+  pass_ = compute.scoring(model.config, *lengths).scored
+  whole = _batch(config, mesh, config['prompts'], updates > 1, reference, critic)
+  bare = Batch(*(getattr(whole, name) for name in (
+      'prompt_tokens', 'prompt_lengths', 'completion_tokens', 'completion_mask',
+      'behaviour_logprobs')))
+  if scored:
+    yield Program('score', run.score, (params, bare), times=scored, useful=scored * pass_,
+                  beside=(state.optimizer, reference, critic))
+  if critic is not None:
+    yield Program('value', run.value, (critic.params, bare), useful=pass_,
+                  beside=(state, reference, critic.optimizer))
+  batch = _batch(config, mesh, config['prompts'] // config['mini_batches'], updates > 1, reference,
+                 critic)
+  normalizers = rl_programs.Normalizers(
+      *sharding.abstract([abstract.scalar()] * len(rl_programs.Normalizers._fields), mesh))
+  trained = compute.training(model.config, *lengths, remat=False, times=config['epochs']).trained
+  others = () if config['mini_batches'] == 1 else whole
+  yield Program('update', run.update, (state, batch, normalizers), times=updates, useful=trained,
+                beside=(reference, critic, others))
+  if critic is not None:
+    yield Program('update of the critic', run.update_critic, (critic, batch, normalizers),
+                  times=updates, useful=trained, beside=(state, reference, others))
+  return Work(config['prompts'] * group * mean_length, updates, -(-config['steps'] // updates))
+
+
+def _batch(config, mesh, prompts: int, old: bool, reference, critic) -> Batch:
+  """The placed shapes of a batch of so many prompts, with the fields that its loss reads."""
+  rows, length = prompts * config['group_size'], config['sampling']['max_new_tokens']
+  ints = lambda *shape: table(mesh, *shape, dtype='int32')
+  tokens = table(mesh, rows, length)
+  return Batch(
+      prompt_tokens=ints(prompts, config['max_prompt_length']), prompt_lengths=ints(prompts),
+      completion_tokens=ints(rows, length), completion_mask=tokens, behaviour_logprobs=tokens,
+      advantages=(table(mesh, rows) if config['advantage'] in rl_programs.SEQUENCE_ADVANTAGES
+                  else tokens),
+      old_logprobs=tokens if old else None,
+      reference_logprobs=tokens if reference is not None else None,
+      old_values=tokens if critic is not None else None,
+      returns=tokens if critic is not None else None)
