@@ -63,7 +63,8 @@ def pack(batch: Batch, settings: Mapping[str, Any], mesh: jax.sharding.Mesh) -> 
   The lengths, and they alone, come to the host.
   """
   lengths = sharding.to_host((batch.prompt_lengths, jnp.sum(batch.completion_mask != 0, 1)))
-  placed = jax.sharding.NamedSharding(mesh, sharding.partition_spec(('batch',)))
+  placed = jax.sharding.NamedSharding(
+      mesh, sharding.spec_that_divides(mesh, (None,), ('batch',)))
   parts = mesh.size // placed.shard_shape((mesh.size,))[0]
   packing = pack_groups(
       *lengths, row_length=settings['packing']['row_length'],
