@@ -164,14 +164,11 @@ def test_one_token_is_never_long_and_many_are():
   assert is_long(attention.LONG, 0) and not is_long(attention.LONG - 1, 0)
 
 
-@pytest.mark.parametrize('sizes, rule', [((2, 2, 2), 'sequence'), ((4, 1, 2), None)])
-def test_on_a_mesh_of_eight_rows_queries_and_heads_are_split(sizes, rule, monkeypatch):
-  """Values and gradients of one device; groups stay whole, a missing rule splits nothing."""
+@pytest.mark.parametrize('fsdp, sequence', [(2, 2), (4, 1)])
+def test_on_a_mesh_of_eight_rows_queries_and_heads_are_split(fsdp, sequence, monkeypatch):
+  """Values and gradients of one device; groups stay whole."""
   monkeypatch.setitem(flash._BLOCKS, 'cpu', 16)
-  monkeypatch.setitem(sharding.RULES, 'sequence', rule)
-  mesh = jax.sharding.Mesh(
-      np.array(jax.devices()).reshape(sizes), ('fsdp', 'sequence', 'tensor'),
-      axis_types=(jax.sharding.AxisType.Auto,) * 3)
+  mesh = sharding.make_mesh(fsdp=fsdp, sequence=sequence, tensor=2)
   rng = np.random.default_rng(0)
   draw = lambda *shape: jnp.asarray(rng.normal(0, 1, shape), jnp.float32)
   arrays = draw(8, 40, 2, 2, D), draw(8, 40, 2, D), draw(8, 40, 2, D), KeyValue(
@@ -191,7 +188,7 @@ def test_on_a_mesh_of_eight_rows_queries_and_heads_are_split(sizes, rule, monkey
   with sharding.use(mesh):
     lowered = step.lower(sharding.place(arrays, mesh, batch=True))
     got = lowered.compile()(sharding.place(arrays, mesh, batch=True))
-  rows, tokens = 8 // sizes[0], 40 // sizes[1]
+  rows, tokens = 8 // fsdp, 40 // sequence
   assert f'tensor<{rows}x{tokens}x1x2x{D}xf32>' in lowered.as_text()
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
     np.testing.assert_allclose(a, b, atol=1e-5)
