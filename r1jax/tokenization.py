@@ -132,9 +132,10 @@ class Tokenizer:
     fields = {name: generation[name] for name in ('temperature', 'top_k', 'top_p', 'min_p')
               if generation.get(name) is not None}
     for name, value in fields.items():
-      if type(value) not in ((int,) if name == 'top_k' else (int, float)):
+      whole = name == 'top_k'
+      if type(value) not in ((int,) if whole else (int, float)):
         raise ValueError(f'generation_config.json of {self.source} has {name}={value!r}: give a '
-                         'number, or leave it out.')
+                         f'{"whole " if whole else ""}number, or leave it out.')
     return fields
 
   def _special_id(self, name: str) -> int | None:

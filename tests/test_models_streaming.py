@@ -2,6 +2,9 @@
 import dataclasses
 import json
 import os
+import socket
+import subprocess
+import sys
 import tempfile
 import tracemalloc
 
@@ -174,6 +177,52 @@ def test_an_export_of_sharded_parameters_is_that_of_arrays_byte_for_byte(
   assert names == [path.name for path in sorted((tmp_path / 'b').iterdir())] and len(names) > 5
   for name in names:
     assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
+
+
+TWO_PROCESSES = """
+import os, pathlib, sys
+folder, port, number = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+import jax
+import numpy as np
+jax.distributed.initialize(f'127.0.0.1:{port}', 2, number)
+from r1jax import sharding
+from r1jax.models import huggingface, streaming
+streaming.PIECE_BYTES, streaming._FETCHED_WHOLE = 4_000, 500
+config = huggingface.read_config(folder / 'a')
+params = huggingface.load_params(folder / 'a', config, mesh=sharding.make_mesh(fsdp=2, tensor=2))
+whole = huggingface.load_params(folder / 'a', config)
+for leaf, array in zip(jax.tree.leaves(params), jax.tree.leaves(whole)):
+  assert len(leaf.addressable_shards) == 2
+  for shard in leaf.addressable_shards:
+    np.testing.assert_array_equal(shard.data, np.asarray(array)[shard.index])
+huggingface.export(folder / 'b', config, params, max_shard_bytes=2_000)
+assert (folder / 'b/config.json').exists()
+print('done', flush=True)
+os._exit(0)   # a process that waits for the other's end may wait for long
+"""
+
+
+def test_two_processes_read_and_write_together(tmp_path):
+  huggingface.export(tmp_path / 'a', LLAMA, random_params(LLAMA), max_shard_bytes=2_000)
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    port = free.getsockname()[1]
+  environment = os.environ | {
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=2', 'JAX_PLATFORMS': 'cpu',
+      'PYTHONPATH': os.pathsep.join(sys.path)}
+  processes = [subprocess.Popen(
+      [sys.executable, '-c', TWO_PROCESSES, str(tmp_path), str(port), str(number)],
+      env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+      for number in range(2)]
+  try:
+    for process in processes:
+      out, errors = process.communicate(timeout=120)
+      assert out.endswith('done\n'), errors[-2_000:]
+  finally:
+    for process in processes:
+      process.kill()
+  for path in (tmp_path / 'a').iterdir():
+    assert path.read_bytes() == (tmp_path / 'b' / path.name).read_bytes()
 
 
 # 8-bit weights.

@@ -117,8 +117,8 @@ class _OnDevice:
 
   def __init__(self, box: Box, devices: list):
     self._box, self._devices = box, devices
-    shape = [end - begin for begin, end in box]
-    self._arrays = [jnp.zeros(shape, jnp.float32, device=device) for device in devices]
+    shape = tuple(end - begin for begin, end in box)
+    self._arrays = [_zeros(device)(shape) for device in devices]
 
   def take(self, box: Box, values: np.ndarray) -> None:
     if common := _overlap(self._box, box):
@@ -130,6 +130,14 @@ class _OnDevice:
 
   def arrays(self) -> list[jax.Array]:
     return self._arrays
+
+
+@functools.cache
+def _zeros(device):
+  """`jnp.zeros` of a shape, made where it stays: its `device` argument copies from another one."""
+  placement = None if device is None else jax.sharding.SingleDeviceSharding(device)
+  return jax.jit(lambda shape: jnp.zeros(shape, jnp.float32), static_argnums=0,
+                 out_shardings=placement)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
