@@ -1,4 +1,4 @@
-"""`flash_attention` in plain JAX: loops over blocks of queries and of the keys that they may see."""
+"""`flash_attention` in plain JAX: a loop over blocks of queries, and in it one over those of keys."""
 import jax
 import jax.numpy as jnp
 

@@ -26,6 +26,7 @@ def forward(queries, keys, values, query_marks, key_marks, *, window, interpret=
   (n, t, k, r, d), e = queries.shape, values.shape[-1]
   row, column = _side(query_marks, queries=True), _side(key_marks, queries=False)
   first, end = seen_range(blocks_seen(row.marks, column.marks, window))
+  pairs, moved, _ = _work(queries, keys, values, query_marks, row, column)
   at_query = lambda n, k, head, i, j, *_: (n, k * r + head, i)
   at_key = lambda n, k, head, i, j, first, end: (n, k, _clip(n, i, j, first, end))
   of_query, of_key = _Specs(row.size, at_query), _Specs(column.size, at_key)
@@ -39,7 +40,7 @@ def forward(queries, keys, values, query_marks, key_marks, *, window, interpret=
           scratch_shapes=[pltpu.VMEM((width, row.size), jnp.float32) for width in (1, 1, e)]),
       out_shape=[jax.ShapeDtypeStruct((n, k * r, e, row.length), queries.dtype),
                  jax.ShapeDtypeStruct((n, k * r, 1, row.length), jnp.float32)],
-      interpret=interpret, **_costs(queries, keys, values, query_marks, d + e, inner=1),
+      interpret=interpret, **_static(pairs, d + e, moved, inner=1),
   )(first, end, row.heads(queries), column.heads(keys), column.heads(values), row.rows, column.rows)
   whole = lambda x: jnp.transpose(x[..., :t].reshape(n, k, r, -1, t), (0, 4, 1, 2, 3))
   return whole(out), whole(log_total)[..., 0]
@@ -86,7 +87,7 @@ def backward(
   in_specs = lambda of_query, of_key: [
       of_query.tokens(d), of_key.tokens(d), of_key.tokens(e), of_query.marks(), of_key.marks(),
       of_query.tokens(e), of_query.turned(1), of_query.turned(1)]
-  costs = functools.partial(_costs, queries, keys, values, query_marks)
+  pairs, by_query, by_key = _work(queries, keys, values, query_marks, row, column)
 
   at_query = lambda n, k, head, i, j, *_: (n, k * r + head, i)
   at_key = lambda n, k, head, i, j, first, end: (n, k, _clip(n, i, j, first, end))
@@ -98,7 +99,7 @@ def backward(
           in_specs=in_specs(of_query, of_key), out_specs=of_query.turned(d),
           scratch_shapes=[pltpu.VMEM((d, row.size), jnp.float32)]),
       out_shape=jax.ShapeDtypeStruct((n, k * r, d, row.length), queries.dtype),
-      interpret=interpret, **costs(2 * d + e, inner=1),
+      interpret=interpret, **_static(pairs, 2 * d + e, by_query, inner=1),
   )(*seen_range(seen), *operands)
 
   at_key = lambda n, k, j, head, i, *_: (n, k, j)
@@ -113,7 +114,7 @@ def backward(
           scratch_shapes=[pltpu.VMEM((column.size, width), jnp.float32) for width in (d, e)]),
       out_shape=[jax.ShapeDtypeStruct((n, k, column.length, d), keys.dtype),
                  jax.ShapeDtypeStruct((n, k, column.length, e), values.dtype)],
-      interpret=interpret, **costs(2 * (d + e), inner=2),
+      interpret=interpret, **_static(pairs, 2 * (d + e), by_key, inner=2),
   )(*seen_range(seen.swapaxes(1, 2)), *operands)
   d_queries = jnp.transpose(d_queries[..., :t].reshape(n, k, r, d, t), (0, 4, 1, 2, 3))
   return d_queries, d_keys[:, :, :s].swapaxes(1, 2), d_values[:, :, :s].swapaxes(1, 2)
@@ -248,16 +249,21 @@ def _inside(i, j, first, end):
   return (first[n, i] <= j) & (j < end[n, i])
 
 
-def _costs(queries, keys, values, query_marks, widths, inner):
-  """What XLA and Mosaic are told; `widths` is Σ of those of the products, `inner` axes run in order.
-
-  Of causal attention half of the blocks are counted.
-  """
-  n, t, k, r, _ = queries.shape
-  pairs = n * k * r * t * keys.shape[1] // (1 if query_marks.places is None else 2)
-  moved = sum(x.size * x.dtype.itemsize for x in (queries, keys, values)) * 2
+def _static(pairs, widths, moved, inner):
+  """What XLA and Mosaic are told: `pairs` of query and key, Σ of the products' widths, bytes."""
   return dict(
       cost_estimate=pl.CostEstimate(
           flops=2 * pairs * widths, transcendentals=pairs, bytes_accessed=moved),
       compiler_params=pltpu.CompilerParams(
           dimension_semantics=('parallel',) * (5 - inner) + ('arbitrary',) * inner))
+
+
+def _work(queries, keys, values, query_marks, row, column):
+  """(pairs of query and key, bytes moved where keys are the inner axis, where queries are)."""
+  n, t, k, r, _ = queries.shape
+  share = 1 if query_marks.places is None else 2      # of causal attention half of the blocks
+  of_queries, of_keys = (
+      sum(x.size * x.dtype.itemsize for x in side) for side in ((queries, queries), (keys, values)))
+  return (n * k * r * t * keys.shape[1] // share,
+          of_queries + of_keys * r * row.count // share,
+          2 * of_keys + of_queries * column.count // share)

@@ -84,7 +84,7 @@ class Case(NamedTuple):
 
 
 CASES = {
-    'one head a key, values of another width, an odd length': Case(139, heads=(4, 1), widths=(12, 6)),
+    'one head a key, widths that differ, an odd length': Case(139, heads=(4, 1), widths=(12, 6)),
     'packed completions and their prompts': Case(
         300, segments=(1, 2, 3, 4, 5, 0), parents=(0, 1, 1, 0, 4, 0)),
     'whole blocks, packed, a window': Case(256, heads=(1, 2), segments=(1, 2, 0), window=37),

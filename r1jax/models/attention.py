@@ -43,7 +43,7 @@ class KeyValue:
 
 
 class Context(NamedTuple):
-  """What the attention of a layer needs beside its input: masks as `attend` takes them, or marks."""
+  """What the attention of a layer needs beside its input: the masks of `attend`, or marks."""
   sines: jax.Array                     # [N, T, rotated width / 2]
   cosines: jax.Array
   self_mask: jax.Array | None = None
@@ -193,7 +193,7 @@ def attend_long(
 
 
 def _merge_long(queries, parts, *, window):
-  """Parts are (keys, values, the queries' marks, the keys' marks), of all rows or of their groups."""
+  """Parts are (keys, values, marks of the queries, of the keys), keys of all rows or of groups."""
   def of_part(keys, values, query_marks, key_marks):
     # The rows of a group are one row of as many more tokens to the keys that they share.
     group = lambda x: x.reshape(keys.shape[0], -1, *x.shape[2:])
