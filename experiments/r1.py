@@ -48,7 +48,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from r1jax.stages import evaluate, reject, reward_model, rl, sft
+from r1jax.stages import evaluate, reject, reward_model, sft
 
 sys.path.append(str(pathlib.Path(__file__).parent))
 import r1_zero
@@ -86,10 +86,7 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
 
 def some_stages(file: str, argument: str, names: tuple[str, ...]) -> ConfigDict:
   """The chain, or `names` of it alone: what they read of other stages is the base, until set."""
-  size, _, debug = argument.partition(',')
-  if size not in SIZES or debug not in ('', 'debug'):
-    raise ValueError(f'{file}:{argument} is unknown: use one of {", ".join(SIZES)}, '
-                     "alone or followed by ',debug'")
+  size, debug = r1_zero.parse(file, argument, SIZES)
   zero = r1_zero.get_config(argument).stages.zero
   budget = _budget(size)
   if debug:
@@ -151,13 +148,15 @@ def _debug(budget: Budget, zero: ConfigDict) -> Budget:
     zero.data.update(DEBUG_DATA)
   zero.sampling.max_new_tokens, zero.sampling.chunk = 48, 16
   few = dict.fromkeys(budget.problems, 8)
+  miniature = zero.model.source == 'miniature'
   return dataclasses.replace(
       budget, steps=dict.fromkeys(budget.steps, 2), general_from=1,
       draws=dict.fromkeys(budget.draws, (64, 4)),
       general_examples=64, problems=few, samples=dict.fromkeys(few, 2),
-      sft=budget.sft | dict(rows=2, micro_batches=1, last_step=2),
+      sft=budget.sft | dict(rows=2, micro_batches=1, last_step=2) | (
+          dict(row_length=192) if miniature else {}),
       judge=budget.judge | dict(rows=8, micro_batches=1, epochs=1), judge_examples=64,
-      small=('miniature_small', '') if zero.model.source == 'miniature' else budget.small)
+      small=('miniature_small', '') if miniature else budget.small)
 
 
 def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:

@@ -46,10 +46,7 @@ SIZES = ('tiny', 'smollm2_135m', 'qwen3_0_6b', *LARGE)
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
-  size, _, debug = argument.partition(',')
-  if size not in SIZES or debug not in ('', 'debug'):
-    raise ValueError(f'r1_zero.py:{argument} is unknown: use one of {", ".join(SIZES)}, '
-                     "alone or followed by ',debug'")
+  size, debug = parse('r1_zero.py', argument, SIZES)
   zero = ConfigDict(rl.DEFAULT)
   if size in LARGE:
     _large(zero, size)
@@ -60,6 +57,15 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
     if size in LARGE:
       _stand_in(zero, LARGE[size][-1])
   return with_stages(dict(zero=zero))
+
+
+def parse(file: str, argument: str, sizes: tuple[str, ...]) -> tuple[str, bool]:
+  """(size, debug) of an experiment's argument; refuses an unknown one."""
+  size, _, debug = argument.partition(',')
+  if size not in sizes or debug not in ('', 'debug'):
+    raise ValueError(f'{file}:{argument} is unknown: use one of {", ".join(sizes)}, '
+                     "alone or followed by ',debug'")
+  return size, bool(debug)
 
 
 def with_stages(stages: dict[str, ConfigDict]) -> ConfigDict:
