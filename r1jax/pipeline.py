@@ -17,7 +17,8 @@ from r1jax.storage import Path, to_json
 
 KINDS = {'pretrain': pretrain, 'sft': sft, 'reject': reject, 'reward_model': reward_model, 'rl': rl,
          'evaluate': evaluate}
-_TOP = dict(seed=0, stages={}, mesh=dict.fromkeys(sharding.AXES, 1))   # each stage has its own seed, too
+# Each stage has its own seed, too.
+_TOP = dict(seed=0, stages={}, mesh=dict.fromkeys(sharding.AXES, 1))
 
 
 @dataclasses.dataclass(frozen=True)
