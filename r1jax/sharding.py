@@ -1,4 +1,5 @@
 """Meshes, and the one table that says which mesh axis a logical axis of an array lies on."""
+from collections.abc import Sequence
 import contextlib
 import functools
 import itertools
@@ -121,10 +122,15 @@ def owners(mesh: jax.sharding.Mesh | None, num_groups: int) -> np.ndarray:
   for device, (rows,) in held.items():
     for group in range(*rows.indices(num_groups)):
       holders[group].add(device.process_index)
+  return share_out(holders)
+
+
+def share_out(holders: Sequence[set[int]]) -> np.ndarray:
+  """[B]: one of each group's holders; neighbours with the same holders are shared out in blocks."""
   found = []
   for processes, run in itertools.groupby(map(sorted, holders)):
-    for process, share in zip(processes, np.array_split(list(run), len(processes))):
-      found += [process] * len(share)
+    blocks = np.array_split(np.arange(len(list(run))), len(processes))
+    found += np.repeat(processes, list(map(len, blocks))).tolist()
   return np.asarray(found)
 
 
