@@ -91,6 +91,13 @@ def test_what_is_recognised(monkeypatch, environment, several):
   assert joining.several_recognised() == several
 
 
+@pytest.mark.parametrize('tasks, alone', [
+    ('1', True), ('1(x4)', True), ('8(x2)', False), ('1(x2),8', False), ('', False)])
+def test_a_single_task_of_a_node_takes_all_its_devices(monkeypatch, tasks, alone):
+  monkeypatch.setenv('SLURM_STEP_TASKS_PER_NODE', tasks)
+  assert joining.alone_on_its_node() == alone
+
+
 def free_port():
   with socket.socket() as found:
     found.bind(('127.0.0.1', 0))
