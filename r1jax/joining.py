@@ -83,7 +83,7 @@ def several_recognised() -> bool:
 
 
 def alone_on_its_node() -> bool:
-  """Whether SLURM or Open MPI has started no other task on this node: all of its devices are ours."""
+  """Whether SLURM or Open MPI has started no other task on this node: its devices are all ours."""
   tasks = os.environ.get('SLURM_STEP_TASKS_PER_NODE', '')    # as 8(x4),1
   return bool(tasks) and all(part.partition('(')[0] == '1' for part in tasks.split(',')) or (
       os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE') == '1')

@@ -113,7 +113,8 @@ def to_host(tree):
 def owners(mesh: jax.sharding.Mesh | None, num_groups: int) -> np.ndarray:
   """[num_groups]: the process that reads and judges each group of a batch on this mesh.
 
-  It holds the group. Without a mesh, the first. Groups that several processes hold are shared out among these, in blocks.
+  It holds the group. Groups that several processes hold are shared out among these, in blocks.
+  Without a mesh the first owns all.
   """
   if mesh is None:
     return np.zeros(num_groups, int)
@@ -146,7 +147,8 @@ def own_rows(tree, mesh: jax.sharding.Mesh, owned: np.ndarray):
   def one(x):
     x = _resharded(_by_rows(mesh, owned.size))(x)
     whole = np.zeros(x.shape, x.dtype)
-    for shard in x.addressable_shards:
+    once = {shard.index[0].start: shard for shard in x.addressable_shards}
+    for shard in once.values():
       whole[shard.index] = jax.device_get(shard.data)
     return whole[rows]
   return jax.tree.map(one, tree)

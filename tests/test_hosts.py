@@ -139,7 +139,7 @@ def test_two_hosts_of_one_number_and_other_counts_are_refused():
 
 def test_a_coordinator_that_nobody_reaches_is_named():
   (said,) = call_roll((1, 2))
-  assert re.search(r'host 1 cannot reach the coordinator 127.0.0.1:\d+ within join_wait_s=1 s', said)
+  assert re.search(r'host 1 cannot reach the coordinator 127.0.0.1:\d+ within join_wait_s=1', said)
 
 
 # Several.
@@ -187,7 +187,8 @@ def start_run(base, workdir, compiled, num_hosts=1, devices=4, **mesh):
       '-m', 'r1jax.main', f'--config=tests/hosts_config.py:{base}', f'--workdir={workdir}',
       f'--compilation_cache={compiled}', *join(host),
       *(f'--config.mesh.{axis}={size}' for axis, size in mesh.items()), compiled=compiled,
-      MALLOC_TOP_PAD_='268435456', XLA_FLAGS=TWO_EACH['XLA_FLAGS'].replace('count=2', f'count={devices}'))
+      MALLOC_TOP_PAD_='268435456',
+      XLA_FLAGS=TWO_EACH['XLA_FLAGS'].replace('count=2', f'count={devices}'))
       for host in range(num_hosts)]
 
 
@@ -210,7 +211,7 @@ def test_two_hosts_do_what_one_does_stop_together_and_go_on_on_other_hosts(
     alone, first, second = started
     read_until(first, 'step 3/10')
     second.terminate()
-    ends = [process.communicate(timeout=120) for process in (first, second)]
+    ends = [process.communicate(timeout=400) for process in (first, second)]
     assert [first.returncode, second.returncode] == [128 + signal.SIGTERM] * 2, ends
     stopped = re.search("stage 'zero' was asked to stop: its state after step (\\d+)", ends[0][0])
     assert Checkpointer(two / 'zero/checkpoints').latest_step() == int(stopped[1]) < 20
@@ -221,17 +222,17 @@ def test_two_hosts_do_what_one_does_stop_together_and_go_on_on_other_hosts(
     read_until(first, 'step 7/10')
     second.kill()
     killed = time.monotonic()
-    _, complaint = first.communicate(timeout=120)
+    _, complaint = first.communicate(timeout=400)
     assert time.monotonic() - killed < 40 and first.returncode != 0    # lost_s and leave-taking
     assert 'r1jax: host 0 of 2 ended, since another host died' in complaint
     saved = Checkpointer(two / 'zero/checkpoints').latest_step()
     assert 0 < saved < 20
 
     started += start_run(base, two, compiled, devices=2, fsdp=2)
-    output, complaint = started[-1].communicate(timeout=120)
+    output, complaint = started[-1].communicate(timeout=400)
     assert started[-1].returncode == 0, complaint
     assert f'resumes at step {saved}' in output
-    _, complaint = alone.communicate(timeout=120)
+    _, complaint = alone.communicate(timeout=400)
     assert alone.returncode == 0, complaint
   finally:
     kill(started)

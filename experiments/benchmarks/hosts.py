@@ -2,9 +2,9 @@
 
     python experiments/benchmarks/hosts.py
 
-R1-Zero's debug form, three updates, dense (the miniature) and with experts (a tiny Qwen3-MoE). Every
-run is compared with that of one device: rollouts token for token, losses and gradient norms, weights.
-A Markdown table is printed, as in docs/scale.md.
+R1-Zero's debug form, three updates, dense (the miniature) and with experts (a tiny Qwen3-MoE).
+Every run is compared with that of one device: rollouts token for token, losses and gradient norms,
+weights. A Markdown table is printed, as in docs/scale.md.
 """
 import argparse
 import os
@@ -81,7 +81,7 @@ def main() -> None:
   parser.add_argument('--models', default=','.join(SIZES))
   names = parser.parse_args().models.split(',')
   sys.path.append(str(ROOT))
-  print('| model | processes × devices | mesh | tokens | loss | gradient norm | weights | seconds |\n'
+  print('| model | processes × devices | mesh | tokens | loss | gradient norm | weights | s |\n'
         '| --- | --- | --- | --- | ---: | ---: | ---: | ---: |', flush=True)
   with tempfile.TemporaryDirectory() as folder:
     for name in names:
