@@ -18,6 +18,7 @@ import time
 
 import jax
 
+_ALL_DEVICES = []   # where jax would else take one for each task of SLURM and Open MPI
 _FAREWELL_S = 10    # all hosts end within it, or one that ends ends the others
 
 
@@ -81,6 +82,13 @@ def several_recognised() -> bool:
   return on_tpu and 'TPU_SKIP_MDS_QUERY' not in env and env.get('JAX_PLATFORMS', 'tpu') == 'tpu'
 
 
+def alone_on_its_node() -> bool:
+  """Whether SLURM or Open MPI has started no other task on this node: its devices are all ours."""
+  tasks = os.environ.get('SLURM_STEP_TASKS_PER_NODE', '')    # as 8(x4),1
+  return bool(tasks) and all(part.partition('(')[0] == '1' for part in tasks.split(',')) or (
+      os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE') == '1')
+
+
 def join(joining: Joining) -> 'Witness | None':
   """Joins the other processes, before any computation; None where this one is alone.
 
@@ -98,9 +106,11 @@ def join(joining: Joining) -> 'Witness | None':
                     'command on every one of them')
   try:
     if joining.coordinator:
-      jax.distributed.initialize(joining.coordinator, joining.num_hosts, joining.host, **timeouts)
+      jax.distributed.initialize(joining.coordinator, joining.num_hosts, joining.host,
+                                 local_device_ids=_ALL_DEVICES, **timeouts)
     else:
-      jax.distributed.initialize(**timeouts)
+      jax.distributed.initialize(
+          local_device_ids=_ALL_DEVICES if alone_on_its_node() else None, **timeouts)
   except ValueError:    # nothing was recognised after all
     if joining.coordinator:
       raise

@@ -98,7 +98,7 @@ def _listen(*, several: bool) -> list[int]:
 
 @contextlib.contextmanager
 def _ending(witness):
-  """Ends this host when a collective breaks off, and lets the witness speak; else it is dismissed."""
+  """Ends this host when a collective breaks off, and lets the witness speak; else dismisses it."""
   import jax
   try:
     yield

@@ -215,6 +215,7 @@ def run(
     stages.common.StopRequested: `should_stop` said so, and the stage has saved its state.
   """
   config = common.plain(config)
+  _check_same(config)
   planned = hosts.from_first(lambda: plan(config, workdir, only=only, from_=from_, until=until))
   _say(listing(planned))
   mesh = sharding.make_mesh(**config['mesh'])
@@ -244,6 +245,14 @@ def run(
 def _say(text: str) -> None:
   if hosts.is_first():
     print(text, flush=True)
+
+
+def _check_same(config: Mapping[str, Any]) -> None:
+  first, *others = hosts.gather(checkpoint.config_hash(config, exclude=()))
+  for number, other in enumerate(others, start=1):
+    if other != first:
+      raise ValueError(f'host {number} was started with another config than host 0: give all hosts '
+                       'the same command')
 
 
 def _begin(

@@ -256,7 +256,8 @@ def to_host(tree):
 def owners(mesh: jax.sharding.Mesh | None, num_groups: int) -> np.ndarray:
   """[num_groups]: the process that reads and judges each group of a batch on this mesh.
 
-  It holds the group. Without a mesh, the first. Groups that several processes hold are shared out among these, in blocks.
+  It holds the group. Groups that several processes hold are shared out among these, in blocks.
+  Without a mesh the first owns all.
   """
   if mesh is None:
     return np.zeros(num_groups, int)
@@ -265,10 +266,15 @@ def owners(mesh: jax.sharding.Mesh | None, num_groups: int) -> np.ndarray:
   for device, (rows,) in held.items():
     for group in range(*rows.indices(num_groups)):
       holders[group].add(device.process_index)
+  return share_out(holders)
+
+
+def share_out(holders: Sequence[set[int]]) -> np.ndarray:
+  """[B]: one of each group's holders; neighbours with the same holders are shared out in blocks."""
   found = []
   for processes, run in itertools.groupby(map(sorted, holders)):
-    for process, share in zip(processes, np.array_split(list(run), len(processes))):
-      found += [process] * len(share)
+    blocks = np.array_split(np.arange(len(list(run))), len(processes))
+    found += np.repeat(processes, list(map(len, blocks))).tolist()
   return np.asarray(found)
 
 
@@ -284,7 +290,8 @@ def own_rows(tree, mesh: jax.sharding.Mesh, owned: np.ndarray):
   def one(x):
     x = _resharded(_by_rows(mesh, owned.size))(x)
     whole = np.zeros(x.shape, x.dtype)
-    for shard in x.addressable_shards:
+    once = {shard.index[0].start: shard for shard in x.addressable_shards}
+    for shard in once.values():
       whole[shard.index] = jax.device_get(shard.data)
     return whole[rows]
   return jax.tree.map(one, tree)

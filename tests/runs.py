@@ -15,7 +15,7 @@ import pytest
 from r1jax import metrics, models, sharding
 from r1jax.checkpoint import Checkpointer
 from r1jax.models import ModelConfig, huggingface
-from r1jax.stages import common, evaluate, rl, sft
+from r1jax.stages import common, evaluate, reject, rl, sft
 from r1jax.storage import Path
 from r1jax.tokenization import load_tokenizer
 

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import (
-    advantages, checkpoint, compute, divergences, hosts, metrics, reward_model, sharding, train_step)
+    advantages, checkpoint, compute, divergences, hosts, metrics, reward_model, sharding,
+    train_step)
 from r1jax import rollout as rollouts
 from r1jax.data.prompts import PromptBatch
 from r1jax.records import Batch, PackedBatch, Rollout, TrainState
