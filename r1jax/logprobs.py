@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from r1jax import sharding
 from r1jax.models import transformer
+from r1jax.models.moe import Routing
 from r1jax.records import Batch, PackedBatch, Rows
 
 # In float32 4 MB, which a CPU's caches hold (1.2 times as fast at V = 8,192), and 64 MB.
@@ -160,8 +161,10 @@ _chunked.defvjp(_forward, _backward)
 def completion_hidden(
     model, params, prompt_tokens: jax.Array, prompt_lengths: jax.Array,
     completion_tokens: jax.Array, completion_mask: jax.Array,
-) -> jax.Array:
+) -> tuple[jax.Array, list[Routing]]:
   """Hidden states [N, C, D] from which each completion token is predicted, the prompt shared.
+
+  And how the passes over prompts and completions were routed, of a model with experts.
 
   The prompt runs once per prompt; its keys and values serve all G completions, in the forward
   pass and, by their summed gradients, in the backward pass: exactly the unshared result. Place t
@@ -177,8 +180,9 @@ def completion_hidden(
   """
   group_size = completion_tokens.shape[0] // prompt_tokens.shape[0]
   positions, segments = transformer.prompt_segments(prompt_tokens, prompt_lengths)
-  prompt_hidden, new_kv, _ = model.apply(
+  prompt_hidden, new_kv, aux = model.apply(
       params, prompt_tokens, positions=positions, segment_ids=segments)
+  routings = routing_of(aux)
   last = jnp.take_along_axis(prompt_hidden, prompt_lengths[:, None, None] - 1, 1)    # [B, 1, D]
   hidden = jnp.repeat(last, group_size, 0)
   # The token at position i is predicted by the hidden state before it: the last one needs none.
@@ -187,30 +191,36 @@ def completion_hidden(
   inputs = completion_tokens[:, :count]
   if count:
     starts = jnp.repeat(prompt_lengths, group_size)[:, None]
-    rest, _, _ = model.apply(
+    rest, _, aux = model.apply(
         params, inputs, positions=starts + jnp.arange(count),
         segment_ids=(completion_mask[:, :count] != 0).astype(jnp.int32),
         cache=transformer.as_prefix(new_kv, prompt_lengths))
     hidden = jnp.concatenate([hidden, rest], 1)[:, :completion_tokens.shape[1]]
-  return hidden
+    routings += routing_of(aux)
+  return hidden, routings
+
+
+def routing_of(aux) -> list[Routing]:
+  """The routing in what `Model.apply` gives beside hidden states; none without experts."""
+  return [aux['routing']] if aux else []
 
 
 def completion_logprobs(
     model, params, prompt_tokens: jax.Array, prompt_lengths: jax.Array,
     completion_tokens: jax.Array, completion_mask: jax.Array, *, temperature: float,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, list[Routing]]:
   """log π(completion | prompt) per token, and entropies; arguments as of `completion_hidden`.
 
   Args:
     temperature: divides the logits; 0 (greedy) counts as 1.
 
   Returns:
-    (log-probabilities [N, C], entropies [N, C]) float32; arbitrary where the mask is 0.
+    (log-probabilities [N, C], entropies [N, C], routings) float32; arbitrary where the mask is 0.
   """
-  hidden = completion_hidden(model, params, prompt_tokens, prompt_lengths, completion_tokens,
-                             completion_mask)
-  return token_logprobs(hidden, model.unembedding(params), completion_tokens,
-                        temperature=temperature or 1.0)
+  hidden, routings = completion_hidden(model, params, prompt_tokens, prompt_lengths,
+                                       completion_tokens, completion_mask)
+  return *token_logprobs(hidden, model.unembedding(params), completion_tokens,
+                         temperature=temperature or 1.0), routings
 
 
 def micro_batch(packed: PackedBatch, index: jax.Array) -> tuple[Rows, Batch]:
@@ -245,10 +255,11 @@ def micro_batch(packed: PackedBatch, index: jax.Array) -> tuple[Rows, Batch]:
       jax.tree.map(pick, dataclasses.replace(batch, **dict.fromkeys(prompts))), **prompts)
 
 
-def packed_hidden(model, params, rows: Rows) -> jax.Array:
-  """Hidden states [R, T, D] of packed rows, in which completions see their prompt."""
-  return model.apply(params, rows.tokens, positions=rows.positions, segment_ids=rows.segment_ids,
-                     parent_ids=rows.parent_ids)[0]
+def packed_hidden(model, params, rows: Rows) -> tuple[jax.Array, list[Routing]]:
+  """Hidden states [R, T, D] of packed rows, in which completions see their prompt; routings."""
+  hidden, _, aux = model.apply(params, rows.tokens, positions=rows.positions,
+                               segment_ids=rows.segment_ids, parent_ids=rows.parent_ids)
+  return hidden, routing_of(aux)
 
 
 def completion_table(first: jax.Array, following: jax.Array, rows: Rows, length: int) -> jax.Array:
@@ -268,7 +279,7 @@ def completion_table(first: jax.Array, following: jax.Array, rows: Rows, length:
 
 def packed_logprobs(
     model, params, rows: Rows, completion_tokens: jax.Array, *, temperature: float,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, list[Routing]]:
   """As `completion_logprobs`, of a packed micro-batch: the same values and gradients.
 
   A hidden state predicts the token after it; only a completion's first token, which several
@@ -279,12 +290,15 @@ def packed_logprobs(
     temperature: divides the logits; 0 (greedy) counts as 1.
 
   Returns:
-    (log-probabilities [R·M, C], entropies [R·M, C]) float32; arbitrary where the mask is 0.
+    (log-probabilities [R·M, C], entropies [R·M, C], routings) float32; arbitrary where the mask is
+    0.
   """
-  hidden, (_, length) = packed_hidden(model, params, rows), completion_tokens.shape
+  hidden, routings = packed_hidden(model, params, rows)
+  length = completion_tokens.shape[1]
   score = functools.partial(token_logprobs, temperature=temperature or 1.0)
   unembedding = model.unembedding(params)
   following = score(hidden, unembedding, jnp.roll(rows.tokens, -1, 1))
   ends = jnp.take_along_axis(hidden, rows.prompt_ends[..., None], 1)
   first = score(ends, unembedding, completion_tokens[:, 0].reshape(rows.starts.shape))
-  return tuple(completion_table(*both, rows, length) for both in zip(first, following))
+  tables = (completion_table(*both, rows, length) for both in zip(first, following))
+  return *tables, routings

@@ -46,13 +46,14 @@ def completion_values(
 
   Arguments as of `logprobs.completion_hidden`; arbitrary where the mask is 0.
   """
-  hidden = completion_hidden(model, params['backbone'], prompt_tokens, prompt_lengths,
-                             completion_tokens, completion_mask)
+  hidden, _ = completion_hidden(model, params['backbone'], prompt_tokens, prompt_lengths,
+                                completion_tokens, completion_mask)
   return hidden.astype(jnp.float32) @ params['head']
 
 
 def packed_values(model: Model, params, rows: Rows, length: int) -> jax.Array:
   """As `completion_values`, of a packed micro-batch: [R·M, C], C = `length`."""
-  values = packed_hidden(model, params['backbone'], rows).astype(jnp.float32) @ params['head']
+  hidden, _ = packed_hidden(model, params['backbone'], rows)
+  values = hidden.astype(jnp.float32) @ params['head']
   ends = jnp.take_along_axis(values, rows.prompt_ends, 1)
   return completion_table(ends, values, rows, length)

@@ -26,7 +26,7 @@ from r1jax.records import Batch, PackedBatch, Rollout, TrainState
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import Rewards
 from r1jax.sampler import Interrupted
-from r1jax.stages import common, evaluate, rl_programs, rl_rewards
+from r1jax.stages import auxiliary, common, evaluate, rl_programs, rl_rewards
 from r1jax.stages.reward_model import load_reward_model
 from r1jax.stages.rl_abstract import programs as programs
 from r1jax.stages.rl_config import DEFAULT as DEFAULT, check as check
@@ -103,6 +103,7 @@ class _Trainer:
     self.mesh, self.should_stop, self.console = mesh, should_stop, console
     loaded = common.load_model(mesh=mesh, inputs=inputs, **config['model'])
     self.model, self.tokenizer = loaded.model, loaded.tokenizer
+    auxiliary.check_model(config, self.model.config, f'config.stages.{stage}')
     self.stop_ids = stop_ids(config['template'], self.tokenizer)
     self.updates = config['epochs'] * config['mini_batches']
     self.iterations = -(-config['steps'] // self.updates)
@@ -331,11 +332,11 @@ class _Trainer:
           key = np.random.default_rng((config['seed'], self.place.iteration, epoch))
           groups = np.split(key.permutation(config['prompts']), config['mini_batches'])[part]
           batch = self.programs.take(self.batch, sharding.place(groups, self.mesh))
+        mask, batch = batch.completion_mask, self._packed(batch)
         normalizers = rl_programs.batch_normalizers(
-            batch.completion_mask, self.place.kl_coefficient,
+            mask, self.place.kl_coefficient, rl_programs.num_rows(batch),
             aggregation=config['loss']['aggregation'],
             max_length=config['sampling']['max_new_tokens'])
-        batch = self._packed(batch)
         self.state, measured = self.programs.update(self.state, batch, normalizers)
         if self.critic is not None:
           self.critic, of_critic = self.programs.update_critic(self.critic, batch, normalizers)

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from r1jax.rewards.suite import named_rewards
-from r1jax.stages import common, evaluate, rl_programs
+from r1jax.stages import auxiliary, common, evaluate, rl_programs
 
 _OPTIMIZER = dict(learning_rate=3e-6, warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0,
                   beta1=0.9, beta2=0.95)
@@ -42,6 +42,7 @@ DEFAULT = dict(
     kl_controller=dict(rule='fixed', target=0.01, horizon=10_000.0),
     reference_refresh=0,        # steps between replacements of the reference by the policy; 0: none
     optimizer=_OPTIMIZER,
+    experts=auxiliary.EXPERTS,
     critic=dict(                # of advantage='gae'
         source='',              # its backbone, and a reward model's head; '': the policy's backbone
         gamma=1.0, gae_lambda=1.0, whiten_rewards=False, whiten_advantages=True, clip_epsilon=0.2,
@@ -62,6 +63,7 @@ def check(config: Mapping[str, Any], where: str, *, own_rewards: bool = False) -
   common.check_config(config, DEFAULT, where)
   common.check_data(config['data'], f'{where}.data')
   common.check_sampling(config['sampling'], f'{where}.sampling')
+  auxiliary.check_experts(config['experts'], f'{where}.experts')
   for fault in (*_batch_faults(config), *_advantage_faults(config), *_loss_faults(config)):
     raise ValueError(f'{where}.{fault}')
   _check_rewards(config, where, own_rewards=own_rewards)

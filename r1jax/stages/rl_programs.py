@@ -17,9 +17,11 @@ from r1jax.data.packing import pack_groups
 from r1jax.logprobs import completion_logprobs, micro_batch, packed_logprobs
 from r1jax.masked import masked_max, masked_sum
 from r1jax.models import Model
+from r1jax.models.moe import Routing
 from r1jax.records import Batch, PackedBatch, Packing, Rows
 from r1jax.reward_model import completion_values, packed_values
 from r1jax.sampler import Sampling, make_sampler
+from r1jax.stages import auxiliary
 
 # `config.advantage` -> f(rewards [B, G]) -> [B·G], for advantages of whole completions.
 SEQUENCE_ADVANTAGES = {
@@ -51,6 +53,7 @@ class Normalizers(NamedTuple):
   loss: jax.Array            # the divisor of the policy loss
   token_count: jax.Array     # the number of completion tokens
   kl_coefficient: jax.Array  # of the whole run, where it adapts
+  num_rows: jax.Array | float = 1.0   # that go through the model; a balance loss is over them
 
 
 # A micro-batch, of a batch or of a packed one.
@@ -82,8 +85,8 @@ def packing_fill(packing: Packing) -> jax.Array:
 
 def piece_logprobs(
     model: Model, params, piece: Piece, temperature: float,
-) -> tuple[Batch, jax.Array, jax.Array]:
-  """(what the loss eats, log-probabilities, entropies) of a micro-batch."""
+) -> tuple[Batch, jax.Array, jax.Array, list[Routing]]:
+  """(what the loss eats, log-probabilities, entropies, routings) of a micro-batch."""
   if isinstance(piece, Batch):
     return piece, *completion_logprobs(model, params, *_inputs(piece), temperature=temperature)
   rows, batch = piece
@@ -114,7 +117,7 @@ def make_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
   adapts_old = bool(options.pop('old_kl_coefficient'))
 
   def loss(params, piece: Piece, normalizers: Normalizers):
-    batch, logprobs, entropies = piece_logprobs(
+    batch, logprobs, entropies, routings = piece_logprobs(
         model, params, piece, settings['sampling']['temperature'])
     kl = {'old_kl_coefficient': normalizers.kl_coefficient} if adapts_old else {}
     if settings['kl_coefficient'] and settings['kl_place'] == 'loss':
@@ -132,7 +135,9 @@ def make_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
         'sampling/logprob_difference/mean':
             masked_sum(difference, batch.completion_mask) / normalizers.token_count,
         'sampling/logprob_difference/max': masked_max(difference, batch.completion_mask)}
-    return value, jax.lax.stop_gradient(measured)
+    balancing, counted = auxiliary.balance(
+        routings, None, model.config, settings['experts'], normalizers.num_rows)
+    return value + balancing, jax.lax.stop_gradient(measured | counted)
   return loss
 
 
@@ -205,14 +210,15 @@ def make_programs(
     of_groups = lambda x: x.reshape(num_groups, -1, *x.shape[1:])[groups].reshape(-1, *x.shape[1:])
     return sharding.constrain_rows(jax.tree.map(of_groups, batch))
 
-  def update(loss, optimizer):
+  def update(loss, optimizer, after=None):
     return jax.jit(train_step.make_update(
         loss, optimizer, num_micro_batches=settings['micro_batches'],
-        split=split if packed else None), donate_argnums=0)
+        split=split if packed else None, after=after), donate_argnums=0)
 
   return Programs(
       sample, score, value, jax.jit(make_credit(settings)), take,
-      update(make_loss(model, settings), optimizer),
+      update(make_loss(model, settings), optimizer,
+             auxiliary.after_update(model.config, settings['experts'])),
       update(make_value_loss(model, settings), critic_optimizer))
 
 
@@ -246,7 +252,16 @@ def split(packed: PackedBatch):
 
 
 @functools.partial(jax.jit, static_argnames=('aggregation', 'max_length'))
-def batch_normalizers(mask, kl_coefficient, *, aggregation, max_length) -> Normalizers:
+def batch_normalizers(
+    mask, kl_coefficient, num_rows=1.0, *, aggregation, max_length) -> Normalizers:
   """Of a whole batch with this completion mask [N, C], for its micro-batches."""
   return Normalizers(losses.loss_normalizer(mask, aggregation, max_length),
-                     jnp.maximum(jnp.sum(mask), 1), jnp.float32(kl_coefficient))
+                     jnp.maximum(jnp.sum(mask), 1), jnp.float32(kl_coefficient),
+                     jnp.float32(num_rows))
+
+
+def num_rows(batch: Batch | PackedBatch) -> jax.Array | int:
+  """Rows that go through the model in an update: of prompts and completions, or packed ones."""
+  if isinstance(batch, PackedBatch):
+    return batch.packing.num_micro_batches * batch.packing.segment_ids.shape[1]
+  return batch.prompt_tokens.shape[0] + batch.completion_tokens.shape[0]
