@@ -1,4 +1,4 @@
-"""Weights in pieces: what each device gets, what is read, what memory holds, 8-bit blocks, kills."""
+"""Weights in pieces: what each device gets, what is read and held, 8-bit blocks, interruptions."""
 import dataclasses
 import json
 import os
@@ -342,7 +342,8 @@ def test_eight_bit_weights_that_do_not_fit_are_named(
 # Interrupted, torn, misplaced.
 
 
-def test_an_import_that_was_interrupted_is_called_again(mesh, sizes_of_pieces, monkeypatch, tmp_path):
+def test_an_import_that_was_interrupted_is_called_again(
+    mesh, sizes_of_pieces, monkeypatch, tmp_path):
   params = random_params(LLAMA)
   huggingface.export(tmp_path / 'a', LLAMA, params, max_shard_bytes=2_000)
   before = {path: path.read_bytes() for path in (tmp_path / 'a').iterdir()}

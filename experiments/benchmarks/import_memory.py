@@ -1,6 +1,6 @@
 """Peak host memory of importing a checkpoint onto four virtual devices, beyond the parameters.
 
-    python experiments/benchmarks/import_memory.py [--megabytes=2048] [--shards=8] [--dtype=bfloat16]
+    python experiments/benchmarks/import_memory.py [--megabytes=2048] [--dtype=bfloat16]
 
 Makes a random checkpoint of a Llama's shape in a temporary folder and imports it in a fresh process
 with a mesh of fsdp=2 and tensor=2. Virtual devices live in the host's memory, so the parameters'
@@ -59,7 +59,8 @@ def measure(arguments) -> None:
   on_devices = sum(shard.data.nbytes for leaf in jax.tree.leaves(params)
                    for shard in leaf.addressable_shards)
   largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
-  files = sorted(path.stat().st_size for path in pathlib.Path(arguments.folder).glob('*.safetensors'))
+  weights = pathlib.Path(arguments.folder).glob('*.safetensors')
+  files = sorted(path.stat().st_size for path in weights)
   rise = peak - before - on_devices
   print(json.dumps(dict(
       checkpoint_mb=sum(files) >> 20, shards=len(files), shard_mb=files[-1] >> 20,
