@@ -1,7 +1,9 @@
 """Temporary memory of attention, forward and backward, as rows grow: by blocks and plain.
 
     python experiments/benchmarks/attention_memory.py
-    python experiments/benchmarks/attention_memory.py --topology=v5e:2x2     # with libtpu, no TPU
+    python experiments/benchmarks/attention_memory.py --topology=v5e:2x2 --forms blocks
+
+The second needs libtpu, and no TPU.
 
 One row, bfloat16. `attention` is one layer's alone, `model` the gradient of two whole layers, of
 width heads · 128. Nothing is run: the figures are the compiler's (`temp_size_in_bytes`; on TPU that
@@ -24,6 +26,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--topology', default='', help='of a TPU slice; empty: this machine')
   parser.add_argument('--lengths', type=int, nargs='+', default=[8192, 16_384, 32_768])
+  parser.add_argument('--forms', nargs='+', default=['blocks', 'plain'])
   arguments = parser.parse_args()
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   if arguments.topology:
@@ -84,12 +87,10 @@ def main() -> None:
     return megabytes(jax.grad(loss), params, ids, ids)
 
   for length in arguments.lengths:
-    figures = {form: [of_attention(form, length, plain) for plain in (False, True)]
-               for form in FORMS}
-    figures['model'] = [of_model(length, plain) for plain in (False, True)]
-    print(json.dumps(dict(device=device.device_kind, length=length) | {
-        f'{name}_{form}_mb': size for name, sizes in figures.items()
-        for form, size in zip(('blocks', 'plain'), sizes)}), flush=True)
+    figures = {f'{name}_{form}_mb': of_attention(name, length, form == 'plain')
+               for name in FORMS for form in arguments.forms}
+    figures |= {f'model_{form}_mb': of_model(length, form == 'plain') for form in arguments.forms}
+    print(json.dumps(dict(device=device.device_kind, length=length) | figures), flush=True)
 
 
 if __name__ == '__main__':
