@@ -22,10 +22,7 @@ SIZES = ('tiny',)
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
-  size, _, debug = argument.partition(',')
-  if size not in SIZES or debug not in ('', 'debug'):
-    raise ValueError(f'expert_iteration.py:{argument} is unknown: use one of {", ".join(SIZES)}, '
-                     "alone or followed by ',debug'")
+  _, debug = r1_zero.parse('expert_iteration.py', argument, SIZES)
   zero = r1_zero.get_config(argument).stages.zero
   draw = ConfigDict(reject.DEFAULT)
   draw.data, draw.sampling = zero.data, zero.sampling

@@ -40,10 +40,7 @@ RECIPES = {
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
-  size, _, debug = argument.partition(',')
-  if size not in SIZES or debug not in ('', 'debug'):
-    raise ValueError(f'policy_losses.py:{argument} is unknown: use one of {", ".join(SIZES)}, '
-                     "alone or followed by ',debug'")
+  _, debug = r1_zero.parse('policy_losses.py', argument, SIZES)
   stages = {}
   for name, fields in RECIPES.items():
     stage = r1_zero.get_config(argument).stages.zero

@@ -24,10 +24,7 @@ SIZES = ('tiny',)
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
-  size, _, debug = argument.partition(',')
-  if size not in SIZES or debug not in ('', 'debug'):
-    raise ValueError(f'ppo.py:{argument} is unknown: use one of {", ".join(SIZES)}, alone or '
-                     "followed by ',debug'")
+  _, debug = r1_zero.parse('ppo.py', argument, SIZES)
   ppo = r1_zero.get_config(argument).stages.zero
   ppo.epochs, ppo.mini_batches = 2, 2
   if not debug:

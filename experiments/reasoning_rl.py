@@ -11,6 +11,7 @@ ablation without the language reward: --config.stages.dev2.rewards.language=0.
 tiny          the shipped miniature; some minutes on two CPU cores.
 smollm2_135m  SmolLM2-135M-Instruct on GSM8K; see r1_zero.py for where it is.
 qwen3_0_6b    Qwen3-0.6B-Base on GSM8K; one GPU with 80 GB.
+qwen2_5_7b    Qwen2.5-7B, as in r1.py.
 
 `reasoning_rl.py:tiny,debug` runs in seconds.
 """

@@ -11,6 +11,7 @@ Whose completions are drawn is `samples.model.source`; without it the base's own
 tiny          the shipped miniature; two or three minutes on two CPU cores.
 smollm2_135m  SmolLM2-135M-Instruct on GSM8K; see r1_zero.py for where it is.
 qwen3_0_6b    Qwen3-0.6B-Base on GSM8K; one GPU with 80 GB.
+qwen2_5_7b    Qwen2.5-7B, as in r1.py.
 
 `rejection_sft.py:tiny,debug` runs in seconds.
 """

@@ -29,10 +29,7 @@ SIZES = ('tiny',)
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
-  size, _, debug = argument.partition(',')
-  if size not in SIZES or debug not in ('', 'debug'):
-    raise ValueError(f'reward_model.py:{argument} is unknown: use one of {", ".join(SIZES)}, alone '
-                     "or followed by ',debug'")
+  _, debug = r1_zero.parse('reward_model.py', argument, SIZES)
   stages = {}
   for objective in reward_model.OBJECTIVES:
     stage = ConfigDict(reward_model.DEFAULT)

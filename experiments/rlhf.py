@@ -34,10 +34,7 @@ _OF_SAFETY = ('harmful', 'harmless')
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
-  size, _, debug = argument.partition(',')
-  if size not in SIZES or debug not in ('', 'debug'):
-    raise ValueError(f'rlhf.py:{argument} is unknown: use one of {", ".join(SIZES)}, alone or '
-                     "followed by ',debug'")
+  _, debug = r1_zero.parse('rlhf.py', argument, SIZES)
   helpfulness = reward_model.get_config(argument).stages.helpfulness
   ppo = ppo_experiment.get_config(argument).stages.ppo
   ppo.inputs = ('helpfulness',)

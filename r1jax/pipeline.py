@@ -11,7 +11,7 @@ import dataclasses
 import json
 from typing import Any
 
-from r1jax import checkpoint, report, sharding
+from r1jax import checkpoint, report, report_data, sharding
 from r1jax.stages import common, evaluate, pretrain, reject, reward_model, rl, sft
 from r1jax.storage import Path, to_json
 
@@ -233,7 +233,7 @@ def run(
     artifacts[name] = KINDS[step.kind].run(
         stage, {needed: artifacts[needed] for needed in step.inputs}, folder, stage=name, mesh=mesh,
         should_stop=should_stop)
-  if len(report.scores(artifacts)) > 1:
+  if len(report_data.scores(artifacts)) > 1:
     report.write(artifacts, workdir, stages=config['stages'])
   return artifacts
 

@@ -69,10 +69,9 @@ def test_a_file_for_one_stage_has_it_as_the_chain_has_it(file, size):
       expected = dict(whole[name], inputs=[of for of in whole[name]['inputs'] if of in alone])
       if expected.get('samples') and isinstance(expected['samples'], list):
         expected['samples'] = [of for of in expected['samples'] if of in alone]
-      source = expected['model']['source']
-      expected['model'] = dict(
-          expected['model'],
-          source=whole['base']['model']['source'] if source in whole.keys() - alone else source)
+      if expected['model']['source'] in whole.keys() - alone:
+        stands_in = {field: whole['base']['model'][field] for field in ('source', 'preset')}
+        expected['model'] = expected['model'] | stands_in
       assert stage == expected
       learnt = {'sft': ('samples',), 'reward_model': ('samples',)}.get(stage['kind'], ())
       assert all(stage[field] for field in learnt)    # none of its sources is lost

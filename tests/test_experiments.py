@@ -8,6 +8,7 @@ import runs
 from runs import compiled, one_device  # noqa: F401 (fixtures)
 
 from r1jax import metrics, pipeline
+from r1jax.models import PRESETS
 from r1jax.stages import common, evaluate
 from r1jax.tokenization import load_tokenizer, smollm2_path, tokenizer_from_gguf
 
@@ -61,7 +62,7 @@ def test_its_docstring_can_be_run(name):
   module = load(name)
   assert f'python -m r1jax.main --config=experiments/{name} --workdir=' in module.__doc__
   for size in module.SIZES:
-    assert re.search(rf'^{size}  +\S', module.__doc__, re.MULTILINE)
+    assert re.search(rf'^{size} +\S', module.__doc__, re.MULTILINE)
 
 
 def test_pre_training_makes_each_shipped_model():
@@ -79,9 +80,13 @@ def test_debug_changes_how_much_is_done_and_not_what():
     whole, debug = (common.plain(module.get_config(argument))['stages']['zero']
                     for argument in (size, f'{size},debug'))
     changed = {field for field in whole if whole[field] != debug[field]}
+    stands_in = {'model', 'data', 'rewards'} if size in module.LARGE else set()
     assert {'steps', 'sampling'} <= changed <= {
         'steps', 'prompts', 'group_size', 'micro_batches', 'sampling', 'checkpoint_every',
-        'evaluations'}
+        'evaluations'} | stands_in
+    if size in module.LARGE:
+      families = [PRESETS[stage['model']['preset']].family for stage in (whole, debug)]
+      assert families[0] == families[1] and debug['model']['source'] == 'random'
 
 
 def test_an_override_of_the_data_or_model_reaches_the_evaluations():

@@ -21,7 +21,8 @@ def test_num_params_counts_the_parameters_that_there_are(fields, tiny_config):
 
 @pytest.mark.parametrize('name, published', [
     ('miniature', 853_376), ('miniature_small', 230_208), ('smollm2_135m', 134_515_008),
-    ('qwen3_0_6b', 596_049_920), ('qwen2_5_7b', 7_615_616_512),
+    ('qwen3_0_6b', 596_049_920), ('qwen2_5_1_5b', 1_543_714_304),
+    ('qwen2_5_7b', 7_615_616_512),
     ('qwen3_8b', 8_190_735_360), ('llama3_8b', 8_030_261_248), ('qwen3_30b_a3b', 30_532_122_624),
     ('gemma3_1b', 999_885_952), ('deepseek_v3', 671_026_419_200)])
 def test_presets_have_the_published_numbers_of_parameters(name, published):

@@ -10,7 +10,7 @@ import pytest
 import rich.console
 import runs
 
-from r1jax import checkpoint, compute, evaluate, metrics, report
+from r1jax import checkpoint, compute, evaluate, metrics, report, report_data, report_figures
 from r1jax.rewards.completion import Completion
 from r1jax.stages import common
 from r1jax.storage import Path
@@ -91,17 +91,17 @@ def written(tmp_path_factory):
 
 def test_a_chain_adds_each_ancestor_once(written):
   _, artifacts, _ = written
-  before = report.chain_compute(artifacts, CONFIGS)
+  before = report_data.chain_compute(artifacts, CONFIGS)
   assert {name: found.total for name, found in before.items()} == {
       'zero': 0, 'draw': 1, 'cold': 11, 'helpful': 0, 'all': 1111}
-  path = report.trajectory(artifacts['all'], before['all'])
+  path = report_data.trajectory(artifacts['all'], before['all'])
   assert path.computed[-1] == pytest.approx(1111 + 40 * 5e12)
 
 
 @pytest.mark.parametrize('count', [1, 5, 8])
 def test_votes_and_budgets_are_those_of_the_samples(count):
   records = samples(0, 0.5, count)
-  found, scores = report.votes_of(records, runs.SHAPE), scores_of(records, count)
+  found, scores = report_data.votes_of(records, runs.SHAPE), scores_of(records, count)
   assert list(found.by_votes) == {1: [1], 5: [1, 2, 4], 8: [1, 2, 4, 8]}[count]
   if count == 8:
     assert found.by_votes[8] == scores['majority@8']
@@ -133,28 +133,28 @@ def test_the_page_has_every_part_and_no_place(written):
 
 def test_a_reward_model_and_the_truth_are_compared_where_both_are_there(written):
   workdir, artifacts, _ = written
-  path = report.trajectory(artifacts['all'], compute.Compute())
-  found = report._beside_truth(path)
+  path = report_data.trajectory(artifacts['all'], compute.Compute())
+  found = report_data.beside_truth(path)
   assert found == {'helpful': [(step, step / 50, 1 - step / 50) for step in range(12, 41, 2)]}
   # The first three steps and the last three.
   assert '| all | helpful | 0.280 | 0.760 | 0.720 | 0.240 | 0.960 |' in (
       workdir / 'results.md').read_text()
-  assert report._beside_truth(report.trajectory(artifacts['zero'], compute.Compute())) == {}
+  assert report_data.beside_truth(report_data.trajectory(artifacts['zero'], compute.Compute())) == {}
 
 
 def test_no_two_stages_look_the_same():
-  styles = report._styles([str(i) for i in range(36)])
+  styles = report_figures._styles([str(i) for i in range(36)])
   assert len({tuple(style.values()) for style in styles.values()}) == 36
   assert len({(style['color'], style['linestyle']) for style in styles.values()}) == 36
   assert len({style['color'] for style in list(styles.values())[:9]}) == 9
 
 
 def drawn(monkeypatch, *arguments):
-  """The figure of `report.draw`."""
+  """The figure of `report_figures.draw`."""
   figures, save = [], matplotlib.figure.Figure.savefig
   monkeypatch.setattr(matplotlib.figure.Figure, 'savefig', lambda figure, *args, **more: (
       figures.append(figure), save(figure, *args, **more))[1])
-  assert report.draw(*arguments)[:4] == b'\x89PNG'
+  assert report_figures.draw(*arguments)[:4] == b'\x89PNG'
   return figures[0]
 
 
@@ -162,7 +162,7 @@ def test_every_stage_is_told_apart_and_keeps_its_look_in_every_panel(monkeypatch
   names = [f'stage {i}' for i in range(9)]
   table = {name: {'reasoning': {'pass@1': (i / 10, i / 10 - 0.02, i / 10 + 0.05)}}
            for i, name in enumerate(names)}
-  votes = {name: report.votes_of(samples(i, 0.5, 4, 5)) for i, name in enumerate(names)}
+  votes = {name: report_data.votes_of(samples(i, 0.5, 4, 5)) for i, name in enumerate(names)}
   computed = {name: compute.Compute(trained=1e9 * i) for i, name in enumerate(names)}
   figure = drawn(monkeypatch, table, votes, {}, computed)
   legend, = figure.legends
@@ -186,7 +186,7 @@ def test_every_stage_is_told_apart_and_keeps_its_look_in_every_panel(monkeypatch
 def test_reward_models_share_an_axis_from_0_to_1_with_the_truth(monkeypatch):
   records = [{'step': step, **{f'rewards/reward_model/{name}/{what}': step / 10 for name in 'ab'
                                for what in ('mean', 'truth')}} for step in range(1, 4)]
-  figure = drawn(monkeypatch, {}, {}, {'r1': report.Trajectory(records, [1.0] * 3)},
+  figure = drawn(monkeypatch, {}, {}, {'r1': report_data.Trajectory(records, [1.0] * 3)},
                  {'r1': compute.Compute()})
   axis, = figure.axes
   looks = {(line.get_color(), line.get_linestyle()) for line in axis.get_lines()}

