@@ -27,7 +27,7 @@ def main() -> None:
   parser.add_argument('--documents', type=int, default=512, help='of SFT')
   parser.add_argument('--width', type=int, default=128)
   parser.add_argument('--layers', type=int, default=2)
-  parser.add_argument('--repeats', type=int, default=2)
+  parser.add_argument('--repeats', type=int, default=3)
   arguments = parser.parse_args()
 
   import numpy as np
@@ -50,7 +50,7 @@ def main() -> None:
       family='qwen3', vocab_size=2048, width=arguments.width, num_layers=arguments.layers,
       num_heads=arguments.width // 64, num_kv_heads=1, head_dim=64, mlp_width=3 * arguments.width,
       qk_norm=True))
-  lengths, exact = drawn(arguments.groups, arguments.group_size), full(4, arguments.group_size)
+  lengths, exact = drawn(arguments.groups, arguments.group_size), full(10, arguments.group_size)
   if arguments.difference:
     return report_difference(model, *lengths)
   report('rl', arguments.repeats, {
@@ -67,7 +67,7 @@ def main() -> None:
   report('sft', arguments.repeats, {
       'packed': sft_update(model, packed),
       'padded': sft_update(model, padded(inside)),
-      'full': sft_update(model, documents([ROW_LENGTH] * 4, ROW_LENGTH))})
+      'full': sft_update(model, documents([ROW_LENGTH] * 6, ROW_LENGTH))})
 
 
 def rl_batch(model, prompts, completions, row_length):
