@@ -9,7 +9,7 @@ index): a row's tokens depend on nothing but its own key and prompt, wherever it
 """
 import dataclasses
 import functools
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -148,11 +148,23 @@ class _Decoding:
   truncated: jax.Array     # [N, C] truncated
 
 
+class Sampler(NamedTuple):
+  """sample(params, prompts, iteration) -> Rollout, and the device programs that it runs."""
+  sample: Callable
+  reshard: Callable        # params -> params, cast and placed for decoding
+  prefill: Callable        # (resharded params, Prompts, iteration) -> state
+  grow: Callable           # (cache, num_rows=, size=) -> cache with room for `size` tokens a row
+  decode_chunk: Callable   # (resharded params, donated state, end) -> (state, all have finished)
+
+  def __call__(self, params, prompts: Prompts, iteration) -> Rollout:
+    return self.sample(params, prompts, iteration)
+
+
 def make_sampler(
     model: Model, *, group_size: int, max_new_tokens: int, stop_ids: tuple[int, ...],
     sampling: Sampling = Sampling(), compute_dtype: str = 'float32', seed: int = 0,
     chunk: int = 32, placement: str = 'train', should_stop: Callable[[], bool] = lambda: False,
-) -> Callable[[object, Prompts, int], Rollout]:
+) -> Sampler:
   """sample(params, prompts, iteration) -> Rollout of N = B·group_size rows.
 
   Args:
@@ -261,7 +273,7 @@ def make_sampler(
         break
     return finish(prompts, state)
 
-  return sample
+  return Sampler(sample, reshard, prefill, grow, decode_chunk)
 
 
 class Interrupted(Exception):
