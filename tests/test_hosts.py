@@ -12,9 +12,10 @@ import runs
 from runs import base, compiled  # noqa: F401 (fixtures)
 from safetensors.numpy import load_file
 
-from r1jax import hosts, joining, metrics, rollout, sharding
+from r1jax import hosts, joining, metrics, pipeline, rollout, sharding
 from r1jax.checkpoint import Checkpointer
 from r1jax.rewards.suite import Rewards
+from r1jax.storage import Path
 
 
 # One process.
@@ -57,6 +58,16 @@ def test_rewards_of_all_hosts_stand_in_the_order_of_the_rows():
   np.testing.assert_array_equal(whole.total, total)
   np.testing.assert_array_equal(whole.components['a'], component)
   assert whole.counters == {'timeouts': 6}
+
+
+def test_hosts_of_other_configs_or_with_a_disk_of_their_own_are_refused(monkeypatch, tmp_path):
+  monkeypatch.setattr(hosts, 'gather', lambda value: [value, value, 'another'])
+  with pytest.raises(ValueError, match='host 2 was started with another config'):
+    pipeline._check_same({'seed': 0})
+  with pytest.raises(ValueError, match='host 0 does not see what host 0 wrote'):
+    pipeline._check_shared(Path(tmp_path))
+  (tmp_path / 'stage.json').write_text('{}')
+  pipeline._check_shared(Path(tmp_path))
 
 
 @pytest.mark.parametrize('fields, said', [
