@@ -115,7 +115,11 @@ def _ending(witness):
 def _end(error: Exception, sentence: str) -> None:
   if os.environ.get('R1JAX_TRACEBACK'):
     raise error
-  sys.exit(f'r1jax: {sentence} (R1JAX_TRACEBACK=1 shows where)')
+  print(f'r1jax: {sentence} (R1JAX_TRACEBACK=1 shows where)', file=sys.stderr, flush=True)
+  jax = sys.modules.get('jax')
+  if jax and jax.distributed.is_initialized():    # it would tell at length that the others are still there
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+  sys.exit(1)
 
 
 def _quieten_libraries() -> None:

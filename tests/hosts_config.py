@@ -2,6 +2,7 @@
 
 All that hosts do apart and together is in it: drawing and judging, SFT on what was drawn and on
 data, reinforcement learning with two updates a rollout and more rounds, an evaluation, exports.
+All sampling has the same shapes, and is compiled once.
 """
 import pathlib
 import sys
@@ -20,10 +21,10 @@ def get_config(base: str) -> ConfigDict:
       samples=2, accuracy='exact_match', min_kept=0, **in_chunks))
   sft = runs.merged(runs.sft_config(base, epochs=1), dict(data=general, rows=4, last_step=3))
   zero = runs.rl_config(
-      'sft', inputs=('sft',), steps=20, prompts=4, group_size=2, mini_batches=2, extra_rounds=1,
+      'sft', inputs=('sft',), steps=40, prompts=4, group_size=2, mini_batches=2, extra_rounds=1,
       kl_coefficient=0.1, checkpoint_every=2, optimizer=dict(learning_rate=1e-3),
       rewards={'language': 1.0}, **in_chunks, evaluations={
-          'trained': runs.evaluation_config(**in_chunks)})
+          'trained': runs.evaluation_config(problems=4, prompts=4, **in_chunks)})
   zero['model'] = dict(zero['model'], source='sft')
   return ConfigDict(dict(
       seed=0, mesh=dict(fsdp=1, tensor=1), stages=dict(draw=draw, sft=sft, zero=zero)))
