@@ -148,13 +148,15 @@ def _debug(budget: Budget, zero: ConfigDict) -> Budget:
     zero.data.update(DEBUG_DATA)
   zero.sampling.max_new_tokens, zero.sampling.chunk = 48, 16
   few = dict.fromkeys(budget.problems, 8)
+  miniature = zero.model.source == 'miniature'
   return dataclasses.replace(
       budget, steps=dict.fromkeys(budget.steps, 2), general_from=1,
       draws=dict.fromkeys(budget.draws, (64, 4)),
       general_examples=64, problems=few, samples=dict.fromkeys(few, 2),
-      sft=budget.sft | dict(rows=2, micro_batches=1, last_step=2),
+      sft=budget.sft | dict(rows=2, micro_batches=1, last_step=2) | (
+          dict(row_length=192) if miniature else {}),
       judge=budget.judge | dict(rows=8, micro_batches=1, epochs=1), judge_examples=64,
-      small=('miniature_small', '') if zero.model.source == 'miniature' else budget.small)
+      small=('miniature_small', '') if miniature else budget.small)
 
 
 def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
