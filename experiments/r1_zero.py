@@ -31,6 +31,7 @@ import os
 
 from ml_collections import ConfigDict
 
+from r1jax import sharding
 from r1jax.stages import evaluate, rl
 
 # Size -> (source, tokens of a completion, the preset that stands in for debugging).
@@ -69,7 +70,7 @@ def parse(file: str, argument: str, sizes: tuple[str, ...]) -> tuple[str, bool]:
 
 def with_stages(stages: dict[str, ConfigDict]) -> ConfigDict:
   """A chain of stages in their order, whose seeds `--config.seed=N` sets all together."""
-  config = ConfigDict(dict(seed=0, mesh=dict(fsdp=1, tensor=1)))
+  config = ConfigDict(dict(seed=0, mesh=dict.fromkeys(sharding.AXES, 1)))
   config.stages = ConfigDict(sort_keys=False)
   for name, stage in stages.items():
     stage.seed = config.get_ref('seed')

@@ -17,7 +17,8 @@ from r1jax.storage import Path, to_json
 
 KINDS = {'pretrain': pretrain, 'sft': sft, 'reject': reject, 'reward_model': reward_model, 'rl': rl,
          'evaluate': evaluate}
-_TOP = dict(seed=0, stages={}, mesh=dict(fsdp=1, tensor=1))   # each stage has its own seed, too
+# Each stage has its own seed, too.
+_TOP = dict(seed=0, stages={}, mesh=dict.fromkeys(sharding.AXES, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,10 @@ def check(config: Mapping[str, Any]) -> None:
   Raises:
     ValueError: naming the field and what it could be.
   """
-  common.check_config({'seed': 0} | dict(config), _TOP, 'config')
+  config = {'seed': 0} | dict(config)
+  if isinstance(config.get('mesh'), Mapping):
+    config['mesh'] = _TOP['mesh'] | dict(config['mesh'])
+  common.check_config(config, _TOP, 'config')
   stages = config['stages']
   if not stages:
     raise ValueError('config.stages is empty: name at least one stage')
@@ -214,6 +218,9 @@ def run(
   planned = plan(config, workdir, only=only, from_=from_, until=until)
   print(listing(planned), flush=True)
   mesh = sharding.make_mesh(**config['mesh'])
+  for step in planned:
+    if step.state not in ('done', 'left out'):
+      common.check_mesh(config['stages'][step.name], mesh, f'config.stages.{step.name}')
   artifacts: dict[str, common.Artifact] = {}
   for step in planned:
     name, folder, stage = step.name, Path(workdir) / step.name, config['stages'][step.name]

@@ -140,8 +140,12 @@ def _gathered(weight, logical_axes):
     return constrain(weight, *logical_axes)
 
 
-_gathered.defvjp(lambda weight, logical_axes: (_gathered(weight, logical_axes), None),
-                 lambda logical_axes, _, slope: (constrain(slope, *logical_axes),))
+def _scattered(logical_axes, _, slope):
+  # Stated whole first: or else activations may be moved about to make a part of it.
+  return (constrain(_gathered(slope, logical_axes), *logical_axes),)
+
+
+_gathered.defvjp(lambda weight, logical_axes: (_gathered(weight, logical_axes), None), _scattered)
 
 
 def constrain_tree(tree, logical_axes):

@@ -68,8 +68,8 @@ def base(tmp_path_factory, compiled):
 def one_device(monkeypatch):
   """Lets a config's mesh of one device fit, though the tests run with eight."""
   make_mesh = sharding.make_mesh
-  monkeypatch.setattr(sharding, 'make_mesh', lambda fsdp=1, tensor=1, devices=None: make_mesh(
-      fsdp, tensor, devices or jax.devices()[:fsdp * tensor]))
+  monkeypatch.setattr(sharding, 'make_mesh', lambda fsdp=1, tensor=1, devices=None, **more: make_mesh(
+      fsdp, tensor, devices or jax.devices()[:fsdp * tensor], **more))
 
 
 def merged(default, fields):

@@ -100,7 +100,8 @@ class Mlp(nnx.Module):
 
   def __call__(self, x):
     if sharding.parts('mlp') > 1:   # a split last axis cannot be joined with the one before it
-      gate, up = (product(x, self.gate_up[:, i]) for i in range(2))
+      both = jnp.einsum('ntd,dgf->ntgf', x, self.gate_up[...].astype(x.dtype))
+      gate, up = both[..., 0, :], both[..., 1, :]
     else:
       gate, up = jnp.split(product(x, self.gate_up[...].reshape(x.shape[-1], -1)), 2, -1)
     return product(ACTIVATIONS[self.activation](gate) * up, self.down[...])

@@ -216,10 +216,10 @@ def _exchange(run, x, chosen, weights, gate_up, down, *, axis, peers, split_rows
   Exact, and no token is dropped. Tokens are gathered over the axis, and the experts' outputs summed
   and scattered back: a device receives and sends X − 1 times its own tokens, whatever the routing
   (an exchange by expert would send each token per_token times, less where X is larger, and leave
-  the room that a device needs to chance). More than GATHERED_TOKENS go in X chunks, each about as many as a device
-  has itself, computed again in the backward pass: per_token rows of each are in memory at a time,
-  of which a device multiplies those of its experts. Where rows are not split over the axis, nothing
-  is gathered.
+  the room that a device needs to chance). More than GATHERED_TOKENS go in X chunks, each about as
+  many as a device has itself, computed again in the backward pass: per_token rows of each are in
+  memory at a time, of which a device multiplies those of its experts. Where rows are not split over
+  the axis, nothing is gathered.
   """
   first = jax.lax.axis_index(axis) * gate_up.shape[0]
 

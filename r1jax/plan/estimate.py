@@ -16,7 +16,7 @@ from r1jax.models import PRESETS, ModelConfig
 from r1jax.pipeline import KINDS
 from r1jax.plan import chips, hlo
 from r1jax.plan.chips import Topology
-from r1jax.stages import abstract
+from r1jax.stages import abstract, common
 
 _FORM = 1     # of what the cache keeps
 
@@ -156,6 +156,7 @@ def plan_stage(
   """
   mesh = sharding.make_mesh(**config['mesh'], devices=topology.devices)
   stage = config['stages'][name]
+  common.check_mesh(stage, mesh, f'config.stages.{name}')
   shape_of = shape_finder(config['stages'], f'config.stages.{name}')
   programs = KINDS[stage['kind']].programs(stage, mesh, shape_of, mean_length=mean_length)
   estimates, answer, work, refused = [], None, None, False

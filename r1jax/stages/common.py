@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import dataclasses
 import difflib
+import math
 import pathlib
 import tempfile
 import time
@@ -115,7 +116,7 @@ def load_model(
 
   Raises:
     FileNotFoundError, ValueError: there is no such model, or its tokenizer does not fit it, or it
-      is not of the size that `preset` names.
+      is not of the size that `preset` names, or the mesh does not divide its heads or experts.
   """
   tokenizer = find_tokenizer(source, inputs)
   if source == RANDOM:
@@ -125,6 +126,7 @@ def load_model(
   if source.endswith('.gguf'):
     config, params = gguf.load_gguf(source)
     check_preset(preset, config, source)
+    _check_model_fits(config, mesh)
   else:
     with contextlib.ExitStack() as stack:
       if not Path(source).is_local:   # safetensors are read from a local disk
@@ -133,6 +135,7 @@ def load_model(
         source = folder
       config = huggingface.read_config(source, prediction_head=prediction_head)
       check_preset(preset, config, source)
+      _check_model_fits(config, mesh)
       params = huggingface.load_params(source, config)
   tokenizer.check_fits(config.vocab_size)
   model = build(config, compute_dtype=compute_dtype, remat=remat)
@@ -144,6 +147,7 @@ def _random_model(preset: str, mesh: jax.sharding.Mesh, **options) -> tuple[Mode
   if not preset:
     raise ValueError(f"model.source={RANDOM!r} has no shape: set model.preset to one of "
                      f'{", ".join(PRESETS)}')
+  _check_model_fits(PRESETS[preset], mesh)
   model = build(PRESETS[preset], **options)
   key = jax.random.key(0)
   placed = sharding.shardings(mesh, model.logical_axes, jax.eval_shape(model.init, key))
@@ -221,7 +225,7 @@ CHOICES = {
     'kl_estimator': tuple(divergences.ESTIMATORS), 'kl_place': ('loss', 'reward'),
     'rule': ('fixed', 'double_or_halve', 'proportional'), 'ratio_level': losses.RATIO_LEVELS,
     'clip': losses.CLIPS, 'correction': (rl_programs.NO_CORRECTION, *losses.CORRECTIONS),
-    'advantage': rl_programs.ADVANTAGES}
+    'advantage': rl_programs.ADVANTAGES, 'placement': tuple(sharding.PLACEMENTS)}
 
 
 def check_choice(value: Any, choices: Iterable[str], path: str) -> None:
@@ -276,7 +280,41 @@ def check_sampling(sampling: Mapping[str, Any], where: str) -> None:
   for name in ('max_new_tokens', 'chunk'):
     if settings.pop(name) < 1:
       raise ValueError(f'{where}.{name}={sampling[name]} draws nothing: set it to at least 1')
+  del settings['placement']
   Sampling(**settings)
+
+
+def check_mesh(config: Mapping[str, Any], mesh: jax.sharding.Mesh, where: str) -> None:
+  """Refuses a mesh over which a stage that trains cannot split its batch by whole groups or rows.
+
+  Raises:
+    ValueError: naming the field, and of what it must be a multiple.
+  """
+  if 'micro_batches' not in config:
+    return
+  packing = config.get('packing') or {}
+  if packing.get('row_length'):
+    rows, length = f'{where}.packing.rows', f'{where}.packing.row_length'
+    sizes = [('batch', rows, packing['rows']), ('sequence', length, packing['row_length'])]
+  else:
+    field = 'rows' if 'rows' in config else 'prompts'
+    pieces = [name for name in ('mini_batches', 'micro_batches') if config.get(name, 1) > 1]
+    sizes = [('batch', ' / '.join((f'{where}.{field}', *pieces)),
+              config[field] // math.prod(config[name] for name in pieces))]
+    sizes += [('sequence', f'{where}.{name}', config[name])
+              for name in ('row_length', 'max_prompt_length') if name in config]
+    if 'sampling' in config:
+      sizes.append(('sequence', f'{where}.sampling.max_new_tokens',
+                    config['sampling']['max_new_tokens']))
+  for axis, what, size in sizes:
+    sharding.check_divides(mesh, axis, size, what)
+
+
+def _check_model_fits(config: ModelConfig, mesh: jax.sharding.Mesh) -> None:
+  """Refuses a mesh over which the heads or experts of a model cannot be split evenly."""
+  sharding.check_divides(mesh, 'kv_heads', config.num_kv_heads, 'num_kv_heads')
+  if config.experts:
+    sharding.check_divides(mesh, 'expert', config.experts.count, 'experts.count')
 
 
 def plain(config: Any) -> Any:

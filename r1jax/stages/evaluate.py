@@ -31,7 +31,8 @@ DEFAULT = dict(
     problems=500, prompts=125,      # in all, and at a time
     samples=8,                      # completions a problem
     shots=0,                        # examples of the train split shown before every question
-    sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32),
+    sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32,
+                  placement='train'),   # of the sampler's weights on the mesh, or 'tensor'
     accuracy='number',              # the reward that decides what is correct, where no `check` does
     reward_workers=2, reward_timeout_s=5.0,
 )
@@ -100,7 +101,8 @@ def _sampler(
   sampling = dict(config['sampling'])
   return make_sampler(
       model, group_size=config['samples'], max_new_tokens=sampling.pop('max_new_tokens'),
-      chunk=sampling.pop('chunk'), sampling=Sampling(**sampling), stop_ids=stops,
+      chunk=sampling.pop('chunk'), placement=sampling.pop('placement'),
+      sampling=Sampling(**sampling), stop_ids=stops,
       compute_dtype=config['model']['compute_dtype'], seed=config['seed'], should_stop=should_stop)
 
 

@@ -58,6 +58,10 @@ def run(
   config = common.plain(config)
   check(config, f'config.stages.{stage}', own_rewards=reward_functions is not None)
   mesh = mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
+  common.check_mesh(config, mesh, f'config.stages.{stage}')
+  if config['in_host_memory']:
+    sharding.check_host_memory(
+        mesh, f'config.stages.{stage}.in_host_memory={list(config["in_host_memory"])}')
   with sharding.use(mesh):
     trainer = _Trainer(config, inputs, Path(workdir), stage, mesh, should_stop, reward_functions,
                        console)
@@ -125,6 +129,8 @@ class _Trainer:
     self.checkpoints = checkpoint.Checkpointer(workdir / 'checkpoints',
                                                keep=config['keep_checkpoints'])
     self._restore()
+    self.reference = self._put_away('reference', self.reference)
+    self._move_optimizers(self._put_away)
     self.writer = metrics.MetricWriter(workdir, resume_step=self._steps_done() + 1)
     self.rollout_writer = metrics.RolloutWriter(
         workdir, resume_iteration=self.place.iteration + bool(self.place.update))
@@ -150,6 +156,19 @@ class _Trainer:
     init = lambda params: train_step.init_state(jax.tree.map(jnp.copy, params), optimizer)
     placed = train_step.state_shardings(self.mesh, logical_axes, jax.eval_shape(init, params))
     return jax.jit(init, out_shardings=placed)(params)
+
+  def _put_away(self, name, tree):
+    return sharding.in_host_memory(tree) if name in self.config['in_host_memory'] else tree
+
+  def _fetch(self, name, tree):
+    return sharding.in_device_memory(tree) if name in self.config['in_host_memory'] else tree
+
+  def _move_optimizers(self, move):
+    """`_put_away` or `_fetch` of the policy's and the critic's moments."""
+    moved = lambda state: dataclasses.replace(
+        state, optimizer=move('optimizer', state.optimizer))
+    self.state = moved(self.state)
+    self.critic = None if self.critic is None else moved(self.critic)
 
   def close(self):
     self.judges.close()
@@ -277,7 +296,8 @@ class _Trainer:
     if self.updates > 1:
       scored['old_logprobs'] = self.programs.score(self.state.params, batch)
     if self.reference is not None:
-      scored['reference_logprobs'] = self.programs.score(self.reference, batch)
+      scored['reference_logprobs'] = self.programs.score(
+          self._fetch('reference', self.reference), batch)
     if self.critic is not None:
       scored['old_values'] = self.programs.value(self.critic.params, batch)
     return dataclasses.replace(batch, **scored)
@@ -294,6 +314,7 @@ class _Trainer:
     """The updates of this rollout that are still to do."""
     config = self.config
     with watch('update'):
+      self._move_optimizers(self._fetch)
       for update in range(self.place.update, self.updates):
         epoch, part = divmod(update, config['mini_batches'])
         batch = self.batch
@@ -314,6 +335,7 @@ class _Trainer:
             {name: float(value) for name, value in sharding.to_host(measured).items()})
         if update + 1 < self.updates:
           self._stop_if_asked()
+      self._move_optimizers(self._put_away)
 
   def _finish_iteration(self, watch, progress):
     config, place = self.config, self.place
@@ -338,7 +360,8 @@ class _Trainer:
     progress.update(place.iteration, record)
     refresh = config['reference_refresh']
     if refresh and step // refresh > (step - self.updates) // refresh:
-      self.reference = jax.tree.map(jnp.copy, self.state.params)
+      self.reference = self._put_away(
+          'reference', jax.tree.map(jnp.copy, self.state.params))
     if place.iteration % config['checkpoint_every'] == 0 or place.iteration == self.iterations:
       self._save()
 

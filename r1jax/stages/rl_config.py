@@ -20,7 +20,8 @@ DEFAULT = dict(
     extra_rounds=0,             # more rollouts at most until groups of unequal rewards fill a batch
     epochs=1, mini_batches=1,   # updates of a rollout: epochs × mini_batches
     micro_batches=1,            # accumulated in one update
-    sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32),
+    sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32,
+                  placement='train'),   # of the sampler's weights on the mesh, or 'tensor'
     rewards={}, reward_workers=2, reward_timeout_s=5.0,
     reward_models={},           # name -> fields of REWARD_MODEL; σ(score) is the reward
     general=dict(               # prompts of other data, judged by their own rewards alone
@@ -42,6 +43,7 @@ DEFAULT = dict(
         source='',              # its backbone, and a reward model's head; '': the policy's backbone
         gamma=1.0, gae_lambda=1.0, whiten_rewards=False, whiten_advantages=True, clip_epsilon=0.2,
         optimizer=_OPTIMIZER | dict(learning_rate=1e-5)),
+    in_host_memory=(),          # of 'reference' and 'optimizer', what waits there until it is used
     checkpoint_every=20, keep_checkpoints=2,   # iterations, checkpoints
     samples_every=10,           # iterations between two printed samples
     evaluations={},             # name -> fields of `stages.evaluate.DEFAULT`, run when trained
@@ -101,6 +103,9 @@ def _check_general(config: Mapping[str, Any], where: str) -> None:
 
 
 def _batch_faults(config: Mapping[str, Any]) -> Iterator[str]:
+  for what in config['in_host_memory']:
+    if what not in ('reference', 'optimizer'):
+      yield f"in_host_memory has {what!r}: it may have 'reference' and 'optimizer'"
   for name in ('steps', 'prompts', 'group_size', 'epochs', 'mini_batches', 'micro_batches',
                'checkpoint_every', 'samples_every'):
     if config[name] < 1:

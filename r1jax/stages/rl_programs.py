@@ -136,7 +136,8 @@ def make_programs(
   sampling = dict(settings['sampling'])
   sample = make_sampler(
       model, group_size=settings['group_size'], max_new_tokens=sampling.pop('max_new_tokens'),
-      chunk=sampling.pop('chunk'), sampling=Sampling(**sampling), stop_ids=stops,
+      chunk=sampling.pop('chunk'), placement=sampling.pop('placement'),
+      sampling=Sampling(**sampling), stop_ids=stops,
       seed=settings['seed'], compute_dtype=settings['model']['compute_dtype'],
       should_stop=should_stop)
   pieces = settings['micro_batches'] * settings['mini_batches']

@@ -103,6 +103,7 @@ def train(
     ValueError: fewer rows than a batch has.
     StopRequested: asked to stop; the state is saved.
   """
+  common.check_mesh(config, mesh, f'config.stages.{stage}')
   num_rows = len(jax.tree.leaves(arrays)[0])
   per_epoch = num_rows // config['rows']
   if not per_epoch:

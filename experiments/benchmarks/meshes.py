@@ -1,0 +1,153 @@
+"""Any mesh against one device: R1-Zero's rollouts token for token, its loss and its gradients.
+
+    python experiments/benchmarks/meshes.py [--devices 1,2,4,8] [--models dense,moe,deepseek]
+
+For tiny models it draws a rollout on one device, in both placements of the sampler's weights on
+every mesh of one or two axes that fits the devices, and computes the loss and the gradients of an
+update on it; prints how far they are from one device's as a table (docs/scale.md). Virtual devices
+of the CPU unless jax finds others. Ends with an error where tokens differ, or numbers by over 1e-5.
+"""
+import argparse
+import itertools
+import os
+import sys
+
+TOLERANCE = 1e-5
+MODELS = {   # fields of ModelConfig beside the sizes
+    'dense': {},
+    'moe': dict(family='qwen3_moe', layers=((('dense', 'experts'), 2),),
+                experts=dict(count=8, per_token=2, width=8)),
+    'deepseek': dict(
+        family='deepseek_v3', qk_norm=False, num_kv_heads=8, head_dim=10,
+        layers=((('dense',), 1), (('experts',), 3)),
+        experts=dict(count=8, per_token=2, width=8, routing='sigmoid', scale=2.5, groups=4,
+                     groups_per_token=2, shared=1),
+        latent=dict(rank=16, rope_dim=4, value_dim=6, query_rank=16)),
+}
+
+
+def tiny(name: str):
+  """(model, parameters, far enough from zero that no two tokens are about equally likely)."""
+  import jax
+  import numpy as np
+
+  from r1jax import models
+  fields = dict(family='qwen3', vocab_size=64, width=16, num_layers=4, num_heads=8, num_kv_heads=8,
+                head_dim=8, mlp_width=32, qk_norm=True, tied_embedding=False) | MODELS[name]
+  for field, kind in (('experts', models.Experts), ('latent', models.Latent)):
+    if field in fields:
+      fields[field] = kind(**fields[field])
+  model, rng = models.build(models.ModelConfig(**fields)), np.random.default_rng(0)
+
+  def draw(path, leaf):
+    centre, deviation = (1, 0.1) if path[-1].key == 'scale' else (0, 0.3)
+    return np.float32(rng.normal(centre, deviation, leaf.shape))
+  return model, jax.tree_util.tree_map_with_path(
+      draw, jax.eval_shape(model.init, jax.random.key(0)))
+
+
+class Programs:
+  """The device programs of R1-Zero on a tiny model, and what one device makes of them."""
+
+  def __init__(self, name: str):
+    import jax
+    import numpy as np
+
+    from r1jax.records import Batch, Prompts
+    from r1jax.sampler import make_sampler
+    from r1jax.stages import rl, rl_programs
+    self.model, self.params = tiny(name)
+    rng = np.random.default_rng(1)
+    self.prompts = Prompts(np.int32(rng.integers(0, 64, (8, 8))), np.int32([8, 1, 5, 7, 3, 2, 8, 6]),
+                           np.arange(8, dtype=np.int32))
+    self.samplers = {placement: make_sampler(
+        self.model, group_size=2, max_new_tokens=8, chunk=8, stop_ids=(3, 8, 21),
+        placement=placement) for placement in ('train', 'tensor')}
+    loss = rl_programs.make_loss(self.model, rl.DEFAULT | dict(kl_coefficient=0.2))
+    self.gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    self.rollout = jax.device_get(self.samplers['train'](self.params, self.prompts, 0))
+    noisy = [self.rollout.behaviour_logprobs + np.float32(rng.normal(0, 0.3, (16, 8)))
+             for _ in range(2)]
+    self.batch = Batch(
+        self.prompts.tokens, self.prompts.lengths, self.rollout.tokens, self.rollout.mask,
+        self.rollout.behaviour_logprobs, np.float32(rng.normal(size=16)), *noisy)
+    self.normalizers = rl_programs.Normalizers(
+        np.float32(16), self.rollout.mask.sum(), np.float32(0.2))
+    self.updated = jax.device_get(self.gradient(self.params, self.batch, self.normalizers))
+
+  def placed(self, mesh):
+    import jax
+
+    from r1jax import sharding
+    return jax.device_put(
+        self.params, sharding.shardings(mesh, self.model.logical_axes, self.params))
+
+  def draw(self, mesh, placement: str) -> tuple[int, float]:
+    """(tokens or ends that differ from one device's, greatest difference of log-probabilities)."""
+    import numpy as np
+
+    from r1jax import sharding
+    with sharding.use(mesh):
+      got = sharding.to_host(self.samplers[placement](
+          self.placed(mesh), sharding.place(self.prompts, mesh, batch=True), 0))
+    mask = self.rollout.mask
+    return (int((got.tokens * mask != self.rollout.tokens * mask).sum() + (got.mask != mask).sum()),
+            float(np.abs((got.behaviour_logprobs - self.rollout.behaviour_logprobs) * mask).max()))
+
+  def update(self, mesh) -> tuple[float, float]:
+    """Greatest differences (of the loss and its metrics, of a gradient), by size where above 1."""
+    import jax
+    import numpy as np
+
+    from r1jax import sharding
+    with sharding.use(mesh):
+      got = sharding.to_host(self.gradient(
+          self.placed(mesh), sharding.place(self.batch, mesh, batch=True),
+          sharding.place(self.normalizers, mesh)))
+    apart = lambda a, b: float(np.max(np.abs(a - b) / np.maximum(1, np.abs(a))))
+    return tuple(max(map(apart, jax.tree.leaves(want), jax.tree.leaves(found)))
+                 for want, found in zip(self.updated, got))
+
+
+def sizes(num_devices: int) -> list[dict[str, int]]:
+  """Every mesh of one or two axes, the other sizes 1."""
+  from r1jax import sharding
+  if num_devices == 1:
+    return [{}]
+  found = [{axis: num_devices} for axis in sharding.AXES]
+  for first, second in itertools.combinations(sharding.AXES, 2):
+    found += [{first: size, second: num_devices // size} for size in (2, 4)
+              if 1 < num_devices // size and num_devices % size == 0]
+  return found
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--devices', default='1,2,4,8')
+  parser.add_argument('--models', default=','.join(MODELS))
+  arguments = parser.parse_args()
+  os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
+  os.environ.setdefault('PJRT_NPROC', '32')   # else collectives of many devices wait for ever
+  import jax
+
+  from r1jax import sharding
+  print('| model | devices | mesh | tokens that differ | log-probabilities | loss | gradients |')
+  print('|---|---|---|---|---|---|---|')
+  wrong = 0
+  for name in arguments.models.split(','):
+    programs = Programs(name)
+    for count in map(int, arguments.devices.split(',')):
+      for size in sizes(count):
+        mesh = sharding.make_mesh(**size, devices=jax.devices()[:count])
+        drawn = [programs.draw(mesh, placement) for placement in programs.samplers]
+        loss, gradient = programs.update(mesh)
+        tokens, logprobs = sum(t for t, _ in drawn), max(x for _, x in drawn)
+        wrong += tokens > 0 or max(logprobs, loss, gradient) > TOLERANCE
+        axes = ' × '.join(f'{axis} {n}' for axis, n in size.items()) or 'one device'
+        print(f'| {name} | {count} | {axes} | {tokens} | {logprobs:.0e} | {loss:.0e} | '
+              f'{gradient:.0e} |', flush=True)
+  sys.exit(f'{wrong} meshes differ from one device' if wrong else 0)
+
+
+if __name__ == '__main__':
+  main()
