@@ -61,6 +61,8 @@ class Instruction:
     return tuple(int(n) for n in found[1].split(',') if n) if found else ()
 
 
+_LONGEST = 8    # instructions that are named
+
 Computation = Mapping[str, Instruction]
 
 
@@ -89,6 +91,19 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+  """An instruction, and what all its runs take."""
+  opcode: str
+  shape: str       # of the result
+  loops: int
+  where: str       # the program's own name for it
+  times: float
+  flops: float
+  bytes: float
+  seconds: float   # for the longer of its arithmetic and its bytes
+
+
+@dataclasses.dataclass(frozen=True)
 class Cost:
   """Of one run on one device."""
   flops: float = 0.0
@@ -96,15 +111,20 @@ class Cost:
   core_seconds: float = 0.0    # each instruction as long as its arithmetic or its bytes take
   collectives: tuple[Collective, ...] = ()
   unknown_loops: int = 0       # whose trips are nowhere in the program
+  longest: tuple[Part, ...] = ()   # the instructions that take longest
 
   def __add__(self, other: 'Cost') -> 'Cost':
-    return Cost(*(a + b for a, b in zip(_fields(self), _fields(other), strict=True)))
+    *sums, longest = (a + b for a, b in zip(_fields(self), _fields(other), strict=True))
+    return Cost(*sums, tuple(sorted(longest, key=lambda part: -part.seconds)[:_LONGEST]))
 
   def repeated(self, times: float, loops: int = 1) -> 'Cost':
+    more = lambda part, *fields: dataclasses.replace(
+        part, loops=part.loops + loops, **{
+            field: getattr(part, field) * times for field in ('times', *fields)})
     return Cost(
         self.flops * times, self.bytes * times, self.core_seconds * times,
-        tuple(dataclasses.replace(c, times=c.times * times, loops=c.loops + loops)
-              for c in self.collectives), self.unknown_loops)
+        tuple(more(one) for one in self.collectives), self.unknown_loops,
+        tuple(more(one, 'flops', 'bytes', 'seconds') for one in self.longest))
 
 
 def _fields(record) -> list:
@@ -244,14 +264,16 @@ def cost(text: str, *, flops_per_second: float, bytes_per_second: float,
       flops, collectives = inner.flops, inner.collectives
     else:
       flops = _flops(one, around)
-    kind = one.opcode.removesuffix('-start')
+    kind, named = one.opcode.removesuffix('-start'), re.search(r'op_name="([^"]*)"', one.attributes)
+    where = named[1] if named else one.name
     if kind in COLLECTIVES:
       arrays = [shape for name in one.operands for shape in around[name].shapes]
-      where = re.search(r'op_name="([^"]*)"', one.attributes)
       collectives = (Collective(
           kind, str(arrays[0]), sum(shape.bytes for shape in arrays),
-          groups_of(one.attributes, num_partitions), 0, where[1] if where else one.name),)
-    return Cost(flops, size, max(flops / flops_per_second, size / bytes_per_second), collectives)
+          groups_of(one.attributes, num_partitions), 0, where),)
+    seconds = max(flops / flops_per_second, size / bytes_per_second)
+    return Cost(flops, size, seconds, collectives, 0, (Part(
+        one.opcode, str(one.shapes[0]), 0, where, 1.0, flops, size, seconds),))
 
   return of_computation(entry)
 
