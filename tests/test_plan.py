@@ -180,6 +180,39 @@ def test_programs_as_libtpu_writes_them():
   assert 10 * read + kernel <= found.bytes <= 10 * read + kernel + scalars   # S(1) is no memory
 
 
+NESTED = '''HloModule jit_f, is_scheduled=true
+
+%slice (s: f32[50,64,64], i: s32[]) -> f32[64,64] {
+  %s = f32[50,64,64]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %d = f32[1,64,64]{2,1,0} dynamic-slice(%s, %i, %zero, %zero), dynamic_slice_sizes={1,64,64}
+  ROOT %flat = f32[64,64]{1,0} bitcast(%d)
+}
+
+%product (x: f32[8,64], w: f32[50,64,64], n: s32[]) -> f32[8,64] {
+  %x = f32[8,64]{1,0} parameter(0)
+  %n = s32[] parameter(2)
+  %w = f32[50,64,64]{2,1,0} parameter(1)
+  %one = f32[64,64]{1,0} fusion(%w, %n), kind=kLoop, calls=%slice
+  ROOT %y = f32[8,64]{1,0} dot(%x, %one), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: f32[8,64], b: f32[50,64,64], c: s32[]) -> f32[8,64] {
+  %a = f32[8,64]{1,0} parameter(0)
+  %b = f32[50,64,64]{2,1,0} parameter(1)
+  %c = s32[] parameter(2)
+  ROOT %out = f32[8,64]{1,0} fusion(%a, %b, %c), kind=kOutput, calls=%product
+}
+'''
+
+
+def test_a_slice_that_is_fused_twice_is_a_slice_all_the_same():
+  found = cost(NESTED)
+  assert found.bytes == 4 * (2 * 8 * 64 + 64 * 64 + 1)
+  assert found.flops == 2 * 8 * 64 * 64
+
+
 # Topologies.
 
 

@@ -18,7 +18,7 @@ from r1jax.plan import chips, hlo
 from r1jax.plan.chips import Topology
 from r1jax.stages import abstract, common
 
-_FORM = 2     # of what the cache keeps
+_FORM = 3     # of what the cache keeps
 
 
 @dataclasses.dataclass(frozen=True)
