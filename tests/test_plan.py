@@ -180,6 +180,39 @@ def test_programs_as_libtpu_writes_them():
   assert 10 * read + kernel <= found.bytes <= 10 * read + kernel + scalars   # S(1) is no memory
 
 
+NESTED = '''HloModule jit_f, is_scheduled=true
+
+%slice (s: f32[50,64,64], i: s32[]) -> f32[64,64] {
+  %s = f32[50,64,64]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %d = f32[1,64,64]{2,1,0} dynamic-slice(%s, %i, %zero, %zero), dynamic_slice_sizes={1,64,64}
+  ROOT %flat = f32[64,64]{1,0} bitcast(%d)
+}
+
+%product (x: f32[8,64], w: f32[50,64,64], n: s32[]) -> f32[8,64] {
+  %x = f32[8,64]{1,0} parameter(0)
+  %n = s32[] parameter(2)
+  %w = f32[50,64,64]{2,1,0} parameter(1)
+  %one = f32[64,64]{1,0} fusion(%w, %n), kind=kLoop, calls=%slice
+  ROOT %y = f32[8,64]{1,0} dot(%x, %one), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: f32[8,64], b: f32[50,64,64], c: s32[]) -> f32[8,64] {
+  %a = f32[8,64]{1,0} parameter(0)
+  %b = f32[50,64,64]{2,1,0} parameter(1)
+  %c = s32[] parameter(2)
+  ROOT %out = f32[8,64]{1,0} fusion(%a, %b, %c), kind=kOutput, calls=%product
+}
+'''
+
+
+def test_a_slice_that_is_fused_twice_is_a_slice_all_the_same():
+  found = cost(NESTED)
+  assert found.bytes == 4 * (2 * 8 * 64 + 64 * 64 + 1)
+  assert found.flops == 2 * 8 * 64 * 64
+
+
 # Topologies.
 
 
@@ -226,14 +259,32 @@ def zero(**overrides):
   return config
 
 
+def traced(stage, mesh, shape_of):
+  """The programs of a stage, traced and not compiled, and its Work."""
+  programs, found, answer = KINDS[stage['kind']].programs(stage, mesh, shape_of), [], None
+  while True:
+    try:
+      found.append(programs.send(answer))
+    except StopIteration as end:
+      return found, end.value
+    with sharding.use(mesh):
+      answer = jax.eval_shape(
+          functools.partial(found[-1].function, **found[-1].keywords), *found[-1].arguments)
+    answer = jax.tree.map(
+        lambda x: like(*x.shape, dtype=x.dtype, sharding=NamedSharding(mesh, P())), answer)
+
+
+def traced_zero(config, count=1):
+  mesh = sharding.make_mesh(count, 1, jax.devices()[:count])
+  found, _ = traced(config['stages']['zero'], mesh, estimate.shape_finder(config['stages'], 'zero'))
+  return mesh, {program.name: program for program in found}
+
+
 def test_what_a_plan_says_of_memory_is_what_the_real_program_takes():
   """CPU's own figures of the program that a run compiles, and the arrays that it holds."""
   config = zero(kl_coefficient=0.1, epochs=2)
-  config['mesh']['fsdp'] = 4
-  topology = devices(4)
-  plan = estimate.plan_stage(config, 'zero', topology)
-  planned = {one.figures.name: one for one in plan.estimates}['update'].figures
-  stage, mesh = config['stages']['zero'], sharding.make_mesh(4, 1, topology.devices)
+  stage, (mesh, programs) = config['stages']['zero'], traced_zero(config, 4)
+  planned, _ = estimate.compile_program(programs['update'], mesh, devices(4))
   with sharding.use(mesh):
     loaded = common.load_model(inputs={}, mesh=mesh, **stage['model'])
     optimizer = train_step.make_optimizer(**stage['optimizer'])
@@ -260,14 +311,20 @@ def test_what_a_plan_says_of_memory_is_what_the_real_program_takes():
 
 
 def test_a_plan_counts_what_lies_besides():
-  config = zero(kl_coefficient=0.1)
-  plain = estimate.plan_stage(zero(), 'zero', devices(1))
-  kept = estimate.plan_stage(config, 'zero', devices(1))
-  besides = lambda plan: {one.figures.name: one.beside for one in plan.estimates}
-  parameters = 4 * models.num_params(models.PRESETS['miniature'])
-  assert besides(plain)['update'] == 0
-  assert besides(kept)['update'] == pytest.approx(parameters, rel=0.01)           # the reference
-  assert besides(plain)['prefill'] == pytest.approx(3 * parameters, rel=0.01)     # and the moments
+  besides = lambda **overrides: {
+      name: abstract.bytes_on_a_device(one.beside) / 4 / models.num_params(
+          models.PRESETS['miniature'])
+      for name, one in traced_zero(zero(**overrides))[1].items()}
+  close = functools.partial(pytest.approx, rel=0.01)
+  plain, kept = besides(), besides(kl_coefficient=0.1)
+  assert (plain['update'], plain['prefill']) == (0, close(3))     # the parameters, two moments
+  assert (kept['update'], kept['prefill']) == (close(1), close(4))       # and the reference
+  away = besides(kl_coefficient=0.1, in_host_memory=('reference', 'optimizer'))
+  assert (away['update'], away['prefill'], away['score']) == (0, close(1), close(1))
+
+
+def test_a_plan_sums_up_an_iteration():
+  kept = estimate.plan_stage(zero(kl_coefficient=0.1), 'zero', devices(1))
   assert [one.figures.name for one in kept.estimates] == [
       'reshard', 'prefill', 'cache, first chunk', 'decode, first chunk', 'cache, last chunk',
       'decode, last chunk', 'score', 'update']
@@ -276,21 +333,6 @@ def test_a_plan_counts_what_lies_besides():
   assert summary['overlapped']['seconds'] <= summary['in_turn']['seconds'] <= (
       summary['serial']['seconds'])
   assert json.loads(json.dumps(table.to_dict(kept, devices(1), 5)))['run']['iterations'] == 5
-
-
-def traced(programs):
-  """The names of a stage's programs, traced and not compiled, and its Work."""
-  names, answer = [], None
-  while True:
-    try:
-      program = programs.send(answer)
-    except StopIteration as end:
-      return names, end.value
-    names.append(program.name)
-    answer = jax.eval_shape(
-        functools.partial(program.function, **program.keywords), *program.arguments)
-    everywhere = NamedSharding(jax.tree.leaves(program.arguments)[0].sharding.mesh, P())
-    answer = jax.tree.map(lambda x: like(*x.shape, dtype=x.dtype, sharding=everywhere), answer)
 
 
 def test_every_kind_of_stage_has_its_programs():
@@ -302,10 +344,8 @@ def test_every_kind_of_stage_has_its_programs():
   for name, stage in (chain | {'ppo': critic, 'corpus': base}).items():
     if stage['kind'] in seen and name != 'ppo':
       continue
-    shape_of = estimate.shape_finder(chain, name)
-    with sharding.use(mesh):
-      names, work = traced(KINDS[stage['kind']].programs(stage, mesh, shape_of))
-    seen[stage['kind']] = names
+    found, work = traced(stage, mesh, estimate.shape_finder(chain, name))
+    seen[stage['kind']] = [program.name for program in found]
     assert work.tokens > 0
   assert set(seen) == set(KINDS)
   assert seen['rl'][-4:] == ['score', 'value', 'update', 'update of the critic']
@@ -360,18 +400,18 @@ def test_what_the_compiler_says_of_too_large_a_program():
 
 
 def test_a_search_finds_settings_that_fit():
-  config, topology = zero(), devices(1)
-  config['stages']['zero'] |= dict(prompts=8, micro_batches=1)
-  config['stages']['zero']['sampling']['max_new_tokens'] = 64
-  plan = estimate.plan_stage(config, 'zero', topology)
-  most = max(one.resident for one in plan.estimates)
+  base = dict(common.plain(KINDS['pretrain'].DEFAULT), micro_batches=1)
+  config, topology = dict(seed=0, mesh=dict(fsdp=1, tensor=1), stages=dict(base=base)), devices(1)
+  most = estimate.plan_stage(config, 'base', topology).estimates[0].resident
   narrow = dataclasses.replace(
-      topology, chip=dataclasses.replace(CHIP, memory=0.8 * most))
-  assert not estimate.plan_stage(config, 'zero', narrow).fits
-  found = search.search(config, 'zero', narrow, tried=3)
+      topology, chip=dataclasses.replace(CHIP, memory=0.5 * most))
+  assert not estimate.plan_stage(config, 'base', narrow).fits
+  found = search.search(config, 'base', narrow)
   assert found[-1]['fits'] and found[-1]['resident'] <= narrow.chip.memory
-  assert any(flag.startswith('--config.stages.zero.') for flag in found[-1]['flags'])
+  assert any(flag.startswith('--config.stages.base.') for flag in found[-1]['flags'])
   assert not any(one['fits'] for one in found[:-1])
+  impossible = dataclasses.replace(topology, chip=dataclasses.replace(CHIP, memory=1e5))
+  assert not any(one['fits'] for one in search.search(config, 'base', impossible, tried=2))
 
 
 # The command.

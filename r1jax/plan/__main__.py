@@ -93,12 +93,21 @@ def _plan(config, name, only, mean_length, steps, search, json_file, cache) -> N
   for stage in only or config['stages']:
     tell = lambda program: print(f'stage {stage!r}: {program} ...', file=sys.stderr, flush=True)
     options = dict(mean_length=mean_length, cache=cache, progress=tell)
-    plan = estimate.plan_stage(config, stage, topology, **options)
-    table.show(plan, topology, steps, console=console)
-    results.append(table.to_dict(plan, topology, steps))
-    if search and not plan.fits:
+    fits = False
+    try:
+      plan = estimate.plan_stage(config, stage, topology, **options)
+      table.show(plan, topology, steps, console=console)
+      results.append(table.to_dict(plan, topology, steps))
+      fits = plan.fits
+    except ValueError as error:
+      if not search:
+        raise
+      print(error)
+      results.append({'stage': stage, 'fits': False})
+    if search and not fits:
       found = searching.search(config, stage, topology, **options)
-      table.show_search(found, console=console)
+      if found:
+        table.show_search(found, console=console)
       results[-1]['search'] = found
       best = next((one for one in found if one['fits']), None)
       print('It fits with ' + ' '.join(best['flags']) if best else

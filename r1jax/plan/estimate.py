@@ -16,9 +16,9 @@ from r1jax.models import PRESETS, ModelConfig
 from r1jax.pipeline import KINDS
 from r1jax.plan import chips, hlo
 from r1jax.plan.chips import Topology
-from r1jax.stages import abstract
+from r1jax.stages import abstract, common
 
-_FORM = 1     # of what the cache keeps
+_FORM = 3     # of what the cache keeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Figures:
   bytes: float = 0.0
   core_seconds: float = 0.0        # Σ over instructions of the longer of arithmetic and memory
   traffic: tuple[Traffic, ...] = ()
+  longest: tuple[hlo.Part, ...] = ()
   unknown_loops: int = 0
   too_large: bool = False          # the compiler refused: it does not fit, and the rest is unknown
   xla_flops: float = 0.0           # XLA's own count, loops once
@@ -156,6 +157,7 @@ def plan_stage(
   """
   mesh = sharding.make_mesh(**config['mesh'], devices=topology.devices)
   stage = config['stages'][name]
+  common.check_mesh(stage, mesh, f'config.stages.{name}')
   shape_of = shape_finder(config['stages'], f'config.stages.{name}')
   programs = KINDS[stage['kind']].programs(stage, mesh, shape_of, mean_length=mean_length)
   estimates, answer, work, refused = [], None, None, False
@@ -189,7 +191,9 @@ def compile_program(
   if kept and kept.exists():
     found = json.loads(kept.read_text())
     figures = Figures(**found['figures'] | {
-        'name': program.name, 'traffic': tuple(Traffic(**one) for one in found['figures']['traffic'])})
+        'name': program.name,
+        'traffic': tuple(Traffic(**one) for one in found['figures']['traffic']),
+        'longest': tuple(hlo.Part(**one) for one in found['figures']['longest'])})
     return figures, _placed(lowered, found['specs'], mesh)
   figures, specs = _compile(program, lowered, mesh, topology)
   if kept and (specs is not None or figures.too_large):
@@ -220,7 +224,7 @@ def _compile(program, lowered, mesh, topology) -> tuple[Figures, list | None]:
   return Figures(
       program.name, memory.argument_size_in_bytes, memory.output_size_in_bytes,
       memory.alias_size_in_bytes, memory.temp_size_in_bytes, total, found.flops, found.bytes,
-      found.core_seconds, _traffic(found, mesh, topology), found.unknown_loops,
+      found.core_seconds, _traffic(found, mesh, topology), found.longest, found.unknown_loops,
       xla_flops=(compiled.cost_analysis() or {}).get('flops', 0.0)), specs
 
 

@@ -61,6 +61,8 @@ class Instruction:
     return tuple(int(n) for n in found[1].split(',') if n) if found else ()
 
 
+_LONGEST = 8    # instructions that are named
+
 Computation = Mapping[str, Instruction]
 
 
@@ -89,6 +91,19 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+  """An instruction, and what all its runs take."""
+  opcode: str
+  shape: str       # of the result
+  loops: int
+  where: str       # the program's own name for it
+  times: float
+  flops: float
+  bytes: float
+  seconds: float   # for the longer of its arithmetic and its bytes
+
+
+@dataclasses.dataclass(frozen=True)
 class Cost:
   """Of one run on one device."""
   flops: float = 0.0
@@ -96,15 +111,20 @@ class Cost:
   core_seconds: float = 0.0    # each instruction as long as its arithmetic or its bytes take
   collectives: tuple[Collective, ...] = ()
   unknown_loops: int = 0       # whose trips are nowhere in the program
+  longest: tuple[Part, ...] = ()   # the instructions that take longest
 
   def __add__(self, other: 'Cost') -> 'Cost':
-    return Cost(*(a + b for a, b in zip(_fields(self), _fields(other), strict=True)))
+    *sums, longest = (a + b for a, b in zip(_fields(self), _fields(other), strict=True))
+    return Cost(*sums, tuple(sorted(longest, key=lambda part: -part.seconds)[:_LONGEST]))
 
   def repeated(self, times: float, loops: int = 1) -> 'Cost':
+    more = lambda part, *fields: dataclasses.replace(
+        part, loops=part.loops + loops, **{
+            field: getattr(part, field) * times for field in ('times', *fields)})
     return Cost(
         self.flops * times, self.bytes * times, self.core_seconds * times,
-        tuple(dataclasses.replace(c, times=c.times * times, loops=c.loops + loops)
-              for c in self.collectives), self.unknown_loops)
+        tuple(more(one) for one in self.collectives), self.unknown_loops,
+        tuple(more(one, 'flops', 'bytes', 'seconds') for one in self.longest))
 
 
 def _fields(record) -> list:
@@ -244,14 +264,16 @@ def cost(text: str, *, flops_per_second: float, bytes_per_second: float,
       flops, collectives = inner.flops, inner.collectives
     else:
       flops = _flops(one, around)
-    kind = one.opcode.removesuffix('-start')
+    kind, named = one.opcode.removesuffix('-start'), re.search(r'op_name="([^"]*)"', one.attributes)
+    where = named[1] if named else one.name
     if kind in COLLECTIVES:
       arrays = [shape for name in one.operands for shape in around[name].shapes]
-      where = re.search(r'op_name="([^"]*)"', one.attributes)
       collectives = (Collective(
           kind, str(arrays[0]), sum(shape.bytes for shape in arrays),
-          groups_of(one.attributes, num_partitions), 0, where[1] if where else one.name),)
-    return Cost(flops, size, max(flops / flops_per_second, size / bytes_per_second), collectives)
+          groups_of(one.attributes, num_partitions), 0, where),)
+    seconds = max(flops / flops_per_second, size / bytes_per_second)
+    return Cost(flops, size, seconds, collectives, 0, (Part(
+        one.opcode, str(one.shapes[0]), 0, where, 1.0, flops, size, seconds),))
 
   return of_computation(entry)
 
@@ -320,39 +342,46 @@ def traffic(one: Instruction, around: Computation, computations) -> float:
   if one.opcode != 'fusion':
     return _main(one.shapes) + sum(read(i) for i in range(len(one.operands)))
   inside = computations[_called(one)[0]]
-  users: dict[str, list[Instruction]] = {}
-  for user in inside.values():
-    for name in user.operands:
-      users.setdefault(name, []).append(user)
   total = 0.0
-  for parameter in inside.values():
-    if parameter.opcode == 'parameter':
-      place = int(parameter.literal)
-      whole = read(place) if place < len(one.operands) else 0.0
-      total += min(whole, _read_of(parameter, users)) if whole else 0.0
-  return total + _written(one, inside)
+  for place, name in enumerate(_parameters(inside)[:len(one.operands)]):
+    whole = read(place)
+    total += min(whole, _read_of(name, inside, computations)) if whole else 0.0
+  return total + _written(one, inside, computations)
 
 
 def _main(shapes) -> float:
   return sum(shape.bytes for shape in shapes if shape.space == 0)
 
 
-def _read_of(value: Instruction, users) -> float:
-  """Bytes of a fusion's parameter that its users look at."""
+def _parameters(inside: Computation) -> list[str]:
+  """The names of a computation's parameters, in their order."""
+  found = [one for one in inside.values() if one.opcode == 'parameter']
+  return [one.name for one in sorted(found, key=lambda one: int(one.literal))]
+
+
+def _read_of(name: str, inside: Computation, computations) -> float:
+  """Bytes that the instructions of a fusion look at of one of its values; ∞: all of it."""
   total = 0.0
-  for user in users.get(value.name, ()):
-    if user.opcode in ('dynamic-slice', 'slice', 'gather') and user.operands[0] == value.name:
+  for user in inside.values():
+    if name not in user.operands:
+      continue
+    if user.opcode in ('dynamic-slice', 'slice', 'gather') and user.operands[0] == name:
       total += sum(shape.bytes for shape in user.shapes)
-    elif user.opcode == 'dynamic-update-slice' and user.operands[0] == value.name:
+    elif user.opcode == 'dynamic-update-slice' and user.operands[0] == name:
       continue    # written in place
     elif user.opcode == 'bitcast':
-      total += _read_of(user, users)
+      total += _read_of(user.name, inside, computations)
+    elif user.opcode == 'fusion':
+      within = computations[_called(user)[0]]
+      total += sum(_read_of(parameter, within, computations)
+                   for parameter, operand in zip(_parameters(within), user.operands)
+                   if operand == name)
     else:
       return math.inf
   return total
 
 
-def _written(one: Instruction, inside: Computation) -> float:
+def _written(one: Instruction, inside: Computation, computations) -> float:
   """Bytes that a fusion writes: of what it updates in place, the update."""
   root = next(instruction for instruction in inside.values() if instruction.root)
   roots = [inside[name] for name in root.operands] if root.opcode == 'tuple' else [root]
@@ -360,9 +389,14 @@ def _written(one: Instruction, inside: Computation) -> float:
   for result, shape in zip(roots, one.shapes):
     while result.opcode == 'bitcast':
       result = inside[result.operands[0]]
-    if shape.space == 0:
-      update = result.opcode == 'dynamic-update-slice'
-      total += inside[result.operands[1]].shapes[0].bytes if update else shape.bytes
+    if shape.space != 0:
+      continue
+    if result.opcode == 'fusion' and len(one.shapes) == 1:
+      total += _written(one, computations[_called(result)[0]], computations)
+    elif result.opcode == 'dynamic-update-slice':
+      total += inside[result.operands[1]].shapes[0].bytes
+    else:
+      total += shape.bytes
   return total
 
 

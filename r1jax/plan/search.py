@@ -28,9 +28,14 @@ def search(
   Arguments as of `estimate.plan_stage`; it ends with the first that fits, or after `tried`.
   """
   found = []
-  for flags, candidate in itertools.islice(_ordered(config, name, topology), tried):
+  for flags, candidate in _ordered(config, name, topology):
+    if len(found) == tried:
+      break
     progress(' '.join(flags))
-    plan = estimate.plan_stage(candidate, name, topology, mean_length=mean_length, cache=cache)
+    try:
+      plan = estimate.plan_stage(candidate, name, topology, mean_length=mean_length, cache=cache)
+    except ValueError:   # a batch or a length that this mesh does not divide
+      continue
     found.append({
         'flags': flags, 'resident': max(one.resident for one in plan.estimates),
         'seconds': plan.seconds('in_turn') if plan.work else 0.0, 'fits': plan.fits})

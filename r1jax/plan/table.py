@@ -49,6 +49,10 @@ def show(plan: StagePlan, topology: Topology, steps: int, *, console=None) -> No
           for traffic in one.figures.traffic[:4] if traffic.seconds * one.times > 1e-3]
   if rows:
     metrics.print_table(rows, f'{title}: its longest collectives', console=console)
+  rows = [_part_row(one, part) for one in plan.estimates for part in one.figures.longest[:4]
+          if part.seconds * one.times > 1e-3]
+  if rows:
+    metrics.print_table(rows, f'{title}: its longest instructions', console=console)
   metrics.print_table(_run_rows(plan, steps), f'{title}: the run', console=console)
 
 
@@ -82,6 +86,13 @@ def _traffic_row(one: Estimate, traffic) -> dict[str, str]:
           f'in {traffic.loops} loop{"s" if traffic.loops > 1 else ""}',
           'runs': f'{traffic.times * one.times:g}', 'sent': size(traffic.moved * one.times),
           'time': duration(traffic.seconds * one.times)}
+
+
+def _part_row(one: Estimate, part) -> dict[str, str]:
+  return {'program': one.figures.name, 'instruction': part.opcode, 'of': part.shape,
+          'where': part.where.replace('closed_call/', '')[-40:], 'runs': f'{part.times * one.times:g}',
+          'operations': f'{part.flops * one.times:.3g}', 'memory': size(part.bytes * one.times),
+          'time': duration(part.seconds * one.times)}
 
 
 def _run_rows(plan: StagePlan, steps: int) -> list[dict[str, str]]:

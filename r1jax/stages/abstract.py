@@ -55,8 +55,10 @@ def find_shape(source: str, preset: str, where: str) -> ModelConfig:
     ValueError: there is neither.
   """
   try:
-    path = common.find_model(source, {})
+    path = common.find_model(source, {}) if source != common.RANDOM else ''
   except FileNotFoundError:
+    path = ''
+  if not path:
     if not preset:
       raise ValueError(
           f'{where}.source={source!r} is not at hand and {where}.preset is empty: name the preset '

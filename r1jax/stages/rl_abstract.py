@@ -41,11 +41,15 @@ def programs(
     scalar = abstract.place(scalar, sharding.shardings(mesh, axes, scalar))
     critic = abstract.state_of(scalar, critic_optimizer, axes, mesh)
 
+  hosted = config['in_host_memory']
+  moments = () if 'optimizer' in hosted else (state.optimizer, critic and critic.optimizer)
+  kept = () if 'reference' in hosted else reference
+  critic_params = critic and critic.params
   yield from abstract.sampling(
       run.sample, model, params, mesh, prompts=config['prompts'], group_size=group,
       prompt_length=config['max_prompt_length'], max_new_tokens=longest,
       chunk=config['sampling']['chunk'], mean_length=mean_length,
-      beside=(state.optimizer, reference, critic))
+      beside=(moments, kept, critic_params))
 
   updates = config['epochs'] * config['mini_batches']
   lengths = ([config['max_prompt_length']] * config['prompts'],
@@ -58,10 +62,10 @@ def programs(
       'behaviour_logprobs')))
   if scored:
     yield Program('score', run.score, (params, bare), times=scored, useful=scored * pass_,
-                  beside=(state.optimizer, reference, critic))
+                  beside=(moments, reference, critic_params))
   if critic is not None:
     yield Program('value', run.value, (critic.params, bare), useful=pass_,
-                  beside=(state, reference, critic.optimizer))
+                  beside=(state.params, moments, kept))
   batch = _batch(config, mesh, config['prompts'] // config['mini_batches'], updates > 1, reference,
                  critic)
   normalizers = rl_programs.Normalizers(
@@ -69,10 +73,10 @@ def programs(
   trained = compute.training(model.config, *lengths, remat=False, times=config['epochs']).trained
   others = () if config['mini_batches'] == 1 else whole
   yield Program('update', run.update, (state, batch, normalizers), times=updates, useful=trained,
-                beside=(reference, critic, others))
+                beside=(kept, critic, others))
   if critic is not None:
     yield Program('update of the critic', run.update_critic, (critic, batch, normalizers),
-                  times=updates, useful=trained, beside=(state, reference, others))
+                  times=updates, useful=trained, beside=(state, kept, others))
   return Work(config['prompts'] * group * mean_length, updates, -(-config['steps'] // updates))
 
 
