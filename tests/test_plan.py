@@ -102,8 +102,8 @@ COLLECTIVES = {
                        'fsdp', lambda size: 3 / 4 * size),
     'all-to-all': (lambda x: jax.lax.all_to_all(x, 'fsdp', 0, 0, tiled=True), 'fsdp',
                    lambda size: 3 / 4 * size),
-    'collective-permute': (lambda x: jax.lax.ppermute(x, 'fsdp', [(i, (i + 1) % 4) for i in range(4)]),
-                           'fsdp', lambda size: size)}
+    'collective-permute': (lambda x: jax.lax.ppermute(
+        x, 'fsdp', [(i, (i + 1) % 4) for i in range(4)]), 'fsdp', lambda size: size)}
 
 
 @pytest.mark.parametrize('kind', COLLECTIVES)
@@ -338,7 +338,8 @@ def test_a_plan_sums_up_an_iteration():
 def test_every_kind_of_stage_has_its_programs():
   mesh, seen = sharding.make_mesh(1, 1, jax.devices()[:1]), {}
   chain = common.plain(r1.get_config('tiny,debug'))['stages']
-  chain['base'] = chain['base'] | {'evaluations': dict(list(chain['base']['evaluations'].items())[:1])}
+  one_evaluation = dict(list(chain['base']['evaluations'].items())[:1])
+  chain['base'] = chain['base'] | {'evaluations': one_evaluation}
   critic = zero(advantage='gae', epochs=2)['stages']['zero']
   base = dict(common.plain(KINDS['pretrain'].DEFAULT))
   for name, stage in (chain | {'ppo': critic, 'corpus': base}).items():

@@ -58,7 +58,8 @@ def main() -> None:
       getattr(flag.value, 'stages', None)   # a file that could not be read says so only now
       return rest
     except Exception as error:   # of the experiment file, or as many kinds as flags have
-      runner._end(error, runner._flag_sentence(error))
+      runner._end(error, runner._flag_sentence(error).replace(
+          '--workdir=FOLDER', '--topology=v5e:4x4'))
 
   app.run(run, flags_parser=parse)
 

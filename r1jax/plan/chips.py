@@ -87,7 +87,7 @@ def prepare(name: str) -> None:
     return
   chip, sizes = read(name)
   os.environ.update(
-      JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost',
+      JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1', ALLOW_MULTIPLE_LIBTPU_LOAD='1', TPU_WORKER_HOSTNAMES='localhost',
       TPU_ACCELERATOR_TYPE=f'{chip.accelerator}-{math.prod(sizes) * chip.cores}')
 
 

@@ -69,8 +69,9 @@ def _changes(config, name, devices: int) -> Iterator[dict[str, Any]]:
   stage = config['stages'][name]
   rows = stage.get('prompts') or stage.get('rows') or 1
   rows //= stage.get('mini_batches', 1)
-  micro = stage.get('micro_batches', 0)
-  micros = [n for n in (2 ** i for i in range(12)) if rows % n == 0 and n >= micro] if micro else [0]
+  micros = [0]    # of a stage that trains nothing
+  if 'micro_batches' in stage:
+    micros = [2 ** i for i in range(12) if rows % 2 ** i == 0]
   now = {axis: 1 for axis in config['mesh'] if isinstance(config['mesh'][axis], int)}
   for tensor in (2 ** i for i in range(7)):
     if devices % tensor:

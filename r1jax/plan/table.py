@@ -11,7 +11,8 @@ BOUNDS = {'overlapped': 'all overlapped', 'in_turn': 'in turn', 'serial': 'none 
 _NOTE = """\
 all overlapped: the longest of arithmetic, memory and network. none overlapped: their sum. in turn:
 every instruction for the longer of its arithmetic and its memory, then every collective by itself.
-Utilisation is the model's operations (compute.py: no padding, no rematerialisation) over the peak."""
+Utilisation is the model's operations (compute.py: no padding, no rematerialisation, every token
+through the unembedding, also where a program leaves that out) over the peak."""
 
 
 def size(number: float) -> str:
@@ -39,7 +40,8 @@ def assumed(topology: Topology) -> str:
 
 def show(plan: StagePlan, topology: Topology, steps: int, *, console=None) -> None:
   """Prints the plan of a stage for a person."""
-  mesh = ', '.join(f'{name}={count}' for name, count in plan.mesh.items() if count > 1) or '1 device'
+  mesh = ', '.join(
+      f'{name}={count}' for name, count in plan.mesh.items() if count > 1) or '1 device'
   title = f'stage {plan.name!r} ({plan.kind}), mesh {mesh}'
   metrics.print_table([_memory_row(one) for one in plan.estimates], f'{title}: memory of a chip',
                       console=console)
@@ -90,8 +92,8 @@ def _traffic_row(one: Estimate, traffic) -> dict[str, str]:
 
 def _part_row(one: Estimate, part) -> dict[str, str]:
   return {'program': one.figures.name, 'instruction': part.opcode, 'of': part.shape,
-          'where': part.where.replace('closed_call/', '')[-40:], 'runs': f'{part.times * one.times:g}',
-          'operations': f'{part.flops * one.times:.3g}', 'memory': size(part.bytes * one.times),
+          'where': part.where.replace('closed_call/', '')[-40:],
+          'runs': f'{part.times * one.times:g}', 'operations': f'{part.flops * one.times:.3g}', 'memory': size(part.bytes * one.times),
           'time': duration(part.seconds * one.times)}
 
 

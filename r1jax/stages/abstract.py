@@ -48,6 +48,7 @@ class Work:
 Programs = Generator[Program, Any, Work]
 
 
+@functools.lru_cache
 def find_shape(source: str, preset: str, where: str) -> ModelConfig:
   """The shape of the model at `source` if that is at hand, else that of the preset.
 
