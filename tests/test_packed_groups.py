@@ -253,7 +253,7 @@ def run_packed(base, workdir, should_stop=lambda: False, **packing):
 @pytest.fixture(scope='module')
 def packed_run(base, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('packed')
-  run_packed(base, workdir, row_length=64, rows=2)
+  run_packed(base, workdir, row_length=48, rows=1)
   return workdir
 
 
@@ -276,7 +276,7 @@ def test_a_packed_run_draws_the_same_rollouts_and_measures_the_same(packed_run, 
 def test_pitfall_20_a_packed_run_that_was_stopped_ends_as_if_it_was_not(
     packed_run, base, tmp_path):
   _, (sentence,) = runs.finish(lambda should_stop: run_packed(
-      base, tmp_path, should_stop, row_length=64, rows=2), (3,))
+      base, tmp_path, should_stop, row_length=48, rows=1), (3,))
   assert 'step 1 ' in sentence     # between two updates
   runs.assert_same(packed_run, tmp_path)
 
