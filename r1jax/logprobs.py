@@ -17,8 +17,9 @@ from r1jax.models import transformer
 from r1jax.models.moe import Routing
 from r1jax.records import Batch, PackedBatch, Rows
 
-# In float32 4 MB, which a CPU's caches hold (1.2 times as fast at V = 8,192), and 64 MB.
-MAX_LOGITS = {'cpu': 2 ** 20, 'accelerator': 2 ** 24}
+# In float32 4 MB, which a CPU's caches hold (1.2 times as fast at V = 8,192), and 512 MB: each chunk
+# reads and writes the unembedding's whole gradient, which some hundreds of positions must outweigh.
+MAX_LOGITS = {'cpu': 2 ** 20, 'accelerator': 2 ** 27}
 
 
 @functools.partial(jax.jit, static_argnames=('max_logits',))

@@ -7,10 +7,11 @@ A row's queries attend to
 K key/value heads, R query heads for each, D head width. Scores and sums are float32. Of long rows
 no scores and no masks [T, ·] are kept: `attend_long`, by blocks.
 
-Keys are cached with the position axis last and values with it second to last: then the decoding
-step's products are reductions over leading axes, which XLA fuses with the reading of the layer's
-slice of the cache (measured on a CPU: 1.10 s against 1.88 s for the dot-product form, 128 steps of
-the 4.07M benchmark model); and with one query a row they are bound by memory on every device.
+Keys are cached with the position axis last and values with it second to last. On a CPU the products
+of one query a row are written as reductions over leading axes, which XLA fuses with the reading of
+the layer's slice of the cache (1.10 s against 1.88 s for the dot-product form, 128 steps of the
+4.07M benchmark model). A TPU's compiler makes float32 copies of keys and values for that form, so
+that there, and on a GPU, they are dots.
 """
 import functools
 import math
@@ -131,7 +132,7 @@ def attend(
   if suffix is not None:
     mask = (suffix_mask[:, None, None] if suffix_mask.ndim == 3 else
             suffix_mask.reshape((-1, 1, 1, 1, suffix_mask.shape[-1])))
-    if t == 1:
+    if t == 1 and sharding.platform() == 'cpu':
       scores = jnp.sum(rows[:, :, :, 0, :, None].astype(jnp.float32) * suffix.keys[:, :, None], -2)
       scores = scores[:, :, :, None]
       weigh_suffix = lambda w: jnp.sum(
