@@ -189,12 +189,12 @@ def completion_hidden(
   # The token at position i is predicted by the hidden state before it: the last one needs none.
   # Where a mesh splits places it is run all the same, so that they divide.
   count = completion_tokens.shape[1] - (sharding.parts('sequence') == 1)
-  inputs = completion_tokens[:, :count]
+  inputs, needed = completion_tokens[:, :count], jnp.arange(count) < completion_tokens.shape[1] - 1
   if count:
     starts = jnp.repeat(prompt_lengths, group_size)[:, None]
     rest, _, aux = model.apply(
         params, inputs, positions=starts + jnp.arange(count),
-        segment_ids=(completion_mask[:, :count] != 0).astype(jnp.int32),
+        segment_ids=((completion_mask[:, :count] != 0) & needed).astype(jnp.int32),
         cache=transformer.as_prefix(new_kv, prompt_lengths))
     hidden = jnp.concatenate([hidden, rest], 1)[:, :completion_tokens.shape[1]]
     routings += routing_of(aux)

@@ -51,7 +51,7 @@ class Batch:
 
 @record
 class Packing:
-  """Where the tokens of a batch lie: K micro-batches of R rows of T places, by `data.packing`.
+  """Where the tokens of a batch lie: K micro-batches of R rows of T places, by `data.group_packing`.
 
   A row has prompts, each with completions of it behind it, at most M of them in all. A completion
   lies whole in one row, a prompt in every row that has completions of it.

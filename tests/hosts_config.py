@@ -12,6 +12,8 @@ sys.path.append(str(pathlib.Path(__file__).parent))
 from ml_collections import ConfigDict    # noqa: E402
 import runs    # noqa: E402
 
+from r1jax import sharding    # noqa: E402
+
 
 def get_config(base: str) -> ConfigDict:
   in_chunks = dict(sampling=dict(max_new_tokens=8, chunk=4))
@@ -27,4 +29,4 @@ def get_config(base: str) -> ConfigDict:
           'trained': runs.evaluation_config(problems=4, prompts=4, **in_chunks)})
   zero['model'] = dict(zero['model'], source='sft')
   return ConfigDict(dict(
-      seed=0, mesh=dict(fsdp=1, tensor=1), stages=dict(draw=draw, sft=sft, zero=zero)))
+      seed=0, mesh=dict.fromkeys(sharding.AXES, 1), stages=dict(draw=draw, sft=sft, zero=zero)))

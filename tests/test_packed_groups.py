@@ -14,7 +14,7 @@ from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 from test_models_families import CONFIGS
 
 from r1jax import metrics, models, sharding, train_step
-from r1jax.data.packing import pack_groups
+from r1jax.data.group_packing import pack_groups
 from r1jax.records import Batch
 from r1jax.reward_model import init_scalar
 from r1jax.stages import rl, rl_programs

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import advantages, losses, sharding, train_step
-from r1jax.data.packing import pack_groups
+from r1jax.data.group_packing import pack_groups
 from r1jax.logprobs import completion_logprobs, micro_batch, packed_logprobs
 from r1jax.masked import masked_max, masked_sum
 from r1jax.models import Model
