@@ -1,4 +1,5 @@
 """Several processes on one machine do what one does; each that is lost ends the others."""
+import dataclasses
 import os
 import re
 import signal
@@ -9,13 +10,20 @@ import time
 import numpy as np
 import pytest
 import runs
-from runs import base, compiled  # noqa: F401 (fixtures)
+from runs import compiled  # noqa: F401 (fixture)
 from safetensors.numpy import load_file
 
 from r1jax import hosts, joining, metrics, pipeline, rollout, sharding
 from r1jax.checkpoint import Checkpointer
 from r1jax.rewards.suite import Rewards
 from r1jax.storage import Path
+
+
+@pytest.fixture(scope='module')
+def base(tmp_path_factory, compiled):
+  """The folder of a model whose key/value heads two devices can share out."""
+  return runs.export_base(
+      tmp_path_factory.mktemp('base'), dataclasses.replace(runs.SHAPE, num_kv_heads=2))
 
 
 # One process.
@@ -214,8 +222,8 @@ def read_until(process, words):
 def test_two_hosts_do_what_one_does_stop_together_and_go_on_alone(
     base, compiled, tmp_path):
   one, two = tmp_path / 'one', tmp_path / 'two'
-  started = start_run(base, one, compiled, fsdp=2, sequence=2)
-  started += start_run(base, two, compiled, num_hosts=2, devices=2, fsdp=2, sequence=2)
+  started = start_run(base, one, compiled, fsdp=2, tensor=2)
+  started += start_run(base, two, compiled, num_hosts=2, devices=2, fsdp=2, tensor=2)
   try:
     alone, first, second = started
     read_until(first, 'step 2/20')
@@ -226,7 +234,7 @@ def test_two_hosts_do_what_one_does_stop_together_and_go_on_alone(
     assert Checkpointer(two / 'zero/checkpoints').latest_step() == int(stopped[1]) < 40
     assert own_words(ends[1][0].splitlines()) == []    # only one host speaks
 
-    started += start_run(base, two, compiled, num_hosts=2, devices=2, fsdp=2, sequence=2)
+    started += start_run(base, two, compiled, num_hosts=2, devices=2, fsdp=2, tensor=2)
     first, second = started[3:]
     read_until(first, r'step \d+/20')
     second.kill()
@@ -237,7 +245,7 @@ def test_two_hosts_do_what_one_does_stop_together_and_go_on_alone(
     saved = Checkpointer(two / 'zero/checkpoints').latest_step()
     assert 0 < saved < 40
 
-    started += start_run(base, two, compiled, fsdp=2, sequence=2)
+    started += start_run(base, two, compiled, fsdp=2, tensor=2)
     output, complaint = started[-1].communicate(timeout=400)
     assert started[-1].returncode == 0, complaint
     assert f'resumes at step {saved}' in output
