@@ -436,6 +436,7 @@ def test_a_slice_is_compiled_for_without_one(tmp_path):
   if importlib.util.find_spec('libtpu') is None:
     pytest.skip('libtpu is not installed: the extra `plan` has it')
   done = plan('--topology=v5e:2x2', '--config.mesh.fsdp=-1', '--cache=',
+              '--config.stages.zero.micro_batches=1',
               f'--json={tmp_path / "plan.json"}')
   assert done.returncode == 0, done.stderr
   stage, = json.loads((tmp_path / 'plan.json').read_text())
