@@ -1,18 +1,15 @@
 """Installs r1jax: pip install .   (extras: test, gpu, tpu, plan)."""
-import pathlib
-
 from setuptools import find_packages, setup
-
-# kernels/ stands at the top level and is installed as r1jax.kernels, once it exists.
-has_kernels = pathlib.Path('kernels').is_dir()
 
 setup(
     name='r1jax',
     version='0.1.0',
     description='Language models learn to reason by the DeepSeek-R1 recipe, in JAX',
     python_requires='>=3.11',
-    packages=find_packages(include=['r1jax', 'r1jax.*']) + ['r1jax.kernels'] * has_kernels,
-    package_dir={'r1jax.kernels': 'kernels'} if has_kernels else {},
+    # kernels/ stands at the top level; the link r1jax/kernels is for running from the checkout.
+    packages=find_packages(include=['r1jax', 'r1jax.*'], exclude=['r1jax.kernels']) + [
+        'r1jax.kernels'],
+    package_dir={'r1jax.kernels': 'kernels'},
     package_data={'r1jax': ['miniature_base/*', 'miniature_small/*']},
     install_requires=[
         'absl-py',

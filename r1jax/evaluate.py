@@ -223,11 +223,10 @@ def evaluate(
     counter = prompts.next_counter
     device = rollouts.device_prompts(prompts)
     result = sample(params, sharding.place(device, mesh, batch=True) if mesh else device, iteration)
-    tokens, mask, finished = sharding.to_host((result.tokens, result.mask, result.finished))
-    read = rollouts.read_completions(tokens, mask, finished, tokenizer, stop_ids)
-    examples = rollouts.repeat_examples(prompts.examples, num_samples)
+    owners = sharding.owners(mesh, len(prompts.examples))
+    read = rollouts.read_rollout(result, owners, tokenizer, stop_ids, mesh)
     problems += prompts.examples
-    pending.append((prompts, read, rewards.submit(read, examples)))
+    pending.append((prompts, read, rollouts.SharedRewards(rewards, read, prompts.examples, owners)))
     completions += read
   for prompts, read, promise in pending:
     judged = promise.collect()

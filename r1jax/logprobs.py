@@ -6,6 +6,7 @@ On a mesh each device does so with its own rows and places, and its gradient of 
 added to the others' once, behind the last chunk.
 The backward pass is written by hand: it computes a chunk's logits again and never stores them.
 """
+import dataclasses
 import functools
 
 import jax
@@ -13,9 +14,12 @@ import jax.numpy as jnp
 
 from r1jax import sharding
 from r1jax.models import transformer
+from r1jax.models.moe import Routing
+from r1jax.records import Batch, PackedBatch, Rows
 
-# In float32 4 MB, which a CPU's caches hold (1.2 times as fast at V = 8,192), and 64 MB.
-MAX_LOGITS = {'cpu': 2 ** 20, 'accelerator': 2 ** 24}
+# In float32 4 MB, which a CPU's caches hold (1.2 times as fast at V = 8,192), and 512 MB: each chunk
+# reads and writes the unembedding's whole gradient, which some hundreds of positions must outweigh.
+MAX_LOGITS = {'cpu': 2 ** 20, 'accelerator': 2 ** 27}
 
 
 @functools.partial(jax.jit, static_argnames=('max_logits',))
@@ -158,8 +162,10 @@ _chunked.defvjp(_forward, _backward)
 def completion_hidden(
     model, params, prompt_tokens: jax.Array, prompt_lengths: jax.Array,
     completion_tokens: jax.Array, completion_mask: jax.Array,
-) -> jax.Array:
+) -> tuple[jax.Array, list[Routing]]:
   """Hidden states [N, C, D] from which each completion token is predicted, the prompt shared.
+
+  And how the passes over prompts and completions were routed, of a model with experts.
 
   The prompt runs once per prompt; its keys and values serve all G completions, in the forward
   pass and, by their summed gradients, in the backward pass: exactly the unshared result. Place t
@@ -175,37 +181,125 @@ def completion_hidden(
   """
   group_size = completion_tokens.shape[0] // prompt_tokens.shape[0]
   positions, segments = transformer.prompt_segments(prompt_tokens, prompt_lengths)
-  prompt_hidden, new_kv, _ = model.apply(
+  prompt_hidden, new_kv, aux = model.apply(
       params, prompt_tokens, positions=positions, segment_ids=segments)
+  routings = routing_of(aux)
   last = jnp.take_along_axis(prompt_hidden, prompt_lengths[:, None, None] - 1, 1)    # [B, 1, D]
   hidden = jnp.repeat(last, group_size, 0)
   # The token at position i is predicted by the hidden state before it: the last one needs none.
   # Where a mesh splits places it is run all the same, so that they divide.
   count = completion_tokens.shape[1] - (sharding.parts('sequence') == 1)
-  inputs = completion_tokens[:, :count]
+  inputs, needed = completion_tokens[:, :count], jnp.arange(count) < completion_tokens.shape[1] - 1
   if count:
     starts = jnp.repeat(prompt_lengths, group_size)[:, None]
-    rest, _, _ = model.apply(
+    rest, _, aux = model.apply(
         params, inputs, positions=starts + jnp.arange(count),
-        segment_ids=(completion_mask[:, :count] != 0).astype(jnp.int32),
+        segment_ids=((completion_mask[:, :count] != 0) & needed).astype(jnp.int32),
         cache=transformer.as_prefix(new_kv, prompt_lengths))
     hidden = jnp.concatenate([hidden, rest], 1)[:, :completion_tokens.shape[1]]
-  return hidden
+    routings += routing_of(aux)
+  return hidden, routings
+
+
+def routing_of(aux) -> list[Routing]:
+  """The routing in what `Model.apply` gives beside hidden states; none without experts."""
+  return [aux['routing']] if aux else []
 
 
 def completion_logprobs(
     model, params, prompt_tokens: jax.Array, prompt_lengths: jax.Array,
     completion_tokens: jax.Array, completion_mask: jax.Array, *, temperature: float,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, list[Routing]]:
   """log π(completion | prompt) per token, and entropies; arguments as of `completion_hidden`.
 
   Args:
     temperature: divides the logits; 0 (greedy) counts as 1.
 
   Returns:
-    (log-probabilities [N, C], entropies [N, C]) float32; arbitrary where the mask is 0.
+    (log-probabilities [N, C], entropies [N, C], routings) float32; arbitrary where the mask is 0.
   """
-  hidden = completion_hidden(model, params, prompt_tokens, prompt_lengths, completion_tokens,
-                             completion_mask)
-  return token_logprobs(hidden, model.unembedding(params), completion_tokens,
-                        temperature=temperature or 1.0)
+  hidden, routings = completion_hidden(model, params, prompt_tokens, prompt_lengths,
+                                       completion_tokens, completion_mask)
+  return *token_logprobs(hidden, model.unembedding(params), completion_tokens,
+                         temperature=temperature or 1.0), routings
+
+
+def micro_batch(packed: PackedBatch, index: jax.Array) -> tuple[Rows, Batch]:
+  """The rows of a micro-batch, and its completions with all that a loss eats.
+
+  Row r·M + m of the batch is slot m of row r, all zeros where the slot is empty. Its prompts are
+  left as they are, of the whole batch.
+
+  Args:
+    packed: a batch whose mask is 1 from each completion's first token to its last.
+    index: below `num_micro_batches`.
+  """
+  batch = packed.batch
+  of = jax.tree.map(lambda x: sharding.constrain(x[index], 'batch', None),
+                    dataclasses.replace(packed.packing, num_micro_batches=None))
+  num_prompts, group_size = batch.prompt_lengths.shape[0], (
+      batch.completion_tokens.shape[0] // batch.prompt_lengths.shape[0])
+  completion = of.segment_ids - 1 - num_prompts
+  completed = completion >= 0
+  completion = jnp.maximum(completion, 0)
+  prompt = jnp.where(completed, completion // group_size, jnp.maximum(of.segment_ids - 1, 0))
+  place = jnp.maximum(of.positions - batch.prompt_lengths[prompt], 0)
+  tokens = jnp.where(completed, batch.completion_tokens[completion, place],
+                     batch.prompt_tokens[prompt, of.positions])
+  rows = Rows(tokens, of.segment_ids, jnp.where(completed, prompt + 1, 0), of.positions,
+              of.starts, of.prompt_ends)
+  chosen = of.completions.reshape(-1)
+  pick = lambda x: sharding.constrain(x.at[chosen].get(mode='fill', fill_value=0), 'batch',
+                                      *[None] * (x.ndim - 1))
+  prompts = dict(prompt_tokens=batch.prompt_tokens, prompt_lengths=batch.prompt_lengths)
+  return rows, dataclasses.replace(
+      jax.tree.map(pick, dataclasses.replace(batch, **dict.fromkeys(prompts))), **prompts)
+
+
+def packed_hidden(model, params, rows: Rows) -> tuple[jax.Array, list[Routing]]:
+  """Hidden states [R, T, D] of packed rows, in which completions see their prompt; routings."""
+  hidden, _, aux = model.apply(params, rows.tokens, positions=rows.positions,
+                               segment_ids=rows.segment_ids, parent_ids=rows.parent_ids)
+  return hidden, routing_of(aux)
+
+
+def completion_table(first: jax.Array, following: jax.Array, rows: Rows, length: int) -> jax.Array:
+  """What belongs to completion tokens, from packed rows to [R·M, C]; arbitrary behind their ends.
+
+  Args:
+    first: [R, M], of the first token of each completion.
+    following: [R, T], of the token after each place.
+    rows: R rows with M completions each.
+    length: C.
+  """
+  room = jnp.pad(following, ((0, 0), (0, length)))
+  cut = lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, length - 1)
+  rest = jax.vmap(jax.vmap(cut, (None, 0)))(room, rows.starts)
+  return jnp.concatenate([first[..., None], rest], 2).reshape(-1, length)
+
+
+def packed_logprobs(
+    model, params, rows: Rows, completion_tokens: jax.Array, *, temperature: float,
+) -> tuple[jax.Array, jax.Array, list[Routing]]:
+  """As `completion_logprobs`, of a packed micro-batch: the same values and gradients.
+
+  A hidden state predicts the token after it; only a completion's first token, which several
+  completions have after the same prompt, is predicted apart. No logits are made for padded tables.
+
+  Args:
+    rows, completion_tokens: of `micro_batch`.
+    temperature: divides the logits; 0 (greedy) counts as 1.
+
+  Returns:
+    (log-probabilities [R·M, C], entropies [R·M, C], routings) float32; arbitrary where the mask is
+    0.
+  """
+  hidden, routings = packed_hidden(model, params, rows)
+  length = completion_tokens.shape[1]
+  score = functools.partial(token_logprobs, temperature=temperature or 1.0)
+  unembedding = model.unembedding(params)
+  following = score(hidden, unembedding, jnp.roll(rows.tokens, -1, 1))
+  ends = jnp.take_along_axis(hidden, rows.prompt_ends[..., None], 1)
+  first = score(ends, unembedding, completion_tokens[:, 0].reshape(rows.starts.shape))
+  tables = (completion_table(*both, rows, length) for both in zip(first, following))
+  return *tables, routings

@@ -9,7 +9,15 @@ What each stage will do is listed before anything runs:
   --only=a,b    these stages alone, on what the others have left
   --from=a      this stage, and those that depend on it
   --until=b     this stage, and those that it depends on
+
+On several hosts the same command is run on each, with a workdir that all share (a bucket or a
+disk). TPU slices, SLURM and Open MPI are recognised; by hand each is told who it is:
+
+  --coordinator=HOST:PORT --num_hosts=N --host=I    an address of host 0, how many, and which
+  --join_wait_s=300    how long hosts wait for each other to begin
+  --lost_s=100         one that has not been heard of for so long is dead, and the others end
 """
+import contextlib
 import os
 import re
 import signal
@@ -32,29 +40,36 @@ def main() -> None:
   only = flags.DEFINE_list('only', [], 'stages to run, and no others: a,b')
   first = flags.DEFINE_string('from', '', 'run this stage and those that depend on it')
   until = flags.DEFINE_string('until', '', 'run this stage and those that it depends on')
+  coordinator = flags.DEFINE_string('coordinator', '', 'HOST:PORT of host 0, where hosts meet')
+  num_hosts = flags.DEFINE_integer('num_hosts', 0, 'how many hosts there are')
+  host = flags.DEFINE_integer('host', -1, 'which of them this is, from 0')
+  wait = flags.DEFINE_integer('join_wait_s', 300, 'seconds that hosts wait for each other to begin')
+  lost = flags.DEFINE_integer('lost_s', 100, 'seconds after which a silent host is taken for dead')
   flags.mark_flags_as_required(['config', 'workdir'])
 
   def run(_) -> None:
     import jax
-    from r1jax import pipeline
+    from r1jax import hosts, joining, pipeline
     from r1jax.stages.common import StopRequested
     if 'R1JAX_TRACEBACK' not in os.environ:
       _quieten_libraries()
     if cache.value:
       jax.config.update('jax_compilation_cache_dir', cache.value)
       jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
-    asked = []
-    for signum in (signal.SIGTERM, signal.SIGINT):
-      signal.signal(signum, lambda signum, frame: asked.append(signum))
     stages = dict(only=only.value, from_=first.value, until=until.value)
     try:
       if plan.value:
         print(pipeline.listing(pipeline.plan(flag.value, workdir.value, **stages)))
         return
-      with jax.transfer_guard_device_to_host('disallow'):
-        pipeline.run(flag.value, workdir.value, **stages, should_stop=lambda: bool(asked))
+      witness = joining.join(joining.Joining(
+          coordinator.value, num_hosts.value, host.value, wait.value, lost.value))
+      asked = _listen(several=witness is not None)
+      should_stop = hosts.StopNotice() if witness else lambda: bool(asked)
+      with _ending(witness), jax.transfer_guard_device_to_host('disallow'):
+        pipeline.run(flag.value, workdir.value, **stages, should_stop=should_stop)
     except StopRequested as stop:
-      print(stop, flush=True)
+      if hosts.is_first():
+        print(stop, flush=True)
       sys.exit(128 + (asked[0] if asked else signal.SIGTERM))
     except (ValueError, OSError, ImportError) as error:
       _end(error, _sentence(error))
@@ -70,10 +85,41 @@ def main() -> None:
   app.run(run, flags_parser=parse)
 
 
+def _listen(*, several: bool) -> list[int]:
+  """The signals that ask this process to stop, as they come in; several hosts have jax listen."""
+  asked = []
+  if several:    # jax takes SIGTERM itself, as the notice to all hosts
+    signal.signal(signal.SIGINT, lambda signum, frame: signal.raise_signal(signal.SIGTERM))
+    return asked
+  for signum in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(signum, lambda signum, frame: asked.append(signum))
+  return asked
+
+
+@contextlib.contextmanager
+def _ending(witness):
+  """Ends this host when a collective breaks off, and lets the witness speak; else dismisses it."""
+  import jax
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if witness is None or 'gloo' not in str(error).lower():
+      raise
+    print(f'r1jax: {str(error).splitlines()[0]}', file=sys.stderr, flush=True)
+    os._exit(1)    # to take leave of hosts that are gone would take long
+  finally:
+    if witness is not None:
+      witness.dismiss()
+
+
 def _end(error: Exception, sentence: str) -> None:
   if os.environ.get('R1JAX_TRACEBACK'):
     raise error
-  sys.exit(f'r1jax: {sentence} (R1JAX_TRACEBACK=1 shows where)')
+  print(f'r1jax: {sentence} (R1JAX_TRACEBACK=1 shows where)', file=sys.stderr, flush=True)
+  jax = sys.modules.get('jax')
+  if jax and jax.distributed.is_initialized():    # it would tell at length that the others are still there
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+  sys.exit(1)
 
 
 def _quieten_libraries() -> None:

@@ -3,6 +3,8 @@
 Metrics and rollouts are lines of JSON, in parts, since buckets cannot append:
 `metrics/part-<first step>.jsonl`, `rollouts/part-<first iteration>.jsonl`. A resumed run first cuts
 away what it will write again, so that an interrupted run leaves the lines of an uninterrupted one.
+
+Of several hosts the first alone writes and prints; what is given to the writers of others is gone.
 """
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ import time
 import unicodedata
 import warnings
 
+from r1jax import hosts
 from r1jax.storage import Path, to_json
 
 
@@ -38,7 +41,7 @@ class JsonlParts:
     self._last = resume - 1
     self._part: Path | None = None
     self._lines: list[str] = []
-    for part in reversed(_parts(self._folder)):
+    for part in reversed(_parts(self._folder) if hosts.is_first() else []):
       records = list(_read_part(part))
       kept = [record for record in records if record[key] < resume]
       if not kept:
@@ -56,6 +59,8 @@ class JsonlParts:
     if place < self._last:
       raise ValueError(f'{self._key} {place} comes after {self._last} in {self._folder}: '
                        'write records in order, or resume from a checkpoint')
+    if not hosts.is_first():
+      return
     full = sum(map(len, self._lines)) >= self._part_bytes
     if self._part is None or (full and place > self._last):
       self._part, self._lines = self._folder / f'part-{place:010d}.jsonl', []
@@ -107,8 +112,10 @@ class MetricWriter:
     self._workdir = Path(workdir)
     self._jsonl = JsonlParts(self._workdir / 'metrics', key='step', resume=resume_step)
     self._target = self._workdir / 'tensorboard'
+    self._events = self._stage = None
+    if not hosts.is_first():
+      return
     self._target.remove()
-    self._events = None
     self._stage = None if self._target.is_local else tempfile.TemporaryDirectory()
     try:
       from tensorboardX import SummaryWriter
@@ -215,11 +222,10 @@ class Progress:
   """
 
   def __init__(self, total: int, *, done: int = 0, console=None):
-    import rich.console
     import rich.progress
     self._total = total
     self._since, self._updated = (done, time.monotonic()), False
-    self._console = console or rich.console.Console()
+    self._console = console or _console()
     self._live = None
     if self._console.is_terminal and not self._console.is_jupyter:
       self._live = rich.progress.Progress(
@@ -273,6 +279,11 @@ class Progress:
     encoding = self._console.encoding
     text = printable(text).encode(encoding, 'backslashreplace').decode(encoding)
     self._console.print(rich.text.Text(text), soft_wrap=True)
+
+
+def _console():
+  import rich.console
+  return rich.console.Console(quiet=not hosts.is_first())
 
 
 def printable(text: str) -> str:
@@ -359,7 +370,6 @@ def format_table(rows: Sequence[Mapping[str, object]], title: str) -> str:
 
 def print_table(rows: Sequence[Mapping[str, object]], title: str, *, console=None) -> None:
   """Prints what `format_table` writes, with rich: a table, or row by row where it is too wide."""
-  import rich.console
   import rich.table
   import rich.text
   columns, cells = _cells(rows)
@@ -368,7 +378,7 @@ def print_table(rows: Sequence[Mapping[str, object]], title: str, *, console=Non
     table.add_column(rich.text.Text(column), justify='right' if index else 'left')
   for row in cells:
     table.add_row(*map(rich.text.Text, row))
-  console = console or rich.console.Console()
+  console = console or _console()
   widths = (max(map(len, column)) for column in zip(columns, *cells))
   if sum(widths) + 3 * len(columns) + 1 <= console.width:
     console.print(table)

@@ -11,7 +11,7 @@ import dataclasses
 import json
 from typing import Any
 
-from r1jax import checkpoint, report, report_data, sharding
+from r1jax import checkpoint, hosts, report, report_data, sharding
 from r1jax.stages import common, evaluate, pretrain, reject, reward_model, rl, sft
 from r1jax.storage import Path, to_json
 
@@ -215,8 +215,9 @@ def run(
     stages.common.StopRequested: `should_stop` said so, and the stage has saved its state.
   """
   config = common.plain(config)
-  planned = plan(config, workdir, only=only, from_=from_, until=until)
-  print(listing(planned), flush=True)
+  _check_same(config)
+  planned = hosts.from_first(lambda: plan(config, workdir, only=only, from_=from_, until=until))
+  _say(listing(planned))
   mesh = sharding.make_mesh(**config['mesh'])
   for step in planned:
     if step.state not in ('done', 'left out'):
@@ -229,20 +230,49 @@ def run(
     if step.state == 'done':
       artifacts[name] = common.open_artifact(folder)
       continue
-    if step.replaces:
-      old = _unused(workdir, f'{name}.old-{step.replaces[:8]}')
-      folder.move_to(old)
-      print(f'stage {name!r} {step}; its old result is in {old}', flush=True)
-    print(f'stage {name!r} ({step.kind}) in {folder}', flush=True)
     identities = {other.name: other.identity for other in planned if other.name in step.inputs}
-    (folder / 'stage.json').write_text(to_json({
-        'config_hash': checkpoint.config_hash(stage), 'inputs': identities, 'config': stage}))
+    hosts.from_first(lambda: _begin(step, stage, identities, folder, workdir))
+    hosts.together(lambda: _check_shared(folder))
     artifacts[name] = KINDS[step.kind].run(
         stage, {needed: artifacts[needed] for needed in step.inputs}, folder, stage=name, mesh=mesh,
         should_stop=should_stop)
   if len(report_data.scores(artifacts)) > 1:
-    report.write(artifacts, workdir, stages=config['stages'])
+    hosts.from_first(lambda: report.write(artifacts, workdir, stages=config['stages']))
+  hosts.barrier()
   return artifacts
+
+
+def _say(text: str) -> None:
+  if hosts.is_first():
+    print(text, flush=True)
+
+
+def _check_same(config: Mapping[str, Any]) -> None:
+  first, *others = hosts.gather(checkpoint.config_hash(config, exclude=()))
+  for number, other in enumerate(others, start=1):
+    if other != first:
+      raise ValueError(f'host {number} was started with another config than host 0: give all hosts '
+                       'the same command')
+
+
+def _begin(
+    step: Planned, stage: Mapping[str, Any], identities: Mapping[str, str], folder: Path,
+    workdir: str | Path,
+) -> None:
+  """Moves an old result aside, and writes what the stage is begun with."""
+  if step.replaces:
+    old = _unused(workdir, f'{step.name}.old-{step.replaces[:8]}')
+    folder.move_to(old)
+    _say(f'stage {step.name!r} {step}; its old result is in {old}')
+  _say(f'stage {step.name!r} ({step.kind}) in {folder}')
+  (folder / 'stage.json').write_text(to_json({
+      'config_hash': checkpoint.config_hash(stage), 'inputs': identities, 'config': stage}))
+
+
+def _check_shared(folder: Path) -> None:
+  if not (folder / 'stage.json').exists():
+    raise ValueError(f'host {hosts.index()} does not see what host 0 wrote to {folder}: give a '
+                     'workdir that all hosts share, a bucket or a disk')
 
 
 def _unused(workdir: str | Path, name: str) -> Path:

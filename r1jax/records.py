@@ -50,6 +50,39 @@ class Batch:
 
 
 @record
+class Packing:
+  """Where the tokens of a batch lie: K micro-batches of R rows of T places, by `data.group_packing`.
+
+  A row has prompts, each with completions of it behind it, at most M of them in all. A completion
+  lies whole in one row, a prompt in every row that has completions of it.
+  """
+  segment_ids: jax.Array        # [K, R, T] int32: 1 + b prompt b, 1 + B + n completion n, 0 padding
+  positions: jax.Array          # [K, R, T] int32, in its prompt and completion
+  completions: jax.Array        # [K, R, M] int32: n, in order of their places; N: none
+  starts: jax.Array             # [K, R, M] int32: the place of its first token
+  prompt_ends: jax.Array        # [K, R, M] int32: the place of its prompt's last token
+  num_micro_batches: jax.Array  # int32 scalar: those with tokens; they come first
+
+
+@record
+class PackedBatch:
+  """A batch, and how the model sees it."""
+  batch: Batch
+  packing: Packing
+
+
+@record
+class Rows:
+  """A micro-batch of a packed batch, as a model takes it; fields as of `Packing` and `Batch`."""
+  tokens: jax.Array        # [R, T] int32
+  segment_ids: jax.Array   # [R, T] int32
+  parent_ids: jax.Array    # [R, T] int32: in completions the segment of their prompt, else 0
+  positions: jax.Array     # [R, T] int32
+  starts: jax.Array        # [R, M] int32
+  prompt_ends: jax.Array   # [R, M] int32
+
+
+@record
 class TrainState:
   """What an optimiser step changes."""
   params: object           # float32 master weights

@@ -6,8 +6,9 @@ so that a new critic values everything at 0 and a new reward model prefers nothi
 import jax
 import jax.numpy as jnp
 
-from r1jax.logprobs import completion_hidden
+from r1jax.logprobs import completion_hidden, completion_table, packed_hidden
 from r1jax.models import Model
+from r1jax.records import Rows
 
 
 def init_scalar(model: Model, backbone) -> dict:
@@ -45,6 +46,14 @@ def completion_values(
 
   Arguments as of `logprobs.completion_hidden`; arbitrary where the mask is 0.
   """
-  hidden = completion_hidden(model, params['backbone'], prompt_tokens, prompt_lengths,
-                             completion_tokens, completion_mask)
+  hidden, _ = completion_hidden(model, params['backbone'], prompt_tokens, prompt_lengths,
+                                completion_tokens, completion_mask)
   return hidden.astype(jnp.float32) @ params['head']
+
+
+def packed_values(model: Model, params, rows: Rows, length: int) -> jax.Array:
+  """As `completion_values`, of a packed micro-batch: [R·M, C], C = `length`."""
+  hidden, _ = packed_hidden(model, params['backbone'], rows)
+  values = hidden.astype(jnp.float32) @ params['head']
+  ends = jnp.take_along_axis(values, rows.prompt_ends, 1)
+  return completion_table(ends, values, rows, length)

@@ -1,15 +1,17 @@
 """Prompts → completions → rewards → batch: plain functions and arguments, no config."""
 from collections.abc import Mapping, Sequence
+import itertools
 from typing import Any
 
 import numpy as np
 
+from r1jax import hosts, sharding
 from r1jax.data.prompts import PromptBatch
 from r1jax.records import Batch, Prompts, Rollout
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import THINK_OPENING
 from r1jax.rewards.language import is_mixed
-from r1jax.rewards.suite import Rewards
+from r1jax.rewards.suite import PendingRewards, Rewards, RewardSuite
 from r1jax.rewards.text_statistics import reflective_words, repetition
 from r1jax.tokenization import Tokenizer
 
@@ -28,6 +30,59 @@ def read_completions(
   return [
       Completion(tokenizer.decode_completion(row[:length], stop_ids), int(length), not done)
       for row, length, done in zip(tokens, lengths, finished.tolist())]
+
+
+def read_rollout(
+    rollout: Rollout, owners: np.ndarray, tokenizer: Tokenizer, stop_ids: Sequence[int], mesh,
+) -> list[Completion]:
+  """All N completions on all hosts; each host reads those of the groups that it owns.
+
+  Args:
+    owners: [B] of `sharding.owners`.
+    mesh: that the rollout is on; None: one device.
+  """
+  own = sharding.own_rows((rollout.tokens, rollout.mask, rollout.finished), mesh,
+                          owners == hosts.index())
+  parts = [iter(part) for part in hosts.gather(read_completions(*own, tokenizer, stop_ids))]
+  group_size = rollout.tokens.shape[0] // owners.size
+  return [completion for owner in owners
+          for completion in itertools.islice(parts[owner], group_size)]
+
+
+class SharedRewards:
+  """The rewards of N completions, of which each host computes those of the groups that it owns."""
+
+  def __init__(
+      self, suite: RewardSuite, completions: Sequence[Completion], examples: Sequence[Mapping],
+      owners: np.ndarray):
+    """Begins to compute; `owners` as of `read_rollout`, `examples` one a group."""
+    group_size = len(completions) // len(examples)
+    self._owners = np.repeat(owners, group_size)
+    own = np.flatnonzero(self._owners == hosts.index())
+    self._pending: PendingRewards = suite.submit(
+        [completions[n] for n in own], [examples[n // group_size] for n in own])
+    self._found: Rewards | None = None
+
+  def collect(self) -> Rewards:
+    """All rewards on all hosts; as `PendingRewards.collect`, on all hosts."""
+    if self._found is None:
+      self._found = _in_order(hosts.together(self._pending.collect), self._owners)
+    return self._found
+
+
+def _in_order(parts: Sequence[Rewards], owners: np.ndarray) -> Rewards:
+  """Each host's rewards, of the rows where `owners` [N] has its number, as one; counters added."""
+  def join(pick):
+    whole = np.empty(len(owners))
+    for number, part in enumerate(parts):
+      whole[owners == number] = pick(part)
+    return whole
+
+  first = parts[0]
+  return Rewards(
+      join(lambda part: part.total),
+      {name: join(lambda part: part.components[name]) for name in first.components},
+      {name: sum(part.counters[name] for part in parts) for name in first.counters})
 
 
 def length_bucket(lengths: np.ndarray, limit: int) -> int:

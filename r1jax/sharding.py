@@ -3,9 +3,11 @@ from collections.abc import Mapping, Sequence
 import contextlib
 import contextvars
 import functools
+import itertools
 import math
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -190,12 +192,20 @@ def platform() -> str:
   return jax.default_backend() if device is None else device.platform
 
 
+def put(tree, placements):
+  """Arrays put where `placements`, a tree of the same structure, says.
+
+  Arrays of the host are the same on all hosts, each of which puts down what its devices hold.
+  """
+  return jax.tree.map(_put, tree, placements)
+
+
 def place(tree, mesh: jax.sharding.Mesh, *, batch: bool = False):
   """Arrays put on the mesh: replicated, or with `batch` split along their first axis.
 
   The first axis stays whole where the mesh axes do not divide it.
   """
-  return jax.tree.map(lambda x: jax.device_put(x, _place_of(x, mesh, batch)), tree)
+  return jax.tree.map(lambda x: _put(x, _place_of(x, mesh, batch)), tree)
 
 
 def abstract(tree, mesh: jax.sharding.Mesh, *, batch: bool = False):
@@ -205,7 +215,7 @@ def abstract(tree, mesh: jax.sharding.Mesh, *, batch: bool = False):
 
 
 def _place_of(x, mesh: jax.sharding.Mesh, batch: bool) -> NamedSharding:
-  return NamedSharding(mesh, spec_that_divides(mesh, x.shape[:1], ('batch',)) if batch else P())
+  return _by_rows(mesh, x.shape[0]) if batch and x.ndim else replicated(mesh)
 
 
 HOST_MEMORY = 'pinned_host'
@@ -239,5 +249,75 @@ def _in_memory(tree, kind):
 
 
 def to_host(tree):
-  """Device arrays brought to the host as numpy arrays: the one place where they leave."""
-  return jax.device_get(tree)
+  """Device arrays brought to all hosts as numpy arrays, whole: the one place where they leave."""
+  return jax.tree.map(_to_host, tree)
+
+
+def owners(mesh: jax.sharding.Mesh | None, num_groups: int) -> np.ndarray:
+  """[num_groups]: the process that reads and judges each group of a batch on this mesh.
+
+  It holds the group. Groups that several processes hold are shared out among these, in blocks.
+  Without a mesh the first owns all.
+  """
+  if mesh is None:
+    return np.zeros(num_groups, int)
+  held = _by_rows(mesh, num_groups).devices_indices_map((num_groups,))
+  holders = [set() for _ in range(num_groups)]
+  for device, (rows,) in held.items():
+    for group in range(*rows.indices(num_groups)):
+      holders[group].add(device.process_index)
+  return share_out(holders)
+
+
+def share_out(holders: Sequence[set[int]]) -> np.ndarray:
+  """[B]: one of each group's holders; neighbours with the same holders are shared out in blocks."""
+  found = []
+  for processes, run in itertools.groupby(map(sorted, holders)):
+    blocks = np.array_split(np.arange(len(list(run))), len(processes))
+    found += np.repeat(processes, list(map(len, blocks))).tolist()
+  return np.asarray(found)
+
+
+def own_rows(tree, mesh: jax.sharding.Mesh, owned: np.ndarray):
+  """The rows [M, ...] of device arrays [N, ...] that belong to the groups `owned` [B], bool.
+
+  Only what this host holds leaves the devices; all hosts call this together.
+  """
+  rows = np.repeat(owned, jax.tree.leaves(tree)[0].shape[0] // owned.size)
+  if jax.process_count() == 1:
+    return jax.tree.map(lambda x: x[rows], to_host(tree))
+
+  def one(x):
+    x = _resharded(_by_rows(mesh, owned.size))(x)
+    whole = np.zeros(x.shape, x.dtype)
+    once = {shard.index[0].start: shard for shard in x.addressable_shards}
+    for shard in once.values():
+      whole[shard.index] = jax.device_get(shard.data)
+    return whole[rows]
+  return jax.tree.map(one, tree)
+
+
+def _by_rows(mesh, size: int) -> NamedSharding:
+  """How a first axis of this size, or one that is a multiple of it, lies on the mesh."""
+  return NamedSharding(mesh, spec_that_divides(mesh, (size,), ('batch',)))
+
+
+def _put(x, placement: NamedSharding):
+  if placement.is_fully_addressable:
+    return jax.device_put(x, placement)
+  if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    return _resharded(placement)(x)
+  whole = np.asarray(jax.device_get(x))
+  return jax.make_array_from_callback(whole.shape, placement, lambda index: whole[index])
+
+
+def _to_host(x):
+  if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+    return jax.device_get(x)
+  with jax.transfer_guard_device_to_host('allow'):
+    return multihost_utils.process_allgather(x, tiled=True)
+
+
+@functools.lru_cache
+def _resharded(placement: NamedSharding):
+  return jax.jit(lambda x: x, out_shardings=placement)

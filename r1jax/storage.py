@@ -6,7 +6,8 @@ who reads it, even after a kill, finds its old content or its new one.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+import io
 import json
 import math
 import os
@@ -74,17 +75,30 @@ class Path:
 
     Raises OSError where it cannot be written (a full disk, say); an older file is then as it was.
     """
+    self.write_parts([content])
+
+  def write_parts(self, parts: Iterable[bytes | memoryview]) -> None:
+    """As `write_bytes`, of content that comes in parts.
+
+    On a disk one part is in memory at a time; for a bucket they are gathered first.
+    """
     if not self.is_local:
-      self.fs.pipe_file(self._root, content)
+      content = io.BytesIO()
+      for part in parts:
+        content.write(part)
+      self.fs.pipe_file(self._root, content.getvalue())
       return
     partial = f'{self._root}.partial'
     try:
       os.makedirs(posixpath.dirname(self._root), exist_ok=True)
       with open(partial, 'wb') as file:
-        file.write(content)
+        for part in parts:
+          file.write(part)
       os.replace(partial, self._root)
-    except OSError as error:
+    except BaseException as error:
       Path(partial).remove()
+      if not isinstance(error, OSError):
+        raise
       raise OSError(error.errno, f'{error.strerror}; mend that or choose another workdir',
                     self._root) from error
 

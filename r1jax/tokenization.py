@@ -57,6 +57,8 @@ class Tokenizer:
     vocab_size: the highest id plus one.
     bos_id, eos_id: the begin token (or None) and the end token.
     stop_ids: every id that ends a completion: those of `generation_config.json` and `eos_id`.
+    sampling: what `generation_config.json` advises, as keywords of `sampler.Sampling`: of
+      temperature, top_k, top_p and min_p those that it has. Nothing here samples by it unasked.
     pad_id: some valid id to fill rows with. It may equal `eos_id`: masks come from lengths.
     chat_template: a Jinja template, or None.
     source: where the files came from, for messages.
@@ -93,6 +95,10 @@ class Tokenizer:
 
     stops = generation.get('eos_token_id')
     stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    if any(type(stop) is not int or stop < 0 for stop in stops):
+      raise ValueError(f'generation_config.json of {source} has eos_token_id={stops!r}: give the '
+                       'ids of tokens, or leave it out.')
+    self.sampling = self._sampling(generation)
     self.bos_id = self._special_id('bos_token')
     first = self._backend.encode('', add_special_tokens=True).ids[:1]
     self._begins_with_bos = self.bos_id is not None and first == [self.bos_id]
@@ -119,6 +125,18 @@ class Tokenizer:
     if not isinstance(value, dict):
       raise ValueError(f'{name} of {self.source} holds no JSON object: mend the file.')
     return value
+
+  def _sampling(self, generation: dict[str, Any]) -> dict[str, float]:
+    if generation.get('do_sample') is False:
+      return {'temperature': 0.0}
+    fields = {name: generation[name] for name in ('temperature', 'top_k', 'top_p', 'min_p')
+              if generation.get(name) is not None}
+    for name, value in fields.items():
+      whole = name == 'top_k'
+      if type(value) not in ((int,) if whole else (int, float)):
+        raise ValueError(f'generation_config.json of {self.source} has {name}={value!r}: give a '
+                         f'{"whole " if whole else ""}number, or leave it out.')
+    return fields
 
   def _special_id(self, name: str) -> int | None:
     text = self._special_text.get(name)
@@ -200,8 +218,12 @@ class Tokenizer:
           'tokenizer that belongs to the model.')
 
   def save(self, folder: storage.Path | str) -> None:
-    """Writes the files into `folder`, as they were read."""
-    for name, text in self._files.items():
+    """Writes the files into `folder`, as they were read.
+
+    Where there was no `generation_config.json`, one is made: other engines take stop ids from it.
+    """
+    made = {'bos_token_id': self.bos_id, 'eos_token_id': list(self.stop_ids)}
+    for name, text in ({'generation_config.json': json.dumps(made)} | self._files).items():
       (storage.Path(folder) / name).write_text(text)
 
 

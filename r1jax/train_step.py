@@ -61,14 +61,17 @@ def state_shardings(mesh: jax.sharding.Mesh, logical_axes, state):
 
 
 def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
-                num_micro_batches: int = 1, after: Callable | None = None) -> Callable:
+                num_micro_batches: int = 1, split: Callable | None = None,
+                after: Callable | None = None) -> Callable:
   """update(state, batch, normalizer) -> (state, metrics), to be jitted with the state donated.
 
   `loss(params, micro_batch, normalizer) -> (loss, metrics)` divides its sum by the `normalizer`
   of the *whole* batch, so that the micro-batches' losses and gradients add up exactly; its metrics
   are divided likewise and added, those named '…/max' are the largest. Every leaf of a batch is
-  split along its first axis; groups lie together, so none is torn. An update whose loss or
-  gradient is not finite leaves parameters and optimiser as they were and is counted in `refused`.
+  split along its first axis; groups lie together, so none is torn. Instead, `split(batch)` gives
+  (how many micro-batches, a number that may be traced; the function from an index to one). An
+  update whose loss or gradient is not finite leaves parameters and optimiser as they were and is
+  counted in `refused`.
   `after(params, metrics) -> (params, metrics)` moves what no gradient trains, by what the whole
   batch measured.
   """
@@ -78,12 +81,8 @@ def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
     return jnp.maximum(old, new) if name.endswith('/max') else old + new
 
   def accumulate(params, batch, normalizer):
-    if num_micro_batches == 1:
+    if num_micro_batches == 1 and split is None:
       return gradient(params, batch, normalizer)
-    pieces = jax.tree.map(
-        lambda x: x.reshape(num_micro_batches, x.shape[0] // num_micro_batches, *x.shape[1:]),
-        batch)
-    pieces = sharding.constrain_rows(pieces, None)
 
     def add(total, piece):
       (value, metrics), grads = gradient(params, piece, normalizer)
@@ -92,9 +91,19 @@ def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
       grads = jax.tree.map(jnp.add, total_grads, grads)
       return ((total_value + value, metrics), grads), None
 
-    like = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], pieces), normalizer)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    return jax.lax.scan(add, zeros, pieces)[0]
+    def zeros(piece):
+      like = jax.eval_shape(gradient, params, piece, normalizer)
+      return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+
+    if split is not None:
+      count, micro_batch = split(batch)
+      return jax.lax.fori_loop(0, count, lambda index, total: add(total, micro_batch(index))[0],
+                               zeros(jax.eval_shape(micro_batch, jnp.int32(0))))
+    pieces = jax.tree.map(
+        lambda x: x.reshape(num_micro_batches, x.shape[0] // num_micro_batches, *x.shape[1:]),
+        batch)
+    pieces = sharding.constrain_rows(pieces, None)
+    return jax.lax.scan(add, zeros(jax.tree.map(lambda x: x[0], pieces)), pieces)[0]
 
   def update(state: TrainState, batch, normalizer):
     (value, metrics), grads = accumulate(state.params, batch, normalizer)

@@ -15,7 +15,7 @@ import pytest
 from r1jax import metrics, models, sharding
 from r1jax.checkpoint import Checkpointer
 from r1jax.models import ModelConfig, huggingface
-from r1jax.stages import common, evaluate, rl, sft
+from r1jax.stages import common, evaluate, reject, rl, sft
 from r1jax.storage import Path
 from r1jax.tokenization import load_tokenizer
 
@@ -53,15 +53,19 @@ def no_curves():
     yield
 
 
-@pytest.fixture(scope='module')
-def base(tmp_path_factory, compiled):
-  """The folder of a model with random weights and the miniature's tokenizer."""
-  folder = tmp_path_factory.mktemp('base')
-  params = models.build(SHAPE).init(jax.random.key(0))
+def export_base(folder, shape=SHAPE):
+  """Leaves a model with random weights and the miniature's tokenizer."""
+  params = models.build(shape).init(jax.random.key(0))
   # Ten times the usual spread, so that no two tokens are equally likely.
   params = jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, params)
-  huggingface.export(folder, SHAPE, params, tokenizer=load_tokenizer(common.MINIATURES['miniature']))
+  huggingface.export(folder, shape, params, tokenizer=load_tokenizer(common.MINIATURES['miniature']))
   return str(folder)
+
+
+@pytest.fixture(scope='module')
+def base(tmp_path_factory, compiled):
+  """The folder of a model of SHAPE."""
+  return export_base(tmp_path_factory.mktemp('base'))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import runs
 from runs import compiled, one_device  # noqa: F401 (fixtures)
 
-from r1jax import metrics, pipeline
+from r1jax import metrics, pipeline, sharding
 from r1jax.models import PRESETS
 from r1jax.stages import common, evaluate
 from r1jax.tokenization import load_tokenizer, smollm2_path, tokenizer_from_gguf
@@ -44,7 +44,7 @@ def test_every_size_builds_a_config_that_can_run(name):
     for argument in (size, f'{size},debug'):
       config = common.plain(module.get_config(argument))
       pipeline.check(config)
-      assert config['mesh'] == dict(fsdp=1, tensor=1)
+      assert config['mesh'] == dict.fromkeys(sharding.AXES, 1)
   assert common.plain(module.get_config()) == common.plain(module.get_config(module.SIZES[0]))
 
 

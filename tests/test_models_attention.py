@@ -1,10 +1,16 @@
 """Attention in parts against one plain softmax in float64."""
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.models.attention import KeyValue, attend, rotary_frequencies, rotate
+from r1jax import sharding
+from r1jax.kernels import flash
+from r1jax.models import (
+    Latent, ModelConfig, YarnScaling, attention, build, transformer)
+from r1jax.models.attention import KeyValue, attend, is_long, rotary_frequencies, rotate
 
 B, G, K, R, D, PREFIX, SUFFIX = 2, 3, 2, 2, 4, 5, 6
 N = B * G
@@ -67,3 +73,122 @@ def test_rotation_keeps_lengths_and_tells_distances_alone():
   np.testing.assert_allclose(near, far, rtol=1e-4)
   assert abs(near - other) > 0.01
   np.testing.assert_allclose(jnp.linalg.norm(at(query, 7)), np.linalg.norm(query), rtol=1e-5)
+
+
+# Long rows: by blocks, and equal to the plain form.
+
+SIZES = dict(vocab_size=40, width=16, num_heads=4, head_dim=8, mlp_width=24, num_layers=2)
+CONFIGS = {
+    'grouped, windows': ModelConfig(
+        family='gemma3_text', **SIZES, num_kv_heads=2, window=7, local_rope_theta=100.0,
+        layers=((('local', 'dense'), 1),), query_scale=12.0),
+    'latent': ModelConfig(
+        family='deepseek_v3', **SIZES | dict(head_dim=10), num_kv_heads=4,
+        rope_scaling=YarnScaling(original_max_length=16, mscale_all_dim=0.7),
+        latent=Latent(rank=12, rope_dim=4, value_dim=6), tied_embedding=False),
+}
+GROUP, COMPLETION = 2, 19
+
+
+@pytest.fixture
+def lengths_that_are_long(monkeypatch):
+  """f(LONG): from now on what is traced takes blocks of 16 from so many tokens on."""
+  monkeypatch.setitem(flash._BLOCKS, 'cpu', 16)
+  return lambda size: monkeypatch.setattr(attention, 'LONG', size)
+
+
+def two_passes(model, params, prompts, completions):
+  """Hidden states of packed prompts, then of their completions over the prompts' cache."""
+  rows, size = prompts.shape
+  segments = jnp.repeat(jnp.array([1, 2, 3, 0]), size // 4)[None].repeat(rows, 0)
+  positions = jnp.broadcast_to(jnp.arange(size), prompts.shape)
+  parents = jnp.where(segments == 3, 1, 0)
+  hidden, new_kv, _ = model.apply(
+      params, prompts, positions=positions, segment_ids=segments, parent_ids=parents)
+  lengths = jnp.arange(size, size - rows, -1)
+  cache = transformer.as_prefix(new_kv, lengths)
+  starts = jnp.repeat(lengths, GROUP)[:, None]
+  place = jnp.arange(COMPLETION)
+  after, later_kv, _ = model.apply(
+      params, completions, positions=starts + place, cache=cache,
+      segment_ids=jnp.where(place < COMPLETION - 3, 1, 0)[None].repeat(len(completions), 0))
+  return hidden, after, (new_kv, later_kv)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_long_rows_give_the_values_and_gradients_of_the_plain_form(
+    name, lengths_that_are_long, random_params):
+  rng = np.random.default_rng(0)
+  prompts, completions = rng.integers(0, 40, (2, 44)), rng.integers(0, 40, (4, COMPLETION))
+  params = random_params(build(CONFIGS[name]))
+
+  def run(size):
+    lengths_that_are_long(size)
+    model = build(CONFIGS[name])
+
+    def loss(params):
+      hidden, after, cached = two_passes(model, params, prompts, completions)
+      return jnp.mean(jnp.square(hidden[..., 0])) + jnp.mean(after[..., 1] * after[..., 2]), (
+          hidden, after, cached)
+    lowered = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params)
+    return '44x44x' in lowered.as_text(), lowered.compile()(params)
+
+  (has_square, plain), (still, long) = run(1024), run(2)
+  assert has_square and not still      # neither scores nor masks
+  for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(plain), jax.tree.leaves(long)):
+    np.testing.assert_allclose(b, a, atol=1e-5, rtol=1e-5, err_msg=str(path))
+
+
+def test_a_suffix_of_several_tokens_is_a_part_like_the_others(lengths_that_are_long):
+  """Windowed and not: the form that no sampler needs yet, with T > 1 tokens after a cache."""
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(rng.normal(0, 2, shape), jnp.float32)
+  positions = jnp.arange(9, 13, dtype=jnp.int32)[None].repeat(N, 0) + jnp.arange(N)[:, None] % 2
+  queries, keys, values = draw(N, 4, K, R, D), draw(N, 4, K, D), draw(N, 4, K, 3)
+  cached = dict(prefix=KeyValue(draw(B, K, D, PREFIX), draw(B, K, PREFIX, 3)),
+                suffix=KeyValue(draw(N, K, D, SUFFIX), draw(N, K, SUFFIX, 3)))
+  masks = dict(prefix_mask=jnp.arange(PREFIX) < np.array([[5], [2]]),
+               suffix_mask=jnp.arange(SUFFIX) < 4)
+  marks = attention.Marks(jnp.ones_like(positions), None, positions, positions)
+  causal = np.broadcast_to(np.tri(4, dtype=bool), (N, 4, 4))
+  cache = transformer.Cache((), masks['prefix_mask'], length=4)
+  near = transformer._windowed(6, positions, cache, causal, **masks)
+  for window, given in ((None, dict(self_mask=causal, **masks)), (6, near)):
+    want = attend(queries, keys, values, **cached, **given)
+    got = attention.attend_long(queries, keys, values, marks, window=window, **cached, **masks)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_one_token_is_never_long_and_many_are():
+  assert not is_long(1, 10 ** 7) and not is_long(192, 64) and is_long(64, 32_768)
+  assert is_long(attention.LONG, 0) and not is_long(attention.LONG - 1, 0)
+
+
+@pytest.mark.parametrize('fsdp, sequence', [(2, 2), (4, 1)])
+def test_on_a_mesh_of_eight_rows_queries_and_heads_are_split(fsdp, sequence, monkeypatch):
+  """Values and gradients of one device; groups stay whole."""
+  monkeypatch.setitem(flash._BLOCKS, 'cpu', 16)
+  mesh = sharding.make_mesh(fsdp=fsdp, sequence=sequence, tensor=2)
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(rng.normal(0, 1, shape), jnp.float32)
+  arrays = draw(8, 40, 2, 2, D), draw(8, 40, 2, D), draw(8, 40, 2, D), KeyValue(
+      draw(4, 2, D, 24), draw(4, 2, 24, D))
+  weights = draw(8, 40, 2, 2, D)
+  segments = jnp.asarray(np.sort(rng.integers(1, 4, (8, 40)), 1), jnp.int32)
+  places = jnp.broadcast_to(jnp.arange(40, dtype=jnp.int32), (8, 40))
+  marks = attention.Marks(segments, jnp.where(segments == 3, 1, 0), places)
+
+  def run(arrays):
+    *own, prefix = arrays
+    out = attention.attend_long(
+        *own, marks, prefix=prefix, prefix_mask=jnp.arange(24) < jnp.arange(20, 24)[:, None])
+    return jnp.sum(out * weights), out
+  step = jax.jit(jax.grad(run, has_aux=True))
+  want = step(arrays)
+  with sharding.use(mesh):
+    lowered = step.lower(sharding.place(arrays, mesh, batch=True))
+    got = lowered.compile()(sharding.place(arrays, mesh, batch=True))
+  rows, tokens = 8 // fsdp, 40 // sequence
+  assert f'tensor<{rows}x{tokens}x1x2x{D}xf32>' in lowered.as_text()
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    np.testing.assert_allclose(a, b, atol=1e-5)

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from r1jax import sharding
 from r1jax.models import (
-    Experts, Latent, LinearScaling, ModelConfig, YarnScaling, build, flops_per_token, huggingface,
-    moe, num_params, transformer)
+    Experts, Latent, LinearScaling, ModelConfig, YarnScaling, attention, build, flops_per_token,
+    huggingface, moe, num_params, transformer)
 from r1jax.models.config import as_runs
 from r1jax.train_step import make_optimizer
 
@@ -358,7 +358,8 @@ def compiled_flops(config, count):
 
 
 def test_flops_of_experts_and_latent_attention_are_those_that_the_compiler_counts(monkeypatch):
-  """One layer, as a scan's body is counted once; so is the loop over blocks of experts' rows.
+  """One layer, as a scan's body is counted once; so is the loop over blocks of experts' rows,
+  and that of attention, which is plain here.
 
   Counts at two sizes of a block give what a row of a block costs; 2 experts for each token's 512
   rows of both batch rows is what there really is.
@@ -368,6 +369,7 @@ def test_flops_of_experts_and_latent_attention_are_those_that_the_compiler_count
       head_dim=48, mlp_width=512, tied_embedding=False, layers=((('experts',), 1),),
       experts=Experts(count=8, per_token=2, width=192, routing='sigmoid', shared=1),
       latent=Latent(rank=64, rope_dim=16, value_dim=24, query_rank=96))
+  monkeypatch.setattr(attention, 'LONG', 1024)
   counted, product = {}, moe._blocked_product
   for size in (64, 128):
     monkeypatch.setattr(moe, 'block_rows', lambda rows, groups, size=size: size)

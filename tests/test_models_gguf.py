@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.models import ModelConfig, PRESETS, build, families, transformer
+from r1jax.models import ModelConfig, PRESETS, build, families, streaming, transformer
 from r1jax.models.gguf import load_gguf
 from r1jax.tokenization import smollm2_path, tokenizer_from_gguf
 
@@ -43,7 +43,7 @@ def write(path, config=CONFIG, *, tensor_type='F32', metadata=(), drop=(), archi
   names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)
   params = random_params(config)
   for name, tensor in families.tensors(config, families.FAMILIES['llama']).items():
-    array = np.ascontiguousarray(families.extract(params, tensor))
+    array = np.ascontiguousarray(streaming.extract(params, tensor))
     heads = {'query': config.num_heads, 'key': config.num_kv_heads}.get(tensor.part)
     if heads:
       array = permute(array, heads)

@@ -113,7 +113,7 @@ def test_a_pipeline_that_cannot_run_is_refused_before_it_begins(case, tmp_path):
 
 def test_a_mesh_that_does_not_fit_is_refused(tmp_path):
   config = stages(zero=ZERO) | dict(mesh=dict(fsdp=3, tensor=1))
-  with pytest.raises(ValueError, match=r'mesh \(fsdp=3, tensor=1\) does not fit 8 device'):
+  with pytest.raises(ValueError, match=r'fsdp=3, .*tensor=1\) does not fit 8 device'):
     pipeline.run(config, tmp_path)
 
 

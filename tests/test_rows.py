@@ -9,6 +9,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / 'r1jax'
 # Module or package prefix -> row; the longest prefix that fits decides.
 ROWS = {
     'records': 0, 'masked': 0, 'checks': 0, 'sharding': 0, 'storage': 0, 'kernels': 0,
+    'hosts': 0, 'joining': 0,
     'advantages': 1, 'divergences': 1, 'losses': 1, 'models': 1,
     'logprobs': 2, 'sampler': 2, 'train_step': 2, 'reward_model': 2, 'compute': 2,
     'rewards': 2, 'data': 2, 'tokenization': 2, 'checkpoint': 2, 'metrics': 2,
@@ -19,8 +20,10 @@ ROWS = {
 
 
 def modules():
+  # r1jax/kernels is a link, which rglob does not follow.
+  paths = [*PACKAGE.rglob('*.py'), *(PACKAGE / 'kernels').glob('*.py')]
   return {'.'.join(path.relative_to(PACKAGE).with_suffix('').parts): path
-          for path in PACKAGE.rglob('*.py') if path != PACKAGE / '__init__.py'}
+          for path in paths if path != PACKAGE / '__init__.py'}
 
 
 def imported(path: pathlib.Path) -> set[str]:

@@ -121,7 +121,7 @@ def test_each_part_has_its_own_rewards_united_by_name():
                        models_of(safety=1.0)))
   examples = [dict(question='q', objective=objective) for objective in (None, *OBJECTIVES)]
   completions = completions_of(6)
-  pending = judges.submit(completions, examples, num_general=2)
+  pending = judges.submit(completions, examples, num_general=2, owners=np.zeros(len(examples), int))
   got = pending.collect()
   judges.close()
   assert pending.compute.scored_tokens == 2

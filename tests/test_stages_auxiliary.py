@@ -8,7 +8,8 @@ import pytest
 from r1jax import metrics, models, train_step
 from r1jax.models import Experts, Latent, ModelConfig, huggingface
 from r1jax.models.moe import Routing
-from r1jax.stages import auxiliary, common, sft
+from r1jax.records import Batch
+from r1jax.stages import auxiliary, common, rl, rl_programs, sft
 from r1jax.tokenization import load_tokenizer
 import runs
 from runs import compiled, no_curves  # noqa: F401
@@ -112,6 +113,48 @@ def test_sft_trains_and_keeps_the_prediction_head(compiled, params, tmp_path):
   trained = huggingface.load_params(artifact.folder / 'model', shape)
   changed = jax.tree.map(lambda a, b: np.any(np.asarray(a) != np.asarray(b)), params, trained)
   assert all(jax.tree.leaves(changed))
+
+
+def test_pitfall_01_micro_batches_of_rl_add_up_with_balance(random_params, prompts):
+  shape = models.PRESETS['tiny_deepseek_v3']
+  model = models.build(shape)
+  rng, optimizer = np.random.default_rng(2), optax.sgd(1.0)
+  mask = np.float32(np.arange(5) < np.array([5, 2, 1, 4, 3, 5, 5, 2])[:, None])
+  logprobs = rng.normal(-3, 1, (8, 5)).astype(np.float32)
+  batch = Batch(prompts.tokens, prompts.lengths, rng.integers(0, 40, (8, 5)), mask, logprobs,
+                advantages=rng.normal(size=8).astype(np.float32))
+  state = train_step.init_state(random_params(model), optimizer)
+
+  def updated(count, coefficient):
+    settings = rl.DEFAULT | dict(
+        experts=dict(balance_coefficient=coefficient, bias_rate=0.25), micro_batches=count)
+    update = train_step.make_update(
+        rl_programs.make_loss(model, settings), optimizer, num_micro_batches=count,
+        after=auxiliary.after_update(shape, settings['experts']))
+    return jax.jit(update)(state, batch, rl_programs.batch_normalizers(
+        mask, 0.0, rl_programs.num_rows(batch), aggregation='sequence_mean', max_length=5))
+  whole, pieces = updated(1, 0.5), updated(4, 0.5)
+  for (path, want), got in zip(jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(pieces)):
+    np.testing.assert_allclose(got, want, atol=2e-5, rtol=1e-4, err_msg=str(path))
+  assert 0.5 < whole[1]['experts/balance_loss'] < 4
+  assert updated(1, 0.0)[1]['loss'] != whole[1]['loss']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('row_length', [0, 64])
+def test_rl_balances_experts_packed_or_not(row_length, compiled, tmp_path):
+  config = runs.rl_config(
+      'random', model=dict(source='random', preset='tiny_deepseek_v3'),
+      experts=dict(bias_rate=0.01), packing=dict(row_length=row_length),
+      sampling=dict(max_new_tokens=8))
+  artifact = rl.run(config, {}, tmp_path, reward_functions={'bytes': (runs.by_bytes, 1.0)})
+  assert [record['experts/max_violation'] > 0 for record in metrics.read_metrics(tmp_path)] == [
+      True, True]
+  shape = huggingface.read_config(artifact.folder / 'model')
+  trained = huggingface.load_params(artifact.folder / 'model', shape)
+  bias = np.asarray(trained['stacks']['stack_1']['mlp']['balancing_bias'])
+  np.testing.assert_allclose(np.abs(bias) % 0.01, 0, atol=1e-7)
+  assert np.abs(bias).max() > 0.005
 
 
 def test_what_a_model_cannot_have_is_refused():

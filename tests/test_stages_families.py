@@ -6,8 +6,8 @@ import pytest
 from r1jax import metrics, models
 from r1jax.models import families, huggingface
 from r1jax.stages import common, rl
-from r1jax.tokenization import load_tokenizer
-from runs import compiled, no_curves, rl_config  # noqa: F401
+import runs
+from runs import compiled, no_curves  # noqa: F401
 
 TINY = [name for name in models.PRESETS if name.startswith('tiny_')]
 
@@ -17,13 +17,10 @@ TINY = [name for name in models.PRESETS if name.startswith('tiny_')]
 def test_r1_zero_runs_on_every_family(name, compiled, tmp_path):
   """The completions' log-probabilities as sampled are those that the trainer finds, to 1e-4."""
   shape = models.PRESETS[name]
-  params = models.build(shape).init(jax.random.key(0))
-  spread = lambda x: 10 * x if x.ndim > 1 else x     # so that no two tokens are equally likely
-  huggingface.export(tmp_path / 'base', shape, jax.tree.map(spread, params),
-                     tokenizer=load_tokenizer(common.MINIATURES['miniature']))
-  config = rl_config(str(tmp_path / 'base'), kl_coefficient=0.1, sampling=dict(max_new_tokens=12))
-  by_bytes = lambda completion, example: sum(completion.text.encode()) % 11 / 10
-  artifact = rl.run(config, {}, tmp_path / 'run', reward_functions={'bytes': (by_bytes, 1.0)})
+  base = runs.export_base(tmp_path / 'base', shape)
+  params = huggingface.load_params(base, shape)
+  config = runs.rl_config(base, kl_coefficient=0.1, sampling=dict(max_new_tokens=12))
+  artifact = rl.run(config, {}, tmp_path / 'run', reward_functions={'bytes': (runs.by_bytes, 1.0)})
   records = metrics.read_metrics(tmp_path / 'run')
   assert [record['step'] for record in records] == [1, 2]
   for record in records:
@@ -41,7 +38,7 @@ def test_there_is_a_tiny_model_of_every_family():
 
 def test_a_random_model_runs_with_the_tokenizer_of_the_miniature(compiled, tmp_path):
   settings = dict(source='random', preset='tiny_qwen3')
-  config = rl_config('random', model=settings, sampling=dict(max_new_tokens=4))
+  config = runs.rl_config('random', model=settings, sampling=dict(max_new_tokens=4))
   artifact = rl.run(config, {}, tmp_path)
   assert artifact.manifest.model['width'] == models.PRESETS['tiny_qwen3'].width
   with pytest.raises(ValueError, match="model.source='random' has no shape: set model.preset to"):

@@ -8,6 +8,7 @@ import pytest
 import tokenizers
 
 from r1jax import tokenization
+from r1jax.sampler import Sampling
 
 SETTINGS = hypothesis.settings(deadline=None, derandomize=True, max_examples=50)
 
@@ -122,6 +123,30 @@ def test_stop_ids_are_those_of_both_files(generation, stop_ids):
   tokenizer = make_tokenizer(generation=generation)
   assert tokenizer.stop_ids == stop_ids
   assert (tokenizer.eos_id, tokenizer.bos_id, tokenizer.vocab_size) == (257, 256, 260)
+
+
+@pytest.mark.parametrize('generation, sampling', [
+    (None, {}),
+    ({'temperature': 0.6, 'top_k': None, 'top_p': 1, 'repetition_penalty': 1.1},
+     {'temperature': 0.6, 'top_p': 1}),
+    ({'do_sample': True, 'min_p': 0.1, 'top_k': 20}, {'min_p': 0.1, 'top_k': 20}),
+    ({'do_sample': False, 'temperature': 0.6}, {'temperature': 0.0}),
+])
+def test_advised_sampling_is_what_a_sampler_takes(generation, sampling):
+  tokenizer = make_tokenizer(generation=generation)
+  assert tokenizer.sampling == sampling
+  Sampling(**tokenizer.sampling)
+
+
+@pytest.mark.parametrize('generation, words', [
+    ({'eos_token_id': '<eos>'}, "generation_config.json of .* eos_token_id=.*<eos>.*: give the ids"),
+    ({'eos_token_id': [257, True]}, 'eos_token_id=.*True.*: give the ids'),
+    ({'temperature': 'hot'}, "temperature='hot': give a number"),
+    ({'top_k': 2.5}, 'top_k=2.5: give a whole number'),
+])
+def test_ill_typed_settings_are_named(generation, words):
+  with pytest.raises(ValueError, match=words):
+    make_tokenizer(generation=generation)
 
 
 def test_pad_is_its_own_token_or_the_end_token():

@@ -8,6 +8,7 @@ update on it; prints how far they are from one device's as a table (docs/scale.m
 of the CPU unless jax finds others. Ends with an error where tokens differ, or numbers by over 1e-5.
 """
 import argparse
+import functools
 import itertools
 import os
 import sys
@@ -65,15 +66,24 @@ class Programs:
         placement=placement) for placement in ('train', 'tensor')}
     loss = rl_programs.make_loss(self.model, rl.DEFAULT | dict(kl_coefficient=0.2))
     self.gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    self.rollout = jax.device_get(self.samplers['train'](self.params, self.prompts, 0))
-    noisy = [self.rollout.behaviour_logprobs + np.float32(rng.normal(0, 0.3, (16, 8)))
-             for _ in range(2)]
+    mask = np.float32(np.arange(8) < rng.integers(1, 9, 16)[:, None])
+    behaviour, old, reference = np.float32(rng.normal(-4, 0.5, (3, 16, 8)))
     self.batch = Batch(
-        self.prompts.tokens, self.prompts.lengths, self.rollout.tokens, self.rollout.mask,
-        self.rollout.behaviour_logprobs, np.float32(rng.normal(size=16)), *noisy)
-    self.normalizers = rl_programs.Normalizers(
-        np.float32(16), self.rollout.mask.sum(), np.float32(0.2))
-    self.updated = jax.device_get(self.gradient(self.params, self.batch, self.normalizers))
+        self.prompts.tokens, self.prompts.lengths, np.int32(rng.integers(0, 64, (16, 8))), mask,
+        behaviour, np.float32(rng.normal(size=16)), old, reference)
+    self.normalizers = rl_programs.Normalizers(np.float32(16), mask.sum(), np.float32(0.2))
+
+  @functools.cached_property
+  def rollout(self):
+    """What one device draws."""
+    import jax
+    return jax.device_get(self.samplers['train'](self.params, self.prompts, 0))
+
+  @functools.cached_property
+  def updated(self):
+    """((loss, metrics), gradients) of one device."""
+    import jax
+    return jax.device_get(self.gradient(self.params, self.batch, self.normalizers))
 
   def placed(self, mesh):
     import jax

@@ -4,23 +4,32 @@ A row's queries attend to
   prefix   the prompt, kept once for the G rows of its group,           [B, K, ·, P]
   suffix   what the row has sampled so far, in a cache,                 [N, K, ·, S]
   self     the T tokens at hand, causally and within their segment,     [N, T, K, ·]
-K key/value heads, R query heads for each, D head width. Scores and sums are float32.
+K key/value heads, R query heads for each, D head width. Scores and sums are float32. Of long rows
+no scores and no masks [T, ·] are kept: `attend_long`, by blocks.
 
-Keys are cached with the position axis last and values with it second to last: then the decoding
-step's products are reductions over leading axes, which XLA fuses with the reading of the layer's
-slice of the cache (measured on a CPU: 1.10 s against 1.88 s for the dot-product form, 128 steps of
-the 4.07M benchmark model); and with one query a row they are bound by memory on every device.
+Keys are cached with the position axis last and values with it second to last. On a CPU the products
+of one query a row are written as reductions over leading axes, which XLA fuses with the reading of
+the layer's slice of the cache (1.10 s against 1.88 s for the dot-product form, 128 steps of the
+4.07M benchmark model). A TPU's compiler makes float32 copies of keys and values for that form, so
+that there, and on a GPU, they are dots.
 """
+import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
+from r1jax import sharding
+from r1jax.kernels.flash import flash_attention
+from r1jax.kernels.marks import Marks
 from r1jax.models.config import LinearScaling, ModelConfig, RopeScaling, YarnScaling
 from r1jax.records import record
 
 NEVER = -1e30   # a masked score: finite, so that a fully masked row stays finite
+
+LONG = 512   # from so many tokens on, or as many scores a head, blocks are the faster form on a CPU
 
 
 @record
@@ -35,20 +44,29 @@ class KeyValue:
 
 
 class Context(NamedTuple):
-  """What the attention of a layer needs beside its input; masks as `attend` takes them."""
+  """What the attention of a layer needs beside its input: the masks of `attend`, or marks."""
   sines: jax.Array                     # [N, T, rotated width / 2]
   cosines: jax.Array
-  self_mask: jax.Array
+  self_mask: jax.Array | None = None
   prefix_mask: jax.Array | None = None
   suffix_mask: jax.Array | None = None
   prefix: KeyValue | None = None       # of this layer
   suffix: KeyValue | None = None
+  marks: Marks | None = None           # where it is long, and then in place of self_mask
+  window: int | None = None            # with marks: where there is one, no mask tells it
 
   def attend(self, queries: jax.Array, keys: jax.Array, values: jax.Array, **others) -> jax.Array:
-    """`attend` over the cache and these tokens; `others` go to it and may replace a part."""
-    cached = dict(prefix=self.prefix, prefix_mask=self.prefix_mask,
-                  suffix=self.suffix, suffix_mask=self.suffix_mask)
-    return attend(queries, keys, values, self.self_mask, **cached | others)
+    """Over the cache and these tokens; `others` go on to the form and may replace a part."""
+    options = dict(prefix=self.prefix, prefix_mask=self.prefix_mask,
+                   suffix=self.suffix, suffix_mask=self.suffix_mask) | others
+    if self.marks is None:
+      return attend(queries, keys, values, self.self_mask, **options)
+    return attend_long(queries, keys, values, self.marks, window=self.window, **options)
+
+
+def is_long(tokens: int, cached: int) -> bool:
+  """Whether so many tokens a row, after so many cached ones, are attended by blocks."""
+  return tokens > 1 and tokens * (tokens + cached) >= LONG ** 2
 
 
 def attend(
@@ -114,7 +132,7 @@ def attend(
   if suffix is not None:
     mask = (suffix_mask[:, None, None] if suffix_mask.ndim == 3 else
             suffix_mask.reshape((-1, 1, 1, 1, suffix_mask.shape[-1])))
-    if t == 1:
+    if t == 1 and sharding.platform() == 'cpu':
       scores = jnp.sum(rows[:, :, :, 0, :, None].astype(jnp.float32) * suffix.keys[:, :, None], -2)
       scores = scores[:, :, :, None]
       weigh_suffix = lambda w: jnp.sum(
@@ -127,6 +145,86 @@ def attend(
     parts.append((jnp.where(mask, scores, NEVER), weigh_suffix))
 
   return jnp.moveaxis(_merge(parts, dtype), 3, 1).astype(dtype)
+
+
+def attend_long(
+    queries: jax.Array, keys: jax.Array, values: jax.Array, marks: Marks, *,
+    window: int | None = None,
+    prefix: KeyValue | None = None, prefix_mask: jax.Array | None = None,
+    suffix: KeyValue | None = None, suffix_mask: jax.Array | None = None,
+    scale: float | None = None,
+) -> jax.Array:
+  """`attend` in memory linear in length: each part by blocks, then merged by their log-sum-exps.
+
+  On a mesh rows are split by whole groups and heads as everywhere, queries along 'sequence' too;
+  each device has all keys and values of its rows and heads.
+
+  Args:
+    queries, keys, values, prefix, suffix, scale: as in `attend`.
+    marks: of the tokens, with places, and with positions where there is a window.
+    window: how many positions a token sees, its own included; None: all. A prompt's place is its
+      position, and the suffix directly precedes these tokens.
+    prefix_mask: [B, P] bool.
+    suffix_mask: [S] or [N, S] bool.
+
+  Returns:
+    [N, T, K, R, E] in the queries' dtype.
+  """
+  n, _, _, _, d = queries.shape
+  queries = queries * (d ** -0.5 if scale is None else scale)
+  anyone = Marks(jnp.ones_like(marks.segments), positions=marks.positions)
+
+  def cached(part, mask, rows, first):
+    """A part all of whose real positions are seen, the first of them at position `first`."""
+    mask = jnp.broadcast_to(mask, (rows, mask.shape[-1])).astype(jnp.int32)
+    positions = None if window is None else jnp.broadcast_to(
+        first + jnp.arange(mask.shape[1], dtype=jnp.int32), mask.shape)
+    return (jnp.transpose(part.keys, (0, 3, 1, 2)), jnp.swapaxes(part.values, 1, 2),
+            anyone, Marks(mask, positions=positions))
+
+  parts = [(keys, values, marks, marks._replace(parents=None))]
+  if prefix is not None:
+    parts.append(cached(prefix, prefix_mask, prefix.keys.shape[0], 0))
+  if suffix is not None:
+    first = 0
+    if window is not None:
+      first = marks.positions[:, :1] - jnp.sum(suffix_mask, -1, keepdims=True, dtype=jnp.int32)
+    parts.append(cached(suffix, suffix_mask, n, first))
+  return _on_mesh(functools.partial(_merge_long, window=window), queries, parts)
+
+
+def _merge_long(queries, parts, *, window):
+  """Parts are (keys, values, marks of the queries, of the keys), keys of all rows or of groups."""
+  def of_part(keys, values, query_marks, key_marks):
+    # The rows of a group are one row of as many more tokens to the keys that they share.
+    group = lambda x: x.reshape(keys.shape[0], -1, *x.shape[2:])
+    out, log_total = flash_attention(
+        group(queries), keys, values, jax.tree.map(group, query_marks), key_marks, window)
+    split = lambda x: x.reshape(*queries.shape[:2], *x.shape[2:])
+    return split(out), split(log_total)
+
+  outs, log_totals = zip(*(of_part(*part) for part in parts))
+  if len(parts) == 1:
+    return outs[0]
+  log_totals = jnp.stack(log_totals)
+  weights = jnp.exp(log_totals - jax.nn.logsumexp(log_totals, 0))[..., None]
+  return sum(w * out for w, out in zip(weights, outs)).astype(queries.dtype)
+
+
+def _on_mesh(run, queries, parts):
+  """run(queries, parts) with each device's rows, heads and queries: XLA cannot split a kernel."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return run(queries, parts)
+  shape = min(keys.shape[0] for keys, *_ in parts), *queries.shape[1:3]
+  rows, tokens, heads = sharding.spec_that_divides(mesh, shape, ('batch', 'sequence', 'kv_heads'))
+  of_marks = lambda marks, spec: jax.tree.map(lambda _: spec, marks)
+  of_keys = P(rows, None, heads)
+  specs = [(of_keys, of_keys, of_marks(query_marks, P(rows, tokens)), of_marks(key_marks, P(rows)))
+           for _, _, query_marks, key_marks in parts]
+  of_queries = P(rows, tokens, heads)
+  return jax.shard_map(run, mesh=mesh, check_vma=False, in_specs=(of_queries, specs),
+                       out_specs=of_queries)(queries, parts)
 
 
 def attend_latent(

@@ -1,18 +1,16 @@
 """Checkpoint families: what each calls a tensor, and where that tensor lies in the parameters.
 
 A checkpoint keeps every projection by itself as [outputs, inputs]; the parameters are fused, begin
-with the inputs and are stacked over layers. `PARTS` gives for each tensor the view of our array
-that has the tensor's axes in the tensor's order, so one table serves both ways: an import writes
-through the view, an export reads through it. Beside it stands one table of names per family.
+with the inputs and are stacked over layers. `PARTS` says for each tensor which part of our array it
+is and how the axes turn, so one table serves both ways: `streaming` imports and exports by it.
+Beside it stands one table of names per family.
 """
 from collections.abc import Callable, Iterable
 import functools
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
-from r1jax import sharding
 from r1jax.models.config import ModelConfig
 from r1jax.models.transformer import build
 
@@ -25,7 +23,8 @@ class Part(NamedTuple):
   """
   path: tuple[str, ...]
   shape: Callable[[ModelConfig], tuple[int, ...] | None]   # None: such a model has none
-  view: Callable[[np.ndarray], np.ndarray] = lambda array: array   # of one layer's (expert's) array
+  select: tuple[slice | int, ...] = ()   # the part of one layer's (expert's) array
+  turn: int = 0   # its axes: 1 puts the first one last, -1 the last one first, 0 leaves them
   layered: bool = True
   per_expert: bool = False
 
@@ -54,14 +53,7 @@ def _shared(c):
   return (c.experts.shared * c.experts.width, c.width)
 
 
-def _transposed(array):
-  return array.T
-
-
-def _outputs_first(array):
-  return np.moveaxis(array, 0, -1)
-
-
+_ALL, _INPUTS_LAST, _OUTPUTS_FIRST = slice(None), 1, -1
 _QKV, _QKV_BIAS = ('attention', 'qkv'), ('attention', 'qkv_bias')
 _GATE_UP, _SHARED = ('mlp', 'gate_up'), ('mlp', 'shared')
 _PREDICTION = ('prediction',)
@@ -77,52 +69,52 @@ PARTS = {
     'query_norm': Part(('attention', 'query_norm', 'scale'), _head),
     'key_norm': Part(('attention', 'key_norm', 'scale'), _head),
     'query': Part(_QKV, lambda c: (c.num_heads * c.head_dim, c.width),
-                  lambda qkv: np.moveaxis(qkv[:, :, :-2], 0, -1)),
-    'key': Part(_QKV, _keys, lambda qkv: np.moveaxis(qkv[:, :, -2], 0, -1)),
-    'value': Part(_QKV, _keys, lambda qkv: np.moveaxis(qkv[:, :, -1], 0, -1)),
-    'query_bias': Part(_QKV_BIAS, lambda c: (c.num_heads * c.head_dim,), lambda bias: bias[:, :-2]),
-    'key_bias': Part(_QKV_BIAS, lambda c: _keys(c)[:1], lambda bias: bias[:, -2]),
-    'value_bias': Part(_QKV_BIAS, lambda c: _keys(c)[:1], lambda bias: bias[:, -1]),
+                  (_ALL, _ALL, slice(-2)), _INPUTS_LAST),
+    'key': Part(_QKV, _keys, (_ALL, _ALL, -2), _INPUTS_LAST),
+    'value': Part(_QKV, _keys, (_ALL, _ALL, -1), _INPUTS_LAST),
+    'query_bias': Part(_QKV_BIAS, lambda c: (c.num_heads * c.head_dim,), (_ALL, slice(-2))),
+    'key_bias': Part(_QKV_BIAS, lambda c: _keys(c)[:1], (_ALL, -2)),
+    'value_bias': Part(_QKV_BIAS, lambda c: _keys(c)[:1], (_ALL, -1)),
     'out': Part(('attention', 'out'), lambda c: (
         c.width, c.num_heads * (c.latent.value_dim if c.latent else c.head_dim)),
-                lambda out: np.moveaxis(out, -1, 0)),
-    'gate': Part(_GATE_UP, _gate, lambda gate_up: gate_up[:, 0].T),
-    'up': Part(_GATE_UP, _gate, lambda gate_up: gate_up[:, 1].T),
-    'down': Part(('mlp', 'down'), lambda c: (c.width, c.mlp_width), _transposed),
+                turn=_OUTPUTS_FIRST),
+    'gate': Part(_GATE_UP, _gate, (_ALL, 0), _INPUTS_LAST),
+    'up': Part(_GATE_UP, _gate, (_ALL, 1), _INPUTS_LAST),
+    'down': Part(('mlp', 'down'), lambda c: (c.width, c.mlp_width), turn=_INPUTS_LAST),
     # A mixture of experts.
-    'router': Part(('mlp', 'router'), lambda c: (c.experts.count, c.width), _transposed),
+    'router': Part(('mlp', 'router'), lambda c: (c.experts.count, c.width), turn=_INPUTS_LAST),
     'balancing_bias': Part(('mlp', 'balancing_bias'), lambda c: (c.experts.count,)),
     'expert_gate': Part(('mlp', 'experts_gate_up'), lambda c: (c.experts.width, c.width),
-                        lambda gate_up: gate_up[:, 0].T, per_expert=True),
+                        (_ALL, 0), _INPUTS_LAST, per_expert=True),
     'expert_up': Part(('mlp', 'experts_gate_up'), lambda c: (c.experts.width, c.width),
-                      lambda gate_up: gate_up[:, 1].T, per_expert=True),
-    'expert_down': Part(('mlp', 'experts_down'), lambda c: (c.width, c.experts.width), _transposed,
-                        per_expert=True),
-    'shared_gate': Part((*_SHARED, 'gate_up'), _shared, lambda gate_up: gate_up[:, 0].T),
-    'shared_up': Part((*_SHARED, 'gate_up'), _shared, lambda gate_up: gate_up[:, 1].T),
-    'shared_down': Part((*_SHARED, 'down'), lambda c: _shared(c)[::-1], _transposed),
+                      (_ALL, 1), _INPUTS_LAST, per_expert=True),
+    'expert_down': Part(('mlp', 'experts_down'), lambda c: (c.width, c.experts.width),
+                        turn=_INPUTS_LAST, per_expert=True),
+    'shared_gate': Part((*_SHARED, 'gate_up'), _shared, (_ALL, 0), _INPUTS_LAST),
+    'shared_up': Part((*_SHARED, 'gate_up'), _shared, (_ALL, 1), _INPUTS_LAST),
+    'shared_down': Part((*_SHARED, 'down'), lambda c: _shared(c)[::-1], turn=_INPUTS_LAST),
     # Latent attention.
     'query_latent': Part(('attention', 'query_compress'),
-                         lambda c: (c.latent.query_rank, c.width), _transposed),
+                         lambda c: (c.latent.query_rank, c.width), turn=_INPUTS_LAST),
     'latent': Part(('attention', 'compress'),
-                   lambda c: (c.latent.rank + c.latent.rope_dim, c.width), _transposed),
+                   lambda c: (c.latent.rank + c.latent.rope_dim, c.width), turn=_INPUTS_LAST),
     'query_latent_norm': Part(('attention', 'query_norm', 'scale'),
                               lambda c: (c.latent.query_rank,)),
     'latent_norm': Part(('attention', 'latent_norm', 'scale'), lambda c: (c.latent.rank,)),
     'latent_query': Part(('attention', 'query'), lambda c: c.latent.query_rank and (
-        c.num_heads * c.head_dim, c.latent.query_rank), _outputs_first),
+        c.num_heads * c.head_dim, c.latent.query_rank), turn=_INPUTS_LAST),
     'direct_query': Part(('attention', 'query'), lambda c: None if c.latent.query_rank else (
-        c.num_heads * c.head_dim, c.width), _outputs_first),
+        c.num_heads * c.head_dim, c.width), turn=_INPUTS_LAST),
     'latent_key_value': Part(('attention', 'key_value'), lambda c: (
         c.num_heads * (c.head_dim - c.latent.rope_dim + c.latent.value_dim), c.latent.rank),
-                             _outputs_first),
+                             turn=_INPUTS_LAST),
     # The prediction head; its layer has the parts of any other.
     'prediction_embedding_norm': Part((*_PREDICTION, 'embedding_norm', 'scale'), _width,
                                       layered=False),
     'prediction_hidden_norm': Part((*_PREDICTION, 'hidden_norm', 'scale'), _width, layered=False),
     'prediction_projection': Part(
         (*_PREDICTION, 'projection'), lambda c: (c.width, 2 * c.width),
-        lambda projection: np.moveaxis(projection, -1, 0), layered=False),
+        turn=_OUTPUTS_FIRST, layered=False),
     'prediction_norm': Part((*_PREDICTION, 'final_norm', 'scale'), _width, layered=False),
 }
 
@@ -224,15 +216,26 @@ GGUF = {
 
 
 class Tensor(NamedTuple):
-  """One tensor of a checkpoint: `within(the array at path)` is where it lies in the parameters."""
+  """One tensor of a checkpoint, and where it lies in the array at `path` of the parameters."""
   part: str
   path: tuple[str, ...]
   index: tuple[int, ...]   # of the layer in its stack, of the expert
   shape: tuple[int, ...]
 
-  def within(self, array: np.ndarray) -> np.ndarray:
-    """The view of the array at `path` that holds this tensor, its axes unmerged."""
-    return PARTS[self.part].view(array[self.index])
+  def box(self, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """(begin, end) of the tensor along each axis of the array, which has this shape."""
+    spans = (range(size)[at] for at, size in zip(self._select(len(shape)), shape))
+    return tuple((at.start, at.stop) if isinstance(at, range) else (at, at + 1) for at in spans)
+
+  def axes(self, count: int) -> list[int]:
+    """Of the array's `count` axes those of the tensor, in its order, not yet merged to rows."""
+    kept = [i for i, at in enumerate(self._select(count)) if isinstance(at, slice)]
+    turn = PARTS[self.part].turn
+    return kept[turn:] + kept[:turn]
+
+  def _select(self, count: int) -> tuple[slice | int, ...]:
+    select = (*self.index, *PARTS[self.part].select)
+    return select + (_ALL,) * (count - len(select))
 
 
 def tensors(config: ModelConfig, names: dict[str, str]) -> dict[str, Tensor]:
@@ -240,7 +243,7 @@ def tensors(config: ModelConfig, names: dict[str, str]) -> dict[str, Tensor]:
 
   Raises ValueError where the family has no name for one of the parameters, or the other way round.
   """
-  paths = {_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(_abstract(config)[0])}
+  paths = {keys(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract(config)[0])}
   layers, result = _layers(config), {}
   for part, name in names.items():
     place = PARTS[part]
@@ -327,50 +330,13 @@ def check(source: str, expected: dict[str, Tensor], found: dict[str, tuple[int, 
                      'fetch weights and configuration of one checkpoint again.')
 
 
-def assemble(
-    config: ModelConfig, expected: dict[str, Tensor], read: Callable[[str], np.ndarray], *,
-    mesh: jax.sharding.Mesh | None = None) -> dict:
-  """Float32 parameters, filled one tensor at a time: at no time more than them and one tensor.
-
-  Args:
-    config: the model's shape.
-    expected: what `tensors` says.
-    read: gives the tensor of a name, in the checkpoint's shape and any float type.
-    mesh: where to put each array as soon as it is filled; None: on the default device.
-  """
-  by_path: dict[tuple[str, ...], list[str]] = {}
-  for name, tensor in expected.items():
-    by_path.setdefault(tensor.path, []).append(name)
-
-  def fill(path, shape, placement):
-    array = np.empty(shape.shape, np.float32)
-    for name in by_path[_names(path)]:
-      view = expected[name].within(array)
-      view[...] = read(name).reshape(view.shape)
-    return jax.device_put(array, placement)
-
-  shapes, logical_axes = _abstract(config)
-  if mesh is None:
-    return jax.tree_util.tree_map_with_path(functools.partial(fill, placement=None), shapes)
-  placements = sharding.shardings(mesh, logical_axes, shapes)
-  return jax.tree_util.tree_map_with_path(fill, shapes, placements)
-
-
-def extract(params, tensor: Tensor) -> np.ndarray:
-  """One tensor in the checkpoint's shape, out of parameters that are NumPy arrays."""
-  array = params
-  for name in tensor.path:
-    array = array[name]
-  return tensor.within(array).reshape(tensor.shape)
-
-
 def check_shapes(config: ModelConfig, params) -> None:
   """Raises ValueError where `params` is not a parameter tree of this shape."""
   def described(tree):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {'.'.join(_names(path)): leaf.shape for path, leaf in leaves}
+    return {'.'.join(keys(path)): leaf.shape for path, leaf in leaves}
 
-  expected, found = described(_abstract(config)[0]), described(params)
+  expected, found = described(abstract(config)[0]), described(params)
   for name in expected | found:
     if expected.get(name) != found.get(name):
       raise ValueError(
@@ -379,10 +345,12 @@ def check_shapes(config: ModelConfig, params) -> None:
 
 
 @functools.cache
-def _abstract(config: ModelConfig):
+def abstract(config: ModelConfig):
+  """The parameters of this shape, as (ShapeDtypeStructs, logical axes)."""
   model = build(config)
   return jax.eval_shape(model.init, jax.random.key(0)), model.logical_axes
 
 
-def _names(path: Iterable) -> tuple[str, ...]:
+def keys(path: Iterable) -> tuple[str, ...]:
+  """A path of `jax.tree_util` as the keys on it."""
   return tuple(entry.key for entry in path)

@@ -1,10 +1,11 @@
 """GGUF files of the llama architecture, dequantised to float32 (SmolLM2 comes as one)."""
+import functools
 import pathlib
 
 import jax
 import numpy as np
 
-from r1jax.models import families
+from r1jax.models import families, streaming
 from r1jax.models.config import ModelConfig
 
 
@@ -38,7 +39,8 @@ def load_gguf(
   families.check(path, expected, shapes)
   heads = {'query': config.num_heads, 'key': config.num_kv_heads}
 
-  def read(name):
+  @functools.lru_cache(maxsize=1)   # its pieces are asked for in turn
+  def dequantised(name):
     try:
       array = gguf.dequantize(found[name].data, found[name].tensor_type)
     except NotImplementedError:
@@ -48,9 +50,12 @@ def load_gguf(
     if part in heads:
       pairs = array.reshape(heads[part], config.head_dim // 2, 2, config.width)
       array = pairs.swapaxes(1, 2)
-    return array
+    return array.reshape(expected[name].shape[0], -1)
 
-  return config, families.assemble(config, expected, read, mesh=mesh)
+  def read(name, rows, columns):
+    return dequantised(name)[slice(*rows), slice(*columns)]
+
+  return config, streaming.assemble(config, expected, read, mesh=mesh)
 
 
 def read_config(path: str) -> ModelConfig:

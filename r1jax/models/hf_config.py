@@ -112,6 +112,31 @@ def _parse(path, raw: dict, prediction_head: bool) -> ModelConfig:
   return ModelConfig(**fields)
 
 
+def read_block(folder: storage.Path | str) -> tuple[int, int] | None:
+  """The block size of 8-bit weights by a folder's `config.json`; None where it names none.
+
+  Raises ValueError as `read_config`.
+  """
+  path = storage.Path(folder) / 'config.json'
+  return _block(path, read_json(path)) if path.exists() else None
+
+
+def _block(path, raw: dict) -> tuple[int, int] | None:
+  quantised = raw.get('quantization_config')
+  if not quantised:
+    return None
+  if not isinstance(quantised, dict) or quantised.get('quant_method') != 'fp8' or (
+      quantised.get('fmt', 'e4m3') != 'e4m3'):
+    _refuse(path, 'quantization_config', quantised,
+            "take a checkpoint without it, or with quant_method 'fp8' and fmt 'e4m3'")
+  block = quantised.get('weight_block_size')
+  if not isinstance(block, list) or [type(size) for size in block] != [int, int] or min(block) < 1:
+    raise ValueError(
+        f'{path} has quantization_config.weight_block_size={block!r}: it must be the rows and '
+        'columns of a block, as [128, 128]; take a checkpoint that is scaled by blocks.')
+  return tuple(block)
+
+
 def config_json(config: ModelConfig, tokenizer, dtype: str) -> dict:
   """What goes into `config.json` of an export."""
   activation = {'silu': 'silu', 'gelu_tanh': 'gelu_pytorch_tanh'}[config.activation]
@@ -294,7 +319,8 @@ def _refuse_unsupported(path: storage.Path, raw: dict, rope: dict, family: str) 
                    ('hidden_act', 'silu'))
   if raw.get(field, wanted) != wanted:
     _refuse(path, field, raw[field], f'take a checkpoint with {wanted!r}')
-  for field in ('mlp_bias', 'quantization_config', 'final_logit_softcapping',
+  _block(path, raw)
+  for field in ('mlp_bias', 'final_logit_softcapping',
                 'attn_logit_softcapping', 'use_bidirectional_attention') + (
       () if family == 'qwen2' else ('attention_bias',)):
     if raw.get(field):

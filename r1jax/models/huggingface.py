@@ -5,18 +5,17 @@ import math
 import os
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from r1jax import sharding, storage
-from r1jax.models import families
+from r1jax import storage
+from r1jax.models import families, fp8, safetensors_io, streaming
 from r1jax.models.config import ModelConfig
 from r1jax.models.hf_config import (
-    check_expressible, config_json, read_config as read_config, read_json)
+    check_expressible, config_json, read_block, read_config as read_config, read_json)
 
-_READ_TYPES = ('F32', 'F16', 'BF16')
+_READ_TYPES = ('F32', 'F16', 'BF16')   # and fp8.TYPE, with its scales
 _WRITTEN_TYPES = ('float32', 'bfloat16')
 _WEIGHTS, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
 
@@ -24,15 +23,19 @@ _WEIGHTS, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
 def load_params(
     folder: storage.Path | str, config: ModelConfig, *, mesh: jax.sharding.Mesh | None = None
 ) -> dict:
-  """Float32 parameters from a folder's safetensors, read tensor by tensor.
+  """Float32 parameters from a folder's safetensors, streamed to the devices that want them.
+
+  Nothing is written, so an import that was interrupted is simply called again. On a mesh of several
+  processes each reads what its own devices hold.
 
   Args:
     folder: a local folder with `model.safetensors`, or with shards and their index. Tensors are
-      float32, bfloat16 or float16. Of a tied model an `lm_head.weight` may be there as well (as in
-      Qwen3-0.6B) if it equals the embedding; old Llama files' `rotary_emb.inv_freq` is passed over,
-      and DeepSeek-V3's prediction head if the config has none.
+      float32, bfloat16 or float16, or 8-bit with block scales (see `fp8`), which are multiplied in.
+      Of a tied model an `lm_head.weight` may be there as well (as in Qwen3-0.6B) if it equals the
+      embedding; old Llama files' `rotary_emb.inv_freq` is passed over, and DeepSeek-V3's prediction
+      head if the config has none.
     config: what `read_config` gives.
-    mesh: where to put the parameters (see `sharding.RULES`); None: on the default device.
+    mesh: where the parameters lie (see `sharding.RULES`); None: on the default device.
 
   Raises:
     FileNotFoundError: there are no weights, or a shard of the index is missing.
@@ -40,30 +43,32 @@ def load_params(
   """
   table = families.FAMILIES[config.family]
   expected, repeats = families.tensors(config, table), families.aliases(config, table)
+  block = read_block(folder)
   with contextlib.ExitStack() as stack:
-    files = {}   # name of a tensor -> the open file that has it
-    for path in _weight_files(storage.Path(folder)):
-      try:
-        file = stack.enter_context(safe_open(os.fspath(path), framework='numpy'))
-      except SafetensorError as error:
-        raise ValueError(
-            f'{path} is torn or no safetensors file ({error}): fetch it again.') from None
-      files |= {name: file for name in file.keys() if not families.ignored(config, name)}
+    files = {name: file for name, file in _open(storage.Path(folder), stack).items()
+             if not families.ignored(config, name)}
     repeated = {name: files.pop(name) for name in repeats if name in files}
-    slices = {name: file.get_slice(name) for name, file in files.items()}
-    families.check(str(folder), expected, {n: tuple(s.get_shape()) for n, s in slices.items()})
-    for name, part in slices.items():
-      if part.get_dtype() not in _READ_TYPES:
-        raise ValueError(f'The tensor {name} of {folder} has the type {part.get_dtype()}: save the '
-                         f'checkpoint in one of {", ".join(_READ_TYPES)}.')
+    entries = {name: file.entries[name] for name, file in files.items()}
+    scales = {} if block is None else {
+        name + fp8.SUFFIX: expected[name]._replace(shape=fp8.scales_shape(entry.shape, block))
+        for name, entry in entries.items() if name in expected and _is_fp8(entry)}
+    families.check(str(folder), expected | scales, {n: entry.shape for n, entry in entries.items()})
+    repeated_entries = {name: file.entries[name] for name, file in repeated.items()}
+    for name, entry in (entries | repeated_entries).items():
+      _check_type(folder, name, entry, block)
     for name, file in repeated.items():
-      of = repeats[name]
-      if not np.array_equal(file.get_tensor(name), files[of].get_tensor(of)):
-        raise ValueError(f'{name} of {folder} differs from {of}' + (
-            ', but tie_word_embeddings is true: set it to false in config.json.'
-            if config.tied_embedding and name == table['unembedding'] else
-            ', which the model shares with it: take another checkpoint.'))
-    return families.assemble(config, expected, lambda name: files[name].get_tensor(name), mesh=mesh)
+      _check_repeated(folder, config, name, file, repeats[name], files[repeats[name]])
+
+    def read(name, rows, columns):
+      values = files[name].read(name, rows, columns)
+      if not _is_fp8(entries[name]):
+        return values
+      blocks = [(at[0] // size, -(-at[1] // size)) for at, size in zip((rows, columns), block)]
+      return fp8.dequantised(
+          values, files[name + fp8.SUFFIX].read(name + fp8.SUFFIX, *blocks), block,
+          first_row=rows[0], first_column=columns[0])
+
+    return streaming.assemble(config, expected, read, mesh=mesh)
 
 
 def export(
@@ -71,15 +76,16 @@ def export(
     dtype: str = 'float32', max_shard_bytes: int = 2 * 1024**3) -> None:
   """Writes a folder that `transformers` and other engines load, and `load_params` too.
 
-  `config.json` is written last: a folder that has one is whole.
+  `config.json` is written last: a folder that has one is whole. Of several processes all take part,
+  and the first one writes.
 
   Args:
     folder: local or in a bucket.
     config, params: the model; float32 round-trips bit for bit, bfloat16 rounds to nearest.
     tokenizer: a `tokenization.Tokenizer`, whose files and stop ids go in as well.
     dtype: 'float32' or 'bfloat16', of the written tensors; a balancing bias stays float32.
-    max_shard_bytes: larger models are split into shards with an index. One shard at a time is held
-      in memory beside the parameters.
+    max_shard_bytes: larger models are split into shards with an index. One tensor at a time comes
+      to the host; of a bucket's files one shard.
 
   Raises:
     FileExistsError: the folder holds weights or a `config.json` already.
@@ -99,42 +105,93 @@ def export(
   check_expressible(config)
   tensors |= {name: tensors[of] for name, of in families.aliases(config, table).items()
               if name != table['unembedding']}
-  params = sharding.to_host(params)
   # A balancing bias moves by steps that bfloat16 would lose; DeepSeek publishes it in float32 too.
   types = {name: jnp.dtype('float32' if tensor.part == 'balancing_bias' else dtype)
            for name, tensor in tensors.items()}
   sizes = {name: types[name].itemsize * math.prod(t.shape) for name, t in tensors.items()}
   shards = _shards(sizes, max_shard_bytes)
+  _wait_for_all('before an export')   # nobody looks for old files once the first writes
+  params = streaming.small_on_host(params)
+  writes = jax.process_index() == 0
   for file, names in shards.items():
-    content = {
-        name: np.ascontiguousarray(families.extract(params, tensors[name]), types[name])
-        for name in names}
-    (folder / file).write_bytes(save(content, metadata={'format': 'pt'}))
-  if len(shards) > 1:
-    index = {'metadata': {'total_size': sum(sizes.values())},
-             'weight_map': {name: file for file, names in shards.items() for name in names}}
-    (folder / _INDEX).write_text(json.dumps(index, indent=2))
-  if tokenizer is not None:
-    tokenizer.save(folder)
-  (folder / 'config.json').write_text(json.dumps(config_json(config, tokenizer, dtype), indent=2))
+    names = safetensors_io.order({name: types[name] for name in names})
+    arrays = (streaming.extract(params, tensors[name]) for name in names)
+    if writes:
+      (folder / file).write_parts(safetensors_io.parts(
+          {name: (types[name], tensors[name].shape) for name in names}, arrays))
+    else:
+      for _ in arrays:   # takes part in the gathering
+        pass
+  if writes:
+    if len(shards) > 1:
+      index = {'metadata': {'total_size': sum(sizes.values())},
+               'weight_map': {name: file for file, names in shards.items() for name in names}}
+      (folder / _INDEX).write_text(json.dumps(index, indent=2))
+    if tokenizer is not None:
+      tokenizer.save(folder)
+    (folder / 'config.json').write_text(json.dumps(config_json(config, tokenizer, dtype), indent=2))
+  _wait_for_all('after an export')
 
 
-def _weight_files(folder: storage.Path) -> list[storage.Path]:
+def _wait_for_all(where: str) -> None:
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(where)
+
+
+def _is_fp8(entry: safetensors_io.Entry) -> bool:
+  return entry.dtype == fp8.TYPE and len(entry.shape) == 2
+
+
+def _check_type(folder, name: str, entry: safetensors_io.Entry, block) -> None:
+  if entry.dtype in _READ_TYPES or (_is_fp8(entry) and block is not None):
+    return
+  raise ValueError(f'The tensor {name} of {folder} has the type {entry.dtype}' + (
+      ', but config.json has no quantization_config with its blocks: fetch config.json again.'
+      if _is_fp8(entry) else f': save the checkpoint in one of {", ".join(_READ_TYPES)}.'))
+
+
+def _check_repeated(folder, config: ModelConfig, name: str, file, of: str, of_file) -> None:
+  """Raises ValueError unless the tensor `name` equals `of`, compared some rows at a time."""
+  shape = file.entries[name].shape
+  step = max(1, streaming.PIECE_BYTES // (4 * max(1, math.prod(shape[1:]))))
+  if shape != of_file.entries[of].shape or not all(
+      np.array_equal(file.read(name, rows), of_file.read(of, rows))
+      for rows in ((at, min(at + step, shape[0])) for at in range(0, shape[0], step))):
+    raise ValueError(f'{name} of {folder} differs from {of}' + (
+        ', but tie_word_embeddings is true: set it to false in config.json.'
+        if config.tied_embedding and name == families.FAMILIES[config.family]['unembedding'] else
+        ', which the model shares with it: take another checkpoint.'))
+
+
+def _open(folder: storage.Path, stack: contextlib.ExitStack) -> dict[str, safetensors_io.File]:
+  """Name of a tensor -> the open file that has it."""
+  placed = _weight_map(folder)
+  files = {}
+  for file_name in dict.fromkeys(placed.values()):
+    path = folder / file_name
+    if not path.exists():
+      raise FileNotFoundError(f'{path}, named in {_INDEX}, is missing: fetch it again.')
+    files[file_name] = stack.enter_context(safetensors_io.File(os.fspath(path)))
+  for name, file_name in placed.items():
+    if name and name not in files[file_name].entries:
+      raise ValueError(f'{folder / file_name} lacks {name}, which {_INDEX} places there: fetch '
+                       'both again.')
+  return {name: file for file in files.values() for name in file.entries}
+
+
+def _weight_map(folder: storage.Path) -> dict[str, str]:
+  """Name of a tensor -> the file that should have it; of a single file only '' -> its name."""
   if (folder / _WEIGHTS).exists():
-    return [folder / _WEIGHTS]
+    return {'': _WEIGHTS}
   index = folder / _INDEX
   if not index.exists():
     raise FileNotFoundError(
         f'{folder} has neither {_WEIGHTS} nor {_INDEX}: name the folder of a checkpoint in '
         'safetensors (`save_pretrained` writes them).')
   weight_map = read_json(index).get('weight_map')
-  if not isinstance(weight_map, dict):
+  if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
     raise ValueError(f'{index} has no weight_map: fetch it again.')
-  files = [folder / name for name in dict.fromkeys(weight_map.values())]
-  for file in files:
-    if not file.exists():
-      raise FileNotFoundError(f'{file}, named in {_INDEX}, is missing: fetch it again.')
-  return files
+  return weight_map
 
 
 def _shards(sizes: dict[str, int], limit: int) -> dict[str, list[str]]:

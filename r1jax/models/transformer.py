@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import sharding
+from r1jax.kernels import flash
+from r1jax.kernels.marks import Marks
 from r1jax.models import attention
 from r1jax.models.attention import Context, KeyValue
 from r1jax.models.config import ModelConfig
@@ -193,7 +195,9 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
     contexts = _contexts(config, positions, segment_ids, parent_ids, cache)
     real = segment_ids != 0
     # Activations that a product made are kept; recomputing the rest is cheaper than its traffic.
-    policy = None if remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policies = jax.checkpoint_policies
+    policy = None if remat else policies.save_from_both_policies(
+        policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(flash.SAVED))
 
     def run(x, first, pattern):
       """One run of layers, whose pattern's stacks begin at `first`."""
@@ -256,24 +260,34 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
 def _contexts(
     config: ModelConfig, positions, segment_ids, parent_ids, cache: Cache | None) -> dict:
   """Kind of layer -> what its attention needs, but for the layer's own part of the cache."""
-  count = positions.shape[1]
-  same = segment_ids[:, :, None] == segment_ids[:, None, :]
-  if parent_ids is not None:
-    same |= (parent_ids[:, :, None] == segment_ids[:, None, :]) & (parent_ids != 0)[:, :, None]
-  masks = dict(self_mask=same & jnp.tri(count, dtype=bool))
+  parts = {}
   if cache is not None:
-    masks['prefix_mask'] = cache.prefix_mask
+    parts['prefix_mask'] = cache.prefix_mask
     if cache.suffix is not None:
       size = cache.suffix[0].keys.shape[-1]
-      masks['suffix_mask'] = jnp.arange(size) < cache.length
+      parts['suffix_mask'] = jnp.arange(size) < cache.length
+  count = positions.shape[1]
+  long = attention.is_long(count, sum(mask.shape[-1] for mask in parts.values()))
+  if long:
+    ids = lambda x: None if x is None else x.astype(jnp.int32)
+    places = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), positions.shape)
+    parts['marks'] = marks = Marks(ids(segment_ids), ids(parent_ids), places)
+  else:
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    if parent_ids is not None:
+      same |= (parent_ids[:, :, None] == segment_ids[:, None, :]) & (parent_ids != 0)[:, :, None]
+    parts['self_mask'] = same & jnp.tri(count, dtype=bool)
   contexts = {}
   if set(config.kinds) - {'local'}:
-    context = Context(*attention.rotary_tables(config, positions), **masks)
+    context = Context(*attention.rotary_tables(config, positions), **parts)
     contexts = {kind: context for kind in config.kinds if kind != 'local'}
   if 'local' in config.kinds:
-    near = _windowed(config.window, positions, cache, **masks)
+    if long:
+      parts |= dict(marks=marks._replace(positions=ids(positions)), window=config.window)
+    else:
+      parts = _windowed(config.window, positions, cache, **parts)
     contexts['local'] = Context(
-        *attention.rotary_tables(config, positions, local=True), **near)
+        *attention.rotary_tables(config, positions, local=True), **parts)
   return contexts
 
 

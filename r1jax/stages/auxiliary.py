@@ -44,7 +44,7 @@ def check_model(settings: Mapping[str, Any], shape: ModelConfig, where: str) -> 
 
 def balance(
     passes: list[Routing], head: Routing | None, shape: ModelConfig, settings: Mapping[str, float],
-    num_rows: int,
+    num_rows: jax.Array | int,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """(loss to add, metrics) of a micro-batch; the metrics are for `after_update`.
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from r1jax import checkpoint, divergences, losses, sharding, tokenization
+from r1jax import checkpoint, divergences, hosts, losses, metrics, sharding, tokenization
 from r1jax.compute import Compute
 from r1jax.data import miniature
 from r1jax.data.prompts import PromptStream
@@ -124,8 +124,9 @@ def load_model(
                        tokenizer)
   source = find_model(source, inputs)
   if source.endswith('.gguf'):
-    config, params = gguf.load_gguf(source)
+    config, params = gguf.load_gguf(source, mesh=mesh)
     check_preset(preset, config, source)
+    tokenizer.check_fits(config.vocab_size)
     _check_model_fits(config, mesh)
   else:
     with contextlib.ExitStack() as stack:
@@ -135,12 +136,10 @@ def load_model(
         source = folder
       config = huggingface.read_config(source, prediction_head=prediction_head)
       check_preset(preset, config, source)
+      tokenizer.check_fits(config.vocab_size)
       _check_model_fits(config, mesh)
-      params = huggingface.load_params(source, config)
-  tokenizer.check_fits(config.vocab_size)
-  model = build(config, compute_dtype=compute_dtype, remat=remat)
-  params = jax.device_put(params, sharding.shardings(mesh, model.logical_axes, params))
-  return LoadedModel(model, params, tokenizer)
+      params = huggingface.load_params(source, config, mesh=mesh)
+  return LoadedModel(build(config, compute_dtype=compute_dtype, remat=remat), params, tokenizer)
 
 
 def _random_model(preset: str, mesh: jax.sharding.Mesh, **options) -> tuple[Model, Any]:
@@ -363,6 +362,12 @@ def peak_flops() -> float:
   return 3 * 2 * 1024 ** 3 / (time.perf_counter() - start)
 
 
+def draw_curves(workdir: Path) -> None:
+  """Draws `curves.png` of the metrics in `workdir`."""
+  hosts.from_first(lambda: metrics.plot_curves(metrics.read_metrics(workdir),
+                                               workdir / 'curves.png'))
+
+
 def leave_artifact(
     workdir: Path, *, kind: str, stage: str, config_hash: str, inputs: Mapping[str, Artifact],
     model: ModelConfig, params: Any, tokenizer: Tokenizer, template: str, scores: Mapping[str, Any],
@@ -372,13 +377,16 @@ def leave_artifact(
 
   The manifest also lists `more_files`, which are in `workdir` already.
   """
-  (workdir / 'model').remove()
+  hosts.from_first((workdir / 'model').remove)
   huggingface.export(workdir / 'model', model, params, tokenizer=tokenizer, dtype=dtype)
-  files = tuple(f'model/{name}' for name in sorted((workdir / 'model').file_sizes()))
-  manifest = checkpoint.Manifest(
-      kind=kind, stage=stage, config_hash=config_hash,
-      parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
-      model=model.to_dict(), tokenizer=tokenizer.source, template=template, files=files + more_files,
-      scores=dict(scores), compute=compute.to_dict())
-  checkpoint.write_manifest(workdir, manifest)
-  return Artifact(workdir, manifest)
+
+  def write() -> checkpoint.Manifest:
+    files = tuple(f'model/{name}' for name in sorted((workdir / 'model').file_sizes()))
+    manifest = checkpoint.Manifest(
+        kind=kind, stage=stage, config_hash=config_hash,
+        parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
+        model=model.to_dict(), tokenizer=tokenizer.source, template=template,
+        files=files + more_files, scores=dict(scores), compute=compute.to_dict())
+    checkpoint.write_manifest(workdir, manifest)
+    return manifest
+  return Artifact(workdir, hosts.from_first(write))

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from r1jax import checkpoint, compute, metrics, sharding
+from r1jax import checkpoint, compute, hosts, metrics, sharding
 from r1jax import evaluate as evaluation
 from r1jax.data.curation import readable_completion
 from r1jax.data.prompts import PromptStream
@@ -204,7 +204,8 @@ def run_all(
   for name, config in evaluations.items():
     kept = workdir / 'evaluations' / f'{name}.json'
     config_hash = checkpoint.config_hash(config)
-    if kept.exists() and (found := json.loads(kept.read_text()))['config_hash'] == config_hash:
+    found = hosts.from_first(lambda: json.loads(kept.read_text()) if kept.exists() else {})
+    if found.get('config_hash') == config_hash:
       table[name] = {key: tuple(value) for key, value in found['scores'].items()}
       continue
     source = config['model']['source']
@@ -212,11 +213,11 @@ def run_all(
         to_json(config['model']))
     scored, records = evaluate_model(config, loaded, mesh=mesh, should_stop=should_stop)
     table[name] = scored
-    samples = workdir / 'evaluations' / f'{name}.jsonl'
-    samples.write_text(''.join(to_json(record) + '\n' for record in records))
-    kept.write_text(to_json({
-        'config_hash': config_hash, 'scores': scored,
-        'compute': compute.evaluating(loaded.model.config, records).to_dict()}))
+    taken = compute.evaluating(loaded.model.config, records).to_dict()
+    samples = ''.join(to_json(record) + '\n' for record in records)
+    hosts.from_first(lambda: (workdir / 'evaluations' / f'{name}.jsonl').write_text(samples))
+    hosts.from_first(lambda: kept.write_text(to_json({
+        'config_hash': config_hash, 'scores': scored, 'compute': taken})))
   if table:
     keep_table(table, 'Mean with 95 % interval over problems', workdir, console)
   return table
@@ -224,8 +225,8 @@ def run_all(
 
 def computed(evaluations: Iterable[str], workdir: Path) -> compute.Compute:
   """What the evaluations of these names took that `run_all` has kept in `workdir`."""
-  kept = (json.loads((workdir / 'evaluations' / f'{name}.json').read_text())
-          for name in evaluations)
+  kept = hosts.from_first(lambda: [
+      json.loads((workdir / 'evaluations' / f'{name}.json').read_text()) for name in evaluations])
   return sum((compute.from_dict(found.get('compute', {})) for found in kept), compute.Compute())
 
 
@@ -234,8 +235,8 @@ def keep_table(
   """Prints a table of scores by model, and writes it to `results.md` and `results.json`."""
   rows = [{'model': name, **scored} for name, scored in table.items()]
   metrics.print_table(rows, title, console=console)
-  (workdir / 'results.md').write_text(metrics.format_table(rows, title))
-  (workdir / 'results.json').write_text(to_json(table))
+  written = {'results.md': metrics.format_table(rows, title), 'results.json': to_json(table)}
+  hosts.from_first(lambda: [(workdir / name).write_text(text) for name, text in written.items()])
 
 
 def run(
@@ -263,7 +264,7 @@ def run(
       parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
       template=config.get('template', ''), files=('results.json',), scores=table,
       compute=computed(table, workdir).to_dict())
-  checkpoint.write_manifest(workdir, manifest)
+  hosts.from_first(lambda: checkpoint.write_manifest(workdir, manifest))
   return common.Artifact(workdir, manifest)
 
 

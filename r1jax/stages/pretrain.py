@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from r1jax import checkpoint, metrics, models, sharding
+from r1jax import checkpoint, models, sharding
 from r1jax.data import miniature
 from r1jax.data.packing import pack
 from r1jax.models import ModelConfig
@@ -69,7 +69,7 @@ def run(
                 pad_id=tokenizer.pad_id)
     model = models.build(shape, compute_dtype=config['compute_dtype'], remat=config['remat'])
     params = model.init(jax.random.key(config['seed']))
-    params = jax.device_put(params, sharding.shardings(mesh, model.logical_axes, params))
+    params = sharding.put(params, sharding.shardings(mesh, model.logical_axes, params))
     loaded = common.LoadedModel(model, params, tokenizer)
     params = sft.train_packed(config, loaded, rows, workdir, stage=stage, mesh=mesh,
                               should_stop=should_stop, console=console,
@@ -80,7 +80,7 @@ def run(
     table = evaluate.run_all(
         config['evaluations'], inputs, workdir, mesh=mesh, should_stop=should_stop,
         trained=common.LoadedModel(model, rounded, tokenizer), console=console)
-    metrics.plot_curves(metrics.read_metrics(workdir), workdir / 'curves.png')
+    common.draw_curves(workdir)
     return common.leave_artifact(
         workdir, kind='pretrain', stage=stage, inputs=inputs,
         config_hash=checkpoint.config_hash(config), model=shape, params=params,

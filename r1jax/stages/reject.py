@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from r1jax import checkpoint, compute, metrics, sharding
+from r1jax import checkpoint, compute, hosts, metrics, sharding
 from r1jax.data import curation
 from r1jax.models import ModelConfig
 from r1jax.stages import abstract, common, evaluate
@@ -85,9 +85,15 @@ def run(
   written = {
       'refused': lines((sample, {'reasons': reasons}) for sample, reasons in curated.refused),
       'samples': lines((sample, {}) for sample in curated.kept)}
-  for name, rows in written.items():
-    (workdir / name).remove()
-    metrics.JsonlParts(workdir / name, key='part', resume=0).append(0, rows)
+
+  def write() -> tuple[str, ...]:
+    for name, rows in written.items():
+      (workdir / name).remove()
+      metrics.JsonlParts(workdir / name, key='part', resume=0).append(0, rows)
+    return tuple(f'{folder}/{name}' for folder in written
+                 for name in (workdir / folder).file_sizes())
+
+  files = hosts.from_first(write)
   counts = curated.counts | {
       'correct': sum(sample.correct is True and not sample.truncated for sample in samples)}
   if len(curated.kept) < config['min_kept']:
@@ -100,11 +106,9 @@ def run(
       kind='reject', stage=stage, config_hash=checkpoint.config_hash(config),
       parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
       template=config['template'],
-      files=tuple(f'{folder}/{name}' for folder in written
-                  for name in (workdir / folder).file_sizes()),
-      scores=scores | counts,
+      files=files, scores=scores | counts,
       compute=compute.drawing(loaded.model.config, records).to_dict())
-  checkpoint.write_manifest(workdir, manifest)
+  hosts.from_first(lambda: checkpoint.write_manifest(workdir, manifest))
   return common.Artifact(workdir, manifest)
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load, save
 
-from r1jax import checkpoint, compute, losses, metrics, sharding
+from r1jax import checkpoint, compute, hosts, losses, sharding
 from r1jax import evaluate as evaluation
 from r1jax.data import curation, miniature_general
 from r1jax.data.jsonl import preference_source, safety_source
@@ -460,9 +460,11 @@ def run(
       table['the longer side'] = _accuracy(test.examples, sizes[:, 0] - sizes[:, 1])
     evaluate.keep_table(table, f'Held-out {config["objective"]}: accuracy with 95 % interval over '
                                'questions, calibration of σ(reward)', workdir, console)
-    metrics.plot_curves(metrics.read_metrics(workdir), workdir / 'curves.png')
-    (workdir / _HEAD).write_bytes(save({'head': sharding.to_host(params['head'])}))
-    (workdir / _SETTINGS).write_text(to_json({'objective': config['objective']}))
+    common.draw_curves(workdir)
+    head = save({'head': sharding.to_host(params['head'])})
+    hosts.from_first(lambda: (workdir / _HEAD).write_bytes(head))
+    hosts.from_first(lambda: (workdir / _SETTINGS).write_text(
+        to_json({'objective': config['objective']})))
     return common.leave_artifact(
         workdir, kind='reward_model', stage=stage, config_hash=checkpoint.config_hash(config),
         inputs=inputs, model=loaded.model.config, params=params['backbone'],

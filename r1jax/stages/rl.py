@@ -18,14 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import (
-    advantages, checkpoint, compute, divergences, metrics, reward_model, sharding, train_step)
+    advantages, checkpoint, compute, divergences, hosts, metrics, reward_model, sharding,
+    train_step)
 from r1jax import rollout as rollouts
 from r1jax.data.prompts import PromptBatch
-from r1jax.records import Batch, Rollout, TrainState
+from r1jax.records import Batch, PackedBatch, Rollout, TrainState
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import Rewards
 from r1jax.sampler import Interrupted
-from r1jax.stages import common, evaluate, rl_programs, rl_rewards
+from r1jax.stages import auxiliary, common, evaluate, rl_programs, rl_rewards
 from r1jax.stages.reward_model import load_reward_model
 from r1jax.stages.rl_abstract import programs as programs
 from r1jax.stages.rl_config import DEFAULT as DEFAULT, check as check
@@ -102,6 +103,7 @@ class _Trainer:
     self.mesh, self.should_stop, self.console = mesh, should_stop, console
     loaded = common.load_model(mesh=mesh, inputs=inputs, **config['model'])
     self.model, self.tokenizer = loaded.model, loaded.tokenizer
+    auxiliary.check_model(config, self.model.config, f'config.stages.{stage}')
     self.stop_ids = stop_ids(config['template'], self.tokenizer)
     self.updates = config['epochs'] * config['mini_batches']
     self.iterations = -(-config['steps'] // self.updates)
@@ -238,15 +240,16 @@ class _Trainer:
     """One sampling pass; its rewards are being computed when this returns."""
     prompts, next_counters = self.mixture.batch(counters, self._num_general())
     device_prompts = sharding.place(rollouts.device_prompts(prompts), self.mesh, batch=True)
+    owners = sharding.owners(self.mesh, len(prompts.examples))
     try:
       with watch('rollout'):
         rollout = self.programs.sample(self.state.params, device_prompts, self.place.iteration)
-        host = sharding.to_host((rollout.tokens, rollout.mask, rollout.finished))
+        completions = rollouts.read_rollout(
+            rollout, owners, self.tokenizer, self.stop_ids, self.mesh)
     except Interrupted:
       self._stop()
-    completions = rollouts.read_completions(*host, self.tokenizer, self.stop_ids)
     with watch('rewards'):
-      pending = self.judges.submit(completions, prompts.examples, self._num_general())
+      pending = self.judges.submit(completions, prompts.examples, self._num_general(), owners)
     return _Round(prompts, next_counters, rollout, completions, pending)
 
   def _collect(self, drawn: _Round) -> Rewards:
@@ -292,15 +295,22 @@ class _Trainer:
 
   def _score(self, batch: Batch) -> Batch:
     """The batch with the log-probabilities and values that this config needs."""
-    scored = {}
+    if self.updates == 1 and self.reference is None and self.critic is None:
+      return batch
+    scored, packed = {}, self._packed(batch)
     if self.updates > 1:
-      scored['old_logprobs'] = self.programs.score(self.state.params, batch)
+      scored['old_logprobs'] = self.programs.score(self.state.params, packed)
     if self.reference is not None:
       scored['reference_logprobs'] = self.programs.score(
-          self._fetch('reference', self.reference), batch)
+          self._fetch('reference', self.reference), packed)
     if self.critic is not None:
-      scored['old_values'] = self.programs.value(self.critic.params, batch)
+      scored['old_values'] = self.programs.value(self.critic.params, packed)
     return dataclasses.replace(batch, **scored)
+
+  def _packed(self, batch: Batch) -> Batch | PackedBatch:
+    """The batch as the programs take it."""
+    packs = self.config['packing']['row_length']
+    return rl_programs.pack(batch, self.config, self.mesh) if packs else batch
 
   def _penalise_overlong(self, rewards, completions):
     penalty = sharding.to_host(advantages.overlong_penalty(
@@ -322,14 +332,17 @@ class _Trainer:
           key = np.random.default_rng((config['seed'], self.place.iteration, epoch))
           groups = np.split(key.permutation(config['prompts']), config['mini_batches'])[part]
           batch = self.programs.take(self.batch, sharding.place(groups, self.mesh))
+        mask, batch = batch.completion_mask, self._packed(batch)
         normalizers = rl_programs.batch_normalizers(
-            batch.completion_mask, self.place.kl_coefficient,
+            mask, self.place.kl_coefficient, rl_programs.num_rows(batch),
             aggregation=config['loss']['aggregation'],
             max_length=config['sampling']['max_new_tokens'])
         self.state, measured = self.programs.update(self.state, batch, normalizers)
         if self.critic is not None:
           self.critic, of_critic = self.programs.update_critic(self.critic, batch, normalizers)
           measured |= {f'critic/{name}': value for name, value in of_critic.items()}
+        if isinstance(batch, PackedBatch):
+          measured['packing/fill'] = rl_programs.packing_fill(batch.packing)
         self.place.update = update + 1
         self.place.measured.append(
             {name: float(value) for name, value in sharding.to_host(measured).items()})
@@ -408,8 +421,8 @@ class _Trainer:
         self.config['evaluations'], self.inputs, self.workdir,
         trained=common.LoadedModel(self.model, self.state.params, self.tokenizer),
         mesh=self.mesh, should_stop=self.should_stop, console=self.console)
-    records = metrics.read_metrics(self.workdir)
-    metrics.plot_curves(records, self.workdir / 'curves.png')
+    common.draw_curves(self.workdir)
+    records = hosts.from_first(lambda: metrics.read_metrics(self.workdir))
     return common.leave_artifact(
         self.workdir, kind='rl', stage=self.stage, config_hash=self.hash, inputs=self.inputs,
         model=self.model.config, params=self.state.params, tokenizer=self.tokenizer,
@@ -434,7 +447,7 @@ class _Trainer:
     """Saves everything that the rest of the run depends on; once a place."""
     step = self._steps_done()
     self.checkpoints.wait()   # the save under way may be of this very step
-    if self.checkpoints.latest_step() == step:
+    if hosts.from_first(self.checkpoints.latest_step) == step:
       return
     items = self._items()
     if self.batch is not None:
@@ -445,7 +458,7 @@ class _Trainer:
         'config_hash': self.hash, 'batch_length': length})
 
   def _restore(self):
-    step = self.checkpoints.latest_step()
+    step = hosts.from_first(self.checkpoints.latest_step)
     if step is None:
       return
     meta = self.checkpoints.read_meta(step)

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from r1jax.rewards.suite import named_rewards
-from r1jax.stages import common, evaluate, rl_programs
+from r1jax.stages import auxiliary, common, evaluate, rl_programs
 
 _OPTIMIZER = dict(learning_rate=3e-6, warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0,
                   beta1=0.9, beta2=0.95)
@@ -20,6 +20,9 @@ DEFAULT = dict(
     extra_rounds=0,             # more rollouts at most until groups of unequal rewards fill a batch
     epochs=1, mini_batches=1,   # updates of a rollout: epochs × mini_batches
     micro_batches=1,            # accumulated in one update
+    packing=dict(               # scoring and updates on rows full of prompts and completions
+        row_length=0,           # tokens of a row; 0: unpacked, padded to the longest completion
+        rows=1),                # of a micro-batch (at least one a part of the mesh's batch axis)
     sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32,
                   placement='train'),   # of the sampler's weights on the mesh, or 'tensor'
     rewards={}, reward_workers=2, reward_timeout_s=5.0,
@@ -39,6 +42,7 @@ DEFAULT = dict(
     kl_controller=dict(rule='fixed', target=0.01, horizon=10_000.0),
     reference_refresh=0,        # steps between replacements of the reference by the policy; 0: none
     optimizer=_OPTIMIZER,
+    experts=auxiliary.EXPERTS,
     critic=dict(                # of advantage='gae'
         source='',              # its backbone, and a reward model's head; '': the policy's backbone
         gamma=1.0, gae_lambda=1.0, whiten_rewards=False, whiten_advantages=True, clip_epsilon=0.2,
@@ -59,6 +63,7 @@ def check(config: Mapping[str, Any], where: str, *, own_rewards: bool = False) -
   common.check_config(config, DEFAULT, where)
   common.check_data(config['data'], f'{where}.data')
   common.check_sampling(config['sampling'], f'{where}.sampling')
+  auxiliary.check_experts(config['experts'], f'{where}.experts')
   for fault in (*_batch_faults(config), *_advantage_faults(config), *_loss_faults(config)):
     raise ValueError(f'{where}.{fault}')
   _check_rewards(config, where, own_rewards=own_rewards)
@@ -115,9 +120,22 @@ def _batch_faults(config: Mapping[str, Any]) -> Iterator[str]:
     yield (f'prompts={config["prompts"]} cannot be split into mini_batches × micro_batches = '
            f'{pieces} parts of whole groups: use a multiple of {pieces}')
   longest = config['sampling']['max_new_tokens']
+  yield from _packing_faults(config, config['max_prompt_length'] + longest)
   if not 0 <= config['overlong_buffer'] < longest:
     yield (f'overlong_buffer={config["overlong_buffer"]} leaves no length without a penalty: set it '
            f'from 0 to below sampling.max_new_tokens={longest}')
+
+
+def _packing_faults(config: Mapping[str, Any], longest: int) -> Iterator[str]:
+  row_length, rows = config['packing']['row_length'], config['packing']['rows']
+  if row_length and row_length < longest:
+    yield (f'packing.row_length={row_length} has no room for a prompt and its completion: set it '
+           f'to at least max_prompt_length + sampling.max_new_tokens = {longest}, or to 0')
+  if rows < 1:
+    yield f'packing.rows={rows} leaves nothing to do: set it to at least 1'
+  if row_length and config['micro_batches'] > 1:
+    yield (f'micro_batches={config["micro_batches"]} with packing.row_length={row_length}: set '
+           'packing.rows, the rows of a micro-batch, and micro_batches=1; their number follows')
 
 
 def _advantage_faults(config: Mapping[str, Any]) -> Iterator[str]:

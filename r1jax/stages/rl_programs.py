@@ -13,12 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import advantages, losses, sharding, train_step
-from r1jax.logprobs import completion_logprobs
+from r1jax.data.group_packing import pack_groups
+from r1jax.logprobs import completion_logprobs, micro_batch, packed_logprobs
 from r1jax.masked import masked_max, masked_sum
 from r1jax.models import Model
-from r1jax.records import Batch
-from r1jax.reward_model import completion_values
+from r1jax.models.moe import Routing
+from r1jax.records import Batch, PackedBatch, Packing, Rows
+from r1jax.reward_model import completion_values, packed_values
 from r1jax.sampler import Sampling, make_sampler
+from r1jax.stages import auxiliary
 
 # `config.advantage` -> f(rewards [B, G]) -> [B·G], for advantages of whole completions.
 SEQUENCE_ADVANTAGES = {
@@ -32,7 +35,10 @@ NO_CORRECTION = 'none'
 
 
 class Programs(NamedTuple):
-  """The device programs of the stage; those of a critic are None where there is none."""
+  """The device programs of the stage; those of a critic are None where there is none.
+
+  Where the settings pack, `score`, `value` and the updates take a PackedBatch of `pack`.
+  """
   sample: Callable          # (params, Prompts, iteration) -> Rollout
   score: Callable           # (params, Batch) -> log-probabilities [N, C]
   value: Callable           # (critic's params, Batch) -> values [N, C]
@@ -47,10 +53,62 @@ class Normalizers(NamedTuple):
   loss: jax.Array            # the divisor of the policy loss
   token_count: jax.Array     # the number of completion tokens
   kl_coefficient: jax.Array  # of the whole run, where it adapts
+  num_rows: jax.Array | float = 1.0   # that go through the model; a balance loss is over them
+
+
+# A micro-batch, of a batch or of a packed one.
+Piece = Batch | tuple[Rows, Batch]
+
+
+def pack(batch: Batch, settings: Mapping[str, Any], mesh: jax.sharding.Mesh) -> PackedBatch:
+  """A batch with its packing by `config.packing`; R is a multiple of the parts of a batch.
+
+  The lengths, and they alone, come to the host.
+  """
+  lengths = sharding.to_host((batch.prompt_lengths, jnp.sum(batch.completion_mask != 0, 1)))
+  placed = jax.sharding.NamedSharding(
+      mesh, sharding.spec_that_divides(mesh, (None,), ('batch',)))
+  parts = mesh.size // placed.shard_shape((mesh.size,))[0]
+  packing = pack_groups(
+      *lengths, row_length=settings['packing']['row_length'],
+      num_rows=-(-settings['packing']['rows'] // parts) * parts,
+      longest=batch.prompt_tokens.shape[1] + batch.completion_tokens.shape[1])
+  return PackedBatch(batch, sharding.place(packing, mesh))
+
+
+@jax.jit
+def packing_fill(packing: Packing) -> jax.Array:
+  """The share of the places of its micro-batches that are no padding."""
+  places = packing.num_micro_batches * packing.segment_ids[0].size
+  return jnp.sum(packing.segment_ids != 0) / places
+
+
+def piece_logprobs(
+    model: Model, params, piece: Piece, temperature: float,
+) -> tuple[Batch, jax.Array, jax.Array, list[Routing]]:
+  """(what the loss eats, log-probabilities, entropies, routings) of a micro-batch."""
+  if isinstance(piece, Batch):
+    return piece, *completion_logprobs(model, params, *_inputs(piece), temperature=temperature)
+  rows, batch = piece
+  return batch, *packed_logprobs(
+      model, params, rows, batch.completion_tokens, temperature=temperature)
+
+
+def piece_values(model: Model, params, piece: Piece) -> tuple[Batch, jax.Array]:
+  """(what the loss eats, a critic's values) of a micro-batch."""
+  if isinstance(piece, Batch):
+    return piece, completion_values(model, params, *_inputs(piece))
+  rows, batch = piece
+  return batch, packed_values(model, params, rows, batch.completion_tokens.shape[1])
+
+
+def _inputs(batch: Batch):
+  return (batch.prompt_tokens, batch.prompt_lengths, batch.completion_tokens,
+          batch.completion_mask)
 
 
 def make_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
-  """loss(params, batch, normalizers) for `train_step.make_update`, by fields of `rl.DEFAULT`."""
+  """loss(params, piece, normalizers) for `train_step.make_update`, by fields of `rl.DEFAULT`."""
   options = dict(settings['loss'])
   corrected = options['correction'] != NO_CORRECTION
   if not corrected:
@@ -58,10 +116,9 @@ def make_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
   options['dual_clip'] = options['dual_clip'] or None
   adapts_old = bool(options.pop('old_kl_coefficient'))
 
-  def loss(params, batch: Batch, normalizers: Normalizers):
-    logprobs, entropies = completion_logprobs(
-        model, params, batch.prompt_tokens, batch.prompt_lengths, batch.completion_tokens,
-        batch.completion_mask, temperature=settings['sampling']['temperature'])
+  def loss(params, piece: Piece, normalizers: Normalizers):
+    batch, logprobs, entropies, routings = piece_logprobs(
+        model, params, piece, settings['sampling']['temperature'])
     kl = {'old_kl_coefficient': normalizers.kl_coefficient} if adapts_old else {}
     if settings['kl_coefficient'] and settings['kl_place'] == 'loss':
       kl['kl_coefficient'] = (
@@ -78,16 +135,16 @@ def make_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
         'sampling/logprob_difference/mean':
             masked_sum(difference, batch.completion_mask) / normalizers.token_count,
         'sampling/logprob_difference/max': masked_max(difference, batch.completion_mask)}
-    return value, jax.lax.stop_gradient(measured)
+    balancing, counted = auxiliary.balance(
+        routings, None, model.config, settings['experts'], normalizers.num_rows)
+    return value + balancing, jax.lax.stop_gradient(measured | counted)
   return loss
 
 
 def make_value_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
-  """The critic's loss(params, batch, normalizers), by fields of `rl.DEFAULT`."""
-  def loss(params, batch: Batch, normalizers: Normalizers):
-    values = completion_values(
-        model, params, batch.prompt_tokens, batch.prompt_lengths, batch.completion_tokens,
-        batch.completion_mask)
+  """The critic's loss(params, piece, normalizers), by fields of `rl.DEFAULT`."""
+  def loss(params, piece: Piece, normalizers: Normalizers):
+    batch, values = piece_values(model, params, piece)
     return losses.value_loss(
         values, batch.returns, batch.completion_mask, old_values=batch.old_values,
         clip_epsilon=settings['critic']['clip_epsilon'], normalizer=normalizers.token_count)
@@ -140,25 +197,12 @@ def make_programs(
       sampling=Sampling(**sampling), stop_ids=stops,
       seed=settings['seed'], compute_dtype=settings['model']['compute_dtype'],
       should_stop=should_stop)
-  pieces = settings['micro_batches'] * settings['mini_batches']
-
-  def by_pieces(one):
-    """one(params, batch) -> [n, C], run on pieces of the batch in turn, jitted."""
-    @jax.jit
-    def whole(params, batch: Batch):
-      split = jax.tree.map(lambda x: x.reshape(pieces, x.shape[0] // pieces, *x.shape[1:]), batch)
-      split = sharding.constrain_rows(split, None)
-      out = jax.lax.map(functools.partial(one, params), split)
-      return out.reshape(-1, out.shape[-1])
-    return whole
-
-  def inputs(batch: Batch):
-    return (batch.prompt_tokens, batch.prompt_lengths, batch.completion_tokens,
-            batch.completion_mask)
-
-  score = by_pieces(lambda params, piece: completion_logprobs(
-      model, params, *inputs(piece), temperature=settings['sampling']['temperature'])[0])
-  value = by_pieces(lambda params, piece: completion_values(model, params, *inputs(piece)))
+  packed = bool(settings['packing']['row_length'])
+  by_pieces = _by_micro_batches if packed else functools.partial(
+      _by_pieces, count=settings['micro_batches'] * settings['mini_batches'])
+  score = by_pieces(lambda params, piece: piece_logprobs(
+      model, params, piece, settings['sampling']['temperature'])[1])
+  value = by_pieces(lambda params, piece: piece_values(model, params, piece)[1])
 
   @jax.jit
   def take(batch: Batch, groups):
@@ -166,18 +210,58 @@ def make_programs(
     of_groups = lambda x: x.reshape(num_groups, -1, *x.shape[1:])[groups].reshape(-1, *x.shape[1:])
     return sharding.constrain_rows(jax.tree.map(of_groups, batch))
 
-  def update(loss, optimizer):
+  def update(loss, optimizer, after=None):
     return jax.jit(train_step.make_update(
-        loss, optimizer, num_micro_batches=settings['micro_batches']), donate_argnums=0)
+        loss, optimizer, num_micro_batches=settings['micro_batches'],
+        split=split if packed else None, after=after), donate_argnums=0)
 
   return Programs(
       sample, score, value, jax.jit(make_credit(settings)), take,
-      update(make_loss(model, settings), optimizer),
+      update(make_loss(model, settings), optimizer,
+             auxiliary.after_update(model.config, settings['experts'])),
       update(make_value_loss(model, settings), critic_optimizer))
 
 
+def _by_pieces(one: Callable, count: int) -> Callable:
+  """whole(params, batch), jitted: one(params, piece) -> [n, C] on `count` pieces in turn."""
+  @jax.jit
+  def whole(params, batch: Batch):
+    pieces = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+    pieces = sharding.constrain_rows(pieces, None)
+    out = jax.lax.map(functools.partial(one, params), pieces)
+    return out.reshape(-1, out.shape[-1])
+  return whole
+
+
+def _by_micro_batches(one: Callable) -> Callable:
+  """whole(params, packed), jitted: one(params, piece) -> [R·M, C] put where they belong, [N, C]."""
+  @jax.jit
+  def whole(params, packed: PackedBatch):
+    count, piece = split(packed)
+
+    def put(index, out):
+      chosen = packed.packing.completions[index].reshape(-1)
+      return out.at[chosen].set(one(params, piece(index)), mode='drop')
+    return jax.lax.fori_loop(0, count, put, jnp.zeros(packed.batch.completion_mask.shape))
+  return whole
+
+
+def split(packed: PackedBatch):
+  """`split` of `train_step.make_update`."""
+  return packed.packing.num_micro_batches, functools.partial(micro_batch, packed)
+
+
 @functools.partial(jax.jit, static_argnames=('aggregation', 'max_length'))
-def batch_normalizers(mask, kl_coefficient, *, aggregation, max_length) -> Normalizers:
+def batch_normalizers(
+    mask, kl_coefficient, num_rows=1.0, *, aggregation, max_length) -> Normalizers:
   """Of a whole batch with this completion mask [N, C], for its micro-batches."""
   return Normalizers(losses.loss_normalizer(mask, aggregation, max_length),
-                     jnp.maximum(jnp.sum(mask), 1), jnp.float32(kl_coefficient))
+                     jnp.maximum(jnp.sum(mask), 1), jnp.float32(kl_coefficient),
+                     jnp.float32(num_rows))
+
+
+def num_rows(batch: Batch | PackedBatch) -> jax.Array | int:
+  """Rows that go through the model in an update: of prompts and completions, or packed ones."""
+  if isinstance(batch, PackedBatch):
+    return batch.packing.num_micro_batches * batch.packing.segment_ids.shape[1]
+  return batch.prompt_tokens.shape[0] + batch.completion_tokens.shape[0]

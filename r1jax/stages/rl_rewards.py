@@ -13,7 +13,7 @@ from r1jax import rollout as rollouts
 from r1jax.compute import Compute
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import THINK_CLOSING, THINK_OPENING
-from r1jax.rewards.suite import PendingRewards, RewardFunction, Rewards, RewardSuite, named_rewards
+from r1jax.rewards.suite import RewardFunction, Rewards, RewardSuite, named_rewards
 from r1jax.stages import common
 from r1jax.stages.reward_model import RewardModel, load_reward_model, make_rewards
 from r1jax.tokenization import Tokenizer, opens_think
@@ -35,12 +35,15 @@ class Judge:
     self._suite, self._models = suite, models
 
   def submit(
-      self, completions: Sequence[Completion], examples: Sequence[Mapping],
+      self, completions: Sequence[Completion], examples: Sequence[Mapping], owners: np.ndarray,
   ) -> 'PendingParts':
-    """The reward models' scores of R·G completions of R examples; the rules are being computed."""
-    group_size = len(completions) // len(examples)
-    repeated = rollouts.repeat_examples(examples, group_size)
-    pending = None if self._suite is None else self._suite.submit(completions, repeated)
+    """The reward models' scores of R·G completions of R examples; the rules are being computed.
+
+    Each host computes the rules of the groups that `owners` gives it, and all the models' scores
+    together.
+    """
+    pending = None if self._suite is None else rollouts.SharedRewards(
+        self._suite, completions, examples, owners)
     return PendingParts(pending, *score(self._models, completions, examples))
 
   def close(self) -> None:
@@ -54,7 +57,7 @@ class PendingParts:
   `compute` is what the reward models took.
   """
 
-  def __init__(self, rules: PendingRewards | None, scored: Rewards, compute: Compute):
+  def __init__(self, rules: rollouts.SharedRewards | None, scored: Rewards, compute: Compute):
     self._rules, self._scored, self.compute = rules, scored, compute
 
   def collect(self) -> Rewards:
@@ -86,14 +89,16 @@ class Judges:
 
   def submit(
       self, completions: Sequence[Completion], examples: Sequence[Mapping], num_general: int,
+      owners: np.ndarray,
   ) -> PendingMixture:
     """As `Judge.submit`; the last `num_general` examples are general ones."""
     if not num_general:
-      return PendingMixture([self._reasoning.submit(completions, examples)])
+      return PendingMixture([self._reasoning.submit(completions, examples, owners)])
     split = len(examples) - num_general
     row = split * (len(completions) // len(examples))
-    return PendingMixture([self._reasoning.submit(completions[:row], examples[:split]),
-                           self._general.submit(completions[row:], examples[split:])])
+    return PendingMixture([
+        self._reasoning.submit(completions[:row], examples[:split], owners[:split]),
+        self._general.submit(completions[row:], examples[split:], owners[split:])])
 
   def close(self) -> None:
     for judge in (self._reasoning, self._general):

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from r1jax import checkpoint, compute, losses, metrics, sharding
+from r1jax import checkpoint, compute, losses, sharding
 from r1jax.data.curation import readable_completion
 from r1jax.data.jsonl import reasoning_source
 from r1jax.data.packing import PackedRows, pack
@@ -226,7 +226,7 @@ def run(
     trained = common.LoadedModel(loaded.model, params, loaded.tokenizer)
     table = evaluate.run_all(config['evaluations'], inputs, workdir, trained=trained, mesh=mesh,
                              should_stop=should_stop, console=console)
-    metrics.plot_curves(metrics.read_metrics(workdir), workdir / 'curves.png')
+    common.draw_curves(workdir)
     return common.leave_artifact(
         workdir, kind='sft', stage=stage, config_hash=checkpoint.config_hash(config),
         inputs=inputs, model=loaded.model.config, params=params, tokenizer=loaded.tokenizer,

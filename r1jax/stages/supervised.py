@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from r1jax import checkpoint, metrics, sharding, train_step
+from r1jax import checkpoint, hosts, metrics, sharding, train_step
 from r1jax.stages import common
 from r1jax.storage import Path
 
@@ -120,7 +120,7 @@ def train(
   config_hash = checkpoint.config_hash(config)
   with checkpoint.Checkpointer(workdir / 'checkpoints',
                                keep=config['keep_checkpoints']) as checkpoints:
-    step = checkpoints.latest_step() or 0
+    step = hosts.from_first(checkpoints.latest_step) or 0
     if step:
       if checkpoints.read_meta(step)['config_hash'] != config_hash:
         raise ValueError(f'{workdir} holds a run with another config: use the config it was begun '

@@ -1,0 +1,98 @@
+"""Temporary memory of attention, forward and backward, as rows grow: by blocks and plain.
+
+    python experiments/benchmarks/attention_memory.py
+    python experiments/benchmarks/attention_memory.py --topology=v5e:2x2 --forms blocks
+
+The second needs libtpu, and no TPU.
+
+One row, bfloat16. `attention` is one layer's alone, `model` the gradient of two whole layers, of
+width heads · 128. Nothing is run: the figures are the compiler's (`temp_size_in_bytes`; on TPU that
+is on one chip, and what it keeps in on-chip memory is not in them). Prints one JSON line a length.
+"""
+import argparse
+import json
+import os
+import pathlib
+import sys
+
+FORMS = {
+    # K, R, D, E
+    'grouped': (2, 4, 128, 128),
+    'latent': (8, 1, 192, 128),
+}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--topology', default='', help='of a TPU slice; empty: this machine')
+  parser.add_argument('--lengths', type=int, nargs='+', default=[8192, 16_384, 32_768])
+  parser.add_argument('--forms', nargs='+', default=['blocks', 'plain'])
+  arguments = parser.parse_args()
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+  if arguments.topology:
+    os.environ.update(TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost',
+                      TPU_ACCELERATOR_TYPE='v5litepod-4')
+
+  import jax
+  from jax.experimental import topologies
+  import jax.numpy as jnp
+  from r1jax import models
+  from r1jax.models import attention
+
+  device = (topologies.get_topology_desc(
+      platform='tpu', topology_name=arguments.topology).devices if arguments.topology
+            else jax.devices())[0]
+  here = jax.sharding.SingleDeviceSharding(device)
+  like = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=here)
+  kept = attention.LONG
+
+  def megabytes(function, *shapes):
+    try:
+      compiled = jax.jit(function).lower(*shapes).compile()
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      return 'does not fit'
+    return compiled.memory_analysis().temp_size_in_bytes >> 20
+
+  def of_attention(form, length, plain):
+    k, r, d, e = FORMS[form]
+    shapes = [like((1, length, *rest), 'bfloat16') for rest in ((k, r, d), (k, d), (k, e))]
+
+    def loss(arrays, ids):
+      if plain:
+        mask = (ids[:, :, None] == ids[:, None]) & jnp.tri(length, dtype=bool)
+        out = attention.attend(*arrays, mask)
+      else:
+        places = jnp.arange(length, dtype=jnp.int32)[None]
+        out = attention.attend_long(*arrays, attention.Marks(ids, None, places))
+      return jnp.sum(jnp.square(out.astype(jnp.float32)))
+    return megabytes(jax.grad(loss), shapes, like((1, length), 'int32'))
+
+  def of_model(length, plain):
+    k, r, d, _ = FORMS['grouped']
+    attention.LONG = 1 << 30 if plain else kept
+    config = models.ModelConfig(
+        family='qwen3', vocab_size=256, width=k * r * d, num_layers=2, num_heads=k * r,
+        num_kv_heads=k, head_dim=d, mlp_width=3 * k * r * d, qk_norm=True)
+    model = models.build(config, compute_dtype='bfloat16', remat=True)
+
+    def loss(params, tokens, ids):
+      positions = jnp.arange(length, dtype=jnp.int32)[None]
+      hidden, _, _ = model.apply(params, tokens, positions=positions, segment_ids=ids)
+      return jnp.mean(jnp.square(hidden.astype(jnp.float32)))
+    params = jax.tree.map(lambda x: like(x.shape, x.dtype),
+                          jax.eval_shape(model.init, jax.random.key(0)))
+    ids = like((1, length), 'int32')
+    return megabytes(jax.grad(loss), params, ids, ids)
+
+  for length in arguments.lengths:
+    figures = {f'{name}_{form}_mb': of_attention(name, length, form == 'plain')
+               for name in FORMS for form in arguments.forms}
+    figures |= {f'model_{form}_mb': of_model(length, form == 'plain') for form in arguments.forms}
+    print(json.dumps(dict(device=device.device_kind, length=length) | figures), flush=True)
+
+
+if __name__ == '__main__':
+  sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+  main()

@@ -1,0 +1,98 @@
+"""The same run on 1, 2 and 4 processes of CPU devices and on several meshes: is it the same?
+
+    python experiments/benchmarks/hosts.py
+
+R1-Zero's debug form, three updates, dense (the miniature) and with experts (a tiny Qwen3-MoE).
+Every run is compared with that of one device: rollouts token for token, losses and gradient norms,
+weights. A Markdown table is printed, as in docs/scale.md.
+"""
+import argparse
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[2]
+# (processes, devices of each, the mesh's axes that are not 1)
+LAYOUTS = (
+    (1, 1, {}), (1, 2, dict(fsdp=2)), (1, 4, dict(fsdp=4)), (1, 4, dict(fsdp=2, tensor=2)),
+    (2, 1, dict(fsdp=2)), (2, 1, dict(tensor=2)), (2, 2, dict(fsdp=4)),
+    (2, 2, dict(fsdp=2, tensor=2)), (2, 2, dict(tensor=4)), (4, 1, dict(fsdp=4)),
+    (4, 1, dict(fsdp=2, tensor=2)), (4, 2, dict(fsdp=8)), (4, 2, dict(fsdp=4, tensor=2)))
+SIZES = {'dense': 'tiny', 'experts': 'qwen3_30b_a3b'}
+
+
+def get_config(size: str):
+  """The experiment that is run, as an experiment file: hosts.py:tiny."""
+  sys.path.append(str(ROOT / 'experiments'))
+  import r1_zero
+  config = r1_zero.get_config(f'{size},debug')
+  zero = config.stages.zero
+  zero.evaluations = {}
+  zero.steps, zero.checkpoint_every, zero.kl_coefficient = 3, 3, 0.05
+  return config
+
+
+def run(size: str, processes: int, devices: int, mesh: dict[str, int], workdir: str) -> float:
+  """Seconds of a run to its end; raises SystemExit where a process fails."""
+  with socket.socket() as found:
+    found.bind(('127.0.0.1', 0))
+    port = found.getsockname()[1]
+  environment = os.environ | {
+      'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'PJRT_NPROC': '32',
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+  start, started = time.perf_counter(), []
+  for host in range(processes):
+    join = () if processes == 1 else (
+        f'--coordinator=127.0.0.1:{port}', f'--num_hosts={processes}', f'--host={host}')
+    started.append(subprocess.Popen(
+        [sys.executable, '-m', 'r1jax.main', f'--config={__file__}:{size}', f'--workdir={workdir}',
+         *join, *(f'--config.mesh.{axis}={count}' for axis, count in mesh.items())],
+        env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+  said = [process.communicate()[1] for process in started]
+  for process, complaint in zip(started, said):
+    if process.returncode:
+      raise SystemExit(f'{size} on {processes} × {devices}, {mesh}: {complaint}')
+  return time.perf_counter() - start
+
+
+def compare(size: str, one: str, other: str) -> dict[str, object]:
+  """How far a run is from that of one device."""
+  import numpy as np
+  from safetensors.numpy import load_file
+  from r1jax import metrics
+  rollouts = [list(metrics.read_jsonl(f'{workdir}/zero/rollouts')) for workdir in (one, other)]
+  steps = [metrics.read_metrics(f'{workdir}/zero') for workdir in (one, other)]
+  weights = [load_file(f'{workdir}/zero/model/model.safetensors') for workdir in (one, other)]
+
+  def furthest(name):
+    return max(abs(a[name] - b[name]) for a, b in zip(*steps, strict=True))
+  return {'tokens': 'equal' if rollouts[0] == rollouts[1] else 'DIFFER',
+          'loss': furthest('loss'), 'gradient norm': furthest('grad_norm'),
+          'weights': max(float(np.abs(weights[0][name] - weights[1][name]).max())
+                         for name in weights[0])}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--models', default=','.join(SIZES))
+  names = parser.parse_args().models.split(',')
+  sys.path.append(str(ROOT))
+  print('| model | processes × devices | mesh | tokens | loss | gradient norm | weights | s |\n'
+        '| --- | --- | --- | --- | ---: | ---: | ---: | ---: |', flush=True)
+  with tempfile.TemporaryDirectory() as folder:
+    for name in names:
+      for number, (processes, devices, mesh) in enumerate(LAYOUTS):
+        seconds = run(SIZES[name], processes, devices, mesh, f'{folder}/{name}{number}')
+        found = compare(SIZES[name], f'{folder}/{name}0', f'{folder}/{name}{number}')
+        axes = ', '.join(f'{axis} {size}' for axis, size in mesh.items()) or 'one device'
+        numbers = ' | '.join(f'{found[key]:.1e}' for key in ('loss', 'gradient norm', 'weights'))
+        print(f'| {name} | {processes} × {devices} | {axes} | {found["tokens"]} | {numbers} | '
+              f'{seconds:.0f} |', flush=True)
+
+
+if __name__ == '__main__':
+  main()

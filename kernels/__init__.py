@@ -1,0 +1,1 @@
+"""Programs written for a kind of machine, each beside its plain-JAX reference."""

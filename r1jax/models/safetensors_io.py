@@ -1,0 +1,140 @@
+"""Safetensors files read by ranges and written tensor by tensor: none is ever whole in memory.
+
+The file: eight bytes with the header's length, the header in JSON ({name: type, shape, offsets}),
+the tensors' bytes without gaps. Bytes come by `pread` into a buffer of their own: mapped pages
+would count as the process' memory, and a file that shrinks would kill it.
+"""
+from collections.abc import Iterable, Iterator, Mapping
+import json
+import math
+import os
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+TYPES = {
+    'F32': np.dtype(np.float32),
+    'F16': np.dtype(np.float16),
+    'BF16': np.dtype(ml_dtypes.bfloat16),
+    'F8_E4M3': np.dtype(ml_dtypes.float8_e4m3fn),
+}
+_LONGEST_HEADER = 100_000_000   # the format's own limit, in bytes
+_LEAST_READ = 4096   # bytes: fetching less of a row costs as much as fetching these
+
+
+class Entry(NamedTuple):
+  """What a header says of a tensor; `offset` counts from the beginning of the file."""
+  dtype: str
+  shape: tuple[int, ...]
+  offset: int
+
+
+class File:
+  """An open safetensors file. `entries`: name -> Entry.
+
+  Raises ValueError where the file is torn, now or while it is read.
+  """
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = os.fspath(path)
+    self._file = open(self.path, 'rb', buffering=0)
+    try:
+      self.entries = self._header()
+    except BaseException:
+      self._file.close()
+      raise
+
+  def __enter__(self) -> 'File':
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._file.close()
+
+  def _torn(self, why: str) -> ValueError:
+    return ValueError(f'{self.path} is torn or no safetensors file ({why}): fetch it again.')
+
+  def _header(self) -> dict[str, Entry]:
+    size = os.fstat(self._file.fileno()).st_size
+    length = int.from_bytes(self._bytes(0, 8).tobytes(), 'little') if size >= 8 else _LONGEST_HEADER
+    if 8 + length > size or length > _LONGEST_HEADER:
+      raise self._torn(f'it ends after {size} bytes, within its header')
+    entries, spans = {}, []
+    try:
+      header = json.loads(self._bytes(8, length).tobytes())
+      for name, item in header.items():
+        if name != '__metadata__':
+          begin, end = map(int, item['data_offsets'])
+          shape = tuple(map(int, item['shape']))
+          entries[name] = Entry(item['dtype'], shape, 8 + length + begin)
+          spans.append((begin, end))
+          if min(shape, default=0) < 0 or (item['dtype'] in TYPES and end - begin != math.prod(
+              shape) * TYPES[item['dtype']].itemsize):
+            raise ValueError(f'{name} of shape {list(shape)} has {end - begin} bytes')
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+      raise self._torn(f'its header cannot be read: {error}') from None
+    spans.sort()
+    if [begin for begin, _ in spans] != [0, *(end for _, end in spans)][:len(spans)]:
+      raise self._torn('its tensors overlap or leave gaps')
+    whole = 8 + length + (spans[-1][1] if spans else 0)
+    if size != whole:
+      raise self._torn(f'it has {size} bytes where its header wants {whole}')
+    return entries
+
+  def read(self, name: str, rows: tuple[int, int] | None = None,
+           columns: tuple[int, int] | None = None) -> np.ndarray:
+    """Rows [begin, end) and columns [begin, end) of a tensor, in its own type.
+
+    A tensor of one axis counts as one column. Gives [rows, columns].
+    """
+    entry = self.entries[name]
+    dtype = TYPES[entry.dtype]
+    width = math.prod(entry.shape[1:])
+    (first, last), (left, right) = rows or (0, entry.shape[0]), columns or (0, width)
+    stride, wanted = width * dtype.itemsize, (right - left) * dtype.itemsize
+    if wanted < _LEAST_READ or 2 * wanted > stride:   # whole rows, in one go
+      data = self._bytes(entry.offset + first * stride, (last - first) * stride)
+      return data.view(dtype).reshape(last - first, width)[:, left:right]
+    result = np.empty((last - first, wanted), np.uint8)
+    for row, out in zip(range(first, last), result):
+      self._fill(out, entry.offset + row * stride + left * dtype.itemsize)
+    return result.view(dtype)
+
+  def _bytes(self, offset: int, count: int) -> np.ndarray:
+    out = np.empty(count, np.uint8)
+    self._fill(out, offset)
+    return out
+
+  def _fill(self, out: np.ndarray, offset: int) -> None:
+    done = 0
+    while done < len(out):
+      count = os.preadv(self._file.fileno(), [memoryview(out)[done:]], offset + done)
+      if count == 0:
+        raise self._torn(f'it ends after {offset + done} bytes')
+      done += count
+
+
+def parts(
+    shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]], arrays: Iterable[np.ndarray]
+) -> Iterator[np.ndarray]:
+  """The bytes of a file, part by part: the header, then each tensor.
+
+  Args:
+    shapes: name -> (type, shape), in the order of `order`.
+    arrays: the tensors in the same order, each asked for when the one before is written.
+  """
+  names = {dtype: name for name, dtype in TYPES.items()}
+  header, end = {'__metadata__': {'format': 'pt'}}, 0   # transformers 4 insists on it
+  for name, (dtype, shape) in shapes.items():
+    begin, end = end, end + math.prod(shape) * dtype.itemsize
+    header[name] = {'dtype': names[dtype], 'shape': list(shape), 'data_offsets': [begin, end]}
+  text = json.dumps(header, separators=(',', ':')).encode()
+  text += b' ' * (-len(text) % 8)
+  yield np.frombuffer(len(text).to_bytes(8, 'little') + text, np.uint8)
+  for (dtype, _), array in zip(shapes.values(), arrays):
+    yield np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
+
+
+def order(types: Mapping[str, np.dtype]) -> list[str]:
+  """The names in the order of a file: the widest types first, so that each tensor is aligned."""
+  return sorted(types, key=lambda name: -types[name].itemsize)

@@ -1,0 +1,259 @@
+"""Attention by blocks: both forms against one softmax over a mask that is written down by hand."""
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax.kernels import blockwise, flash, flash_tpu
+from r1jax.kernels.flash import flash_attention
+from r1jax.kernels.marks import Marks, blocks_seen, padded, seen_range
+
+FORMS = pytest.mark.parametrize('form', ['plain', 'kernel'])
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+  """Several blocks even of short rows; the kernel's smallest is 128."""
+  monkeypatch.setitem(flash._BLOCKS, 'cpu', 16)
+  monkeypatch.setattr(flash_tpu, '_LARGEST', 128)
+
+
+def attention_of(form):
+  """`flash_attention`, whose kernel runs interpreted where the form is 'kernel'."""
+  if form == 'plain':
+    return flash_attention
+
+  @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+  def attention(*operands):
+    return run(*operands)[0]
+
+  def run(queries, keys, values, query_marks, key_marks, window):
+    operands = queries, keys, values, query_marks, key_marks
+    results = flash_tpu.forward(*operands, window=window, interpret=True)
+    return results, (*operands, *results)
+
+  def back(window, saved, slopes):
+    *operands, out, log_total = saved
+    with pytest.MonkeyPatch.context() as patch:
+      kernel = functools.partial(flash_tpu.backward, interpret=True, window=window)
+      patch.setattr(flash, '_forms', lambda *_: dict(default=kernel))
+      return flash._backward(window, (*operands, out, log_total), slopes)
+
+  attention.defvjp(run, back)
+  return attention
+
+
+def visible(query_marks, key_marks, window):
+  """[N, T, S] bool, query by query."""
+  q, k = (jax.tree.map(np.asarray, marks) for marks in (query_marks, key_marks))
+  seen = np.zeros((*q.segments.shape, k.segments.shape[1]), bool)
+  for n, t in np.ndindex(q.segments.shape):
+    seen[n, t] = k.segments[n] == q.segments[n, t]
+    if q.parents is not None and q.parents[n, t]:
+      seen[n, t, k.segments[n] == q.parents[n, t]] = True
+    if q.places is not None:
+      seen[n, t, k.places[n] > q.places[n, t]] = False
+    if window is not None:
+      seen[n, t, k.positions[n] <= q.positions[n, t] - window] = False
+  return seen
+
+
+def softmax_over(queries, keys, values, seen):
+  """The definition; a query that sees nothing gives 0 and −1e30."""
+  some = jnp.any(seen, -1)[:, None, None]
+  seen = seen[:, None, None]
+  scores = jnp.where(seen, jnp.einsum('ntkrd,nskd->nkrts', queries, keys), -1e9)
+  total = jax.nn.logsumexp(scores, -1)
+  weights = jnp.where(seen, jnp.exp(scores - total[..., None]), 0)
+  out = jnp.einsum('nkrts,nske->ntkre', weights, values)
+  return out, jnp.moveaxis(jnp.where(some, total, blockwise.NEVER), 3, 1)
+
+
+class Case(NamedTuple):
+  tokens: int
+  keys: int | None = None       # None: the tokens' own
+  heads: tuple = (2, 3)
+  widths: tuple = (8, 8)        # D, E
+  segments: tuple = (1,)        # each as long as the others, in order
+  parents: tuple | None = None
+  window: int | None = None
+  causal: bool = True
+
+
+CASES = {
+    'one head a key, widths that differ, an odd length': Case(139, heads=(4, 1), widths=(12, 6)),
+    'packed completions and their prompts': Case(
+        300, segments=(1, 2, 3, 4, 5, 0), parents=(0, 1, 1, 0, 4, 0)),
+    'whole blocks, packed, a window': Case(256, heads=(1, 2), segments=(1, 2, 0), window=37),
+    'a prefix, of one row nothing real': Case(40, keys=150, causal=False),
+    'a prefix and a window': Case(140, keys=140, causal=False, window=50),
+}
+
+
+def made(case, dtype=jnp.float32):
+  """(queries, keys, values, query marks, key marks) of two rows that differ."""
+  rng = np.random.default_rng(len(str(case)))
+  draw = lambda *shape: jnp.asarray(rng.normal(0, 1.5, shape), dtype)
+  t, (k, r), (d, e) = case.tokens, case.heads, case.widths
+  s = case.keys or t
+  queries, keys, values = draw(2, t, k, r, d) / d ** 0.5, draw(2, s, k, d), draw(2, s, k, e)
+  at = np.arange(t) * len(case.segments) // t
+  rows = lambda x: jnp.asarray(np.broadcast_to(x, (2, np.shape(x)[-1])), jnp.int32)
+  each = lambda ids: rows(np.stack([np.asarray(ids)[at], np.roll(np.asarray(ids)[at], 5)]))
+  positions = rows(np.arange(t)) + (0 if case.keys is None else s // 2)
+  marks = Marks(abs(each(case.segments)), case.parents and each(case.parents),
+                rows(np.arange(t)) if case.causal else None,
+                None if case.window is None else positions)
+  if case.keys is None:
+    return queries, keys, values, marks, marks._replace(parents=None)
+  real = jnp.asarray(np.arange(s) < [[s - 3], [0]], jnp.int32)
+  key_marks = Marks(real, positions=None if case.window is None else rows(np.arange(s)))
+  return queries, keys, values, marks, key_marks
+
+
+@FORMS
+@pytest.mark.parametrize('name', CASES)
+def test_values_and_gradients_are_those_of_one_softmax(name, form):
+  case = CASES[name]
+  *arrays, query_marks, key_marks = made(case)
+  attention, seen = attention_of(form), visible(query_marks, key_marks, case.window)
+  rng = np.random.default_rng(0)
+  out_weights = rng.normal(size=(*arrays[0].shape[:-1], case.widths[1])).astype(np.float32)
+  total_weights = rng.normal(size=arrays[0].shape[:-1]).astype(np.float32)
+
+  def both(attend):
+    def loss(arrays):
+      out, log_total = attend(*arrays)
+      return jnp.sum(out * out_weights) + jnp.sum(
+          jnp.where(log_total > blockwise.LOWEST, log_total, 0) * total_weights), (out, log_total)
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
+
+  got = both(lambda *x: attention(*x, query_marks, key_marks, case.window))
+  want = both(lambda *x: softmax_over(*x, seen))
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+
+
+@FORMS
+def test_bfloat16_is_summed_in_float32(form):
+  *arrays, query_marks, key_marks = made(Case(300), jnp.bfloat16)
+  out, log_total = jax.jit(lambda *x: attention_of(form)(*x, query_marks, key_marks, None))(*arrays)
+  assert out.dtype == jnp.bfloat16 and log_total.dtype == jnp.float32
+  exact, exact_total = softmax_over(
+      *(x.astype(jnp.float32) for x in arrays), visible(query_marks, key_marks, None))
+  np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.02)
+  np.testing.assert_allclose(log_total, exact_total, atol=1e-4)
+
+
+def test_parts_merge_exactly_by_their_log_sum_exps():
+  """Value and gradient: the keys cut in two anywhere, and a part that nobody sees."""
+  *arrays, query_marks, key_marks = made(Case(70, segments=(1, 2, 3, 0)))
+  slices = slice(0, 31), slice(31, None), slice(0, 20)
+  marks = [jax.tree.map(lambda x: x[:, at], key_marks) for at in slices]
+  marks[2] = marks[2]._replace(segments=marks[2].segments + 9)
+
+  def merged(queries, keys, values):
+    outs, log_totals = zip(*(flash_attention(
+        queries, keys[:, at], values[:, at], query_marks, m, None) for at, m in zip(slices, marks)))
+    log_totals = jnp.stack(log_totals)
+    weights = jnp.exp(log_totals - jax.nn.logsumexp(log_totals, 0))[..., None]
+    return sum(w * out for w, out in zip(weights, outs))
+
+  whole = lambda *x: flash_attention(*x, query_marks, key_marks, None)[0]
+  slopes = np.random.default_rng(1).normal(size=arrays[0].shape).astype(np.float32)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def both(f, arrays):
+    out, back = jax.vjp(f, *arrays)
+    return out, *back(slopes)
+  for a, b in zip(both(merged, arrays), both(whole, arrays)):
+    np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+
+
+@FORMS
+def test_blocks_that_nobody_sees_are_not_computed(form):
+  """What stands there is not a number, and a number it would become if it were touched."""
+  queries, keys, values, query_marks, key_marks = made(Case(384, heads=(1, 1)))
+  late = np.arange(384)[None, :, None, None] >= 256
+  values = jnp.where(late, jnp.nan, values)
+  slope = jnp.where(late[..., None], 0.0, jnp.ones((2, 384, 1, 1, 8)))
+  attention = attention_of(form)
+  (out, _), back = jax.vjp(
+      lambda q, k, v: attention(q, k, v, query_marks, key_marks, None), queries, keys, values)
+  assert np.all(np.isfinite(out[:, :256])) and not np.any(np.isfinite(out[:, 256:]))
+  d_queries, _, _ = back((slope, jnp.zeros(slope.shape[:-1])))
+  assert np.all(np.isfinite(d_queries[:, :256]))
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_a_block_in_which_somebody_sees_somebody_is_never_passed_over(seed):
+  rng = np.random.default_rng(seed)
+  draw = lambda high: jnp.asarray(np.sort(rng.integers(0, high, (2, 24)), 1), jnp.int32)
+  shuffled = lambda x: jnp.asarray(rng.permuted(x, axis=1)) if seed % 2 else x
+  query = Marks(draw(4), shuffled(draw(3)), shuffled(draw(30)), shuffled(draw(30)))
+  key = Marks(draw(5), None, shuffled(draw(40)), draw(30))
+  window = [None, 1, 9][seed % 3]
+  query, key = padded(query, 8, queries=True), padded(key, 8, queries=False)
+  seen = visible(query, key, window)
+  assert not seen[:, 24:].any() and not seen[:, :, 24:].any()
+  blocks = lambda marks: jax.tree.map(lambda x: x.reshape(2, 4, 8), marks)
+  found = np.asarray(blocks_seen(blocks(query), blocks(key), window))
+  needed = seen.reshape(2, 4, 8, 4, 8).any((2, 4))
+  assert np.all(found >= needed)
+  first, end = seen_range(found)
+  inside = (np.arange(4) >= first[..., None]) & (np.arange(4) < end[..., None])
+  assert np.all(inside >= found) and np.all(inside.any(-1) == found.any(-1))
+
+
+def test_of_causal_rows_no_block_above_the_diagonal_is_visited():
+  places = jnp.arange(96, dtype=jnp.int32).reshape(1, 6, 16)
+  marks = padded(Marks(jnp.ones((1, 85), jnp.int32), None, jnp.arange(85, dtype=jnp.int32)[None]),
+                 11, queries=False)
+  marks = jax.tree.map(lambda x: x.reshape(1, 6, 16), marks)
+  query = Marks(jnp.ones((1, 6, 16), jnp.int32), jnp.zeros((1, 6, 16), jnp.int32), places)
+  np.testing.assert_array_equal(blocks_seen(query, marks, None)[0], np.tri(6, dtype=bool))
+
+
+def temporary_bytes(length):
+  like = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
+  ids = like(1, length, dtype=jnp.int32)
+
+  def loss(arrays, ids):
+    marks = Marks(ids, None, ids)
+    return jnp.sum(flash_attention(*arrays, marks, marks)[0])
+  shapes = like(1, length, 1, 2, 16), like(1, length, 1, 16), like(1, length, 1, 16)
+  return jax.jit(jax.grad(loss)).lower(shapes, ids).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_temporary_memory_grows_with_length_and_not_with_its_square(monkeypatch):
+  monkeypatch.setitem(flash._BLOCKS, 'cpu', 128)
+  short, middle, long = map(temporary_bytes, (2048, 4096, 8192))
+  assert middle < 2.5 * short and long < 2.5 * middle
+  assert long < 8192 ** 2      # a quarter of one head's scores
+
+
+def test_on_tpu_it_is_the_kernel_and_elsewhere_not():
+  *arrays, query_marks, key_marks = made(Case(200))
+  loss = lambda x: jnp.sum(flash_attention(*x, query_marks, key_marks)[0])
+  traced = jax.jit(jax.grad(loss)).trace(arrays)
+  calls = lambda platform: traced.lower(
+      lowering_platforms=(platform,)).as_text().count('tpu_custom_call')
+  assert calls('tpu') == 3      # forward, slopes of queries, slopes of keys and values
+  assert calls('cpu') == calls('cuda') == 0
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(keys=jnp.ones((2, 20, 2, 9))), r'keys \(2, 20, 2, 9\) and values'),
+    (dict(values=jnp.ones((2, 19, 2, 8))), r'values \(2, 19, 2, 8\) do not fit'),
+    (dict(query_marks=Marks(jnp.ones((2, 20)))), 'query segments are float32.*give int32'),
+    (dict(key_marks=Marks(jnp.ones((2, 20), jnp.int32))), 'places of one side only'),
+    (dict(window=4), 'window=4 needs the positions'),
+])
+def test_what_does_not_fit_is_refused(change, message):
+  names = 'queries', 'keys', 'values', 'query_marks', 'key_marks'
+  arguments = dict(zip(names, made(Case(20)))) | dict(window=None) | change
+  with pytest.raises(ValueError, match=message):
+    flash_attention(*arguments.values())

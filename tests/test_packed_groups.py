@@ -1,0 +1,297 @@
+"""Packed groups give what unpacked ones give: values, losses, gradients, whole runs."""
+import dataclasses
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import runs
+from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
+from test_models_families import CONFIGS
+
+from r1jax import metrics, models, sharding, train_step
+from r1jax.data.group_packing import pack_groups
+from r1jax.records import Batch
+from r1jax.reward_model import init_scalar
+from r1jax.stages import rl, rl_programs
+
+BYTES = {'bytes': (runs.by_bytes, 1.0)}
+MESH = sharding.make_mesh(1, 1, jax.devices()[:1])
+
+
+# Where tokens lie.
+
+
+GROUPS = st.integers(1, 5).flatmap(lambda size: st.lists(st.tuples(
+    st.integers(1, 7), st.lists(st.integers(0, 13), min_size=size, max_size=size)), min_size=1,
+    max_size=8))
+
+
+@hypothesis.settings(deadline=None, derandomize=True, max_examples=60)
+@hypothesis.given(GROUPS, st.sampled_from([20, 21, 27, 64]), st.sampled_from([1, 2, 5]))
+def test_every_completion_is_whole_in_one_row_behind_its_prompt(groups, length, num_rows):
+  prompts = np.array([prompt for prompt, _ in groups])
+  completions = np.array([sizes for _, sizes in groups]).reshape(-1)
+  group_size = completions.size // prompts.size
+  packing = pack_groups(prompts, completions, row_length=length, num_rows=num_rows, longest=20)
+  assert {field.dtype.name for field in jax.tree.leaves(packing)} == {'int32'}
+  assert packing.segment_ids.shape[1:] == packing.positions.shape[1:] == (num_rows, length)
+  flat = lambda x: x.reshape(-1, x.shape[-1])
+  segments, positions, members, starts, ends = map(flat, (
+      packing.segment_ids, packing.positions, packing.completions, packing.starts,
+      packing.prompt_ends))
+  assert sorted(members[members < completions.size]) == list(range(completions.size))
+  used = 0
+  for row in range(len(segments)):
+    here = [n for n in members[row] if n < completions.size]
+    places = {}
+    for slot, n in enumerate(here):
+      b, start, end = n // group_size, starts[row, slot], ends[row, slot]
+      places |= dict.fromkeys(range(start, start + completions[n]), 1 + len(prompts) + n)
+      places |= dict.fromkeys(range(end - prompts[b] + 1, end + 1), 1 + b)
+      own = positions[row, start:start + completions[n]]
+      np.testing.assert_array_equal(own, prompts[b] + np.arange(completions[n]))
+      np.testing.assert_array_equal(
+          positions[row, end - prompts[b] + 1:end + 1], np.arange(prompts[b]))
+      assert end < start
+    # Nothing else is there, nothing overlaps, and padding is at the end.
+    assert [places.get(place, 0) for place in range(length)] == segments[row].tolist()
+    distinct = {n // group_size for n in here}
+    assert len(places) == sum(prompts[b] for b in distinct) + sum(completions[n] for n in here)
+    assert not segments[row, len(places):].any() and not positions[row, len(places):].any()
+    used += bool(here)
+  assert packing.num_micro_batches == -(-used // num_rows)
+  assert not segments[used:].any()
+  lower = [segments[row].astype(bool).sum() for row in range(used)]
+  for one in range(used):     # no two rows could have been one
+    assert all(lower[one] + lower[other] > length for other in range(one))
+
+
+def test_rows_are_full_of_lengths_as_rollouts_have_them():
+  for seed in range(5):
+    rng = np.random.default_rng(seed)
+    prompts = rng.integers(100, 301, 32)
+    completions = np.clip(rng.lognormal(6, 0.8, 512), 1, 2048).astype(int)
+    packing = pack_groups(prompts, completions, row_length=4096, num_rows=1, longest=2348)
+    assert rl_programs.packing_fill(packing) > 0.95
+    real = prompts.sum() + completions.sum()
+    assert real / (packing.num_micro_batches * 4096) > 0.9     # copies of prompts left out
+
+
+def test_shapes_depend_on_settings_more_than_on_lengths():
+  pack = functools.partial(pack_groups, row_length=64, num_rows=2, longest=40)
+  shapes = {tuple(x.shape for x in jax.tree.leaves(pack(
+      np.full(4, 8), np.full(16, size)))) for size in (5, 11, 17, 32)}
+  assert len(shapes) == 1
+  many = pack(np.full(4, 1), np.full(16, 1))
+  assert many.completions.shape[2] == 32 and many.num_micro_batches == 1
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (([3, 4], [1, 2, 3], 10), r'prompt_lengths \(2,\) and completion_lengths \(3,\) do not fit'),
+    (([0], [1], 10), 'a prompt has no token'),
+    (([3], [8], 10), 'have 11 tokens, of at most longest=10, in rows of row_length=12'),
+    (([3], [8], 13), 'at most longest=13, in rows of row_length=12: raise the lower')])
+def test_groups_that_do_not_fit_are_refused_in_one_sentence(arguments, message):
+  prompts, completions, longest = arguments
+  with pytest.raises(ValueError, match=message):
+    pack_groups(np.array(prompts), np.array(completions), row_length=12, num_rows=1,
+                longest=longest)
+
+
+# Values, losses and gradients.
+
+
+def settings_of(row_length=0, rows=1, **fields):
+  return runs.merged(rl.DEFAULT, dict(group_size=4, packing=dict(
+      row_length=row_length, rows=rows), sampling=dict(max_new_tokens=9)) | fields)
+
+
+@pytest.fixture(scope='module')
+def batch(prompts):
+  """Four groups of four with lengths from 0 to 9, all scores given."""
+  rng = np.random.default_rng(0)
+  lengths = np.array([9, 3, 0, 1, 9, 9, 8, 7, 1, 1, 0, 2, 5, 9, 4, 6])
+  draw = lambda: jnp.asarray(rng.normal(-3, 0.3, (16, 9)), jnp.float32)
+  tokens = jnp.asarray(rng.integers(0, 40, (16, 9)), jnp.int32)
+  return Batch(prompts.tokens, prompts.lengths, tokens,
+               jnp.asarray(np.arange(9) < lengths[:, None], jnp.float32), draw(),
+               jnp.asarray(rng.normal(size=16), jnp.float32), draw(), draw(), 3 + draw(),
+               3 + draw())
+
+
+def by_update(loss, params, batch, settings, **options):
+  """(metrics, gradients) of `train_step.make_update`, whose optimiser only keeps the gradients."""
+  keep = optax.GradientTransformation(lambda params: params, lambda grads, state, params: (
+      jax.tree.map(jnp.zeros_like, grads), grads))
+  normalizers = rl_programs.batch_normalizers(
+      getattr(batch, 'batch', batch).completion_mask, 0.3,
+      aggregation=settings['loss']['aggregation'], max_length=9)
+  update = jax.jit(train_step.make_update(loss, keep, **options))
+  state, measured = update(train_step.init_state(params, keep), batch, normalizers)
+  return measured, state.optimizer
+
+
+def assert_equal(got, want):
+  for name in want[0]:
+    assert float(got[0][name]) == pytest.approx(float(want[0][name]), rel=1e-5, abs=1e-5), name
+  scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(want[1]))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a / scale, b / scale, atol=1e-5),
+               got[1], want[1])
+
+
+LOSSES = {
+    'sequence_mean': dict(kl_coefficient=0.3),
+    'token_mean': dict(loss=dict(aggregation='token_mean', entropy_coefficient=0.1,
+                                 correction='sequence_mask', old_kl_coefficient=0.2)),
+    'gspo': dict(loss=dict(ratio_level='sequence', aggregation='fixed_length')),
+}
+
+
+@pytest.fixture(scope='module')
+def unpacked(tiny, batch):
+  """case -> what `by_update` gives of the batch as it is."""
+  @functools.cache
+  def run(case):
+    settings = settings_of(**LOSSES[case])
+    return by_update(rl_programs.make_loss(tiny.model, settings), tiny.params, batch, settings)
+  return run
+
+
+@pytest.mark.parametrize('case', LOSSES)
+def test_packed_losses_and_gradients_equal_the_unpacked(tiny, batch, unpacked, case):
+  settings = settings_of(24, 2, **LOSSES[case])
+  loss = rl_programs.make_loss(tiny.model, settings)
+  packed = rl_programs.pack(batch, settings, MESH)
+  assert packed.packing.num_micro_batches > 1
+  rows_of = [np.flatnonzero((packed.packing.segment_ids == 1 + b).any(-1)) for b in range(4)]
+  assert max(map(len, rows_of)) > 1     # a group is split over rows
+  got = by_update(loss, tiny.params, packed, settings, split=rl_programs.split)
+  assert_equal(got, unpacked(case))
+
+
+@pytest.fixture(scope='module')
+def critic(tiny):
+  head = np.random.default_rng(3).normal(size=tiny.model.config.width)
+  return init_scalar(tiny.model, tiny.params) | {'head': jnp.asarray(head, jnp.float32)}
+
+
+def test_a_packed_critic_learns_the_same(tiny, critic, batch):
+  settings = settings_of(24, 2, advantage='gae')
+  loss = rl_programs.make_value_loss(tiny.model, settings)
+  packed = rl_programs.pack(batch, settings, MESH)
+  got = by_update(loss, critic, packed, settings, split=rl_programs.split)
+  assert_equal(got, by_update(loss, critic, batch, settings))
+
+
+def test_packed_scores_stand_where_the_unpacked_do(tiny, prompts, batch, teacher_forced):
+  settings = settings_of(20, 3)
+  programs = rl_programs.make_programs(tiny.model, None, None, settings, (0,), lambda: False)
+  packed = rl_programs.pack(batch, settings, MESH)
+  want, _ = teacher_forced(tiny.params, prompts, batch.completion_tokens, 1.0)
+  score = lambda packed: np.where(
+      batch.completion_mask, programs.score(tiny.params, packed), 0)
+  np.testing.assert_allclose(score(packed), np.where(batch.completion_mask, want, 0), atol=2e-5)
+  # What stands in the padding of prompts, completions and of slots changes nothing.
+  other = dataclasses.replace(
+      batch, prompt_tokens=jnp.where(jnp.arange(6) < prompts.lengths[:, None],
+                                     batch.prompt_tokens, 39 - batch.prompt_tokens),
+      completion_tokens=jnp.where(batch.completion_mask, batch.completion_tokens, 7))
+  np.testing.assert_array_equal(score(dataclasses.replace(packed, batch=other)), score(packed))
+
+
+FAMILIES = {
+    'gemma3': dict(num_layers=2, layers=((('local', 'dense'), 1),)),
+    'deepseek_v3': dict(num_layers=1, layers=((('experts',), 1),), prediction_head=False),
+}
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_windows_latents_and_experts_see_the_same_when_packed(family, batch, random_params):
+  model = models.build(dataclasses.replace(CONFIGS[family], **FAMILIES[family]))
+  params, settings = random_params(model), settings_of(24, 2)
+  scores = []
+  for packing in (dict(row_length=24, rows=2), dict(row_length=0)):
+    programs = rl_programs.make_programs(
+        model, None, None, settings | dict(packing=packing), (0,), lambda: False)
+    given = rl_programs.pack(batch, settings, MESH) if packing['row_length'] else batch
+    scores.append(np.where(batch.completion_mask, programs.score(params, given), 0))
+  np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_on_four_devices_give_the_gradient_of_one(tiny, batch, unpacked):
+  settings = settings_of(24, 1, kl_coefficient=0.3)
+  loss = rl_programs.make_loss(tiny.model, settings)
+  mesh = sharding.make_mesh(4, 1, jax.devices()[:4])
+  with sharding.use(mesh):
+    packed = rl_programs.pack(sharding.place(batch, mesh, batch=True), settings, mesh)
+    assert packed.packing.segment_ids.shape[1] == 4
+    params = jax.device_put(
+        tiny.params, sharding.shardings(mesh, tiny.model.logical_axes, tiny.params))
+    got = by_update(loss, params, packed, settings, split=rl_programs.split)
+  assert_equal(got, unpacked('sequence_mean'))
+
+
+# Whole runs.
+
+
+PPO = dict(
+    steps=4, prompts=4, mini_batches=2, extra_rounds=1, checkpoint_every=10, advantage='gae',
+    kl_coefficient=0.1, kl_place='reward', kl_estimator='k1', optimizer=dict(learning_rate=1e-4),
+    critic=dict(optimizer=dict(learning_rate=1e-4)), sampling=dict(max_new_tokens=8, chunk=4))
+
+
+def run_packed(base, workdir, should_stop=lambda: False, **packing):
+  config = runs.rl_config(base, **PPO, packing=packing)
+  return rl.run(config, {}, workdir, should_stop=should_stop, reward_functions=BYTES)
+
+
+@pytest.fixture(scope='module')
+def packed_run(base, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('packed')
+  run_packed(base, workdir, row_length=48, rows=1)
+  return workdir
+
+
+def test_a_packed_run_draws_the_same_rollouts_and_measures_the_same(packed_run, base, tmp_path):
+  """A critic, the KL, dynamic sampling and mini-batches, all at once."""
+  run_packed(base, tmp_path)
+  packed, padded = (list(metrics.read_jsonl(workdir / 'rollouts'))
+                    for workdir in (packed_run, tmp_path))
+  assert packed == padded and len(packed) >= 16
+  records = [metrics.read_metrics(workdir) for workdir in (packed_run, tmp_path)]
+  assert len(records[0]) == 2
+  for ours, theirs in zip(*records, strict=True):
+    assert 0.3 < ours['packing/fill'] <= 1
+    assert ours.keys() - theirs.keys() == {'packing/fill'}
+    for name in theirs:
+      if not name.startswith(runs.TIMED):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-5), name
+
+
+def test_pitfall_20_a_packed_run_that_was_stopped_ends_as_if_it_was_not(
+    packed_run, base, tmp_path):
+  _, (sentence,) = runs.finish(lambda should_stop: run_packed(
+      base, tmp_path, should_stop, row_length=48, rows=1), (3,))
+  assert 'step 1 ' in sentence     # between two updates
+  runs.assert_same(packed_run, tmp_path)
+
+
+REFUSED = {
+    'room': (dict(row_length=39), 'packing.row_length=39 has no room .*at least .* = 40'),
+    'negative': (dict(row_length=-1), 'packing.row_length=-1 has no room'),
+    'rows': (dict(row_length=64, rows=0), 'packing.rows=0 leaves nothing to do'),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_impossible_rows_are_refused_before_anything_is_loaded(case):
+  packing, sentence = REFUSED[case]
+  with pytest.raises(ValueError, match=f'zero.{sentence}'):
+    rl.check(runs.rl_config('base', packing=packing), 'zero')
+  with pytest.raises(ValueError, match='zero.micro_batches=2 with packing.row_length=64: set pack'):
+    rl.check(runs.rl_config('base', packing=dict(row_length=64), micro_batches=2), 'zero')
