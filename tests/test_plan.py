@@ -18,7 +18,7 @@ import r1
 import r1_zero
 from r1jax import models, sharding, train_step
 from r1jax.pipeline import KINDS
-from r1jax.plan import chips, estimate, hlo, search, table
+from r1jax.plan import chips, estimate, hlo, search
 from r1jax.records import Batch
 from r1jax.stages import abstract, common, rl_programs
 
@@ -321,18 +321,8 @@ def test_a_plan_counts_what_lies_besides():
   assert (kept['update'], kept['prefill']) == (close(1), close(4))       # and the reference
   away = besides(kl_coefficient=0.1, in_host_memory=('reference', 'optimizer'))
   assert (away['update'], away['prefill'], away['score']) == (0, close(1), close(1))
-
-
-def test_a_plan_sums_up_an_iteration():
-  kept = estimate.plan_stage(zero(kl_coefficient=0.1), 'zero', devices(1))
-  assert [one.figures.name for one in kept.estimates] == [
-      'reshard', 'prefill', 'cache, first chunk', 'decode, first chunk', 'cache, last chunk',
-      'decode, last chunk', 'score', 'update']
-  summary = table.summarise(kept, 0)
-  assert summary['iterations'] == 2 and kept.fits
-  assert summary['overlapped']['seconds'] <= summary['in_turn']['seconds'] <= (
-      summary['serial']['seconds'])
-  assert json.loads(json.dumps(table.to_dict(kept, devices(1), 5)))['run']['iterations'] == 5
+  packed = zero()['stages']['zero']['packing'] | dict(row_length=128)
+  assert besides(packing=packed) == plain
 
 
 def test_every_kind_of_stage_has_its_programs():
@@ -425,20 +415,30 @@ def plan(*flags):
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path):
-  done = plan('--topology=local:2', '--config.mesh.fsdp=-1', f'--json={tmp_path / "plan.json"}')
+  done = plan('--topology=local:2', '--config.mesh.fsdp=-1', '--steps=5',
+              '--config.stages.zero.kl_coefficient=0.1', f'--json={tmp_path / "plan.json"}')
   assert done.returncode == 0, done.stderr
   assert 'mesh fsdp=2: memory of a chip' in done.stdout and 'tokens/s' in done.stdout
   stage, = json.loads((tmp_path / 'plan.json').read_text())
   assert stage['mesh']['fsdp'] == 2 and stage['fits']
-  update = next(one for one in stage['programs'] if one['name'] == 'update')
-  assert update['flops'] > update['xla_flops'] > 0
-  assert {one['kind'] for one in update['traffic']} & {'all-gather', 'all-reduce'}
+  programs = {one['name']: one for one in stage['programs']}
+  assert list(programs) == [
+      'reshard', 'prefill', 'cache, first chunk', 'decode, first chunk', 'cache, last chunk',
+      'decode, last chunk', 'score', 'update']
+  assert programs['update']['flops'] > programs['update']['xla_flops'] > 0
+  assert {one['kind'] for one in programs['update']['traffic']} & {'all-gather', 'all-reduce'}
+  run = stage['run']
+  assert run['iterations'] == 5
+  assert run['overlapped']['seconds'] <= run['in_turn']['seconds'] <= run['serial']['seconds']
+  assert run['serial']['seconds'] == pytest.approx(
+      sum(one['serial'] for one in stage['programs']))
 
 
 def test_a_slice_is_compiled_for_without_one(tmp_path):
   if importlib.util.find_spec('libtpu') is None:
     pytest.skip('libtpu is not installed: the extra `plan` has it')
   done = plan('--topology=v5e:2x2', '--config.mesh.fsdp=-1', '--cache=',
+              '--config.stages.zero.micro_batches=1',
               f'--json={tmp_path / "plan.json"}')
   assert done.returncode == 0, done.stderr
   stage, = json.loads((tmp_path / 'plan.json').read_text())

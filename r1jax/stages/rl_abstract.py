@@ -17,6 +17,7 @@ def programs(
   """A rollout without extra rounds, what scores it, and its updates; see `abstract.Programs`.
 
   Left out is what takes next to no time: crediting, taking groups, the reward models' passes.
+  Packed rows are planned as the padded batch that they stand for, which takes at least as much.
 
   Args:
     config: the stage's.
@@ -24,6 +25,7 @@ def programs(
     shape_of: from the `model` part of a stage to its ModelConfig.
     mean_length: of the completions; 0: all have the greatest length.
   """
+  config = config | {'packing': config['packing'] | {'row_length': 0}}
   longest, group = config['sampling']['max_new_tokens'], config['group_size']
   mean_length = mean_length or longest
   model = abstract.model_of(config['model'], shape_of(config['model']))
