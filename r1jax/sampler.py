@@ -153,7 +153,7 @@ class Sampler(NamedTuple):
   sample: Callable
   reshard: Callable        # params -> params, cast and placed for decoding
   prefill: Callable        # (resharded params, Prompts, iteration) -> state
-  grow: Callable           # (cache, num_rows=, size=) -> cache with room for `size` tokens a row
+  room: Callable           # an array of the cache, as of `transformer.suffix_room`, made larger
   decode_chunk: Callable   # (resharded params, donated state, end) -> (state, all have finished)
 
   def __call__(self, params, prompts: Prompts, iteration) -> Rollout:
@@ -228,7 +228,15 @@ def make_sampler(
         starts=jnp.repeat(prompts.lengths, group_size), tokens=record_of(jnp.int32),
         logprobs=record_of(jnp.float32), truncated=record_of(jnp.float32))
 
-  grow = jax.jit(by_placement(transformer.with_suffix), static_argnames=('num_rows', 'size'))
+  room = jax.jit(by_placement(transformer.suffix_room),
+                 static_argnames=('part', 'num_rows', 'size'))
+
+  def grow(old: jax.Array | None, prefix: jax.Array, **shape) -> jax.Array:
+    """As `room`; the old array goes before the next one is made, so never two whole caches."""
+    new = room(old, prefix, **shape)
+    if old is not None:
+      old.delete()
+    return new
 
   def step(params, state: _Decoding) -> _Decoding:
     keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.index)
@@ -266,14 +274,15 @@ def make_sampler(
     for end in range(chunk, max_new_tokens + chunk, chunk):
       if should_stop():
         raise Interrupted('the rollout was interrupted between two chunks')
-      cache = grow(state.cache, num_rows=state.finished.shape[0], size=min(end, max_new_tokens))
+      cache = transformer.with_suffix(
+          state.cache, state.finished.shape[0], min(end, max_new_tokens), grow)
       state = dataclasses.replace(state, cache=cache)
       state, done = decode_chunk(params, state, jnp.int32(min(end, max_new_tokens)))
       if end < max_new_tokens and sharding.to_host(done):
         break
     return finish(prompts, state)
 
-  return Sampler(sample, reshard, prefill, grow, decode_chunk)
+  return Sampler(sample, reshard, prefill, room, decode_chunk)
 
 
 class Interrupted(Exception):

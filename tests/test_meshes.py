@@ -13,7 +13,7 @@ import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401  (fixtures)
 from r1jax import metrics, sharding
-from r1jax.models import build, moe
+from r1jax.models import build, moe, transformer
 from r1jax.records import Prompts
 from r1jax.sampler import make_sampler
 from r1jax.stages import common, rl, sft
@@ -104,7 +104,7 @@ def test_decoding_gathers_no_weights_that_lie_whole(placement, tiny):
   with sharding.use(mesh):
     resharded = jax.eval_shape(sampler.reshard, params)
     state = jax.eval_shape(sampler.prefill, resharded, prompts, 0)
-    cache = jax.eval_shape(lambda cache: sampler.grow(cache, num_rows=8, size=4), state.cache)
+    cache = jax.eval_shape(lambda cache: transformer.with_suffix(cache, 8, 4), state.cache)
     state = dataclasses.replace(state, cache=cache)
     found = gathers(sampler.decode_chunk.lower(params, state, 4).compile())
   assert bool(found) == (placement == 'train')

@@ -423,7 +423,8 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
   assert stage['mesh']['fsdp'] == 2 and stage['fits']
   programs = {one['name']: one for one in stage['programs']}
   assert list(programs) == [
-      'reshard', 'prefill', 'cache, first chunk', 'decode, first chunk', 'cache, last chunk',
+      'reshard', 'prefill', 'cache, first chunk: keys', 'cache, first chunk: values',
+      'decode, first chunk', 'cache, last chunk: keys', 'cache, last chunk: values',
       'decode, last chunk', 'score', 'update']
   assert programs['update']['flops'] > programs['update']['xla_flops'] > 0
   assert {one['kind'] for one in programs['update']['traffic']} & {'all-gather', 'all-reduce'}

@@ -251,7 +251,8 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
 
   def unembed(params, hidden):
     table = sharding.gathered(unembedding(params).astype(dtype), *LOGICAL_AXES['unembedding'])
-    return jnp.einsum('...d,vd->...v', hidden, table, preferred_element_type=jnp.float32)
+    logits = jnp.einsum('...d,vd->...v', hidden, table, preferred_element_type=jnp.float32)
+    return sharding.constrain(logits, 'batch', *[None] * (logits.ndim - 2), 'vocab')
 
   return Model(config, init, apply, unembed, unembedding, logical_axes,
                predict_ahead if config.prediction_head else None)
@@ -342,19 +343,40 @@ def _constrain_cached(key_values):
   return jax.tree.map(lambda x: sharding.constrain(x, None, 'batch', 'kv_heads'), key_values)
 
 
-def with_suffix(cache: Cache, num_rows: int, size: int) -> Cache:
-  """Room for `size` completion tokens a row, kept tokens kept: a larger bucket is made so."""
-  def room(x, axis, rows_axis=1):
-    shape = list(x.shape)
-    shape[rows_axis], shape[axis] = num_rows, size
-    return jnp.zeros(shape, x.dtype)
+def with_suffix(cache: Cache, num_rows: int, size: int, room: Callable | None = None) -> Cache:
+  """Room for `size` completion tokens a row, kept tokens kept: a larger bucket is made so.
 
-  empty = tuple(KeyValue(room(kv.keys, -1), room(kv.values, -2)) for kv in cache.prefix)
-  if cache.suffix is None:
-    return dataclasses.replace(cache, suffix=_constrain_cached(empty), length=jnp.int32(0))
-  grow = lambda old, new: jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim)
-  suffix = _constrain_cached(jax.tree.map(grow, cache.suffix, empty))
-  return dataclasses.replace(cache, suffix=suffix)
+  `room` is `suffix_room`, or a program of it: it is called for one array after the other.
+  """
+  def grown(i: int, part: str) -> jax.Array:
+    old = None if cache.suffix is None else getattr(cache.suffix[i], part)
+    return (room or suffix_room)(
+        old, getattr(cache.prefix[i], part), part=part, num_rows=num_rows, size=size)
+
+  suffix = tuple(KeyValue(**{part: grown(i, part) for part in SUFFIX_AXES})
+                 for i in range(len(cache.prefix)))
+  length = jnp.int32(0) if cache.length is None else cache.length
+  return dataclasses.replace(cache, suffix=suffix, length=length)
+
+
+SUFFIX_AXES = {'keys': -1, 'values': -2}    # of positions, in each part of a KeyValue
+
+
+def suffix_room(
+    old: jax.Array | None, prefix: jax.Array, *, part: str, num_rows: int, size: int) -> jax.Array:
+  """One array of a suffix with room for `size` tokens of each row, beginning with `old`.
+
+  Args:
+    old: that of fewer tokens; None: none yet.
+    prefix: the same array of the prompts, [L, B, ...], for its other axes and its type.
+    part: 'keys' or 'values'.
+  """
+  shape = list(prefix.shape)
+  shape[1], shape[SUFFIX_AXES[part]] = num_rows, size
+  new = jnp.zeros(shape, prefix.dtype)
+  if old is not None:
+    new = jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim)
+  return _constrain_cached(new)
 
 
 def append(cache: Cache, new_kv) -> Cache:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import compute, sampler, sharding, train_step
-from r1jax.models import PRESETS, Model, ModelConfig, build, gguf
+from r1jax.models import PRESETS, Model, ModelConfig, attention, build, gguf, transformer
 from r1jax.models.hf_config import read_config
 from r1jax.records import Prompts
 from r1jax.stages import common
@@ -126,18 +126,17 @@ def sampling(
       useful=of_prompts, beside=(params, beside))
   if state is None:
     return
-  before = state.cache
+  cache = state.cache
   sizes = {'first': min(chunk, max_new_tokens), 'last': max_new_tokens}
   for place_, size in list(sizes.items())[:chunks]:
     if place_ == 'last':   # it takes the place of the cache of all chunks but this one
-      room = jax.eval_shape(functools.partial(
-          run.grow, num_rows=rows, size=(chunks - 1) * chunk), before).suffix
-      before = dataclasses.replace(before, length=cache.length, suffix=place(
+      room = jax.eval_shape(lambda: transformer.with_suffix(
+          dataclasses.replace(cache, suffix=None), rows, (chunks - 1) * chunk)).suffix
+      cache = dataclasses.replace(cache, suffix=place(
           room, jax.tree.map(lambda x: x.sharding, cache.suffix)))
-    cache = yield Program(
-        f'cache, {place_} chunk', run.grow, (before,), times=chunks / min(2, chunks),
-        keywords=dict(num_rows=rows, size=size),
-        beside=(params, cast, dataclasses.replace(state, cache=()), beside))
+    cache = yield from _grow(
+        run, cache, rows, size, f'cache, {place_} chunk', chunks / min(2, chunks),
+        (params, cast, dataclasses.replace(state, cache=()), beside))
     if cache is None:
       return
     yield Program(
@@ -145,6 +144,26 @@ def sampling(
         (cast, dataclasses.replace(state, cache=cache), scalar('int32')),
         times=chunks / min(2, chunks), useful=(whole - of_prompts) / min(2, chunks),
         unknown_trips=min(chunk, max_new_tokens), beside=(params, beside))
+
+
+def _grow(
+    run: sampler.Sampler, cache, rows: int, size: int, name: str, times: float, beside,
+) -> Generator[Program, Any, Any]:
+  """The programs that make a cache larger, an array after the other, and the cache they make."""
+  suffix = cache.suffix or tuple(attention.KeyValue(None, None) for _ in cache.prefix)
+  for i, like in enumerate(cache.prefix):
+    for part in transformer.SUFFIX_AXES:
+      old = getattr(suffix[i], part)
+      others = (cache.prefix, suffix[:i], suffix[i + 1:],
+                dataclasses.replace(suffix[i], **{part: None}))
+      of_stack = f' {i}' if len(suffix) > 1 else ''
+      new = yield Program(
+          f'{name}: {part}{of_stack}', run.room, (old, getattr(like, part)), times=times,
+          keywords=dict(part=part, num_rows=rows, size=size), beside=(others, beside))
+      if new is None:
+        return None
+      suffix = (*suffix[:i], dataclasses.replace(suffix[i], **{part: new}), *suffix[i + 1:])
+  return dataclasses.replace(cache, suffix=suffix, length=scalar('int32'))
 
 
 def scalar(dtype: str = 'float32') -> jax.ShapeDtypeStruct:
