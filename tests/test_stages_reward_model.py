@@ -14,8 +14,8 @@ from r1jax import checkpoint, metrics, models, sharding
 from r1jax.data import miniature_general
 from r1jax.models import huggingface
 from r1jax.reward_model import init_scalar
-from r1jax.stages import common, reward_model, rl
-from r1jax.stages.reward_model import Example
+from r1jax.stages import common, reward_model, reward_model_data, rl
+from r1jax.stages.reward_model_data import Example
 from r1jax.storage import Path
 from r1jax.tokenization import load_tokenizer
 
@@ -67,7 +67,7 @@ def one_device():
 
 def test_helpfulness_sees_the_summary_and_safety_the_whole(base):
   for objective, text in (('helpfulness', ' Yes.'), ('safety', THOUGHT.format(5, 'Yes.'))):
-    encoded = reward_model.encode(
+    encoded = reward_model_data.encode(
         ['Well?'], [[THOUGHT.format(5, 'Yes.')]], tokenizer=load_tokenizer(base),
         template='miniature', objective=objective)
     tokens = encoded.completion_tokens[0, 0][encoded.completion_mask[0, 0] > 0]
@@ -76,7 +76,7 @@ def test_helpfulness_sees_the_summary_and_safety_the_whole(base):
     assert tokenizer.decode(tokens[:-1], skip_special=False) == text
     prompt = encoded.prompt_tokens[0, :encoded.prompt_lengths[0]]
     assert tokenizer.decode(prompt, skip_special=False) == 'User: Well?\nAssistant:'
-  seen = lambda prompt, opened: reward_model.seen(
+  seen = lambda prompt, opened: reward_model_data.seen(
       'five</think> 5 ', 'helpfulness', prompt=prompt, opened=opened)
   assert (seen('a', True), seen('a\n', True)) == (' 5', '5')
 
@@ -85,15 +85,15 @@ def test_pairs_that_teach_nothing_or_length_are_dropped_and_counted(base):
   examples = [Example('q', ('yes', 'no'), 1.0), Example('q', ('yes', 'yes yes yes yes'), 1.0),
               Example('q', (THOUGHT.format(1, 'yes'), THOUGHT.format(2, ' yes')), 1.0),
               Example('q', ('yes ' * 300, 'no ' * 300), 0.0), Example('r', ('yes', 'no'), 0.0)]
-  encoded = reward_model.encode(
+  encoded = reward_model_data.encode(
       [example.question for example in examples], [example.completions for example in examples],
       tokenizer=load_tokenizer(base), template='miniature', objective='helpfulness')
-  kept, counts = reward_model.select(examples, encoded, config_of(
+  kept, counts = reward_model_data.select(examples, encoded, config_of(
       base, pairs=dict(max_length_ratio=2.0)), split='test')
   assert kept == [0, 4]
   assert counts == {'dropped/long': 1, 'dropped/equal': 1, 'dropped/length': 1,
                     'dropped/balance': 0}
-  kept, _ = reward_model.select(examples, encoded, config_of(base), split='test')
+  kept, _ = reward_model_data.select(examples, encoded, config_of(base), split='test')
   assert kept == [0, 1, 4]
 
 
@@ -102,10 +102,10 @@ def test_length_tells_nothing_of_the_pairs_that_are_kept(base, split):
   rng = random.Random(0)
   examples = [Example('q', (words * 'cat ', (words + rng.randint(0, 2)) * 'dog '), float(rng.random(
       ) < 0.2)) for words in rng.choices(range(3, 9), k=60)]
-  encoded = reward_model.encode(
+  encoded = reward_model_data.encode(
       [example.question for example in examples], [example.completions for example in examples],
       tokenizer=load_tokenizer(base), template='miniature', objective='helpfulness')
-  kept, counts = reward_model.select(examples, encoded, config_of(
+  kept, counts = reward_model_data.select(examples, encoded, config_of(
       base, pairs=dict(max_length_ratio=9.0)), split=split)
   longer = encoded.completion_mask.sum(-1) @ [1, -1] * [example.label - 0.5 for example in examples]
   assert np.sum(longer > 0) != np.sum(longer < 0)
@@ -126,7 +126,7 @@ def test_length_tells_nothing_of_the_pairs_that_are_kept(base, split):
 
 @pytest.mark.parametrize('objective', reward_model.OBJECTIVES)
 def test_the_miniature_is_split_and_its_labels_are_right(base, objective):
-  load = lambda split: reward_model.load_examples(
+  load = lambda split: reward_model_data.load_examples(
       config_of(base, objective=objective) | dict(data=dict(name='miniature', size=400)), split)
   train, test = load('train'), load('test')
   assert train == load('train') and len(set(train)) == len(train)
@@ -191,7 +191,7 @@ def test_what_was_drawn_is_compared_as_it_was_judged(objective, tmp_path):
   right, wrong, samples, refused = judged_lines(random.Random(0), 300)
   inputs = {'first': leave(tmp_path / 'first', samples[::2], refused[::2]),
             'second': leave(tmp_path / 'second', samples[1::2], refused[1::2])}
-  load = lambda split: reward_model.drawn_examples(drawn_config(objective), inputs, split)
+  load = lambda split: reward_model_data.drawn_examples(drawn_config(objective), inputs, split)
   train, test = load('train'), load('test')
   assert (train, test) == (load('train'), load('test'))
   questions = [{example.question for example in examples} for examples in (train, test)]
@@ -221,7 +221,7 @@ def test_one_in_ten_of_the_miniatures_training_questions_is_held_out(tmp_path):
   """Which are themselves chosen by a checksum."""
   questions = {example['question'] for example in miniature_general.general_examples('train', 4000)}
   inputs = {'first': leave(tmp_path, [line(question, 'yes') for question in questions], [])}
-  held_out = reward_model.drawn_examples(
+  held_out = reward_model_data.drawn_examples(
       drawn_config('safety') | dict(samples=('first',)), inputs, 'test')
   assert 0.07 < len(held_out) / len(questions) < 0.13
 
@@ -229,11 +229,11 @@ def test_one_in_ten_of_the_miniatures_training_questions_is_held_out(tmp_path):
 def test_no_held_out_question_of_what_was_drawn_is_learnt_from_the_data(base, tmp_path):
   config = config_of(base, inputs=('first',), samples=('first',)) | dict(
       data=dict(name='miniature', size=400))
-  data = {example.question for example in reward_model.load_examples(config, 'train')}
+  data = {example.question for example in reward_model_data.load_examples(config, 'train')}
   inputs = {'first': leave(
       tmp_path, [line(question, 'Well, yes.') for question in sorted(data)],
       [line(question, 'Well, no.', correct='wrong answer') for question in sorted(data)])}
-  load = lambda split: reward_model._load_split(config, inputs, load_tokenizer(base), split)
+  load = lambda split: reward_model_data.load_split(config, inputs, load_tokenizer(base), split)
   train, test = load('train'), load('test')
   learnt, held_out = ({example.question for example in split.examples} for split in (train, test))
   assert not learnt & held_out and learnt | held_out >= data
@@ -241,7 +241,7 @@ def test_no_held_out_question_of_what_was_drawn_is_learnt_from_the_data(base, tm
   assert test.counts['dropped/held_out'] == 0
   assert (train.counts['drawn'], test.counts['drawn']) == (
       len(data - held_out), len(data & held_out))
-  capped = reward_model._load_split(config, inputs, load_tokenizer(base), 'test', 20)
+  capped = reward_model_data.load_split(config, inputs, load_tokenizer(base), 'test', 20)
   assert {example.question for example in capped.examples} <= data    # what was drawn, first
 
 
@@ -262,8 +262,8 @@ def test_pitfall_01_order_of_sides_and_micro_batches_change_no_loss(base):
 
   def batch(rows):
     questions, sides, labels, margins = zip(*rows)
-    encoded = reward_model.encode(questions, sides, tokenizer=load_tokenizer(base),
-                                  template='miniature', objective='helpfulness')
+    encoded = reward_model_data.encode(questions, sides, tokenizer=load_tokenizer(base),
+                                       template='miniature', objective='helpfulness')
     return encoded, np.asarray(labels, np.float32), np.asarray(margins, np.float32)
   gradient = jax.jit(jax.value_and_grad(reward_model.make_loss(model, config), has_aux=True))
   want = gradient(params, batch(pairs), np.float32(4))

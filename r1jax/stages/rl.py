@@ -10,7 +10,6 @@ All-scenario RL mixes general prompts into the batch (`rl_prompts`), judged by t
 """
 from collections.abc import Callable, Mapping
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -18,21 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import (
-    advantages, checkpoint, compute, divergences, hosts, metrics, reward_model, sharding,
-    train_step)
+    advantages, checkpoint, compute, hosts, metrics, reward_model, sharding, train_step)
 from r1jax import rollout as rollouts
 from r1jax.data.prompts import PromptBatch
 from r1jax.records import Batch, PackedBatch, Rollout, TrainState
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import Rewards
 from r1jax.sampler import Interrupted
-from r1jax.stages import auxiliary, common, evaluate, rl_programs, rl_rewards
+from r1jax.stages import auxiliary, common, evaluate, rl_metrics, rl_programs, rl_rewards
 from r1jax.stages.reward_model import load_reward_model
 from r1jax.stages.rl_abstract import programs as programs
 from r1jax.stages.rl_config import DEFAULT as DEFAULT, check as check
 from r1jax.stages.rl_prompts import Counters, PromptMixture
 from r1jax.storage import Path
 from r1jax.tokenization import stop_ids
+
 
 def run(
     config: Mapping[str, Any], inputs: Mapping[str, common.Artifact], workdir: str | Path, *,
@@ -124,7 +123,6 @@ class _Trainer:
       if config['critic']['source']:
         critic = self._load_critic(config['model'] | {'source': config['critic']['source']})
       self.critic = self._begin(critic, critic_optimizer, reward_model.scalar_axes(self.model))
-    self.adapts_old = bool(config['loss']['old_kl_coefficient'])
     self.place, self.batch = _Place(kl_coefficient=float(np.float32(
         config['loss']['old_kl_coefficient'] or config['kl_coefficient']))), None
     self.hash = checkpoint.config_hash(config)
@@ -180,7 +178,7 @@ class _Trainer:
   # The walk.
 
   def run(self) -> common.Artifact:
-    config, watch = self.config, metrics.Stopwatch()
+    watch = metrics.Stopwatch()
     progress = metrics.Progress(self.iterations, done=self.place.iteration, console=self.console)
     with progress:
       while self.place.iteration < self.iterations:
@@ -352,21 +350,11 @@ class _Trainer:
 
   def _finish_iteration(self, watch, progress):
     config, place = self.config, self.place
-    rollout, *updates = place.measured
-    record = dict(rollout)
-    for name in updates[0]:
-      values = [update[name] for update in updates]
-      record[name] = max(values) if name.endswith('/max') else float(np.mean(values))
-    record['refused_updates'] = updates[-1]['refused_updates']
-    seconds = watch.pop()
-    record |= seconds | {
-        'tokens_per_second': rollout['num_tokens'] / seconds['timing_s/step'],
-        'model_flops_utilisation': self._work(rollout) / seconds['timing_s/step'] / self.peak_flops}
-    if 'timing_s/rollout' in seconds:
-      record['timing_s/rollout_per_token'] = seconds['timing_s/rollout'] / rollout['num_tokens']
-    if config['kl_coefficient'] or self.adapts_old:
+    record = rl_metrics.iteration_record(
+        place.measured, watch.pop(), remat=config['model']['remat'], peak_flops=self.peak_flops)
+    if config['kl_coefficient'] or config['loss']['old_kl_coefficient']:
       record['kl_coefficient'] = place.kl_coefficient
-      self._adapt_kl(record)
+      place.kl_coefficient = rl_metrics.next_kl_coefficient(config, place.kl_coefficient, record)
     place.iteration, place.update, place.measured, self.batch = place.iteration + 1, 0, [], None
     step = self._steps_done()
     self.writer.write(step, record)
@@ -392,28 +380,6 @@ class _Trainer:
             + compute.training(shape, *kept, remat=self.config['model']['remat'],
                                times=self.config['epochs'] * models)
             + sum((drawn.pending.compute for drawn in rounds), compute.Compute()))
-
-  def _work(self, rollout: Mapping[str, float]) -> float:
-    """Floating-point operations of an iteration, without those of rematerialisation."""
-    useful = 3 / 4 if self.config['model']['remat'] else 1
-    return (rollout['compute/sampled'] + rollout['compute/scored']
-            + useful * rollout['compute/trained'])
-
-  def _adapt_kl(self, record: Mapping[str, float]) -> None:
-    """The KL coefficient of the next iteration, by the controller of the config."""
-    settings = self.config['kl_controller']
-    kl = record['kl_old' if self.adapts_old else 'kl']
-    controller = divergences.KLController(jnp.float32(self.place.kl_coefficient))
-    if settings['rule'] == 'double_or_halve':
-      controller = divergences.double_or_halve(controller, kl, target=settings['target'])
-    elif settings['rule'] == 'proportional':
-      controller = divergences.proportional(
-          controller, kl * record['completions/mean_length'], target=settings['target'],
-          horizon=settings['horizon'],
-          num_samples=self.config['prompts'] * self.config['group_size'])
-    coefficient = float(sharding.to_host(controller.coefficient))
-    if math.isfinite(coefficient):
-      self.place.kl_coefficient = coefficient
 
   def _finish(self) -> common.Artifact:
     self.checkpoints.wait()
