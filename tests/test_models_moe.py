@@ -200,7 +200,7 @@ def test_the_rows_of_some_experts_by_blocks_are_those_at_once(load, monkeypatch)
     return jnp.sum(out * slope), out
   gradient = lambda: jax.jit(jax.grad(run, (0, 1, 2, 3), has_aux=True))(x, weights, gate_up, down)
   at_once = gradient()
-  monkeypatch.setattr(moe, 'MIN_BLOCK', 16)      # of 80 rows
+  monkeypatch.setattr(moe, 'MIN_BLOCK', 24)      # of 80 rows
   by_blocks = gradient()
   close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
   jax.tree.map(close, by_blocks, at_once)
