@@ -278,7 +278,7 @@ def _experts(rows, gate_up, down, sizes, at_hand, activation):
   return kept(grouped_product(ACTIVATIONS[activation](gate) * up, down, sizes))
 
 
-MIN_BLOCK = 512
+MIN_BLOCK = 2048
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
