@@ -1,5 +1,6 @@
 """Routing by hand, grouped products against dense ones, and what balances the load."""
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -181,3 +182,26 @@ def test_what_cannot_be_balanced_is_refused():
     moe.update_balance(plain, {}, jnp.zeros((4, 6)), 0.001)
   with pytest.raises(ValueError, match=r'counts \(3, 8\) do not fit the model: give \(4, 8\)'):
     moe.update_balance(CONFIG, {'stacks': {}}, jnp.zeros((3, 8)), 0.001)
+
+
+@pytest.mark.parametrize('load', ['even', 'all on one', 'none at hand'])
+def test_the_rows_of_some_experts_by_blocks_are_those_at_once(load, monkeypatch):
+  """Experts 2 to 4 of 8, in value and in all gradients, whatever the load."""
+  rng = np.random.default_rng(7)
+  x, gate_up, down = (jnp.asarray(rng.normal(size=shape), jnp.float32)
+                      for shape in ((4, 10, 6), (3, 6, 2, 5), (3, 5, 6)))
+  weights = jnp.asarray(rng.random((4, 10, 2)), jnp.float32)
+  chosen = {'even': rng.integers(0, 8, (4, 10, 2)), 'all on one': np.full((4, 10, 2), 3),
+            'none at hand': rng.integers(5, 8, (4, 10, 2))}[load]
+  slope = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+
+  def run(x, weights, gate_up, down):
+    out = moe._run_experts(x, chosen, weights, gate_up, down, 'silu', first=2, share=8)
+    return jnp.sum(out * slope), out
+  gradient = lambda: jax.jit(jax.grad(run, (0, 1, 2, 3), has_aux=True))(x, weights, gate_up, down)
+  at_once = gradient()
+  monkeypatch.setattr(moe, 'MIN_BLOCK', 24)      # of 80 rows
+  by_blocks = gradient()
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+  jax.tree.map(close, by_blocks, at_once)
+  assert np.any(at_once[1]) == (load != 'none at hand')

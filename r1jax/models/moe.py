@@ -217,18 +217,19 @@ def _exchange(run, x, chosen, weights, gate_up, down, *, axis, peers, split_rows
   and scattered back: a device receives and sends X − 1 times its own tokens, whatever the routing
   (an exchange by expert would send each token per_token times, less where X is larger, and leave
   the room that a device needs to chance). More than GATHERED_TOKENS go in X chunks, each about as
-  many as a device has itself, computed again in the backward pass: per_token rows of each are in
-  memory at a time, of which a device multiplies those of its experts. Where rows are not split over
+  many as a device has itself, computed again in the backward pass; of their per_token rows each a
+  device takes those of its experts, by blocks. Where rows are not split over
   the axis, nothing is gathered.
   """
   first = jax.lax.axis_index(axis) * gate_up.shape[0]
 
   def together(x, chosen, weights):
     if not split_rows:
-      return jax.lax.psum(run(x, chosen, weights, gate_up, down, first=first), axis)
+      own = run(x, chosen, weights, gate_up, down, first=first, share=peers)
+      return jax.lax.psum(own, axis)
     x, chosen, weights = (
         jax.lax.all_gather(y, axis, tiled=True) for y in (x, chosen, weights))
-    out = run(x, chosen, weights, gate_up, down, first=first)
+    out = run(x, chosen, weights, gate_up, down, first=first, share=peers)
     return jax.lax.psum_scatter(out, axis, scatter_dimension=0, tiled=True)
 
   operands = [y.reshape(-1, y.shape[-1]) for y in (x, chosen, weights)]
@@ -240,8 +241,12 @@ def _exchange(run, x, chosen, weights, gate_up, down, *, axis, peers, split_rows
   return jax.lax.map(jax.checkpoint(lambda piece: together(*piece)), pieces).reshape(x.shape)
 
 
-def _run_experts(x, chosen, weights, gate_up, down, activation, first=None):
-  """x [.., D]; the experts at hand are all, or those from `first` on: others add nothing."""
+def _run_experts(x, chosen, weights, gate_up, down, activation, first=None, share=1):
+  """x [.., D]; the experts at hand are all, or those from `first` on: others add nothing.
+
+  They are one of `share` equal parts of all experts. Then few of the tokens' choices are theirs,
+  and rows that are not are left out, a block of MIN_BLOCK rows or more at a time.
+  """
   count, width, _, _ = gate_up.shape
   k = chosen.shape[-1]
   tokens, flat = x.reshape(-1, width), chosen.reshape(-1)
@@ -249,20 +254,91 @@ def _run_experts(x, chosen, weights, gate_up, down, activation, first=None):
     flat = flat - first
     flat = jnp.where((flat >= 0) & (flat < count), flat, count)   # behind the others, not counted
   order = jnp.argsort(flat, stable=True)
-  place = jnp.zeros_like(order).at[order].set(jnp.arange(flat.size, dtype=order.dtype))
   sizes = jnp.zeros(count, jnp.int32).at[flat].add(1)
-  rows = tokens[order // k]
-  at_hand = lambda y: y if first is None else jnp.where(
-      (jnp.arange(flat.size) < jnp.sum(sizes))[:, None], y, 0)
-  rows = at_hand(rows)
-  gate, up = jnp.split(
-      grouped_product(rows, gate_up.reshape(count, width, -1).astype(x.dtype), sizes), 2, -1)
-  out = at_hand(
-      grouped_product(ACTIVATIONS[activation](gate) * up, down.astype(x.dtype), sizes))
+  gate_up = gate_up.reshape(count, width, -1).astype(x.dtype)
+  down = down.astype(x.dtype)
+  block = max(MIN_BLOCK, -(-2 * flat.size // share))
+  if first is not None and block < flat.size:
+    mixed = _mixed_by_blocks(
+        tokens, weights.reshape(-1)[order], gate_up, down, order // k, sizes, activation, block)
+    return mixed.astype(x.dtype).reshape(x.shape)
+  place = jnp.zeros_like(order).at[order].set(jnp.arange(flat.size, dtype=order.dtype))
+  at_hand = None if first is None else jnp.arange(flat.size) < jnp.sum(sizes)
+  out = _experts(tokens[order // k], gate_up, down, sizes, at_hand, activation)
   back = out[place].reshape(-1, k, width)
   mixed = jnp.einsum('mkd,mk->md', back, weights.reshape(-1, k),
                      preferred_element_type=jnp.float32)
   return mixed.astype(x.dtype).reshape(x.shape)
+
+
+def _experts(rows, gate_up, down, sizes, at_hand, activation):
+  """rows [M, D], sorted by expert, each through its own; 0 where `at_hand` (None: all) is not."""
+  kept = lambda y: y if at_hand is None else jnp.where(at_hand[:, None], y, 0)
+  gate, up = jnp.split(grouped_product(kept(rows), gate_up, sizes), 2, -1)
+  return kept(grouped_product(ACTIVATIONS[activation](gate) * up, down, sizes))
+
+
+MIN_BLOCK = 2048
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+def _mixed_by_blocks(tokens, weights, gate_up, down, source, sizes, activation, block):
+  """Σ of weight · expert(token) over the rows of the experts at hand: [n, D] float32.
+
+  As many blocks of rows run as there are rows; one, where the load is at most twice the even one.
+
+  Args:
+    tokens: [n, D].
+    weights: [M], sorted as the rows are: those of the experts at hand first, by expert.
+    gate_up, down: [E, D, 2W] and [E, W, D].
+    source: [M], the token of each row.
+    sizes: [E], rows of each expert.
+    activation, block: static; rows of a block.
+  """
+  add = lambda i, out: out + _block_of(source, sizes, activation, block, i)(
+      tokens, weights, gate_up, down)
+  return jax.lax.fori_loop(0, _num_blocks(sizes, block), add,
+                           jnp.zeros(tokens.shape, jnp.float32))
+
+
+def _num_blocks(sizes, block):
+  return -(-jnp.sum(sizes) // block)
+
+
+def _block_of(source, sizes, activation, block, i):
+  """f(tokens, weights, gate_up, down) -> what block i adds to the mixed outputs."""
+  ends = jnp.cumsum(sizes)
+  within = lambda at: jnp.clip(at - i * block, 0, block)
+  own = within(ends) - within(ends - sizes)
+  places = i * block + jnp.arange(block)
+  at_hand = places < ends[-1]
+  places = jnp.minimum(places, source.size - 1)
+
+  def run(tokens, weights, gate_up, down):
+    out = _experts(tokens[source[places]], gate_up, down, own, at_hand, activation)
+    weighted = out.astype(jnp.float32) * weights[places].astype(jnp.float32)[:, None]
+    return jnp.zeros(tokens.shape, jnp.float32).at[source[places]].add(weighted)
+  return run
+
+
+def _mixed_forward(tokens, weights, gate_up, down, source, sizes, activation, block):
+  out = _mixed_by_blocks(tokens, weights, gate_up, down, source, sizes, activation, block)
+  return out, (tokens, weights, gate_up, down, source, sizes)
+
+
+def _mixed_backward(activation, block, saved, slope):
+  *operands, source, sizes = saved
+
+  def add(i, slopes):
+    run = _block_of(source, sizes, activation, block, i)
+    found = jax.vjp(run, *operands)[1](slope)
+    return jax.tree.map(lambda total, new: total + new.astype(jnp.float32), slopes, found)
+  slopes = jax.lax.fori_loop(0, _num_blocks(sizes, block), add,
+                             tuple(jnp.zeros(y.shape, jnp.float32) for y in operands))
+  return *(slope.astype(y.dtype) for slope, y in zip(slopes, operands)), None, None
+
+
+_mixed_by_blocks.defvjp(_mixed_forward, _mixed_backward)
 
 
 @jax.custom_vjp
