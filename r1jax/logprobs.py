@@ -55,7 +55,8 @@ def token_logprobs(
   shape = targets.shape
   hidden, targets = _by_device(hidden), _by_device(targets)     # [b, s, N / b, T / s, ..]
   *lead, n, t, _ = hidden.shape
-  at_once = max(1, max_logits * sharding.parts('vocab') // (n * unembedding.shape[0]))
+  vocab = unembedding.shape[0]
+  at_once = max(1, max_logits * sharding.parts('vocab', vocab) // (n * vocab))
   chunks = -(-t // at_once)
   size = -(-t // chunks)
 
@@ -79,16 +80,14 @@ def _by_device(x):
   if not sharding.spread():
     return x
   n, t = x.shape[:2]
-  b, s = sharding.parts('batch'), sharding.parts('sequence')
-  b = b if n % b == 0 else 1
+  b, s = sharding.parts('batch', n), sharding.parts('sequence')
   x = jnp.pad(x, ((0, 0), (0, -t % s), *((0, 0),) * (x.ndim - 2)))
   x = jnp.swapaxes(x.reshape(b, n // b, s, -1, *x.shape[2:]), 1, 2)
   return sharding.constrain(x, 'batch', 'sequence')
 
 
 def _whole(unembedding, dtype):
-  with sharding.rules(sharding.ROLLOUT_RULES):
-    return sharding.constrain(unembedding.astype(dtype), 'vocab', 'embed')
+  return sharding.gathered(unembedding.astype(dtype), 'vocab', 'embed')
 
 
 def _logits(hidden, unembedding, inverse_temperature):

@@ -113,10 +113,14 @@ def spread() -> bool:
   return not mesh.empty and mesh.size > 1
 
 
-def parts(logical_axis: str) -> int:
-  """Over how many devices of the ambient mesh a logical axis is split; 1 without a mesh."""
+def parts(logical_axis: str, size: int | None = None) -> int:
+  """Over how many devices of the ambient mesh a logical axis is split; 1 without a mesh.
+
+  Of an axis of this size, if one is given, only by the mesh axes that divide it.
+  """
   mesh = jax.sharding.get_abstract_mesh()
-  return math.prod(mesh.shape.get(name, 1) for name in _rules.get()[logical_axis])
+  (entry,) = spec_that_divides(mesh, (size,), (logical_axis,))
+  return math.prod(mesh.shape[name] for name in axes_of(entry))
 
 
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
@@ -179,6 +183,11 @@ def spec_that_divides(mesh, shape: Sequence[int | None],
     used.update(names)
     spec.append(tuple(names) if len(names) > 1 else names[0] if names else None)
   return P(*spec)
+
+
+def axes_of(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """The mesh axes of one entry of a PartitionSpec."""
+  return (entry,) if isinstance(entry, str) else entry or ()
 
 
 def use(mesh: jax.sharding.Mesh | None):

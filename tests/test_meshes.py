@@ -122,6 +122,13 @@ def test_an_axis_of_the_mesh_is_used_once_and_only_as_far_as_it_divides():
     assert spec((8, 1), 'batch', 'sequence') == P(('fsdp', 'expert', 'sequence'), None)
 
 
+def test_parts_of_a_size_are_those_of_the_axes_that_divide_it():
+  assert sharding.parts('batch') == 1
+  with sharding.use(mesh_of(fsdp=2, expert=2, tensor=2)):
+    assert [sharding.parts('batch', size) for size in (None, 4, 6, 3)] == [4, 4, 2, 1]
+    assert sharding.parts('sequence') == 1 and sharding.parts('vocab', 7) == 1
+
+
 @pytest.mark.parametrize('config, words', [
     (rl.DEFAULT | dict(prompts=12, mini_batches=2, micro_batches=3),
      r'x.prompts / mini_batches / micro_batches=2 cannot .* fsdp=2 × expert=2: .* multiple of 4'),

@@ -213,9 +213,9 @@ def _merge_long(queries, parts, *, window):
 
 def _on_mesh(run, queries, parts):
   """run(queries, parts) with each device's rows, heads and queries: XLA cannot split a kernel."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
+  if not sharding.spread():
     return run(queries, parts)
+  mesh = jax.sharding.get_abstract_mesh()
   shape = min(keys.shape[0] for keys, *_ in parts), *queries.shape[1:3]
   rows, tokens, heads = sharding.spec_that_divides(mesh, shape, ('batch', 'sequence', 'kv_heads'))
   of_marks = lambda marks, spec: jax.tree.map(lambda _: spec, marks)

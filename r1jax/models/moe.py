@@ -193,17 +193,12 @@ def _apply_experts(x, chosen, weights, gate_up, down, activation):
       out = run(*operands)
     else:
       out = _exchange(run, *operands, axis=axis, peers=mesh.shape[axis],
-                      split_rows=axis in _names(tokens[0]))
+                      split_rows=axis in sharding.axes_of(tokens[0]))
     return out if split is None else jax.lax.psum(out, split)
   return jax.shard_map(
       local, mesh=mesh, check_vma=False, out_specs=tokens,
       in_specs=(tokens, tokens, tokens, P(axis, None, None, split), P(axis, split)),
   )(x, chosen, weights, gate_up, down)
-
-
-def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
-  """The mesh axes of one entry of a PartitionSpec."""
-  return (entry,) if isinstance(entry, str) else entry or ()
 
 
 # So many tokens of an expert axis may be gathered at once, whatever a device has of its own.
@@ -216,10 +211,10 @@ def _exchange(run, x, chosen, weights, gate_up, down, *, axis, peers, split_rows
   Exact, and no token is dropped. Tokens are gathered over the axis, and the experts' outputs summed
   and scattered back: a device receives and sends X − 1 times its own tokens, whatever the routing
   (an exchange by expert would send each token per_token times, less where X is larger, and leave
-  the room that a device needs to chance). More than GATHERED_TOKENS go in X chunks, each about as
-  many as a device has itself, computed again in the backward pass; of their per_token rows each a
-  device takes those of its experts, by blocks. Where rows are not split over
-  the axis, nothing is gathered.
+  the room that a device needs to chance). More than GATHERED_TOKENS go in X chunks, each as many as
+  a device has itself (in fewer where X does not divide these), computed again in the backward pass;
+  of their per_token rows each a device takes those of its experts, by blocks. Where rows are not
+  split over the axis, nothing is gathered.
   """
   first = jax.lax.axis_index(axis) * gate_up.shape[0]
 
