@@ -86,12 +86,12 @@ def _in_order(parts: Sequence[Rewards], owners: np.ndarray) -> Rewards:
 
 
 def length_bucket(lengths: np.ndarray, limit: int) -> int:
-  """The least eighth of `limit` (but steps of at least 32) that holds every length.
+  """The least eighth of `limit`, rounded up to a multiple of 32, that holds every length.
 
   A batch is cut to it: short completions are trained at the price of short ones, and at most eight
   shapes are ever compiled.
   """
-  unit = max(32, -(-limit // 8))
+  unit = 32 * -(-limit // 256)
   return min(limit, unit * -(-int(lengths.max()) // unit))
 
 

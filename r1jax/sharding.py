@@ -7,7 +7,7 @@ import itertools
 import math
 
 import jax
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -46,6 +46,8 @@ def make_mesh(fsdp: int = 1, tensor: int = 1, devices=None, *, replica: int = 1,
               sequence: int = 1) -> jax.sharding.Mesh:
   """A mesh of these sizes; one size may be -1 and then takes all devices left.
 
+  Chips of a TPU are laid out so that an axis runs along links of their torus where it can.
+
   Raises ValueError where the sizes do not use up the devices exactly.
   """
   devices = np.asarray(jax.devices() if devices is None else devices)
@@ -59,6 +61,9 @@ def make_mesh(fsdp: int = 1, tensor: int = 1, devices=None, *, replica: int = 1,
     raise ValueError(
         f'mesh ({named}) does not fit {devices.size} device(s): '
         f'set sizes whose product is {devices.size}, or one of them to -1')
+  if devices.size > 1 and getattr(devices.flat[0], 'platform', '') == 'tpu':
+    devices = mesh_utils.create_device_mesh(
+        sizes, list(devices.flat), allow_split_physical_axes=True)
   return jax.sharding.Mesh(devices.reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -78,7 +83,10 @@ def check_divides(mesh: jax.sharding.Mesh, logical_axis: str, size: int, what: s
 
 @contextlib.contextmanager
 def rules(table: Mapping[str, tuple[str, ...]]):
-  """The context in which a program is traced by another table than RULES."""
+  """The context in which a program is traced by another table than RULES.
+
+  A jitted function is traced once, by the table of its first call: give each table its own.
+  """
   token = _rules.set(table)
   try:
     yield

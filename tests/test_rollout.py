@@ -17,7 +17,8 @@ def test_length_buckets_hold_every_length_and_are_few(limit):
   rng = np.random.default_rng(limit)
   lengths = np.unique(np.append(rng.integers(1, limit + 1, 500), [1, limit]))
   buckets = [rollouts.length_bucket(np.array([1, length]), limit) for length in lengths]
-  unit = max(32, -(-limit // 8))
+  unit = 32 * -(-limit // 256)
+  assert all(bucket % 32 == 0 or bucket == limit for bucket in buckets)
   assert all(length <= bucket <= limit for length, bucket in zip(lengths, buckets))
   assert all(bucket - length < unit for length, bucket in zip(lengths, buckets))
   assert len(set(buckets)) <= 8 and sorted(buckets) == buckets
