@@ -117,7 +117,7 @@ def _end(error: Exception, sentence: str) -> None:
     raise error
   print(f'r1jax: {sentence} (R1JAX_TRACEBACK=1 shows where)', file=sys.stderr, flush=True)
   jax = sys.modules.get('jax')
-  if jax and jax.distributed.is_initialized():    # it would tell at length that the others are still there
+  if jax and jax.distributed.is_initialized():    # it would tell of the others at length
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
   sys.exit(1)
 
@@ -159,7 +159,8 @@ def _flag_sentence(error: Exception) -> str:
   for words, wanted in _ILL_TYPED.items():
     if words in reason:
       return f'{flag} is of the wrong type: give {wanted}'
-  return re.sub(r'^\w+Error: ', '', [line.strip() for line in said.splitlines() if line.strip()][-1])
+  lines = [line.strip() for line in said.splitlines() if line.strip()]
+  return re.sub(r'^\w+Error: ', '', lines[-1])
 
 
 def restart_with_allocator() -> None:

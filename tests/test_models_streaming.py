@@ -185,7 +185,7 @@ folder, port, number = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 import jax
 import numpy as np
 jax.distributed.initialize(f'127.0.0.1:{port}', 2, number)
-from r1jax import sharding
+from r1jax import sharding, storage
 from r1jax.models import huggingface, streaming
 streaming.PIECE_BYTES, streaming._FETCHED_WHOLE = 4_000, 500
 config = huggingface.read_config(folder / 'a')
@@ -197,7 +197,15 @@ for leaf, array in zip(jax.tree.leaves(params), jax.tree.leaves(whole)):
     np.testing.assert_array_equal(shard.data, np.asarray(array)[shard.index])
 huggingface.export(folder / 'b', config, params, max_shard_bytes=2_000)
 assert (folder / 'b/config.json').exists()
-print('done', flush=True)
+def full(path, parts):
+  next(iter(parts))
+  raise OSError(28, 'No space left', str(path))
+storage.Path.write_parts = full   # which the first alone calls
+try:
+  huggingface.export(folder / 'c', config, params)
+except OSError as error:
+  assert error.strerror == 'No space left'
+  print('done', flush=True)
 os._exit(0)   # a process that waits for the other's end may wait for long
 """
 

@@ -5,11 +5,10 @@ import math
 import os
 
 import jax
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import storage
+from r1jax import hosts, storage
 from r1jax.models import families, fp8, safetensors_io, streaming
 from r1jax.models.config import ModelConfig
 from r1jax.models.hf_config import (
@@ -77,7 +76,7 @@ def export(
   """Writes a folder that `transformers` and other engines load, and `load_params` too.
 
   `config.json` is written last: a folder that has one is whole. Of several processes all take part,
-  and the first one writes.
+  and the first one writes; what it cannot write, all of them raise.
 
   Args:
     folder: local or in a bucket.
@@ -110,19 +109,20 @@ def export(
            for name, tensor in tensors.items()}
   sizes = {name: types[name].itemsize * math.prod(t.shape) for name, t in tensors.items()}
   shards = _shards(sizes, max_shard_bytes)
-  _wait_for_all('before an export')   # nobody looks for old files once the first writes
+  hosts.barrier()   # nobody looks for old files once the first writes
   params = streaming.small_on_host(params)
-  writes = jax.process_index() == 0
-  for file, names in shards.items():
-    names = safetensors_io.order({name: types[name] for name in names})
+
+  def write_shard(file: str, names: list[str]) -> None:
     arrays = (streaming.extract(params, tensors[name]) for name in names)
-    if writes:
-      (folder / file).write_parts(safetensors_io.parts(
-          {name: (types[name], tensors[name].shape) for name in names}, arrays))
-    else:
-      for _ in arrays:   # takes part in the gathering
+    try:
+      if hosts.is_first():
+        (folder / file).write_parts(safetensors_io.parts(
+            {name: (types[name], tensors[name].shape) for name in names}, arrays))
+    finally:   # all hosts gather every tensor, also when the first one cannot write it
+      for _ in arrays:
         pass
-  if writes:
+
+  def finish() -> None:
     if len(shards) > 1:
       index = {'metadata': {'total_size': sum(sizes.values())},
                'weight_map': {name: file for file, names in shards.items() for name in names}}
@@ -130,12 +130,11 @@ def export(
     if tokenizer is not None:
       tokenizer.save(folder)
     (folder / 'config.json').write_text(json.dumps(config_json(config, tokenizer, dtype), indent=2))
-  _wait_for_all('after an export')
 
-
-def _wait_for_all(where: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(where)
+  for file, names in shards.items():
+    names = safetensors_io.order({name: types[name] for name in names})
+    hosts.together(lambda: write_shard(file, names))
+  hosts.from_first(finish)
 
 
 def _is_fp8(entry: safetensors_io.Entry) -> bool:

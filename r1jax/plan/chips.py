@@ -73,7 +73,7 @@ def prepare(name: str) -> None:
   `local:8` stands for eight virtual devices of this machine's CPU.
 
   Raises:
-    ValueError, ModuleNotFoundError: as `open_topology`.
+    ValueError: it is unknown.
   """
   if name.partition(':')[0] == 'local':
     count = name.partition(':')[2]
@@ -87,7 +87,8 @@ def prepare(name: str) -> None:
     return
   chip, sizes = read(name)
   os.environ.update(
-      JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1', ALLOW_MULTIPLE_LIBTPU_LOAD='1', TPU_WORKER_HOSTNAMES='localhost',
+      JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1', ALLOW_MULTIPLE_LIBTPU_LOAD='1',
+      TPU_WORKER_HOSTNAMES='localhost',
       TPU_ACCELERATOR_TYPE=f'{chip.accelerator}-{math.prod(sizes) * chip.cores}')
 
 

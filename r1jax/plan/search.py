@@ -109,6 +109,9 @@ def flags_of(config: Mapping[str, Any], name: str, change: Mapping[str, Any]) ->
 def rough_bytes(config: Mapping[str, Any], name: str) -> float:
   """Of a chip, by arithmetic alone: state and gradients, activations of a micro-batch, a cache."""
   stage = config['stages'][name]
+  if 'sampling' not in stage and 'evaluations' in stage:    # each a rollout of its own
+    return max(rough_bytes({**config, 'stages': {**config['stages'], name: {
+        **one, 'model': stage['model']}}}, name) for one in stage['evaluations'].values())
   shape_of = estimate.shape_finder(config['stages'], name)
   model = stage.get('model') or {}
   shape = shape_of(model if model else {'source': '', 'preset': stage['preset']})

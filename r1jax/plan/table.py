@@ -93,7 +93,8 @@ def _traffic_row(one: Estimate, traffic) -> dict[str, str]:
 def _part_row(one: Estimate, part) -> dict[str, str]:
   return {'program': one.figures.name, 'instruction': part.opcode, 'of': part.shape,
           'where': part.where.replace('closed_call/', '')[-40:],
-          'runs': f'{part.times * one.times:g}', 'operations': f'{part.flops * one.times:.3g}', 'memory': size(part.bytes * one.times),
+          'runs': f'{part.times * one.times:g}', 'operations': f'{part.flops * one.times:.3g}',
+          'memory': size(part.bytes * one.times),
           'time': duration(part.seconds * one.times)}
 
 

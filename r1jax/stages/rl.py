@@ -382,7 +382,7 @@ class _Trainer:
             + sum((drawn.pending.compute for drawn in rounds), compute.Compute()))
 
   def _finish(self) -> common.Artifact:
-    self.checkpoints.wait()
+    hosts.together(self.checkpoints.wait)
     table = evaluate.run_all(
         self.config['evaluations'], self.inputs, self.workdir,
         trained=common.LoadedModel(self.model, self.state.params, self.tokenizer),
@@ -412,7 +412,7 @@ class _Trainer:
   def _save(self):
     """Saves everything that the rest of the run depends on; once a place."""
     step = self._steps_done()
-    self.checkpoints.wait()   # the save under way may be of this very step
+    hosts.together(self.checkpoints.wait)   # the save under way may be of this very step
     if hosts.from_first(self.checkpoints.latest_step) == step:
       return
     items = self._items()
@@ -467,7 +467,7 @@ class _Trainer:
 
   def _stop(self):
     self._save()
-    self.checkpoints.wait()
+    hosts.together(self.checkpoints.wait)   # the first seals it: till then nobody takes leave
     raise common.StopRequested(
         f'stage {self.stage!r} was asked to stop: its state after step {self._steps_done()} is '
         f'saved in {self.workdir}; run the same command to go on')

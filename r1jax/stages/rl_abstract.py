@@ -24,8 +24,13 @@ def programs(
     mesh: of the devices to compile for.
     shape_of: from the `model` part of a stage to its ModelConfig.
     mean_length: of the completions; 0: all have the greatest length.
+
+  Raises:
+    ValueError: the stage packs its rows, of which there is no plan yet.
   """
-  config = config | {'packing': config['packing'] | {'row_length': 0}}
+  if config['packing']['row_length']:
+    raise ValueError(f'packing.row_length={config["packing"]["row_length"]} has no plan yet: set it '
+                     'to 0 to plan the padded programs')
   longest, group = config['sampling']['max_new_tokens'], config['group_size']
   mean_length = mean_length or longest
   model = abstract.model_of(config['model'], shape_of(config['model']))

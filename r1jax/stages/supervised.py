@@ -148,7 +148,7 @@ def train(
         if step % config['checkpoint_every'] == 0 or step == steps or should_stop():
           save()
           if should_stop() and step < steps:
-            checkpoints.wait()
+            hosts.together(checkpoints.wait)   # the first seals it: till then nobody leaves
             writer.close()
             raise common.StopRequested(
                 f'stage {stage!r} was asked to stop: its state after step {step} is saved in '
