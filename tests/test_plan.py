@@ -322,7 +322,8 @@ def test_a_plan_counts_what_lies_besides():
   away = besides(kl_coefficient=0.1, in_host_memory=('reference', 'optimizer'))
   assert (away['update'], away['prefill'], away['score']) == (0, close(1), close(1))
   packed = zero()['stages']['zero']['packing'] | dict(row_length=128)
-  assert besides(packing=packed) == plain
+  with pytest.raises(ValueError, match='packing.row_length=128 has no plan yet'):
+    besides(packing=packed)
 
 
 def test_every_kind_of_stage_has_its_programs():
