@@ -109,7 +109,7 @@ def flags_of(config: Mapping[str, Any], name: str, change: Mapping[str, Any]) ->
 def rough_bytes(config: Mapping[str, Any], name: str) -> float:
   """Of a chip, by arithmetic alone: state and gradients, activations of a micro-batch, a cache."""
   stage = config['stages'][name]
-  if 'sampling' not in stage and 'evaluations' in stage:    # each a rollout of its own
+  if 'sampling' not in stage and 'rows' not in stage:    # several evaluations, each a rollout
     return max(rough_bytes({**config, 'stages': {**config['stages'], name: {
         **one, 'model': stage['model']}}}, name) for one in stage['evaluations'].values())
   shape_of = estimate.shape_finder(config['stages'], name)
