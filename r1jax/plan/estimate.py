@@ -17,6 +17,7 @@ from r1jax.pipeline import KINDS
 from r1jax.plan import chips, hlo
 from r1jax.plan.chips import Topology
 from r1jax.stages import abstract, common
+from r1jax.storage import Path
 
 _FORM = 3     # of what the cache keeps
 
@@ -198,7 +199,7 @@ def compile_program(
   figures, specs = _compile(program, lowered, mesh, topology)
   if kept and (specs is not None or figures.too_large):
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({'figures': dataclasses.asdict(figures), 'specs': specs}))
+    Path(kept).write_text(json.dumps({'figures': dataclasses.asdict(figures), 'specs': specs}))
   return figures, _placed(lowered, specs, mesh)
 
 
