@@ -42,6 +42,7 @@ def test_rollouts_are_those_of_one_device(meshes):
   assert tokens == 0 and logprobs < 1e-5 and programs.rollout.mask.sum() > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, sizes', [
     ('moe', dict(expert=2, sequence=2, tensor=2)),
     ('deepseek', dict(fsdp=2, expert=2, sequence=2))])

@@ -391,6 +391,7 @@ def test_what_the_compiler_says_of_too_large_a_program():
     estimate._refused('update', 'INTERNAL: a fault')
 
 
+@pytest.mark.slow
 def test_a_search_finds_settings_that_fit():
   base = dict(common.plain(KINDS['pretrain'].DEFAULT), micro_batches=1)
   config, topology = dict(seed=0, mesh=dict(fsdp=1, tensor=1), stages=dict(base=base)), devices(1)
@@ -415,6 +416,7 @@ def plan(*flags):
       capture_output=True, text=True, cwd=runs.ROOT, check=False)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_json(tmp_path):
   done = plan('--topology=local:2', '--config.mesh.fsdp=-1', '--steps=5',
               '--config.stages.zero.kl_coefficient=0.1', f'--json={tmp_path / "plan.json"}')
@@ -431,7 +433,9 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
   assert {one['kind'] for one in programs['update']['traffic']} & {'all-gather', 'all-reduce'}
   run = stage['run']
   assert run['iterations'] == 5
-  assert run['overlapped']['seconds'] <= run['in_turn']['seconds'] <= run['serial']['seconds']
+  rounded = 1 + 1e-9
+  assert run['overlapped']['seconds'] <= rounded * run['in_turn']['seconds']
+  assert run['in_turn']['seconds'] <= rounded * run['serial']['seconds']
   assert run['serial']['seconds'] == pytest.approx(
       sum(one['serial'] for one in stage['programs']))
 
