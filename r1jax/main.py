@@ -52,7 +52,7 @@ def main() -> None:
     from r1jax import hosts, joining, pipeline
     from r1jax.stages.common import StopRequested
     if 'R1JAX_TRACEBACK' not in os.environ:
-      _quieten_libraries()
+      quieten_libraries()
     if cache.value:
       jax.config.update('jax_compilation_cache_dir', cache.value)
       jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
@@ -72,7 +72,19 @@ def main() -> None:
         print(stop, flush=True)
       sys.exit(128 + (asked[0] if asked else signal.SIGTERM))
     except (ValueError, OSError, ImportError) as error:
-      _end(error, _sentence(error))
+      end(error, sentence(error))
+
+  app.run(run, flags_parser=flags_parser(flag))
+
+
+def flags_parser(flag, needed: str = '--workdir=FOLDER'):
+  """What parses the flags, for `app.run`: an error in them or in the config ends in one sentence.
+
+  Args:
+    flag: that of the config.
+    needed: what must be given beside it.
+  """
+  from absl import flags
 
   def parse(arguments: list[str]) -> list[str]:
     try:
@@ -80,9 +92,8 @@ def main() -> None:
       getattr(flag.value, 'stages', None)   # a file that could not be read says so only now
       return rest
     except Exception as error:   # of the experiment file, or as many kinds as flags have
-      _end(error, _flag_sentence(error))
-
-  app.run(run, flags_parser=parse)
+      end(error, _flag_sentence(error).replace('--workdir=FOLDER', needed))
+  return parse
 
 
 def _listen(*, several: bool) -> list[int]:
@@ -112,7 +123,7 @@ def _ending(witness):
       witness.dismiss()
 
 
-def _end(error: Exception, sentence: str) -> None:
+def end(error: Exception, sentence: str) -> None:
   if os.environ.get('R1JAX_TRACEBACK'):
     raise error
   print(f'r1jax: {sentence} (R1JAX_TRACEBACK=1 shows where)', file=sys.stderr, flush=True)
@@ -122,14 +133,14 @@ def _end(error: Exception, sentence: str) -> None:
   sys.exit(1)
 
 
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
   """Leaves to one sentence at the end what libraries would log and their threads cannot raise."""
   from absl import logging
   logging.set_verbosity(logging.FATAL)
   sys.unraisablehook = lambda unraisable: None
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
   said = str(error)
   if isinstance(error, OSError) and error.filename:
     said = f'{error.filename}: {error.strerror}'

@@ -130,15 +130,15 @@ def test_a_plan_is_printed_and_nothing_is_run(flag, zero, other, compiled, tmp_p
 
 def test_what_goes_wrong_with_a_file_or_ends_in_a_note_is_one_sentence():
   error = OSError(28, 'No space left on device; mend that', '/full/part-1.jsonl')
-  assert main._sentence(error) == '/full/part-1.jsonl: No space left on device; mend that'
+  assert main.sentence(error) == '/full/part-1.jsonl: No space left on device; mend that'
   error = ValueError('It is wrong: mend it.')
   error.add_note('All is saved.')
-  assert main._sentence(error) == 'It is wrong: mend it. All is saved.'
+  assert main.sentence(error) == 'It is wrong: mend it. All is saved.'
 
 
 def test_libraries_leave_the_complaint_to_the_last_sentence():
   program = ('import sys, absl.logging, r1jax.main\n'
-             'r1jax.main._quieten_libraries()\n'
+             'r1jax.main.quieten_libraries()\n'
              'absl.logging.error("a thread failed")\n'
              'class Torn:\n'
              '  def __del__(self):\n'

@@ -5,6 +5,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from checkpoints import assert_equal, random_params
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 import tokenizers
@@ -34,16 +35,6 @@ RAW = {
         'factor': 32.0, 'high_freq_factor': 4.0, 'low_freq_factor': 1.0,
         'original_max_position_embeddings': 8192, 'rope_type': 'llama3'},
     'tie_word_embeddings': True, 'max_position_embeddings': 131072, 'torch_dtype': 'bfloat16'}
-
-
-def random_params(config):
-  shapes = jax.eval_shape(build(config).init, jax.random.key(0))
-  rng = np.random.default_rng(1)
-  return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
-
-
-def assert_equal(params, expected):
-  jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from checkpoints import assert_equal, random_params
 from safetensors.numpy import load_file, save_file
 
 from r1jax import sharding, storage
@@ -30,16 +31,6 @@ DEEPSEEK = ModelConfig(
     experts=Experts(count=4, per_token=2, width=8, routing='sigmoid', groups=2, groups_per_token=1,
                     shared=1),
     latent=Latent(rank=12, rope_dim=4, value_dim=6, query_rank=14))
-
-
-def random_params(config):
-  shapes = jax.eval_shape(build(config).init, jax.random.key(0))
-  rng = np.random.default_rng(1)
-  return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
-
-
-def assert_equal(params, expected):
-  jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
 @pytest.fixture

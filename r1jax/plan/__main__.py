@@ -28,7 +28,7 @@ def main() -> None:
     try:
       chips.prepare(topology)     # before jax starts, which reading the config does
     except ValueError as error:
-      runner._end(error, str(error))
+      runner.end(error, str(error))
   from absl import app, flags
   from ml_collections import config_flags
   flag = config_flags.DEFINE_config_file('config', help_string='experiment file, as file.py:size')
@@ -45,23 +45,14 @@ def main() -> None:
   flags.mark_flags_as_required(['config', 'topology'])
 
   def run(_) -> None:
-    runner._quieten_libraries()
+    runner.quieten_libraries()
     try:
       _plan(flag.value, named.value, stages.value, mean_length.value, steps.value, search.value,
             json_file.value, cache.value)
     except (ValueError, OSError, ImportError) as error:
-      runner._end(error, runner._sentence(error))
+      runner.end(error, runner.sentence(error))
 
-  def parse(arguments: list[str]) -> list[str]:
-    try:
-      rest = flags.FLAGS(arguments)
-      getattr(flag.value, 'stages', None)   # a file that could not be read says so only now
-      return rest
-    except Exception as error:   # of the experiment file, or as many kinds as flags have
-      runner._end(error, runner._flag_sentence(error).replace(
-          '--workdir=FOLDER', '--topology=v5e:4x4'))
-
-  app.run(run, flags_parser=parse)
+  app.run(run, flags_parser=runner.flags_parser(flag, '--topology=v5e:4x4'))
 
 
 def _topology(arguments: list[str]) -> str:
