@@ -185,18 +185,15 @@ def completion_hidden(
   routings = routing_of(aux)
   last = jnp.take_along_axis(prompt_hidden, prompt_lengths[:, None, None] - 1, 1)    # [B, 1, D]
   hidden = jnp.repeat(last, group_size, 0)
-  # The token at position i is predicted by the hidden state before it: the last one needs none.
-  # Where a mesh splits places it is run all the same, so that they divide.
-  count = completion_tokens.shape[1] - (sharding.parts('sequence') == 1)
-  inputs, needed = completion_tokens[:, :count], jnp.arange(count) < completion_tokens.shape[1] - 1
-  if count:
-    starts = jnp.repeat(prompt_lengths, group_size)[:, None]
-    rest, _, aux = model.apply(
-        params, inputs, positions=starts + jnp.arange(count),
-        segment_ids=((completion_mask[:, :count] != 0) & needed).astype(jnp.int32),
-        cache=transformer.as_prefix(new_kv, prompt_lengths))
-    hidden = jnp.concatenate([hidden, rest], 1)[:, :completion_tokens.shape[1]]
-    routings += routing_of(aux)
+  # The last token predicts none; run all the same, it keeps a length that tiles of memory divide.
+  places = jnp.arange(completion_tokens.shape[1])
+  starts = jnp.repeat(prompt_lengths, group_size)[:, None]
+  rest, _, aux = model.apply(
+      params, completion_tokens, positions=starts + places,
+      segment_ids=((completion_mask != 0) & (places < places.size - 1)).astype(jnp.int32),
+      cache=transformer.as_prefix(new_kv, prompt_lengths))
+  hidden = jnp.concatenate([hidden, rest[:, :-1]], 1)
+  routings += routing_of(aux)
   return hidden, routings
 
 
