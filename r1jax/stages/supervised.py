@@ -93,7 +93,7 @@ def train(
   Args:
     config: the stage's; of it seed, rows, epochs, micro_batches, optimizer, checkpoint_every,
       keep_checkpoints and log_every are read here.
-    params: those before the first update; they are taken, and may be donated.
+    params: those before the first update; they are donated.
     arrays: a tuple whose leaves have the rows of the data along their first axis.
     workdir: the stage's folder.
     loss, normalizer, after: as `train_step.make_update` takes them; normalizer(batch) on the host.
@@ -114,7 +114,7 @@ def train(
   steps = min(steps, last_step or steps)
   abstract = jax.eval_shape(functools.partial(train_step.init_state, optimizer=optimizer), params)
   placed = train_step.state_shardings(mesh, logical_axes, abstract)
-  state = jax.jit(lambda params: train_step.init_state(params, optimizer),
+  state = jax.jit(lambda params: train_step.init_state(params, optimizer), donate_argnums=0,
                   out_shardings=placed)(params)
   update = make_update(config, loss, optimizer, after)
   config_hash = checkpoint.config_hash(config)
