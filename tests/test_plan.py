@@ -321,9 +321,22 @@ def test_a_plan_counts_what_lies_besides():
   assert (kept['update'], kept['prefill']) == (close(1), close(4))       # and the reference
   away = besides(kl_coefficient=0.1, in_host_memory=('reference', 'optimizer'))
   assert (away['update'], away['prefill'], away['score']) == (0, close(1), close(1))
-  packed = zero()['stages']['zero']['packing'] | dict(row_length=128)
-  with pytest.raises(ValueError, match='packing.row_length=128 has no plan yet'):
-    besides(packing=packed)
+  evaluated = kept["evaluation 'base': prefill"]
+  assert evaluated == close(3 + 1 + 1)    # the state, the reference, another model
+
+
+def test_packed_rows_are_planned_as_they_are_run():
+  """16 completions of 16 tokens behind prompts of 48: 5 in a row of 128, two rows a micro-batch."""
+  packing = zero()['stages']['zero']['packing'] | dict(row_length=128, rows=2)
+  mesh, programs = traced_zero(zero(epochs=2, packing=packing))
+  for name in ('score', 'update'):
+    batch = programs[name].arguments[1]
+    assert batch.packing.segment_ids.shape[1:] == (2, 128)
+    assert programs[name].unknown_trips == 2     # 4 prompts, a row each
+  figures, _ = estimate.compile_program(programs['score'], mesh, devices(1))
+  padded, _ = estimate.compile_program(
+      traced_zero(zero(epochs=2))[1]['score'], mesh, devices(1))
+  assert figures.unknown_loops == 1 and 0.5 < figures.flops / padded.flops < 2
 
 
 def test_every_kind_of_stage_has_its_programs():
@@ -340,8 +353,11 @@ def test_every_kind_of_stage_has_its_programs():
     seen[stage['kind']] = [program.name for program in found]
     assert work.tokens > 0
   assert set(seen) == set(KINDS)
-  assert seen['rl'][-4:] == ['score', 'value', 'update', 'update of the critic']
-  assert seen['sft'] == seen['pretrain'] == seen['reward_model'] == ['update']
+  own = lambda kind: [name for name in seen[kind] if not name.startswith('evaluation ')]
+  assert own('rl')[-4:] == ['score', 'value', 'update', 'update of the critic']
+  assert own('sft') == own('pretrain') == own('reward_model') == ['update']
+  for kind in ('rl', 'sft'):
+    assert seen[kind][-1].startswith('evaluation ') and ': decode' in seen[kind][-1]
   assert seen['reject'][:2] == ['reshard', 'prefill']
   assert seen['evaluate'][0].endswith(': reshard')
 
@@ -394,17 +410,43 @@ def test_what_the_compiler_says_of_too_large_a_program():
 @pytest.mark.slow
 def test_a_search_finds_settings_that_fit():
   base = dict(common.plain(KINDS['pretrain'].DEFAULT), micro_batches=1)
-  config, topology = dict(seed=0, mesh=dict(fsdp=1, tensor=1), stages=dict(base=base)), devices(1)
+  mesh = dict.fromkeys(sharding.AXES, 1)
+  config, topology = dict(seed=0, mesh=mesh, stages=dict(base=base)), devices(1)
   most = estimate.plan_stage(config, 'base', topology).estimates[0].resident
   narrow = dataclasses.replace(
       topology, chip=dataclasses.replace(CHIP, memory=0.5 * most))
   assert not estimate.plan_stage(config, 'base', narrow).fits
-  found = search.search(config, 'base', narrow)
-  assert found[-1]['fits'] and found[-1]['resident'] <= narrow.chip.memory
-  assert any(flag.startswith('--config.stages.base.') for flag in found[-1]['flags'])
-  assert not any(one['fits'] for one in found[:-1])
+  tried, found = search.search(config, ['base'], narrow)
+  assert estimate.plan_stage(found, 'base', narrow).fits
+  assert tried[-1]['fits'] and tried[-1]['resident'] <= narrow.chip.memory
+  assert any(flag.startswith('--config.stages.base.') for flag in tried[-1]['flags'])
+  assert not any(one['fits'] for one in tried[:-1])
   impossible = dataclasses.replace(topology, chip=dataclasses.replace(CHIP, memory=1e5))
-  assert not any(one['fits'] for one in search.search(config, 'base', impossible, tried=2))
+  assert search.search(config, ['base'], impossible) == ([], None)     # nothing is compiled
+
+
+def test_a_search_goes_over_all_meshes_that_all_stages_bear():
+  """Without compiling: 8 chips for a mixture with 4 experts and one key/value head."""
+  moe = dict(source=common.RANDOM, preset='tiny_qwen3_moe')
+  config = zero(prompts=6, micro_batches=1, model=common.MODEL | moe)
+  config['stages']['more'] = config['stages']['zero'] | dict(prompts=2)
+  topology = chips.Topology('test:8', CHIP, tuple(jax.devices()))
+  found = [{axis: size for axis, size in mesh.items() if size > 1}
+           for mesh in search._meshes(config, ['zero', 'more'], topology)]
+  assert sorted(found, key=str) == [
+      {'expert': 2, 'sequence': 4}, {'fsdp': 2, 'sequence': 4}, {'sequence': 8}]
+  assert found[0] == {'expert': 2, 'sequence': 4}     # the cheapest
+
+
+def test_flags_are_what_changes():
+  config = zero()
+  settings = next(iter(search._settings(
+      {**config, 'mesh': config['mesh'] | dict(fsdp=4)}, 'zero', devices(4))))
+  assert sorted(search.flags_between(config, settings, 'zero')) == sorted([
+      '--config.mesh.fsdp=4', '--config.stages.zero.micro_batches=1',
+      '--config.stages.zero.sampling.placement=tensor', *(
+          f'--config.stages.zero.evaluations.{name}.sampling.placement=tensor'
+          for name in config['stages']['zero']['evaluations'])])
 
 
 # The command.
@@ -422,13 +464,14 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
               '--config.stages.zero.kl_coefficient=0.1', f'--json={tmp_path / "plan.json"}')
   assert done.returncode == 0, done.stderr
   assert 'mesh fsdp=2: memory of a chip' in done.stdout and 'tokens/s' in done.stdout
-  stage, = json.loads((tmp_path / 'plan.json').read_text())
+  stage, = json.loads((tmp_path / 'plan.json').read_text())['stages']
   assert stage['mesh']['fsdp'] == 2 and stage['fits']
   programs = {one['name']: one for one in stage['programs']}
   assert list(programs) == [
       'reshard', 'prefill', 'cache, first chunk: keys', 'cache, first chunk: values',
       'decode, first chunk', 'cache, last chunk: keys', 'cache, last chunk: values',
-      'decode, last chunk', 'score', 'update']
+      'decode, last chunk', 'score', 'update',
+      *(name for name in programs if name.startswith('evaluation '))]
   assert programs['update']['flops'] > programs['update']['xla_flops'] > 0
   assert {one['kind'] for one in programs['update']['traffic']} & {'all-gather', 'all-reduce'}
   run = stage['run']
@@ -447,7 +490,7 @@ def test_a_slice_is_compiled_for_without_one(tmp_path):
               '--config.stages.zero.micro_batches=1',
               f'--json={tmp_path / "plan.json"}')
   assert done.returncode == 0, done.stderr
-  stage, = json.loads((tmp_path / 'plan.json').read_text())
+  stage, = json.loads((tmp_path / 'plan.json').read_text())['stages']
   assert stage['fits'] and stage['chips'] == 4
   update = next(one for one in stage['programs'] if one['name'] == 'update')
   assert update['network_seconds'] > 0

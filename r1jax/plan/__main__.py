@@ -12,7 +12,7 @@ whose source is not at hand has the shape of `model.preset`. Prompts are as long
   --mean_length=N   completions have N tokens on average; by default all have the greatest length,
                     to which the programs run either way
   --steps=N         updates that chip-hours are for; by default those of the config
-  --search          where a stage does not fit: look for settings with which it does
+  --search          look for a mesh and settings with which all these stages fit, and plan them
   --json=FILE       the figures as JSON, too
 """
 import os
@@ -38,7 +38,7 @@ def main() -> None:
                                      'it may have', lower_bound=0)
   steps = flags.DEFINE_integer('steps', 0, 'updates that chip-hours are for; 0: the config\'s',
                                lower_bound=0)
-  search = flags.DEFINE_bool('search', False, 'look for settings that fit where a stage does not')
+  search = flags.DEFINE_bool('search', False, 'look for settings with which all stages fit')
   json_file = flags.DEFINE_string('json', '', 'file for the figures as JSON')
   cache = flags.DEFINE_string('cache', os.path.expanduser('~/.cache/r1jax/plan'),
                               'folder that keeps figures between plans; empty for none')
@@ -65,6 +65,7 @@ def _topology(arguments: list[str]) -> str:
 
 
 def _plan(config, name, only, mean_length, steps, search, json_file, cache) -> None:
+  import itertools
   import json
   import pathlib
 
@@ -81,32 +82,25 @@ def _plan(config, name, only, mean_length, steps, search, json_file, cache) -> N
   topology = chips.open_topology(name)
   console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
   print(table.assumed(topology), flush=True)
-  results = []
-  for stage in only or config['stages']:
-    tell = lambda program: print(f'stage {stage!r}: {program} ...', file=sys.stderr, flush=True)
-    options = dict(mean_length=mean_length, cache=cache, progress=tell)
-    fits = False
-    try:
-      plan = estimate.plan_stage(config, stage, topology, **options)
-      table.show(plan, topology, steps, console=console)
-      results.append(table.to_dict(plan, topology, steps))
-      fits = plan.fits
-    except ValueError as error:
-      if not search:
-        raise
-      print(error)
-      results.append({'stage': stage, 'fits': False})
-    if search and not fits:
-      found = searching.search(config, stage, topology, **options)
-      if found:
-        table.show_search(found, console=console)
-      results[-1]['search'] = found
-      best = next((one for one in found if one['fits']), None)
-      print('It fits with ' + ' '.join(best['flags']) if best else
-            'Nothing of this fits: take a larger slice, or shorter completions.')
+  tell = lambda said: print(said + ' ...', file=sys.stderr, flush=True)
+  options = dict(mean_length=mean_length, cache=cache)
+  names, results, searched = only or list(config['stages']), [], []
+  if search:
+    searched, config = searching.search(config, names, topology, progress=tell, **options)
+    table.show_search(searched, console=console)
+    print('It fits with ' + ' '.join(dict.fromkeys(itertools.chain.from_iterable(
+        one['flags'] for one in searched if one['fits']))) if config else
+          'Nothing of this fits: take a larger slice, or shorter completions.')
+  for stage in names if config else ():
+    plan = estimate.plan_stage(
+        config, stage, topology, **options,
+        progress=lambda program: tell(f'stage {stage!r}: {program}'))
+    table.show(plan, topology, steps, console=console)
+    results.append(table.to_dict(plan, topology, steps))
   print(table.note())
   if json_file:
-    pathlib.Path(json_file).write_text(json.dumps(results, indent=1))
+    pathlib.Path(json_file).write_text(json.dumps(
+        {'stages': results, 'searched': searched}, indent=1))
 
 
 if __name__ == '__main__':

@@ -232,36 +232,39 @@ def cost(text: str, *, flops_per_second: float, bytes_per_second: float,
   Args:
     text: of its optimised HLO.
     flops_per_second, bytes_per_second: of the device, for `core_seconds`.
-    unknown_trips: of loops whose trips depend on the data.
+    unknown_trips: of loops whose trips depend on the data; in one of them, others run once.
   """
   computations, entry = parse(text)
   partitions = re.search(r'num_partitions=(\d+)', text)
   num_partitions = int(partitions[1]) if partitions else 1
 
   @functools.cache
-  def of_computation(name: str) -> Cost:
+  def of_computation(name: str, unknown: int) -> Cost:
     found = Cost()
     for instruction in computations[name].values():
-      found += of_instruction(instruction, computations[name])
+      found += of_instruction(instruction, computations[name], unknown)
     return found
 
-  def of_instruction(one: Instruction, around: Computation) -> Cost:
+  def of_instruction(one: Instruction, around: Computation, unknown: int) -> Cost:
     called = [name for name in _called(one) if name in computations]
     if one.opcode == 'while':
       body = re.search(r'\bbody=%?([\w.\-]+)', one.attributes)[1]
       trips = trip_count(one, around, computations)
-      inner = of_computation(body).repeated(unknown_trips if trips is None else trips)
-      return inner + Cost(unknown_loops=trips is None)
+      if trips is None:
+        return of_computation(body, 1).repeated(unknown) + Cost(unknown_loops=1)
+      return of_computation(body, unknown).repeated(trips)
     if one.opcode == 'conditional':
-      return max((of_computation(name) for name in called), key=lambda c: (c.flops, c.bytes))
+      return max((of_computation(name, unknown) for name in called), key=lambda c: (c.flops, c.bytes))
     if one.opcode in ('call', 'async-start', 'call-start'):
-      return sum((of_computation(name) for name in called), Cost())
+      return sum((of_computation(name, unknown) for name in called), Cost())
     if one.opcode.endswith(('-done', '-update')) or one.opcode in _FREE:
       return Cost()
     size, collectives = traffic(one, around, computations), ()
     if one.opcode == 'fusion':
-      inner = of_computation(called[0])
+      inner = of_computation(called[0], unknown)
       flops, collectives = inner.flops, inner.collectives
+      if called[0].startswith('all-reduce-scatter'):    # libtpu's reduce-scatter
+        collectives = tuple(dataclasses.replace(one, kind='reduce-scatter') for one in collectives)
     else:
       flops = _flops(one, around)
     kind, named = one.opcode.removesuffix('-start'), re.search(r'op_name="([^"]*)"', one.attributes)
@@ -275,7 +278,7 @@ def cost(text: str, *, flops_per_second: float, bytes_per_second: float,
     return Cost(flops, size, seconds, collectives, 0, (Part(
         one.opcode, str(one.shapes[0]), 0, where, 1.0, flops, size, seconds),))
 
-  return of_computation(entry)
+  return of_computation(entry, unknown_trips)
 
 
 def _called(one: Instruction) -> list[str]:

@@ -1,138 +1,196 @@
-"""Settings with which a stage fits: micro-batches, rematerialisation, the sizes of the mesh.
+"""Settings with which stages fit: the mesh, micro-batches, rematerialisation, the placement.
 
-Candidates are ordered by a rough estimate of their memory and compiled, the stage's most likely
-failures first, until one fits or a bounded number has been tried.
+Candidates that arithmetic alone rules out are left out, the others ordered by what they are likely to
+cost, and compiled until all stages fit on one mesh or a bounded number of meshes has been tried.
 """
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import copy
 import itertools
 import math
 import pathlib
 from typing import Any
 
+from r1jax import sharding
 from r1jax.models import num_params
 from r1jax.pipeline import KINDS
 from r1jax.plan import estimate
 from r1jax.plan.chips import Topology
+from r1jax.stages import common
 
-_TRIED = 8     # candidates that are compiled at most
+_MESHES = 6        # meshes that are tried at most
+_TRIED = 4         # settings of a stage that are compiled at most, on one mesh
 
 
 def search(
-    config: Mapping[str, Any], name: str, topology: Topology, *, mean_length: float = 0,
+    config: Mapping[str, Any], names: Sequence[str], topology: Topology, *, mean_length: float = 0,
     cache: str | pathlib.Path = '', progress: Callable[[str], None] = lambda name: None,
-    tried: int = _TRIED,
-) -> list[dict[str, Any]]:
-  """What was compiled, in order: {flags, resident (bytes), seconds (in turn), fits}.
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+  """(what was compiled, in order; a config with which all the stages fit, or None).
 
-  Arguments as of `estimate.plan_stage`; it ends with the first that fits, or after `tried`.
+  Of what was compiled: {stage, flags, resident (bytes), seconds (in turn), fits}. Other arguments
+  as of `estimate.plan_stage`; `names` are the stages'.
   """
-  found = []
-  for flags, candidate in _ordered(config, name, topology):
-    if len(found) == tried:
-      break
-    progress(' '.join(flags))
-    try:
-      plan = estimate.plan_stage(candidate, name, topology, mean_length=mean_length, cache=cache)
-    except ValueError:   # a batch or a length that this mesh does not divide
+  found: list[dict[str, Any]] = []
+
+  def fitting(config, name: str) -> dict | None:
+    """`config` with settings of the stage with which it fits this mesh."""
+    for candidate in itertools.islice(_settings(config, name, topology), _TRIED):
+      progress(f'{name}: ' + ' '.join(flags_between(config, candidate, name)))
+      plan = estimate.plan_stage(candidate, name, topology, mean_length=mean_length, cache=cache,
+                                 until_too_large=True)
+      found.append({
+          'stage': name, 'flags': flags_between(start, candidate, name),
+          'resident': max(one.resident for one in plan.estimates), 'fits': plan.fits,
+          'seconds': plan.seconds('in_turn') if plan.fits else 0.0})
+      if plan.fits:
+        return candidate
+    return None
+
+  start = config
+  for mesh in itertools.islice(_meshes(config, names, topology), _MESHES):
+    candidate = {**config, 'mesh': mesh}
+    for name in names:
+      candidate = fitting(candidate, name)
+      if candidate is None:
+        break
+    else:
+      return found, candidate
+  return found, None
+
+
+def _meshes(config, names, topology: Topology) -> Iterator[dict[str, int]]:
+  """Those on which every stage has settings that arithmetic does not rule out, the likeliest first.
+
+  A mesh costs the more, the more of it splits rows and products of one row, and the more memory its
+  tightest stage needs.
+  """
+  count, priced = len(topology.devices), []
+  shapes = [_shape(config, name) for name in names]
+  experts = [1] if not all(shape.experts for shape in shapes) else _powers(count)
+  for expert, sequence, tensor in itertools.product(experts, _powers(count), _powers(count)):
+    if count % (expert * sequence * tensor):
       continue
-    found.append({
-        'flags': flags, 'resident': max(one.resident for one in plan.estimates),
-        'seconds': plan.seconds('in_turn') if plan.work else 0.0, 'fits': plan.fits})
-    if plan.fits:
-      break
-  return found
+    fsdp = count // (expert * sequence * tensor)
+    mesh = dict.fromkeys(config['mesh'], 1) | dict(
+        fsdp=fsdp, expert=expert, sequence=sequence, tensor=tensor)
+    candidate = {**config, 'mesh': mesh}
+    tightest = [next(_settings(candidate, name, topology), None) for name in names]
+    if None in tightest:
+      continue
+    filled = max(rough_bytes(one, name) for one, name in zip(tightest, names))
+    # Tokens are gathered over an expert axis, and weights where there is none.
+    whole = max(shape.experts.count / expert if shape.experts else 1 for shape in shapes)
+    priced.append(((filled > topology.chip.memory, sequence * tensor ** 2 * whole), mesh))
+  return (mesh for _, mesh in sorted(priced, key=lambda one: one[0]))
 
 
-def _ordered(config, name, topology) -> Iterator[tuple[list[str], dict]]:
-  """Changed configs with their flags: those that a rough estimate says fit, cheapest change first.
+def _powers(most: int) -> list[int]:
+  return [2 ** i for i in range(most.bit_length()) if 2 ** i <= most]
 
-  The cheapest are the candidates with the fewest micro-batches, without rematerialisation, on the
-  mesh whose weights move least; where none is said to fit, those of the least memory come first.
-  """
-  candidates = []
-  for change in _changes(config, name, len(topology.devices)):
-    candidate = _changed(config, name, change)
+
+def _settings(config, name, topology: Topology) -> Iterator[dict[str, Any]]:
+  """The config with other settings of a stage, on its mesh: those that a rough estimate says fit come
+  first, of these the fewest micro-batches, and rematerialisation and gathered weights last."""
+  stage, candidates = config['stages'][name], []
+  mesh = sharding.make_mesh(**config['mesh'], devices=topology.devices)
+  try:
+    common.check_model_fits(_shape(config, name), mesh)
+  except ValueError:
+    return
+  micros = [0]       # of a stage that trains nothing
+  if 'micro_batches' in stage:
+    rows = (stage.get('prompts') or stage['rows']) // stage.get('mini_batches', 1)
+    micros = [size for size in _powers(rows) if rows % size == 0]
+  draws = mesh.size > 1 and ('sampling' in stage or stage.get('evaluations'))
+  placements = ('tensor', 'train') if draws else ('',)
+  for micro, remat, placement in itertools.product(micros, (False, True), placements):
+    candidate = _changed(config, name, micro, remat, placement)
     try:
-      KINDS[candidate['stages'][name]['kind']].check(candidate['stages'][name], name)
-    except ValueError:
+      KINDS[stage['kind']].check(candidate['stages'][name], name)
+      common.check_mesh(candidate['stages'][name], mesh, name)
+    except ValueError:      # a batch or a length that this mesh does not divide
       continue
     rough = rough_bytes(candidate, name)
-    fits = rough <= topology.chip.memory
-    price = (change['mesh'].get('tensor', 1), change['micro_batches'], change['remat'])
-    candidates.append(((not fits, price if fits else (rough,)), change, candidate))
-  for _, change, candidate in sorted(candidates, key=lambda one: one[0]):
-    yield flags_of(config, name, change), candidate
+    if _least_bytes(candidate, name) <= topology.chip.memory:
+      over = rough > topology.chip.memory
+      candidates.append(((over, rough) if over else (over, micro, remat, placement == 'train'),
+                         candidate))
+  yield from (one for _, one in sorted(candidates, key=lambda one: one[0]))
 
 
-def _changes(config, name, devices: int) -> Iterator[dict[str, Any]]:
-  stage = config['stages'][name]
-  rows = stage.get('prompts') or stage.get('rows') or 1
-  rows //= stage.get('mini_batches', 1)
-  micros = [0]    # of a stage that trains nothing
-  if 'micro_batches' in stage:
-    micros = [2 ** i for i in range(12) if rows % 2 ** i == 0]
-  now = {axis: 1 for axis in config['mesh'] if isinstance(config['mesh'][axis], int)}
-  for tensor in (2 ** i for i in range(7)):
-    if devices % tensor:
-      break
-    mesh = now | {'fsdp': devices // tensor, 'tensor': tensor}
-    for micro_batches, remat in itertools.product(micros, (False, True)):
-      if not micro_batches or (rows // micro_batches) % (devices // tensor) == 0:
-        yield {'mesh': mesh, 'micro_batches': micro_batches, 'remat': remat}
+def _changed(config, name, micro_batches: int, remat: bool, placement: str) -> dict:
+  stage = copy.deepcopy(dict(config['stages'][name]))
+  if micro_batches:
+    stage['micro_batches'] = micro_batches
+  (stage['model'] if 'model' in stage else stage)['remat'] = remat
+  if placement:
+    for one in (stage, *stage.get('evaluations', {}).values()):
+      if 'sampling' in one:
+        one['sampling']['placement'] = placement
+  return {**config, 'stages': {**config['stages'], name: stage}}
 
 
-def _changed(config, name, change) -> dict:
-  changed = copy.deepcopy(dict(config))
-  stage = changed['stages'][name]
-  changed['mesh'] |= change['mesh']
-  if change['micro_batches']:
-    stage['micro_batches'] = change['micro_batches']
-  (stage['model'] if 'model' in stage else stage)['remat'] = change['remat']
-  return changed
+def flags_between(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> list[str]:
+  """The overrides that make the mesh and a stage of `old` those of `new`."""
+  flags = []
 
-
-def flags_of(config: Mapping[str, Any], name: str, change: Mapping[str, Any]) -> list[str]:
-  """The overrides that make `change`, without those that change nothing."""
-  stage, flags = config['stages'][name], []
-  for axis, count in change['mesh'].items():
-    if config['mesh'][axis] != count:
-      flags.append(f'--config.mesh.{axis}={count}')
-  if change['micro_batches'] and stage['micro_batches'] != change['micro_batches']:
-    flags.append(f'--config.stages.{name}.micro_batches={change["micro_batches"]}')
-  where = f'{name}.model' if 'model' in stage else name
-  if (stage['model'] if 'model' in stage else stage)['remat'] != change['remat']:
-    flags.append(f'--config.stages.{where}.remat={str(change["remat"]).lower()}')
+  def walk(path, before, after):
+    if isinstance(after, Mapping):
+      for key in after:
+        walk(f'{path}.{key}', before[key], after[key])
+    elif before != after:
+      flags.append(f'--{path}={str(after).lower() if isinstance(after, bool) else after}')
+  walk('config.mesh', old['mesh'], new['mesh'])
+  walk(f'config.stages.{name}', old['stages'][name], new['stages'][name])
   return flags
 
 
-def rough_bytes(config: Mapping[str, Any], name: str) -> float:
-  """Of a chip, by arithmetic alone: state and gradients, activations of a micro-batch, a cache."""
+def _shape(config, name):
+  """Of the model of a stage."""
   stage = config['stages'][name]
+  model = stage.get('model') or {'source': '', 'preset': stage['preset']}
+  return estimate.shape_finder(config['stages'], name)(model)
+
+
+def _least_bytes(config: Mapping[str, Any], name: str) -> float:
+  """Of a chip, what a stage holds at the least: parameters, with gradients and moments if it trains."""
+  stage, mesh = config['stages'][name], config['mesh']
+  copies = 1
+  if 'micro_batches' in stage:
+    hosted = stage.get('in_host_memory', ())
+    copies = 4 + bool(stage.get('kl_coefficient') and 'reference' not in hosted)
+  return 4 * copies * num_params(_shape(config, name)) / (math.prod(mesh.values()) / mesh['replica'])
+
+
+def rough_bytes(config: Mapping[str, Any], name: str) -> float:
+  """Of a chip, by arithmetic alone: state, and the activations of a micro-batch or a cache."""
+  stage, mesh, shape = config['stages'][name], config['mesh'], _shape(config, name)
+  model = stage.get('model') or stage
   if 'sampling' not in stage and 'rows' not in stage:    # several evaluations, each a rollout
     return max(rough_bytes({**config, 'stages': {**config['stages'], name: {
-        **one, 'model': stage['model']}}}, name) for one in stage['evaluations'].values())
-  shape_of = estimate.shape_finder(config['stages'], name)
-  model = stage.get('model') or {}
-  shape = shape_of(model if model else {'source': '', 'preset': stage['preset']})
-  chips = math.prod(size for size in config['mesh'].values() if isinstance(size, int))
-  numbers = num_params(shape)
-  copies = 4 + bool(stage.get('kl_coefficient')) + 4 * (stage.get('advantage') == 'gae')
-  if 'micro_batches' not in stage:
-    copies = 1
-  state = 4 * copies * numbers / chips + 2 * numbers / chips
-  width = 2 if (model or stage)['compute_dtype'] == 'bfloat16' else 4
-  sampling = stage.get('sampling')
+        **one, 'model': model}}}, name) for one in stage['evaluations'].values())
+  width = 2 if model['compute_dtype'] == 'bfloat16' else 4
+  row_shards = mesh['replica'] * mesh['fsdp'] * mesh['expert']
+  sampling, micro = stage.get('sampling'), stage.get('micro_batches', 1)
   if sampling:
-    group = stage.get('group_size') or stage['samples']
-    rows = stage['prompts'] * group
+    rows = stage['prompts'] * (stage.get('group_size') or stage['samples'])
     length = sampling['max_new_tokens']
   else:
     rows, length = stage['rows'], stage.get('row_length') or 2 * stage['max_tokens']
-  tokens = rows * length / stage.get('micro_batches', 1) / chips
-  kept = shape.width if (model or stage)['remat'] else 6 * shape.width + 3 * shape.mlp_width
-  activations = width * tokens * kept * shape.num_layers if 'micro_batches' in stage else 0
-  heads = shape.latent.rank + shape.latent.rope_dim if shape.latent else (
-      2 * shape.num_kv_heads * shape.head_dim)
-  cache = width * rows * length * heads * shape.num_layers / chips if sampling else 0
-  return state + max(activations, 2 * cache)
+  activations = cache = 0.0
+  if 'micro_batches' in stage:
+    tokens = rows * length / micro / stage.get('mini_batches', 1) / row_shards / mesh['sequence']
+    working = 6 * shape.width + 3 * shape.mlp_width / mesh['tensor']
+    kept = shape.width if model['remat'] else working
+    activations = width * tokens * (kept * shape.num_layers + 2 * working)
+    if not sampling:
+      return _least_bytes(config, name) + activations
+  if sampling:
+    whole, spread = num_params(shape), math.prod(mesh.values()) / mesh['replica']
+    if sampling['placement'] == 'tensor':
+      spread, row_shards = mesh['tensor'] * mesh['expert'], row_shards * mesh['sequence']
+    heads = shape.latent.rank + shape.latent.rope_dim if shape.latent else (
+        2 * shape.num_kv_heads * shape.head_dim / mesh['tensor'])
+    cache = width * rows * length * heads * shape.num_layers / row_shards
+    cache = 1.5 * cache + width * whole / spread
+  return _least_bytes(config, name) + max(activations, cache)

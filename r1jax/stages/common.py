@@ -127,7 +127,7 @@ def load_model(
     config, params = gguf.load_gguf(source, mesh=mesh)
     check_preset(preset, config, source)
     tokenizer.check_fits(config.vocab_size)
-    _check_model_fits(config, mesh)
+    check_model_fits(config, mesh)
   else:
     with contextlib.ExitStack() as stack:
       if not Path(source).is_local:   # safetensors are read from a local disk
@@ -137,7 +137,7 @@ def load_model(
       config = huggingface.read_config(source, prediction_head=prediction_head)
       check_preset(preset, config, source)
       tokenizer.check_fits(config.vocab_size)
-      _check_model_fits(config, mesh)
+      check_model_fits(config, mesh)
       params = huggingface.load_params(source, config, mesh=mesh)
   return LoadedModel(build(config, compute_dtype=compute_dtype, remat=remat), params, tokenizer)
 
@@ -146,7 +146,7 @@ def _random_model(preset: str, mesh: jax.sharding.Mesh, **options) -> tuple[Mode
   if not preset:
     raise ValueError(f"model.source={RANDOM!r} has no shape: set model.preset to one of "
                      f'{", ".join(PRESETS)}')
-  _check_model_fits(PRESETS[preset], mesh)
+  check_model_fits(PRESETS[preset], mesh)
   model = build(PRESETS[preset], **options)
   key = jax.random.key(0)
   placed = sharding.shardings(mesh, model.logical_axes, jax.eval_shape(model.init, key))
@@ -310,7 +310,7 @@ def check_mesh(config: Mapping[str, Any], mesh: jax.sharding.Mesh, where: str) -
     sharding.check_divides(mesh, axis, size, what)
 
 
-def _check_model_fits(config: ModelConfig, mesh: jax.sharding.Mesh) -> None:
+def check_model_fits(config: ModelConfig, mesh: jax.sharding.Mesh) -> None:
   """Refuses a mesh over which the heads or experts of a model cannot be split evenly."""
   sharding.check_divides(mesh, 'kv_heads', config.num_kv_heads, 'num_kv_heads')
   if config.experts:

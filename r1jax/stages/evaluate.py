@@ -1,5 +1,6 @@
 """Evaluation as a stage, and the table of base against trained that ends a training stage."""
 from collections.abc import Callable, Iterable, Mapping
+import dataclasses
 import functools
 import json
 import random
@@ -279,10 +280,42 @@ def programs(
     return (yield from supervised_abstract.drawing(config, mesh, model, sample, mean_length))
   tokens = 0.0
   for name, one in _of_model(config['evaluations'], config['model']).items():
-    work = yield from supervised_abstract.named(name, programs(
+    work = yield from supervised_abstract.changed(_named(name), programs(
         one, mesh, shape_of, mean_length=mean_length))
     tokens += work.tokens
   return abstract.Work(tokens, 0, 0)
+
+
+def _named(name: str, **fields) -> Callable[[abstract.Program], abstract.Program]:
+  return lambda program: dataclasses.replace(program, name=f'{name}: {program.name}', **fields)
+
+
+def largest_programs(
+    config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
+    params, beside=(),
+) -> abstract.Programs:
+  """Those of the evaluation of a training stage that draws most at a time, for their memory.
+
+  They count as run 0 times an iteration.
+
+  Args:
+    config, mesh, shape_of: as of `programs`, of the training stage.
+    params: the placed shapes of what it trains.
+    beside: what else it still holds then.
+  """
+  def size(item):
+    one = item[1]
+    rows = min(one['prompts'], one['problems']) * one['samples']
+    return rows * one['sampling']['max_new_tokens'], one['model']['source'] != TRAINED
+  if not config['evaluations']:
+    return
+  name, one = max(config['evaluations'].items(), key=size)
+  if one['model']['source'] != TRAINED:
+    beside = params, beside
+  (one,) = _of_model({name: one}, config['model']).values()
+  for_nothing = lambda program: _named(
+      f'evaluation {name!r}', times=0, useful=0, beside=(program.beside, beside))(program)
+  yield from supervised_abstract.changed(for_nothing, programs(one, mesh, shape_of))
 
 
 def _of_model(

@@ -9,7 +9,7 @@ from r1jax import checkpoint, models, sharding
 from r1jax.data import miniature
 from r1jax.data.packing import pack
 from r1jax.models import ModelConfig
-from r1jax.stages import abstract, common, evaluate, sft, supervised, supervised_abstract
+from r1jax.stages import abstract, common, evaluate, sft, supervised
 from r1jax.storage import Path
 from r1jax.tokenization import Tokenizer
 
@@ -93,6 +93,6 @@ def programs(
     config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
     *, mean_length: float = 0,
 ) -> abstract.Programs:
-  """The update on packed rows; arguments as of `rl_abstract.programs`."""
-  model = abstract.model_of(config, models.PRESETS[config['preset']])
-  return supervised_abstract.packed_update(config, mesh, model, *sft.loss_and_after(config, model))
+  """Those of SFT; arguments as of `rl_abstract.programs`."""
+  settings = {name: config[name] for name in ('preset', 'compute_dtype', 'remat')}
+  return sft.programs(config | {'model': settings | {'source': ''}}, mesh, shape_of)

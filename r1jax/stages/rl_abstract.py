@@ -3,10 +3,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from r1jax import compute, reward_model, sharding, train_step
-from r1jax.records import Batch
-from r1jax.stages import abstract, rl_programs
+from r1jax.records import Batch, PackedBatch
+from r1jax.stages import abstract, evaluate, rl_programs
 from r1jax.stages.abstract import Program, Work, table
 
 
@@ -16,21 +17,16 @@ def programs(
 ) -> abstract.Programs:
   """A rollout without extra rounds, what scores it, and its updates; see `abstract.Programs`.
 
-  Left out is what takes next to no time: crediting, taking groups, the reward models' passes.
-  Packed rows are planned as the padded batch that they stand for, which takes at least as much.
+  And the memory of the stage's largest evaluation. Left out is what takes next to no time:
+  crediting, taking groups, the reward models' passes. Packed rows are those of completions that
+  all have `mean_length` tokens.
 
   Args:
     config: the stage's.
     mesh: of the devices to compile for.
     shape_of: from the `model` part of a stage to its ModelConfig.
     mean_length: of the completions; 0: all have the greatest length.
-
-  Raises:
-    ValueError: the stage packs its rows, of which there is no plan yet.
   """
-  if config['packing']['row_length']:
-    raise ValueError(f'packing.row_length={config["packing"]["row_length"]} has no plan yet: set it '
-                     'to 0 to plan the padded programs')
   longest, group = config['sampling']['max_new_tokens'], config['group_size']
   mean_length = mean_length or longest
   model = abstract.model_of(config['model'], shape_of(config['model']))
@@ -67,24 +63,39 @@ def programs(
   bare = Batch(*(getattr(whole, name) for name in (
       'prompt_tokens', 'prompt_lengths', 'completion_tokens', 'completion_mask',
       'behaviour_logprobs')))
+  given, trips = _packed(config, mesh, bare, mean_length)
   if scored:
-    yield Program('score', run.score, (params, bare), times=scored, useful=scored * pass_,
-                  beside=(moments, reference, critic_params))
+    yield Program('score', run.score, (params, given), times=scored, useful=scored * pass_,
+                  unknown_trips=trips, beside=(moments, reference, critic_params))
   if critic is not None:
-    yield Program('value', run.value, (critic.params, bare), useful=pass_,
+    yield Program('value', run.value, (critic.params, given), useful=pass_, unknown_trips=trips,
                   beside=(state.params, moments, kept))
-  batch = _batch(config, mesh, config['prompts'] // config['mini_batches'], updates > 1, reference,
-                 critic)
+  batch, trips = _packed(config, mesh, _batch(
+      config, mesh, config['prompts'] // config['mini_batches'], updates > 1, reference, critic),
+      mean_length)
   normalizers = rl_programs.Normalizers(
       *sharding.abstract([abstract.scalar()] * len(rl_programs.Normalizers._fields), mesh))
   trained = compute.training(model.config, *lengths, remat=False, times=config['epochs']).trained
   others = () if config['mini_batches'] == 1 else whole
   yield Program('update', run.update, (state, batch, normalizers), times=updates, useful=trained,
-                beside=(kept, critic, others))
+                unknown_trips=trips, beside=(kept, critic, others))
   if critic is not None:
     yield Program('update of the critic', run.update_critic, (critic, batch, normalizers),
-                  times=updates, useful=trained, beside=(state, kept, others))
+                  times=updates, useful=trained, unknown_trips=trips, beside=(state, kept, others))
+  yield from evaluate.largest_programs(
+      config, mesh, shape_of, params, beside=(state.optimizer, reference, critic))
   return Work(config['prompts'] * group * mean_length, updates, -(-config['steps'] // updates))
+
+
+def _packed(config, mesh, batch: Batch, mean_length: float) -> tuple[Batch | PackedBatch, int]:
+  """(a batch as the programs take it, its micro-batches of packed rows or 1)."""
+  if not config['packing']['row_length']:
+    return batch, 1
+  prompts, longest = batch.prompt_tokens.shape
+  rows, length = batch.completion_tokens.shape
+  packing = rl_programs.pack_lengths(
+      np.full(prompts, longest), np.full(rows, int(mean_length)), longest + length, config, mesh)
+  return PackedBatch(batch, sharding.abstract(packing, mesh)), int(packing.num_micro_batches)
 
 
 def _batch(config, mesh, prompts: int, old: bool, reference, critic) -> Batch:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r1jax import advantages, losses, sharding, train_step
 from r1jax.data.group_packing import pack_groups
@@ -66,14 +67,21 @@ def pack(batch: Batch, settings: Mapping[str, Any], mesh: jax.sharding.Mesh) -> 
   The lengths, and they alone, come to the host.
   """
   lengths = sharding.to_host((batch.prompt_lengths, jnp.sum(batch.completion_mask != 0, 1)))
+  longest = batch.prompt_tokens.shape[1] + batch.completion_tokens.shape[1]
+  return PackedBatch(batch, sharding.place(pack_lengths(*lengths, longest, settings, mesh), mesh))
+
+
+def pack_lengths(
+    prompt_lengths: np.ndarray, completion_lengths: np.ndarray, longest: int,
+    settings: Mapping[str, Any], mesh: jax.sharding.Mesh,
+) -> Packing:
+  """The packing of prompts [B] and completions [N] of these lengths; `longest` of `pack_groups`."""
   placed = jax.sharding.NamedSharding(
       mesh, sharding.spec_that_divides(mesh, (None,), ('batch',)))
   parts = mesh.size // placed.shard_shape((mesh.size,))[0]
-  packing = pack_groups(
-      *lengths, row_length=settings['packing']['row_length'],
-      num_rows=-(-settings['packing']['rows'] // parts) * parts,
-      longest=batch.prompt_tokens.shape[1] + batch.completion_tokens.shape[1])
-  return PackedBatch(batch, sharding.place(packing, mesh))
+  return pack_groups(
+      prompt_lengths, completion_lengths, row_length=settings['packing']['row_length'],
+      num_rows=-(-settings['packing']['rows'] // parts) * parts, longest=longest)
 
 
 @jax.jit

@@ -240,8 +240,11 @@ def programs(
     config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
     *, mean_length: float = 0,
 ) -> abstract.Programs:
-  """The update on packed rows; arguments as of `rl_abstract.programs`."""
+  """The update on packed rows, and the memory of an evaluation; see `rl_abstract.programs`."""
   shape = dataclasses.replace(
-      shape_of(config['model']), prediction_head=config['prediction_coefficient'] > 0)
+      shape_of(config['model']), prediction_head=config.get('prediction_coefficient', 0) > 0)
   model = abstract.model_of(config['model'], shape)
-  return supervised_abstract.packed_update(config, mesh, model, *loss_and_after(config, model))
+  work = yield from supervised_abstract.packed_update(
+      config, mesh, model, *loss_and_after(config, model))
+  yield from evaluate.largest_programs(config, mesh, shape_of, abstract.params_of(model, mesh))
+  return work

@@ -1,6 +1,5 @@
 """The device programs of the other stages, by shapes alone: updates on rows, rollouts to judge."""
 from collections.abc import Callable, Mapping
-import dataclasses
 from typing import Any
 
 import jax
@@ -64,12 +63,12 @@ def drawing(
   return Work(prompts * config['samples'] * mean_length, 0, -(-config['problems'] // prompts))
 
 
-def named(prefix: str, programs: abstract.Programs) -> abstract.Programs:
-  """The same programs with a prefix to their names."""
+def changed(change: Callable[[Program], Program], programs: abstract.Programs) -> abstract.Programs:
+  """The same programs, each as `change` makes it."""
   answer = None
   while True:
     try:
       program = programs.send(answer)
     except StopIteration as end:
       return end.value
-    answer = yield dataclasses.replace(program, name=f'{prefix}: {program.name}')
+    answer = yield change(program)
