@@ -134,7 +134,8 @@ def _smollm2_135m(zero: ConfigDict) -> None:
     zero.evaluations[name] = evaluation(
         zero, accuracy='gsm8k', problems=16, prompts=8, samples=4)
   # A reference: --config.stages.zero.model.source=PATH names the base for both.
-  zero.evaluations.base.model.source = zero.model.get_ref('source')
+  for field in ('source', 'preset'):
+    zero.evaluations.base.model[field] = zero.model.get_ref(field)
 
 
 def _qwen3_0_6b(zero: ConfigDict) -> None:
@@ -167,7 +168,6 @@ def _stand_in(zero: ConfigDict, preset: str) -> None:
   for config in zero.evaluations.values():
     config.data, config.accuracy = ConfigDict(zero.data), 'number'
     config.model.compute_dtype = 'float32'
-  zero.evaluations.base.model.preset = preset
 
 
 def _debug(zero: ConfigDict) -> None:

@@ -57,8 +57,10 @@ def token_logprobs(
   *lead, n, t, _ = hidden.shape
   vocab = unembedding.shape[0]
   at_once = max(1, max_logits * sharding.parts('vocab', vocab) // (n * vocab))
+  whole = 8 if at_once >= 8 else 1     # rows of a tile of memory
+  at_once -= at_once % whole
   chunks = -(-t // at_once)
-  size = -(-t // chunks)
+  size = -(-t // (chunks * whole)) * whole
 
   def cut(x):
     axis = len(lead) + 1

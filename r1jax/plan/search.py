@@ -19,6 +19,8 @@ from r1jax.stages import common
 
 _MESHES = 6        # meshes that are tried at most
 _TRIED = 4         # settings of a stage that are compiled at most, on one mesh
+# Programs that micro-batches and rematerialisation make smaller.
+_UPDATES = {'score', 'value', 'update', 'update of the critic'}
 
 
 def search(
@@ -34,7 +36,12 @@ def search(
 
   def fitting(config, name: str) -> dict | None:
     """`config` with settings of the stage with which it fits this mesh."""
-    for candidate in itertools.islice(_settings(config, name, topology), _TRIED):
+    tried, hopeless = 0, set()      # placements with which drawing does not fit
+    for candidate in _settings(config, name, topology):
+      placement = _placement(candidate['stages'][name])
+      if tried == _TRIED or placement in hopeless:
+        continue
+      tried += 1
       progress(f'{name}: ' + ' '.join(flags_between(config, candidate, name)))
       plan = estimate.plan_stage(candidate, name, topology, mean_length=mean_length, cache=cache,
                                  until_too_large=True)
@@ -44,6 +51,8 @@ def search(
           'seconds': plan.seconds('in_turn') if plan.fits else 0.0})
       if plan.fits:
         return candidate
+      if plan.estimates[-1].figures.name not in _UPDATES:
+        hopeless.add(placement)
     return None
 
   start = config
@@ -152,45 +161,62 @@ def _shape(config, name):
   return estimate.shape_finder(config['stages'], name)(model)
 
 
+def _placement(stage: Mapping[str, Any]) -> str:
+  """That of the first sampler of a stage, '' where it draws nothing."""
+  samplers = [one['sampling'] for one in (stage, *stage.get('evaluations', {}).values())
+              if 'sampling' in one]
+  return samplers[0]['placement'] if samplers else ''
+
+
 def _least_bytes(config: Mapping[str, Any], name: str) -> float:
-  """Of a chip, what a stage holds at the least: parameters, with gradients and moments if it trains."""
-  stage, mesh = config['stages'][name], config['mesh']
-  copies = 1
-  if 'micro_batches' in stage:
-    hosted = stage.get('in_host_memory', ())
-    copies = 4 + bool(stage.get('kl_coefficient') and 'reference' not in hosted)
-  return 4 * copies * num_params(_shape(config, name)) / (math.prod(mesh.values()) / mesh['replica'])
+  """Of a chip, what a stage holds at the least: its state, and then gradients or a full cache."""
+  stage, mesh, shape = config['stages'][name], config['mesh'], _shape(config, name)
+  held = 4 * num_params(shape) / (math.prod(mesh.values()) / mesh['replica'])
+  hosted = stage.get('in_host_memory', ())
+  reference = held * bool(stage.get('kl_coefficient') and 'reference' not in hosted)
+  cache, drawing = _cache_bytes(stage, mesh, shape), 0.0
+  if 'micro_batches' not in stage:
+    return held + cache
+  if 'sampling' in stage:
+    drawing = held + reference + cache + (0 if 'optimizer' in hosted else 2 * held)
+  return max(4 * held + reference, drawing)
+
+
+def _cache_bytes(stage, mesh, shape) -> float:
+  """Of a chip: the completions' keys and values and the weights that a sampler reads, at the end."""
+  if 'evaluations' in stage and 'sampling' not in stage:
+    return max((_cache_bytes({**one, 'model': stage.get('model') or stage}, mesh, shape)
+                for one in stage['evaluations'].values()), default=0.0)
+  sampling = stage['sampling']
+  width = 2 if stage['model']['compute_dtype'] == 'bfloat16' else 4
+  shards = mesh['replica'] * mesh['fsdp'] * mesh['expert']
+  spread = shards * mesh['sequence'] * mesh['tensor'] / mesh['replica']
+  if sampling['placement'] == 'tensor':
+    spread, shards = mesh['tensor'] * mesh['expert'], shards * mesh['sequence']
+  prompts = min(stage['prompts'], stage.get('problems', stage['prompts']))
+  rows = prompts * (stage.get('group_size') or stage['samples'])
+  heads = shape.latent.rank + shape.latent.rope_dim if shape.latent else (
+      2 * shape.num_kv_heads * shape.head_dim / mesh['tensor'])
+  kept = rows * sampling['max_new_tokens'] * heads * shape.num_layers
+  return width * (kept / min(shards, rows) + num_params(shape) / spread)
 
 
 def rough_bytes(config: Mapping[str, Any], name: str) -> float:
-  """Of a chip, by arithmetic alone: state, and the activations of a micro-batch or a cache."""
+  """Of a chip, by arithmetic alone: the state, and the activations of a micro-batch or a cache."""
   stage, mesh, shape = config['stages'][name], config['mesh'], _shape(config, name)
-  model = stage.get('model') or stage
-  if 'sampling' not in stage and 'rows' not in stage:    # several evaluations, each a rollout
-    return max(rough_bytes({**config, 'stages': {**config['stages'], name: {
-        **one, 'model': model}}}, name) for one in stage['evaluations'].values())
+  least = _least_bytes(config, name)
+  if 'micro_batches' not in stage:
+    return least
+  model, sampling = stage.get('model') or stage, stage.get('sampling')
   width = 2 if model['compute_dtype'] == 'bfloat16' else 4
-  row_shards = mesh['replica'] * mesh['fsdp'] * mesh['expert']
-  sampling, micro = stage.get('sampling'), stage.get('micro_batches', 1)
   if sampling:
-    rows = stage['prompts'] * (stage.get('group_size') or stage['samples'])
-    length = sampling['max_new_tokens']
+    rows, length = stage['prompts'] * stage['group_size'], sampling['max_new_tokens']
   else:
     rows, length = stage['rows'], stage.get('row_length') or 2 * stage['max_tokens']
-  activations = cache = 0.0
-  if 'micro_batches' in stage:
-    tokens = rows * length / micro / stage.get('mini_batches', 1) / row_shards / mesh['sequence']
-    working = 6 * shape.width + 3 * shape.mlp_width / mesh['tensor']
-    kept = shape.width if model['remat'] else working
-    activations = width * tokens * (kept * shape.num_layers + 2 * working)
-    if not sampling:
-      return _least_bytes(config, name) + activations
-  if sampling:
-    whole, spread = num_params(shape), math.prod(mesh.values()) / mesh['replica']
-    if sampling['placement'] == 'tensor':
-      spread, row_shards = mesh['tensor'] * mesh['expert'], row_shards * mesh['sequence']
-    heads = shape.latent.rank + shape.latent.rope_dim if shape.latent else (
-        2 * shape.num_kv_heads * shape.head_dim / mesh['tensor'])
-    cache = width * rows * length * heads * shape.num_layers / row_shards
-    cache = 1.5 * cache + width * whole / spread
-  return _least_bytes(config, name) + max(activations, cache)
+  pieces = stage['micro_batches'] * stage.get('mini_batches', 1)
+  tokens = rows * length / pieces / (
+      mesh['replica'] * mesh['fsdp'] * mesh['expert'] * mesh['sequence'])
+  working = 6 * shape.width + 3 * shape.mlp_width / mesh['tensor']
+  kept = shape.width if model['remat'] else working
+  held = 4 * num_params(shape) / (math.prod(mesh.values()) / mesh['replica'])
+  return max(least, 4 * held + width * tokens * (kept * shape.num_layers + 2 * working))

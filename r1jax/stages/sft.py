@@ -8,6 +8,7 @@ import itertools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from r1jax import checkpoint, compute, losses, sharding
 from r1jax.data.curation import readable_completion
@@ -150,9 +151,10 @@ def make_loss(
   def loss(params, rows, normalizer):
     tokens, segment_ids, positions, weights = rows
     hidden, _, aux = model.apply(params, tokens, positions=positions, segment_ids=segment_ids)
+    # The last place predicts none, by its weight: lengths stay what tiles of memory divide.
     logprobs, entropies = token_logprobs(
-        hidden[:, :-1], model.unembedding(params), tokens[:, 1:])
-    weights = weights[:, 1:]
+        hidden, model.unembedding(params), jnp.roll(tokens, -1, 1))
+    weights = jnp.pad(weights[:, 1:], ((0, 0), (0, 1)))
     value, _ = losses.supervised_loss(logprobs, weights, normalizer=normalizer)
     measured, head = {'entropy': masked_sum(entropies * weights, weights) / normalizer}, None
     if prediction_coefficient:
