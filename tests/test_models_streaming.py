@@ -170,6 +170,29 @@ def test_an_export_of_sharded_parameters_is_that_of_arrays_byte_for_byte(
     assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
 
 
+@pytest.mark.parametrize('addressable', [True, False])
+def test_a_part_of_a_split_parameter_takes_the_memory_of_the_part(addressable):
+  """Of one expert: nothing that is larger is gathered, and one program cuts all experts."""
+  mesh = sharding.make_mesh(fsdp=2, expert=2, tensor=2, devices=jax.devices()[:8])
+  whole = np.random.default_rng(0).standard_normal((4, 8, 64, 2, 32)).astype(np.float32)
+  whole[2, 6, 3, 1] = -0.0
+  placement = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(
+      None, ('expert', 'fsdp'), None, None, 'tensor'))
+  array, sizes = jax.device_put(whole, placement), (1, 1, 64, 1, 32)
+  cut = streaming._cutter(placement, addressable)
+  for expert in (0, 1, 6):
+    starts = np.array([2, expert, 0, 1, 0], np.int32)
+    part = np.asarray(cut(array, starts, sizes))
+    assert part.tobytes() == whole[2:3, expert:expert + 1, :, 1:].tobytes()
+  assert cut._cache_size() == 1
+  compiled = cut.lower(array, starts, sizes).compile()
+  assert ('all-gather' in compiled.as_text()) == (not addressable)
+  memory, held = compiled.memory_analysis(), part.nbytes // (2 if addressable else 1)
+  assert memory.output_size_in_bytes == held and memory.temp_size_in_bytes <= 2 * held
+  with pytest.raises(ValueError, match='take all of such an axis, or one index'):
+    cut(array, starts, (1, 2, 64, 1, 32))
+
+
 TWO_PROCESSES = """
 import os, pathlib, sys
 folder, port, number = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -180,7 +203,7 @@ from r1jax import sharding, storage
 from r1jax.models import huggingface, streaming
 streaming.PIECE_BYTES, streaming._FETCHED_WHOLE = 4_000, 500
 config = huggingface.read_config(folder / 'a')
-params = huggingface.load_params(folder / 'a', config, mesh=sharding.make_mesh(fsdp=2, tensor=2))
+params = huggingface.load_params(folder / 'a', config, mesh=sharding.make_mesh(expert=2, tensor=2))
 whole = huggingface.load_params(folder / 'a', config)
 for leaf, array in zip(jax.tree.leaves(params), jax.tree.leaves(whole)):
   assert len(leaf.addressable_shards) == 2
@@ -202,7 +225,7 @@ os._exit(0)   # a process that waits for the other's end may wait for long
 
 
 def test_two_processes_read_and_write_together(tmp_path):
-  huggingface.export(tmp_path / 'a', LLAMA, random_params(LLAMA), max_shard_bytes=2_000)
+  huggingface.export(tmp_path / 'a', DEEPSEEK, random_params(DEEPSEEK), max_shard_bytes=2_000)
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     port = free.getsockname()[1]

@@ -11,6 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from r1jax import sharding
@@ -171,15 +172,50 @@ def _fetch(array, box: Box) -> np.ndarray:
   if isinstance(array, np.ndarray):
     return array[tuple(slice(*at) for at in box)]
   starts = np.array([begin for begin, _ in box], np.int32)
-  placement = None if array.is_fully_addressable else sharding.replicated(array.sharding.mesh)
-  return sharding.to_host(_cutter(placement)(array, starts, tuple(e - b for b, e in box)))
+  cut = _cutter(array.sharding, array.is_fully_addressable)
+  return sharding.to_host(cut(array, starts, tuple(end - begin for begin, end in box)))
 
 
 @functools.cache
-def _cutter(placement):
+def _cutter(placement, addressable: bool):
+  """A program of (array, starts, sizes): a part of an array that lies so.
+
+  Each device cuts what it holds: sliced along a split axis, an array would be gathered whole on all
+  devices. Of a split axis a part has all, and stays split, or one index, which comes from the
+  device that holds it. Where not all devices are this process' (`addressable`), all get the part.
+  """
+  mesh = placement.mesh if isinstance(placement, jax.sharding.NamedSharding) else None
+
   def cut(array, starts, sizes):
-    return jax.lax.dynamic_slice(array, [starts[i] for i in range(array.ndim)], sizes)
-  return jax.jit(cut, static_argnums=2, out_shardings=placement)
+    if mesh is None:
+      return jax.lax.dynamic_slice(array, [starts[i] for i in range(array.ndim)], sizes)
+    spec = [*placement.spec, *[None] * (array.ndim - len(placement.spec))]
+    split = [bool(entry) for entry in spec]
+    single = [split[i] and sizes[i] < array.shape[i] for i in range(array.ndim)]
+    if any(size > 1 for size, one in zip(sizes, single) if one):
+      raise ValueError(f'{sizes} of {array.shape} cannot be cut along the split axes of {spec}: '
+                       'take all of such an axis, or one index')
+
+    def local(held, starts):
+      at, amount, mine, summed = [], [], True, ()
+      for i, entry in enumerate(spec):
+        start, size = (0, held.shape[i]) if split[i] else (starts[i], sizes[i])
+        if single[i]:
+          start, size = starts[i] - jax.lax.axis_index(entry) * held.shape[i], 1
+          mine &= (start >= 0) & (start < held.shape[i])
+          summed += sharding.axes_of(entry)
+        at.append(start)
+        amount.append(size)
+      part = jax.lax.dynamic_slice(held, at, amount)
+      if not summed:
+        return part
+      bits = part.view(f'uint{8 * part.dtype.itemsize}')   # a sum of floats would lose a -0
+      return jax.lax.psum(jnp.where(mine, bits, 0), summed).view(part.dtype)
+    return jax.shard_map(
+        local, mesh=mesh, check_vma=False, in_specs=(placement.spec, P()),
+        out_specs=P(*(None if one else entry for entry, one in zip(spec, single))))(array, starts)
+  return jax.jit(cut, static_argnums=2,
+                 out_shardings=None if addressable else sharding.replicated(mesh))
 
 
 def _overlap(a: Box, b: Box) -> Box | None:
