@@ -1,6 +1,7 @@
 """Every mesh axis against one device, what compiled programs gather, and what is refused."""
 import dataclasses
 import importlib.util
+import math
 import pathlib
 import re
 import types
@@ -13,7 +14,8 @@ import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401  (fixtures)
 from r1jax import metrics, sharding
-from r1jax.models import build, moe, transformer
+from r1jax.models import Experts, build, moe, transformer
+from r1jax.plan import hlo
 from r1jax.records import Prompts
 from r1jax.sampler import make_sampler
 from r1jax.stages import common, rl, sft
@@ -64,22 +66,26 @@ def gathers(compiled) -> list[tuple[str, tuple[int, ...]]]:
   return found
 
 
-def test_weights_are_gathered_a_layer_at_a_time(tiny_config):
-  layers = 5
-  model = build(dataclasses.replace(tiny_config, num_layers=layers), remat=True)
-  mesh, shapes = mesh_of(fsdp=4), jax.eval_shape(model.init, jax.random.key(0))
+def compiled_gradient(model, mesh, shape):
+  """The program of the gradient of a loss of tokens of this shape, and its parameters' shapes."""
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
   placed = sharding.shardings(mesh, model.logical_axes, shapes)
   params = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=where), shapes, placed)
-  tokens = jax.ShapeDtypeStruct(
-      (8, 6), jnp.int32, sharding=jax.sharding.NamedSharding(mesh, P('fsdp')))
+  tokens = sharding.abstract(jax.ShapeDtypeStruct(shape, jnp.int32), mesh, batch=True)
 
   def loss(params, tokens):
     hidden, _, _ = model.apply(params, tokens, segment_ids=jnp.ones_like(tokens),
-                               positions=jnp.broadcast_to(jnp.arange(6), tokens.shape))
+                               positions=jnp.broadcast_to(jnp.arange(shape[1]), shape))
     return jnp.sum(hidden ** 2)
   with sharding.use(mesh):
-    compiled = jax.jit(jax.grad(loss), out_shardings=placed).lower(params, tokens).compile()
+    return jax.jit(jax.grad(loss), out_shardings=placed).lower(params, tokens).compile(), shapes
+
+
+def test_weights_are_gathered_a_layer_at_a_time(tiny_config):
+  layers = 5
+  model = build(dataclasses.replace(tiny_config, num_layers=layers), remat=True)
+  compiled, shapes = compiled_gradient(model, mesh_of(fsdp=4), (8, 6))
   found = gathers(compiled)
   width, mlp = tiny_config.width, tiny_config.mlp_width
   matrices = sorted(size for size in (
@@ -90,6 +96,25 @@ def test_weights_are_gathered_a_layer_at_a_time(tiny_config):
   assert outside == [(tiny_config.vocab_size, width)]        # the embedding
   per_device = sum(x.size for x in jax.tree.leaves(shapes)) / 4 * 4
   assert compiled.memory_analysis().output_size_in_bytes < 1.2 * per_device
+
+
+def test_gradients_of_experts_are_scattered_as_they_are_summed(tiny_config):
+  width, wide = tiny_config.width, 100
+  config = dataclasses.replace(
+      tiny_config, family='qwen3_moe', layers=((('experts',), 2),),
+      experts=Experts(count=4, per_token=2, width=wide))
+  compiled, _ = compiled_gradient(
+      build(config, remat=True), mesh_of(replica=2, fsdp=2, expert=2), (8, 4))
+  down, gate_up = (2 * wide * width // 2 * by for by in (1, 2))     # of a layer, on a device
+  sizes = {'all-gather': [], 'all-reduce': [], 'reduce-scatter': []}
+  for computation in hlo.parse(compiled.as_text())[0].values():
+    for one in computation.values():
+      if one.opcode in sizes:
+        sizes[one.opcode] += [math.prod(shape.dims) for shape in one.shapes]
+  large = {opcode: sorted(n for n in found if n >= down) for opcode, found in sizes.items()}
+  assert large['all-gather'] == [2 * down] * 2 + [2 * gate_up] * 2  # forward and backward
+  assert large['reduce-scatter'] == [down, gate_up]
+  assert large['all-reduce'] == [down, gate_up]         # of these parts, over replicas
 
 
 @pytest.mark.parametrize('placement', sharding.PLACEMENTS)

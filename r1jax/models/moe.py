@@ -21,6 +21,9 @@ from r1jax.models.config import Experts, ModelConfig
 from r1jax.models.layers import ACTIVATIONS, Mlp, normal, out_deviation
 from r1jax.records import record
 
+# Logical axes of the experts' weights, [E, D, 2, W] and [E, W, D].
+GATE_UP_AXES = ('expert', 'embed', None, 'mlp')
+DOWN_AXES = ('expert', 'mlp', 'embed')
 FLOAT32_PARAMETERS = ('router', 'balancing_bias')   # whatever the compute type
 
 
@@ -179,16 +182,24 @@ def route(
 
 
 def _apply_experts(x, chosen, weights, gate_up, down, activation):
-  """Σ over a token's experts of weight · expert(token): x [N, T, D], chosen, weights [N, T, k]."""
+  """Σ over a token's experts of weight · expert(token): x [N, T, D], chosen, weights [N, T, k].
+
+  On a mesh the weights of experts come as they lie, and their gradients go so.
+  """
   run = functools.partial(_run_experts, activation=activation)
   if not sharding.spread():
     return run(x, chosen, weights, gate_up, down)
   mesh = jax.sharding.get_abstract_mesh()
   tokens = sharding.spec_that_divides(mesh, x.shape[:2], ('batch', 'sequence'))
-  axis, _, _, split = sharding.spec_that_divides(
-      mesh, gate_up.shape, ('expert', None, None, 'mlp'))
+  of_gate_up = sharding.spec_that_divides(mesh, gate_up.shape, GATE_UP_AXES)
+  of_down = sharding.spec_that_divides(mesh, down.shape, DOWN_AXES)
+  axis, embed, _, split = of_gate_up
 
-  def local(*operands):
+  def local(x, chosen, weights, gate_up, down):
+    if embed is not None:
+      gate_up = _whole(gate_up, embed, GATE_UP_AXES.index('embed'))
+      down = _whole(down, embed, DOWN_AXES.index('embed'))
+    operands = x, chosen, weights, gate_up, down
     if axis is None:
       out = run(*operands)
     else:
@@ -197,8 +208,27 @@ def _apply_experts(x, chosen, weights, gate_up, down, activation):
     return out if split is None else jax.lax.psum(out, split)
   return jax.shard_map(
       local, mesh=mesh, check_vma=False, out_specs=tokens,
-      in_specs=(tokens, tokens, tokens, P(axis, None, None, split), P(axis, split)),
-  )(x, chosen, weights, gate_up, down)
+      in_specs=(tokens, tokens, tokens, of_gate_up, of_down))(x, chosen, weights, gate_up, down)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _whole(weight, names, at):
+  """A weight whose axis `at` is gathered from all devices of the mesh axes `names`.
+
+  Its gradient is summed and scattered over them, never whole and summed. (By all-gather's own
+  transpose libtpu sums it on each device, and then cuts, but for some shapes: it needs the parts to
+  come first.)
+  """
+  return jax.lax.all_gather(weight, names, axis=at, tiled=True)
+
+
+def _scattered(names, at, _, slope):
+  count = jax.lax.axis_size(names)
+  parts = slope.reshape(*slope.shape[:at], count, -1, *slope.shape[at + 1:])
+  return (jax.lax.psum_scatter(jnp.moveaxis(parts, at, 0), names),)
+
+
+_whole.defvjp(lambda weight, names, at: (_whole(weight, names, at), None), _scattered)
 
 
 # So many tokens of an expert axis may be gathered at once, whatever a device has of its own.

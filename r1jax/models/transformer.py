@@ -24,7 +24,8 @@ from r1jax.models.attention import Context, KeyValue
 from r1jax.models.config import ModelConfig
 from r1jax.models.latent_attention import LatentAttention
 from r1jax.models.layers import Attention, Mlp, norm, normal, product
-from r1jax.models.moe import FLOAT32_PARAMETERS, MixtureOfExperts, Routing
+from r1jax.models.moe import DOWN_AXES, FLOAT32_PARAMETERS, GATE_UP_AXES
+from r1jax.models.moe import MixtureOfExperts, Routing
 from r1jax.records import record
 
 
@@ -120,8 +121,8 @@ LOGICAL_AXES = {
     'key_value': ('rank', 'heads', None),
     'router': ('embed', None),
     'balancing_bias': (None,),
-    'experts_gate_up': ('expert', 'embed', None, 'mlp'),
-    'experts_down': ('expert', 'mlp', 'embed'),
+    'experts_gate_up': GATE_UP_AXES,
+    'experts_down': DOWN_AXES,
     'projection': (None, 'embed', None),
 }
 
@@ -174,12 +175,15 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
                 for i in range(len(block_graphs))]
 
   def whole(params, axes):
-    """A layer's matrices as its products read them, cast before they are gathered."""
+    """A layer's matrices as its products read them, cast before they are gathered.
+
+    Those of experts are only cast: their products gather them.
+    """
     def one(path, x, axes):
       if not {'embed', 'rank'} & set(axes):
         return x
       x = x if path[-1].key in FLOAT32_PARAMETERS else x.astype(dtype)
-      return sharding.gathered(x, *axes)
+      return x if 'expert' in axes else sharding.gathered(x, *axes)
     if not sharding.spread():
       return params
     return jax.tree_util.tree_map_with_path(one, params, axes)
