@@ -3,6 +3,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+from jax.experimental import pallas as pl
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -139,13 +140,23 @@ def test_values_and_gradients_are_those_of_one_softmax(name, form):
 
 @FORMS
 def test_bfloat16_is_summed_in_float32(form):
+  """Forward and backward; what is rounded are operands and results."""
   *arrays, query_marks, key_marks = made(Case(300), jnp.bfloat16)
-  out, log_total = jax.jit(lambda *x: attention_of(form)(*x, query_marks, key_marks, None))(*arrays)
-  assert out.dtype == jnp.bfloat16 and log_total.dtype == jnp.float32
-  exact, exact_total = softmax_over(
-      *(x.astype(jnp.float32) for x in arrays), visible(query_marks, key_marks, None))
-  np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.02)
+  slope = jnp.asarray(np.random.default_rng(0).normal(1, 1, arrays[0].shape), jnp.bfloat16)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def both(attend, arrays, slope, *marks):
+    (out, log_total), back = jax.vjp(lambda *x: attend(*x, *marks), *arrays)
+    return out, *back((slope, jnp.zeros_like(log_total))), log_total
+  *got, log_total = both(attention_of(form), arrays, slope, query_marks, key_marks, None)
+  assert {x.dtype for x in got} == {jnp.dtype('bfloat16')} and log_total.dtype == jnp.float32
+  *want, exact_total = both(softmax_over, *jax.tree.map(jnp.float32, (arrays, slope)),
+                            visible(query_marks, key_marks, None))
   np.testing.assert_allclose(log_total, exact_total, atol=1e-4)
+  np.testing.assert_allclose(got[0].astype(jnp.float32), want[0], atol=0.02)
+  # A sum of bfloat16 blocks has more than 0.004, slopes of queries more than 0.005.
+  for a, b, limit in zip(got, want, (0.0025, 0.0045, 0.0025, 0.0025)):
+    assert np.linalg.norm(jnp.ravel(a - b)) < limit * np.linalg.norm(jnp.ravel(b))
 
 
 def test_parts_merge_exactly_by_their_log_sum_exps():
@@ -174,8 +185,17 @@ def test_parts_merge_exactly_by_their_log_sum_exps():
 
 
 @FORMS
-def test_blocks_that_nobody_sees_are_not_computed(form):
+def test_blocks_that_nobody_sees_are_not_computed(form, monkeypatch):
   """What stands there is not a number, and a number it would become if it were touched."""
+  computed = []
+  module = dict(plain=blockwise, kernel=flash_tpu)[form]
+  scores = module._scores
+
+  def counted(*operands):
+    jax.debug.callback(computed.append, 0)
+    return scores(*operands)
+  monkeypatch.setattr(module, '_scores', counted)
+  monkeypatch.setitem(flash._BLOCKS, 'cpu', 128)
   queries, keys, values, query_marks, key_marks = made(Case(384, heads=(1, 1)))
   late = np.arange(384)[None, :, None, None] >= 256
   values = jnp.where(late, jnp.nan, values)
@@ -186,6 +206,31 @@ def test_blocks_that_nobody_sees_are_not_computed(form):
   assert np.all(np.isfinite(out[:, :256])) and not np.any(np.isfinite(out[:, 256:]))
   d_queries, _, _ = back((slope, jnp.zeros(slope.shape[:-1])))
   assert np.all(np.isfinite(d_queries[:, :256]))
+  jax.effects_barrier()
+  # Six of nine blocks in each pass; the kernels take each row alone, and two go backward.
+  assert len(computed) == dict(plain=2 * 6, kernel=2 * 3 * 6)[form]
+
+
+def test_blocks_that_nobody_sees_are_not_fetched(monkeypatch):
+  """Of the arrays that move along the kernels' innermost axis, as their index maps say."""
+  pallas_call, fetched = pl.pallas_call, []
+
+  def watched(kernel, *, grid_spec, **options):
+    def run(first, end, *operands):
+      blocks = lambda spec: {
+          (*place[:-1], *map(int, spec.index_map(*place, first, end)))
+          for place in np.ndindex(*grid_spec.grid)}
+      fetched.append([len(blocks(spec)) for spec in grid_spec.in_specs])
+      return pallas_call(kernel, grid_spec=grid_spec, **options)(first, end, *operands)
+    return run
+  monkeypatch.setattr(flash_tpu.pl, 'pallas_call', watched)
+  operands = made(Case(384, heads=(1, 1)))
+  out, log_total = flash_tpu.forward(*operands, window=None, interpret=True)
+  flash_tpu.backward(*operands, log_total, out, log_total, window=None, interpret=True)
+  stay, move = 2 * 3, 2 * 6     # of two rows: all blocks, the pairs that are seen
+  queries_move = [move, stay, stay, move, stay, move, move, move]
+  keys_move = [stay, move, move, stay, move, stay, stay, stay]
+  assert fetched == [keys_move[:5], keys_move, queries_move]
 
 
 @pytest.mark.parametrize('seed', range(20))

@@ -164,15 +164,15 @@ def test_one_token_is_never_long_and_many_are():
   assert is_long(attention.LONG, 0) and not is_long(attention.LONG - 1, 0)
 
 
-@pytest.mark.parametrize('fsdp, sequence', [(2, 2), (4, 1)])
-def test_on_a_mesh_of_eight_rows_queries_and_heads_are_split(fsdp, sequence, monkeypatch):
-  """Values and gradients of one device; groups stay whole."""
+@pytest.mark.parametrize('fsdp, sequence, groups', [(2, 2, 4), (4, 1, 4), (4, 1, 2)])
+def test_on_a_mesh_of_eight_rows_queries_and_heads_are_split(fsdp, sequence, groups, monkeypatch):
+  """Values and gradients of one device; groups stay whole: two are not split over four devices."""
   monkeypatch.setitem(flash._BLOCKS, 'cpu', 16)
   mesh = sharding.make_mesh(fsdp=fsdp, sequence=sequence, tensor=2)
   rng = np.random.default_rng(0)
   draw = lambda *shape: jnp.asarray(rng.normal(0, 1, shape), jnp.float32)
   arrays = draw(8, 40, 2, 2, D), draw(8, 40, 2, D), draw(8, 40, 2, D), KeyValue(
-      draw(4, 2, D, 24), draw(4, 2, 24, D))
+      draw(groups, 2, D, 24), draw(groups, 2, 24, D))
   weights = draw(8, 40, 2, 2, D)
   segments = jnp.asarray(np.sort(rng.integers(1, 4, (8, 40)), 1), jnp.int32)
   places = jnp.broadcast_to(jnp.arange(40, dtype=jnp.int32), (8, 40))
@@ -181,14 +181,15 @@ def test_on_a_mesh_of_eight_rows_queries_and_heads_are_split(fsdp, sequence, mon
   def run(arrays):
     *own, prefix = arrays
     out = attention.attend_long(
-        *own, marks, prefix=prefix, prefix_mask=jnp.arange(24) < jnp.arange(20, 24)[:, None])
+        *own, marks, prefix=prefix,
+        prefix_mask=jnp.arange(24) < jnp.arange(20, 20 + groups)[:, None])
     return jnp.sum(out * weights), out
   step = jax.jit(jax.grad(run, has_aux=True))
   want = step(arrays)
   with sharding.use(mesh):
     lowered = step.lower(sharding.place(arrays, mesh, batch=True))
     got = lowered.compile()(sharding.place(arrays, mesh, batch=True))
-  rows, tokens = 8 // fsdp, 40 // sequence
+  rows, tokens = 8 if groups < fsdp else 8 // fsdp, 40 // sequence
   assert f'tensor<{rows}x{tokens}x1x2x{D}xf32>' in lowered.as_text()
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
     np.testing.assert_allclose(a, b, atol=1e-5)
