@@ -206,8 +206,7 @@ def make_sampler(
   @by_placement
   def reshard(params):
     """The copy for this rollout; the parameters themselves are still to be trained."""
-    params = transformer.cast(params, compute_dtype)
-    return params if placement == 'train' else sharding.constrain_tree(params, model.logical_axes)
+    return transformer.for_decoding(params, compute_dtype, model.logical_axes)
 
   @jax.jit
   @by_placement

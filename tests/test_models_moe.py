@@ -205,3 +205,33 @@ def test_the_rows_of_some_experts_by_blocks_are_those_at_once(load, monkeypatch)
   close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
   jax.tree.map(close, by_blocks, at_once)
   assert np.any(at_once[1]) == (load != 'none at hand')
+
+
+@pytest.mark.parametrize('first', [None, 6])
+def test_few_tokens_pass_through_all_experts_on_a_tpu(first, monkeypatch):
+  """As through their own, in value and in all gradients; what others overflow to is not seen."""
+  rng = np.random.default_rng(8)
+  x, gate_up, down = (jnp.asarray(rng.normal(size=shape), jnp.float32)
+                      for shape in ((4, 10, 6), (5, 6, 2, 5), (5, 5, 6)))
+  gate_up = gate_up.at[3].multiply(1e30)
+  weights = jnp.asarray(rng.random((4, 10, 2)), jnp.float32)
+  others = [] if first is None else [-1, 5]
+  chosen = rng.choice([0, 1, 2, 4, *others], (4, 10, 2)) + (first or 0)
+  slope = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+
+  def run(x, weights, gate_up, down):
+    out = moe._run_experts(x, chosen, weights, gate_up, down, 'silu', first=first, share=2)
+    return jnp.sum(out * slope), out
+  gradient = lambda: jax.jit(jax.grad(run, (0, 1, 2, 3), has_aux=True))(x, weights, gate_up, down)
+  by_expert = gradient()
+  monkeypatch.setattr(moe.sharding, 'platform', lambda: 'tpu')
+  seen, through_all = [], moe._through_all
+  monkeypatch.setattr(moe, '_through_all', lambda *args: (seen.append(1), through_all(*args))[1])
+  at_once = gradient()
+  assert seen
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+  jax.tree.map(close, at_once, by_expert)
+  monkeypatch.setattr(moe, 'FEW_TOKENS', 39)
+  seen.clear()
+  gradient()
+  assert not seen

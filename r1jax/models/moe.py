@@ -184,16 +184,17 @@ def route(
 def _apply_experts(x, chosen, weights, gate_up, down, activation):
   """Σ over a token's experts of weight · expert(token): x [N, T, D], chosen, weights [N, T, k].
 
-  On a mesh the weights of experts come as they lie, and their gradients go so.
+  On a mesh the weights of experts come as they lie, and their gradients go so. `gate_up` may be
+  `joined`.
   """
   run = functools.partial(_run_experts, activation=activation)
   if not sharding.spread():
     return run(x, chosen, weights, gate_up, down)
   mesh = jax.sharding.get_abstract_mesh()
   tokens = sharding.spec_that_divides(mesh, x.shape[:2], ('batch', 'sequence'))
-  of_gate_up = sharding.spec_that_divides(mesh, gate_up.shape, GATE_UP_AXES)
+  of_gate_up = _place_of(mesh, gate_up)
   of_down = sharding.spec_that_divides(mesh, down.shape, DOWN_AXES)
-  axis, embed, _, split = of_gate_up
+  axis, embed, split = of_gate_up[0], of_gate_up[1], of_gate_up[-1]
 
   def local(x, chosen, weights, gate_up, down):
     if embed is not None:
@@ -209,6 +210,27 @@ def _apply_experts(x, chosen, weights, gate_up, down, activation):
   return jax.shard_map(
       local, mesh=mesh, check_vma=False, out_specs=tokens,
       in_specs=(tokens, tokens, tokens, of_gate_up, of_down))(x, chosen, weights, gate_up, down)
+
+
+def joined(gate_up: jax.Array) -> jax.Array:
+  """Experts' weights [.., E, D, 2, W] as [.., E, D, 2·W]: so products read them as they lie.
+
+  For TPUs, which lay out the last two axes in tiles, the two are not the same in memory. Where W is
+  split over devices, each has its gates and then its ups, so that no weight moves between them.
+  """
+  *leading, width, _, wide = gate_up.shape
+  parts = sharding.parts('mlp', wide)
+  columns = gate_up.reshape(*leading, width, 2, parts, wide // parts)
+  return sharding.constrain(
+      jnp.swapaxes(columns, -3, -2).reshape(*leading, width, 2 * wide),
+      *[None] * (len(leading) - 1), 'expert', 'embed', 'mlp' if parts > 1 else None)
+
+
+def _place_of(mesh, gate_up):
+  if gate_up.ndim == len(GATE_UP_AXES):
+    return sharding.spec_that_divides(mesh, gate_up.shape, GATE_UP_AXES)
+  count, width, both = gate_up.shape
+  return sharding.spec_that_divides(mesh, (count, width, both // 2), ('expert', 'embed', 'mlp'))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -272,11 +294,15 @@ def _run_experts(x, chosen, weights, gate_up, down, activation, first=None, shar
   They are one of `share` equal parts of all experts. Then few of the tokens' choices are theirs,
   and rows that are not are left out, a block of MIN_BLOCK rows or more at a time.
   """
-  count, width, _, _ = gate_up.shape
+  count, width = gate_up.shape[:2]
   k = chosen.shape[-1]
   tokens, flat = x.reshape(-1, width), chosen.reshape(-1)
   if first is not None:
     flat = flat - first
+  if tokens.shape[0] <= FEW_TOKENS and sharding.platform() == 'tpu':
+    return _through_all(tokens, flat.reshape(-1, k), weights.reshape(-1, k), gate_up, down,
+                        activation).astype(x.dtype).reshape(x.shape)
+  if first is not None:
     flat = jnp.where((flat >= 0) & (flat < count), flat, count)   # behind the others, not counted
   order = jnp.argsort(flat, stable=True)
   sizes = jnp.zeros(count, jnp.int32).at[flat].add(1)
@@ -294,6 +320,27 @@ def _run_experts(x, chosen, weights, gate_up, down, activation, first=None, shar
   mixed = jnp.einsum('mkd,mk->md', back, weights.reshape(-1, k),
                      preferred_element_type=jnp.float32)
   return mixed.astype(x.dtype).reshape(x.shape)
+
+
+# Up to so many tokens a TPU multiplies with all experts in about the time of reading these.
+FEW_TOKENS = 256
+
+
+def _through_all(tokens, chosen, weights, gate_up, down, activation):
+  """As `_run_experts`, of few tokens [n, D]: each passes through all experts at hand.
+
+  Plain products read a layer's experts within the stack that is scanned; those of groups have
+  them copied out of it first, and so read them three times.
+  """
+  count, width = gate_up.shape[:2]
+  share = jnp.sum(jax.nn.one_hot(chosen, count, dtype=jnp.float32)
+                  * weights.astype(jnp.float32)[..., None], 1)
+  both = jnp.einsum('nd,edf->nef', tokens, gate_up.reshape(count, width, -1).astype(tokens.dtype))
+  gate, up = jnp.split(both, 2, -1)
+  # Of experts that a token was not routed to not even an overflow counts.
+  hidden = jnp.where(share[..., None] != 0, ACTIVATIONS[activation](gate) * up, 0)
+  each = jnp.einsum('new,ewd->end', hidden, down.astype(tokens.dtype))
+  return jnp.einsum('end,ne->nd', each, share, preferred_element_type=jnp.float32)
 
 
 def _experts(rows, gate_up, down, sizes, at_hand, activation):

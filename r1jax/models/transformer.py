@@ -25,7 +25,7 @@ from r1jax.models.config import ModelConfig
 from r1jax.models.latent_attention import LatentAttention
 from r1jax.models.layers import Attention, Mlp, norm, normal, product
 from r1jax.models.moe import DOWN_AXES, FLOAT32_PARAMETERS, GATE_UP_AXES
-from r1jax.models.moe import MixtureOfExperts, Routing
+from r1jax.models.moe import MixtureOfExperts, Routing, joined
 from r1jax.records import record
 
 
@@ -328,6 +328,16 @@ def cast(params, compute_dtype: str):
   """
   return jax.tree_util.tree_map_with_path(
       lambda path, x: x if path[-1].key in FLOAT32_PARAMETERS else x.astype(compute_dtype), params)
+
+
+def for_decoding(params, compute_dtype: str, logical_axes):
+  """Parameters `cast`, placed by the rules in force, and those of experts `moe.joined`.
+
+  `apply` and `unembed` take them too.
+  """
+  params = sharding.constrain_tree(cast(params, compute_dtype), logical_axes)
+  return jax.tree_util.tree_map_with_path(
+      lambda path, x: joined(x) if path[-1].key == 'experts_gate_up' else x, params)
 
 
 def prompt_segments(tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
