@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ import r1
 import r1_zero
 from r1jax import models, sharding, train_step
 from r1jax.pipeline import KINDS
-from r1jax.plan import chips, estimate, hlo, search
+from r1jax.plan import chips, estimate, hlo, search, table
 from r1jax.records import Batch
 from r1jax.stages import abstract, common, rl_programs
 
@@ -481,6 +482,11 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
   assert run['in_turn']['seconds'] <= rounded * run['serial']['seconds']
   assert run['serial']['seconds'] == pytest.approx(
       sum(one['serial'] for one in stage['programs']))
+  for bound, name in table.BOUNDS.items():
+    seconds = run[bound]['seconds']
+    assert run[bound]['chip_hours'] == pytest.approx(5 * seconds * 2 / 3600)
+    printed = table.duration(seconds), f'{run[bound]["tokens_per_second"]:,.0f}'
+    assert re.search(rf'│ {name} +│ +{printed[0]} │ +{printed[1]} │', done.stdout), printed
 
 
 def test_a_slice_is_compiled_for_without_one(tmp_path):
