@@ -161,8 +161,9 @@ def test_a_coordinator_that_nobody_reaches_is_named():
 
 # Several.
 
-TWO_EACH = dict(XLA_FLAGS='--xla_force_host_platform_device_count=2 '
-                          '--xla_backend_optimization_level=0')
+
+def devices_each(count):
+  return dict(XLA_FLAGS=f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={count}')
 
 
 def own_words(lines):
@@ -179,7 +180,7 @@ def kill(processes):
 def test_hosts_tell_each_other_and_a_silent_one_ends_the_rest_in_time(compiled):
   port, lost_s = free_port(), 4
   processes = [runs.start('tests/hosts_driver.py', port, 2, host, lost_s, compiled=compiled,
-                          **TWO_EACH) for host in range(2)]
+                          **devices_each(2)) for host in range(2)]
   try:
     for process in processes:
       lines = own_words(iter(process.stdout.readline, 'ready\n'))
@@ -204,8 +205,7 @@ def start_run(base, workdir, compiled, num_hosts=1, devices=4, **mesh):
       '-m', 'r1jax.main', f'--config=tests/hosts_config.py:{base}', f'--workdir={workdir}',
       f'--compilation_cache={compiled}', *join(host),
       *(f'--config.mesh.{axis}={size}' for axis, size in mesh.items()), compiled=compiled,
-      MALLOC_TOP_PAD_='268435456',
-      XLA_FLAGS=TWO_EACH['XLA_FLAGS'].replace('count=2', f'count={devices}'))
+      MALLOC_TOP_PAD_='268435456', **devices_each(devices))
       for host in range(num_hosts)]
 
 
