@@ -136,8 +136,10 @@ def main():
   parser.add_argument('--devices', default='1,2,4,8')
   parser.add_argument('--models', default=','.join(MODELS))
   arguments = parser.parse_args()
-  os.environ.setdefault(    # most of the time is compiling
-      'XLA_FLAGS', '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0')
+  os.environ.setdefault('XLA_FLAGS', ' '.join((    # most of the time is compiling
+      '--xla_force_host_platform_device_count=8', '--xla_backend_optimization_level=0',
+      '--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters',
+      '--xla_cpu_parallel_codegen_split_count=1')))
   os.environ.setdefault('PJRT_NPROC', '32')   # else collectives of many devices wait for ever
   import jax
 
