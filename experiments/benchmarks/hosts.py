@@ -33,6 +33,7 @@ def get_config(size: str):
   zero = config.stages.zero
   zero.evaluations = {}
   zero.steps, zero.checkpoint_every, zero.kl_coefficient = 3, 3, 0.05
+  zero.prompts = 16    # two micro-batches, each split over up to 8 devices
   return config
 
 
@@ -43,7 +44,8 @@ def run(size: str, processes: int, devices: int, mesh: dict[str, int], workdir: 
     port = found.getsockname()[1]
   environment = os.environ | {
       'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'PJRT_NPROC': '32',
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} '
+                   '--xla_backend_optimization_level=0'}    # most of the time is compiling
   start, started = time.perf_counter(), []
   for host in range(processes):
     join = () if processes == 1 else (
