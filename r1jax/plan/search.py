@@ -217,6 +217,8 @@ def rough_bytes(config: Mapping[str, Any], name: str) -> float:
   tokens = rows * length / pieces / (
       mesh['replica'] * mesh['fsdp'] * mesh['expert'] * mesh['sequence'])
   working = 6 * shape.width + 3 * shape.mlp_width / mesh['tensor']
+  if shape.experts:      # their rows are more than the tokens
+    working += shape.experts.per_token * (shape.width + 3 * shape.experts.width / mesh['tensor'])
   kept = shape.width if model['remat'] else working
   held = 4 * num_params(shape) / (math.prod(mesh.values()) / mesh['replica'])
   return max(least, 4 * held + width * tokens * (kept * shape.num_layers + 2 * working))
