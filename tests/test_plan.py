@@ -439,6 +439,15 @@ def test_a_search_goes_over_all_meshes_that_all_stages_bear():
   assert found[0] == {'expert': 2, 'sequence': 4}     # the cheapest
 
 
+def test_every_stage_of_the_recipe_has_settings_to_try():
+  config, topology = common.plain(r1.get_config('tiny,debug')), devices(1)
+  for name, stage in config['stages'].items():
+    candidate = next(search._settings(config, name, topology))
+    held = 4 * models.num_params(search._shape(config, name))
+    assert search._least_bytes(candidate, name) >= held
+    assert search.rough_bytes(candidate, name) >= (4 if 'micro_batches' in stage else 1) * held
+
+
 def test_flags_are_what_changes():
   config = zero()
   settings = next(iter(search._settings(

@@ -16,12 +16,13 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parents[2]
-# (processes, devices of each, the mesh's axes that are not 1)
+# (processes, devices of each, the mesh's axes that are not 1); with experts `expert` for `tensor`.
 LAYOUTS = (
     (1, 1, {}), (1, 2, dict(fsdp=2)), (1, 4, dict(fsdp=4)), (1, 4, dict(fsdp=2, tensor=2)),
     (2, 1, dict(fsdp=2)), (2, 1, dict(tensor=2)), (2, 2, dict(fsdp=4)),
-    (2, 2, dict(fsdp=2, tensor=2)), (2, 2, dict(tensor=4)), (4, 1, dict(fsdp=4)),
-    (4, 1, dict(fsdp=2, tensor=2)), (4, 2, dict(fsdp=8)), (4, 2, dict(fsdp=4, tensor=2)))
+    (2, 2, dict(fsdp=2, tensor=2)), (2, 2, dict(sequence=2, tensor=2)),
+    (2, 2, dict(replica=2, fsdp=2)), (4, 1, dict(fsdp=4)), (4, 1, dict(fsdp=2, tensor=2)),
+    (4, 2, dict(fsdp=8)), (4, 2, dict(fsdp=4, tensor=2)))
 SIZES = {'dense': 'tiny', 'experts': 'qwen3_30b_a3b'}
 
 
@@ -88,6 +89,8 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     for name in names:
       for number, (processes, devices, mesh) in enumerate(LAYOUTS):
+        if name == 'experts':
+          mesh = {axis.replace('tensor', 'expert'): size for axis, size in mesh.items()}
         seconds = run(SIZES[name], processes, devices, mesh, f'{folder}/{name}{number}')
         found = compare(SIZES[name], f'{folder}/{name}0', f'{folder}/{name}{number}')
         axes = ', '.join(f'{axis} {size}' for axis, size in mesh.items()) or 'one device'

@@ -174,19 +174,18 @@ def _least_bytes(config: Mapping[str, Any], name: str) -> float:
   held = 4 * num_params(shape) / (math.prod(mesh.values()) / mesh['replica'])
   hosted = stage.get('in_host_memory', ())
   reference = held * bool(stage.get('kl_coefficient') and 'reference' not in hosted)
-  cache, drawing = _cache_bytes(stage, mesh, shape), 0.0
+  cache = _cache_bytes(stage, mesh, shape)
   if 'micro_batches' not in stage:
     return held + cache
-  if 'sampling' in stage:
-    drawing = held + reference + cache + (0 if 'optimizer' in hosted else 2 * held)
-  return max(4 * held + reference, drawing)
+  moments = 2 * held * ('sampling' in stage and 'optimizer' not in hosted)
+  return max(4 * held + reference, held + reference + moments + cache)
 
 
 def _cache_bytes(stage, mesh, shape) -> float:
   """Of a chip: the completions' keys and values and the weights that a sampler reads, at the end."""
-  if 'evaluations' in stage and 'sampling' not in stage:
+  if 'sampling' not in stage:      # evaluations alone, if any
     return max((_cache_bytes({**one, 'model': stage.get('model') or stage}, mesh, shape)
-                for one in stage['evaluations'].values()), default=0.0)
+                for one in stage.get('evaluations', {}).values()), default=0.0)
   sampling = stage['sampling']
   width = 2 if stage['model']['compute_dtype'] == 'bfloat16' else 4
   shards = mesh['replica'] * mesh['fsdp'] * mesh['expert']
