@@ -7,6 +7,7 @@ completions from the base as R1-Zero does in its rollouts, keep the correct ones
 on them for two epochs, evaluate on the same problems.
 
 tiny  the shipped miniature base; about 4 minutes on two CPU cores (docs/results.md).
+      One TPU chip is enough, v5e:1x1 (docs/scale.md).
 """
 import pathlib
 import sys

@@ -8,7 +8,8 @@ adapted to its target, as in RLHF (arXiv:1909.08593). The report found PPO with 
 worse than GRPO and lambda 1 nearly as good; `policy_losses.py` puts that to the test.
 
 tiny  the shipped miniature base; some minutes on two CPU cores; an iteration costs half more than
-      GRPO's (docs/benchmarks.md). One seed, 50 rollouts: pass@1 0.255 to 0.864 [0.845, 0.884].
+      GRPO's (docs/benchmarks.md). One TPU chip is enough, v5e:1x1 (docs/scale.md). One seed, 50
+      rollouts: pass@1 0.255 to 0.864 [0.845, 0.884].
 
 `ppo.py:tiny,debug` runs in seconds. For a larger model give r1_zero.py's sizes these fields.
 """

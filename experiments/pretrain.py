@@ -4,8 +4,8 @@
 
 tiny   853,376 parameters on 400,000 documents of the synthetic corpus, one epoch of 1,539 updates of
        10,240 tokens: a base that mostly answers at once, sometimes writes the steps, mixes languages
-       and is loosely formatted. About a quarter of an hour on two CPU cores; the package ships what
-       this command made (docs/results.md).
+       and is loosely formatted. About a quarter of an hour on two CPU cores, or one TPU chip, v5e:1x1
+       (docs/scale.md); the package ships what this command made (docs/results.md).
 small  230,208 parameters on the same corpus: the small dense model of r1.py's last stages.
 
 `pretrain.py:tiny,debug` runs in seconds.

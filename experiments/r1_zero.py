@@ -22,7 +22,8 @@ qwen2_5_7b    Qwen2.5-7B, the same way: completions of up to 4,096 tokens.
 qwen3_8b      Qwen3-8B-Base, likewise: v5e:8x8, v6e:4x8, or v5p:2x2x2 with --config.mesh.fsdp=8
               --config.stages.zero.micro_batches=2 --config.stages.zero.sampling.placement=tensor.
 llama3_8b     Llama-3.1-8B, likewise.
-qwen3_30b_a3b Qwen3-30B-A3B-Base, likewise: a mixture of experts.
+qwen3_30b_a3b Qwen3-30B-A3B-Base, likewise, a mixture of experts: v5p:2x2x4 with
+              --config.mesh.expert=16 and the other settings of qwen3_0_6b.
 deepseek_v3   DeepSeek-V3-Base, the report's; its FP8 weights are read as they are published.
               Completions of up to 8,192 tokens. TPU v5p:8x8x16, 1,024 chips, with
               mesh.expert=32, mesh.sequence=4, mesh.tensor=8, micro_batches=1.

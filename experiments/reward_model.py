@@ -10,7 +10,7 @@ answer against what a careless writer gives; refusing or helping with a harmful 
 What accuracy they reach in r1.py is in docs/results.md. As the critic of PPO: a stage of kind 'rl' with
 inputs=('helpfulness',), advantage='gae' and critic.source='helpfulness'.
 
-tiny  the shipped miniature base, on two CPU cores.
+tiny  the shipped miniature base, on two CPU cores or one TPU chip, v5e:1x1 (docs/scale.md).
 
 `reward_model.py:tiny,debug` runs in seconds. With one's own data: data={'name': 'jsonl', 'folder':
 FOLDER}, train.jsonl and test.jsonl of prompt, chosen, rejected or of prompt, completion, safe.
