@@ -69,6 +69,17 @@ def test_a_loop_whose_trips_the_data_decide_runs_as_often_as_is_said():
   assert found.unknown_loops == 1
 
 
+def test_a_loop_within_one_whose_trips_the_data_decide_runs_once():
+  def repeated(x, w, ends):
+    def inner(x, end):
+      return jax.lax.while_loop(lambda state: state[1] < end,
+                                lambda state: (state[0] @ w, state[1] + 1), (x, 0))[0]
+    return jax.lax.while_loop(lambda state: state[1] < ends[0], lambda state: (
+        inner(state[0], ends[1]), state[1] + 1), (x, 0))[0]
+  text = compiled_text(repeated, like(8, 32), like(32, 32), like(2, dtype='int32'))
+  assert cost(text, unknown_trips=5).flops == 5 * 2 * 8 * 32 * 32
+
+
 @pytest.mark.parametrize('tied', [True, False])
 def test_a_forward_pass_is_that_of_flops_per_token(tied):
   config = models.ModelConfig(
@@ -212,6 +223,28 @@ def test_a_slice_that_is_fused_twice_is_a_slice_all_the_same():
   found = cost(NESTED)
   assert found.bytes == 4 * (2 * 8 * 64 + 64 * 64 + 1)
   assert found.flops == 2 * 8 * 64 * 64
+
+
+# As libtpu writes a reduce-scatter: an all-reduce in a fusion with the slice that is kept.
+SCATTERED = '''HloModule jit_f, is_scheduled=true, num_partitions=4
+
+%all-reduce-scatter.clone (p: bf16[64,8]) -> bf16[16,8] {
+  %p = bf16[64,8]{1,0} parameter(0)
+  %r = bf16[64,8]{1,0} all-reduce(%p), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+  %zero = s32[] constant(0)
+  ROOT %s = bf16[16,8]{1,0} dynamic-slice(%r, %zero, %zero), dynamic_slice_sizes={16,8}
+}
+
+ENTRY %main (x: bf16[64,8]) -> bf16[16,8] {
+  %x = bf16[64,8]{1,0} parameter(0)
+  ROOT %f = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.clone
+}
+'''
+
+
+def test_a_fused_reduce_scatter_is_no_all_reduce():
+  found, = cost(SCATTERED).collectives
+  assert found.kind == 'reduce-scatter' and found.moved == 3 / 4 * 64 * 8 * 2
 
 
 # Topologies.
