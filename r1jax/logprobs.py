@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import sharding
-from r1jax.models import transformer
+from r1jax.models import attention, transformer
 from r1jax.models.moe import Routing
 from r1jax.records import Batch, PackedBatch, Rows
 
@@ -187,15 +187,20 @@ def completion_hidden(
   routings = routing_of(aux)
   last = jnp.take_along_axis(prompt_hidden, prompt_lengths[:, None, None] - 1, 1)    # [B, 1, D]
   hidden = jnp.repeat(last, group_size, 0)
-  # The last token predicts none; run all the same, it keeps a length that tiles of memory divide.
-  places = jnp.arange(completion_tokens.shape[1])
-  starts = jnp.repeat(prompt_lengths, group_size)[:, None]
-  rest, _, aux = model.apply(
-      params, completion_tokens, positions=starts + places,
-      segment_ids=((completion_mask != 0) & (places < places.size - 1)).astype(jnp.int32),
-      cache=transformer.as_prefix(new_kv, prompt_lengths))
-  hidden = jnp.concatenate([hidden, rest[:, :-1]], 1)
-  routings += routing_of(aux)
+  # The token at position i is predicted by the hidden state before it: the last one needs none. It is
+  # run all the same where a mesh splits places, so that they divide, and in long rows, whose lengths
+  # tiles of memory then divide.
+  length = completion_tokens.shape[1]
+  count = length - (sharding.parts('sequence') == 1 and length < attention.LONG)
+  inputs, needed = completion_tokens[:, :count], jnp.arange(count) < length - 1
+  if count:
+    starts = jnp.repeat(prompt_lengths, group_size)[:, None]
+    rest, _, aux = model.apply(
+        params, inputs, positions=starts + jnp.arange(count),
+        segment_ids=((completion_mask[:, :count] != 0) & needed).astype(jnp.int32),
+        cache=transformer.as_prefix(new_kv, prompt_lengths))
+    hidden = jnp.concatenate([hidden, rest], 1)[:, :length]
+    routings += routing_of(aux)
   return hidden, routings
 
 
