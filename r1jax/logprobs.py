@@ -187,9 +187,9 @@ def completion_hidden(
   routings = routing_of(aux)
   last = jnp.take_along_axis(prompt_hidden, prompt_lengths[:, None, None] - 1, 1)    # [B, 1, D]
   hidden = jnp.repeat(last, group_size, 0)
-  # The token at position i is predicted by the hidden state before it: the last one needs none. It is
-  # run all the same where a mesh splits places, so that they divide, and in long rows, whose lengths
-  # tiles of memory then divide.
+  # The token at position i is predicted by the hidden state before it: the last one needs none. It
+  # is run all the same where a mesh splits places, so that they divide, and in long rows, whose
+  # lengths tiles of memory then divide.
   length = completion_tokens.shape[1]
   count = length - (sharding.parts('sequence') == 1 and length < attention.LONG)
   inputs, needed = completion_tokens[:, :count], jnp.arange(count) < length - 1

@@ -3,10 +3,10 @@
     python experiments/benchmarks/slices.py --out=docs/results/slices [--chips v5e,v6e,v5p]
         [--experiments r1_zero.py:qwen3_8b,r1.py:qwen2_5_7b]
 
-Needs libtpu (pip install 'r1jax[plan]'). For each experiment and chip `python -m r1jax.plan --search`
-is run on one slice after the other, from one chip on, until all stages fit on one mesh; what arithmetic
-rules out is not compiled. Every slice is kept in a JSON file of the folder `--out`, which a second run
-reads instead of compiling; then the table is printed (docs/scale.md).
+Needs libtpu (pip install 'r1jax[plan]'). For each experiment and chip `r1jax.plan --search` is run
+on one slice after the other, from one chip on, until all stages fit on one mesh; what arithmetic
+rules out is not compiled. Every slice is kept in a JSON file of the folder `--out`, which a second
+run reads instead of compiling; then the table is printed (docs/scale.md).
 """
 import argparse
 import json

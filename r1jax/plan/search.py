@@ -1,7 +1,7 @@
 """Settings with which stages fit: the mesh, micro-batches, rematerialisation, the placement.
 
-Candidates that arithmetic alone rules out are left out, the others ordered by what they are likely to
-cost, and compiled until all stages fit on one mesh or a bounded number of meshes has been tried.
+Candidates that arithmetic alone rules out are left out, the others ordered by what they are likely
+to cost, and compiled until all stages fit on one mesh or a bounded number of meshes has been tried.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import copy
@@ -98,8 +98,11 @@ def _powers(most: int) -> list[int]:
 
 
 def _settings(config, name, topology: Topology) -> Iterator[dict[str, Any]]:
-  """The config with other settings of a stage, on its mesh: those that a rough estimate says fit come
-  first, of these the fewest micro-batches, and rematerialisation and gathered weights last."""
+  """The config with other settings of a stage, on its mesh.
+
+  Those that a rough estimate says fit come first, of these the fewest micro-batches, and
+  rematerialisation and gathered weights last.
+  """
   stage, candidates = config['stages'][name], []
   mesh = sharding.make_mesh(**config['mesh'], devices=topology.devices)
   try:
@@ -182,7 +185,7 @@ def _least_bytes(config: Mapping[str, Any], name: str) -> float:
 
 
 def _cache_bytes(stage, mesh, shape) -> float:
-  """Of a chip: the completions' keys and values and the weights that a sampler reads, at the end."""
+  """Of a chip, at a rollout's end: keys and values, and the weights that a sampler reads."""
   if 'sampling' not in stage:      # evaluations alone, if any
     return max((_cache_bytes({**one, 'model': stage.get('model') or stage}, mesh, shape)
                 for one in stage.get('evaluations', {}).values()), default=0.0)
