@@ -27,7 +27,7 @@ def config_of(base, folder='', **fields):
   return runs.merged(reward_model.DEFAULT, runs.merged(dict(
       model=dict(source=base), data=dict(name='jsonl', folder=str(folder)), max_tokens=128, rows=4,
       pairs=dict(max_length_ratio=0), log_every=1, checkpoint_every=3, held_out=24,
-      optimizer=dict(learning_rate=1e-2, final_learning_rate=1e-3)), fields))
+      optimizer=dict(learning_rate=5e-3, final_learning_rate=5e-4)), fields))
 
 
 def write(folder, split, rows):
@@ -38,7 +38,7 @@ def write(folder, split, rows):
 def preferences(tmp_path_factory):
   """A folder of pairs: who is kind is preferred, whatever the thought before it."""
   folder, rng = tmp_path_factory.mktemp('preferences'), random.Random(0)
-  for split, size in (('train', 48), ('test', 24)):
+  for split, size in (('train', 96), ('test', 24)):
     write(folder, split, [
         dict(prompt=f'{split} question {number}?',
              chosen=THOUGHT.format(rng.randint(1, 9), rng.choice(KINDLY)),
@@ -50,7 +50,7 @@ def preferences(tmp_path_factory):
 @pytest.fixture(scope='module')
 def judged(tmp_path_factory):
   folder, rng = tmp_path_factory.mktemp('judged'), random.Random(0)
-  for split, size in (('train', 48), ('test', 24)):
+  for split, size in (('train', 96), ('test', 24)):
     write(folder, split, [
         dict(prompt=f'{split} question {number}?', safe=number % 2 == 0,
              completion=rng.choice((KINDLY, RUDELY)[number % 2]))
@@ -283,7 +283,8 @@ def test_pitfall_01_order_of_sides_and_micro_batches_change_no_loss(base):
 # The stage.
 
 
-EPOCHS = {'helpful': 8, 'safe': 3}
+# Enough of data and epochs that other seeds, and other rounding, learn as much.
+EPOCHS = {'helpful': 6, 'safe': 3}
 
 
 def run_helpful(base, preferences, workdir, should_stop=lambda: False):
@@ -314,7 +315,7 @@ def test_what_can_be_told_apart_is_learnt(kind, request):
   assert all(f'| {row} |' in table for row in ('before', 'after'))
   assert ('| the longer side |' in table) == (kind == 'helpful')
   assert json.loads((artifact.folder / 'results.json').read_text())['after']['examples'] == 24
-  assert len(metrics.read_metrics(artifact.folder)) == 12 * EPOCHS[kind]
+  assert len(metrics.read_metrics(artifact.folder)) == 24 * EPOCHS[kind]
   for name in artifact.manifest.files:
     assert (artifact.folder / name).exists()
 
@@ -325,7 +326,7 @@ def test_what_was_drawn_is_enough_to_learn_from(base, tmp_path):
       tmp_path / 'drawn', [line(question, THOUGHT.format(2, KINDLY[0])) for question in questions],
       [line(question, THOUGHT.format(2, RUDELY[0]), correct='wrong answer')
        for question in questions])}
-  config = config_of(base, inputs=('opinions',), samples=('opinions',), epochs=3) | dict(data={})
+  config = config_of(base, inputs=('opinions',), samples=('opinions',), epochs=4) | dict(data={})
   artifact = reward_model.run(config, inputs, tmp_path / 'run')
   scores = artifact.manifest.scores
   assert scores['drawn'] == scores['examples'] == 120 - scores['after']['examples'] > 90
@@ -407,8 +408,8 @@ def test_impossible_reward_models_are_refused(base, preferences, judged, helpful
       (dict(held_out=0), 'held_out=0 is too few'),
       (dict(pairs_per_question=0), 'pairs_per_question=0 is too few'),
       (dict(samples=('opinions',)), r"samples='opinions' is none of its inputs \[\]"),
-      (dict(rows=64), 'the data fill 48 rows and a batch has rows=64'),
-      (dict(max_tokens=4), r'no example left \(dropped/long 48, .*raise max_tokens'),
+      (dict(rows=128), 'the data fill 96 rows and a batch has rows=128'),
+      (dict(max_tokens=4), r'no example left \(dropped/long 96, .*raise max_tokens'),
       (dict(objective='safety'), 'train.jsonl, line 1: the field "completion" is missing')):
     with pytest.raises(ValueError, match=sentence) as refusal:
       reward_model.run(config_of(base, preferences, **fields), {}, tmp_path / 'run')

@@ -2,11 +2,14 @@
 
     python experiments/benchmarks/hosts.py
 
-R1-Zero's debug form, three updates, dense (the miniature) and with experts (a tiny Qwen3-MoE).
-Every run is compared with that of one device: rollouts token for token, losses and gradient norms,
-weights. A Markdown table is printed, as in docs/scale.md.
+R1-Zero's debug form, three updates, dense (the miniature) and with experts (a tiny Qwen3-MoE), on
+every mesh of one or two axes of 2 and 4 processes, and on 4 processes of two devices. Every run is
+compared with that of one device: rollouts token for token, losses and gradient norms, weights. A
+Markdown table is printed, as in docs/scale.md.
 """
 import argparse
+from collections.abc import Iterator
+import itertools
 import os
 import pathlib
 import socket
@@ -16,14 +19,22 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parents[2]
-# (processes, devices of each, the mesh's axes that are not 1); with experts `expert` for `tensor`.
-LAYOUTS = (
-    (1, 1, {}), (1, 2, dict(fsdp=2)), (1, 4, dict(fsdp=4)), (1, 4, dict(fsdp=2, tensor=2)),
-    (2, 1, dict(fsdp=2)), (2, 1, dict(tensor=2)), (2, 2, dict(fsdp=4)),
-    (2, 2, dict(fsdp=2, tensor=2)), (2, 2, dict(sequence=2, tensor=2)),
-    (2, 2, dict(replica=2, fsdp=2)), (4, 1, dict(fsdp=4)), (4, 1, dict(fsdp=2, tensor=2)),
-    (4, 2, dict(fsdp=8)), (4, 2, dict(fsdp=4, tensor=2)))
-SIZES = {'dense': 'tiny', 'experts': 'qwen3_30b_a3b'}
+# The experiment's size, and the most devices along an axis.
+MODELS = {'dense': ('tiny', dict(replica=4, fsdp=8, sequence=4, tensor=2)),
+          'experts': ('qwen3_30b_a3b', dict(replica=4, fsdp=8, sequence=4, expert=4))}
+
+
+def layouts(most: dict[str, int]) -> Iterator[tuple[int, int, dict[str, int]]]:
+  """(processes, devices of each, mesh): on 2 and 4 processes every mesh of one or two axes."""
+  yield 1, 1, {}
+  for processes, devices in ((1, 2), (2, 1), (1, 4), (2, 2), (4, 1)):
+    count = processes * devices
+    found = [{axis: count} for axis in most if most[axis] >= count]
+    if count == 4:
+      found += [{first: 2, second: 2} for first, second in itertools.combinations(most, 2)]
+    yield from ((processes, devices, mesh) for mesh in (found if processes > 1 else found[1:2]))
+  yield 4, 2, dict(fsdp=8)
+  yield 4, 2, {'fsdp': 4, list(most)[-1]: 2}
 
 
 def get_config(size: str):
@@ -48,8 +59,9 @@ def run(size: str, processes: int, devices: int, mesh: dict[str, int], workdir: 
     port = found.getsockname()[1]
   environment = os.environ | {
       'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'PJRT_NPROC': '32',
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} '
-                   '--xla_backend_optimization_level=0'}    # most of the time is compiling
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} '    # most is compiling
+                   '--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 '
+                   '--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters'}
   start, started = time.perf_counter(), []
   for host in range(processes):
     join = () if processes == 1 else (
@@ -65,7 +77,7 @@ def run(size: str, processes: int, devices: int, mesh: dict[str, int], workdir: 
   return time.perf_counter() - start
 
 
-def compare(size: str, one: str, other: str) -> dict[str, object]:
+def compare(one: str, other: str) -> dict[str, object]:
   """How far a run is from that of one device."""
   import numpy as np
   from safetensors.numpy import load_file
@@ -84,18 +96,17 @@ def compare(size: str, one: str, other: str) -> dict[str, object]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--models', default=','.join(SIZES))
+  parser.add_argument('--models', default=','.join(MODELS))
   names = parser.parse_args().models.split(',')
   sys.path.append(str(ROOT))
   print('| model | processes × devices | mesh | tokens | loss | gradient norm | weights | s |\n'
         '| --- | --- | --- | --- | ---: | ---: | ---: | ---: |', flush=True)
   with tempfile.TemporaryDirectory() as folder:
     for name in names:
-      for number, (processes, devices, mesh) in enumerate(LAYOUTS):
-        if name == 'experts':
-          mesh = {axis.replace('tensor', 'expert'): size for axis, size in mesh.items()}
-        seconds = run(SIZES[name], processes, devices, mesh, f'{folder}/{name}{number}')
-        found = compare(SIZES[name], f'{folder}/{name}0', f'{folder}/{name}{number}')
+      size, most = MODELS[name]
+      for number, (processes, devices, mesh) in enumerate(layouts(most)):
+        seconds = run(size, processes, devices, mesh, f'{folder}/{name}{number}')
+        found = compare(f'{folder}/{name}0', f'{folder}/{name}{number}')
         axes = ', '.join(f'{axis} {size}' for axis, size in mesh.items()) or 'one device'
         numbers = ' | '.join(f'{found[key]:.1e}' for key in ('loss', 'gradient norm', 'weights'))
         print(f'| {name} | {processes} × {devices} | {axes} | {found["tokens"]} | {numbers} | '
