@@ -95,9 +95,9 @@ def test_what_a_plan_says_of_memory_is_what_the_real_program_takes():
 
 
 def test_a_plan_counts_what_lies_besides():
+  one_model = 4 * models.num_params(models.PRESETS['miniature'])
   besides = lambda **overrides: {
-      name: abstract.bytes_on_a_device(one.beside) / 4 / models.num_params(
-          models.PRESETS['miniature'])
+      name: abstract.bytes_on_a_device(one.beside) / one_model
       for name, one in traced_zero(zero(**overrides))[1].items()}
   close = functools.partial(pytest.approx, rel=0.01)
   plain, kept = besides(), besides(kl_coefficient=0.1)
@@ -124,7 +124,7 @@ def test_packed_rows_are_planned_as_they_are_run():
 
 
 def test_every_kind_of_stage_has_its_programs():
-  mesh, seen = sharding.make_mesh(1, 1, jax.devices()[:1]), {}
+  mesh, seen, times = sharding.make_mesh(1, 1, jax.devices()[:1]), {}, {}
   chain = common.plain(r1.get_config('tiny,debug'))['stages']
   one_evaluation = dict(list(chain['base']['evaluations'].items())[:1])
   chain['base'] = chain['base'] | {'evaluations': one_evaluation}
@@ -135,6 +135,7 @@ def test_every_kind_of_stage_has_its_programs():
       continue
     found, work = traced(stage, mesh, estimate.shape_finder(chain, name))
     seen[stage['kind']] = [program.name for program in found]
+    times[stage['kind']] = [program.times for program in found]
     assert work.tokens > 0
   assert set(seen) == set(KINDS)
   own = lambda kind: [name for name in seen[kind] if not name.startswith('evaluation ')]
@@ -142,6 +143,7 @@ def test_every_kind_of_stage_has_its_programs():
   assert own('sft') == own('pretrain') == own('reward_model') == ['update']
   for kind in ('rl', 'sft'):
     assert seen[kind][-1].startswith('evaluation ') and ': decode' in seen[kind][-1]
+    assert times[kind][-1] == 0 < times[kind][0]     # no part of an iteration
   assert seen['reject'][:2] == ['reshard', 'prefill']
   assert seen['evaluate'][0].endswith(': reshard')
 
@@ -225,10 +227,22 @@ def test_a_search_goes_over_all_meshes_that_all_stages_bear():
 def test_every_stage_of_the_recipe_has_settings_to_try():
   config, topology = common.plain(r1.get_config('tiny,debug')), devices(1)
   for name, stage in config['stages'].items():
-    candidate = next(search._settings(config, name, topology))
     held = 4 * models.num_params(search._shape(config, name))
-    assert search._least_bytes(candidate, name) >= held
-    assert search.rough_bytes(candidate, name) >= (4 if 'micro_batches' in stage else 1) * held
+    candidates = list(search._settings(config, name, topology))
+    assert candidates
+    for candidate in candidates:     # parameters; gradients and moments of what is trained
+      least = search._least_bytes(candidate, name)
+      assert search.rough_bytes(candidate, name) >= least >= (
+          4 if 'micro_batches' in stage else 1) * held
+
+
+def test_a_cache_that_is_larger_than_an_update_is_what_counts():
+  stage = zero()['stages']['zero']
+  config = zero(prompts=64, micro_batches=64, model=stage['model'] | dict(remat=True),
+                sampling=stage['sampling'] | dict(max_new_tokens=4096))
+  shape = search._shape(config, 'zero')
+  a_token = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * 4
+  assert search.rough_bytes(config, 'zero') > 64 * stage['group_size'] * 4096 * a_token
 
 
 def test_flags_are_what_changes():
