@@ -49,6 +49,10 @@ class Topology:
   def local(self) -> bool:
     return self.name.startswith('local')
 
+  @property
+  def tpu(self) -> bool:
+    return self.devices[0].platform == 'tpu'
+
 
 def read(name: str) -> tuple[Chip, tuple[int, ...]]:
   """The chip and the sizes of `v5p:8x8x16`.

@@ -33,6 +33,7 @@ class Program:
   keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)   # static ones
   unknown_trips: int = 1           # of a loop whose trips the data decide
   beside: Any = ()                 # placed shapes of what lies in memory besides its arguments
+  followed: bool = False           # by programs that take what it returns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Work:
   iterations: int                  # of the whole stage; 0 where its data decide that
 
 
-# What a stage's `programs` is: it yields Programs, is sent what each returns (placed shapes; None
-# where it does not fit), and returns the Work of an iteration.
+# What a stage's `programs` is: it yields Programs, is sent what those that are followed return
+# (placed shapes; None where it does not fit), and returns the Work of an iteration.
 Programs = Generator[Program, Any, Work]
 
 
@@ -117,13 +118,13 @@ def sampling(
                            [[int(mean_length)] * group_size] * prompts).sampled
   of_prompts = compute.sampling(model.config, [prompt_length] * prompts, [[0]] * prompts).sampled
   ints = lambda *shape: table(mesh, *shape, dtype='int32')
-  cast = yield Program('reshard', run.reshard, (params,), beside=beside)
+  cast = yield Program('reshard', run.reshard, (params,), beside=beside, followed=True)
   if cast is None:
     return
   state = yield Program(
       'prefill', run.prefill, (cast, Prompts(
           ints(prompts, prompt_length), ints(prompts), ints(prompts)), scalar('int32')),
-      useful=of_prompts, beside=(params, beside))
+      useful=of_prompts, beside=(params, beside), followed=True)
   if state is None:
     return
   cache = state.cache
@@ -159,7 +160,8 @@ def _grow(
       of_stack = f' {i}' if len(suffix) > 1 else ''
       new = yield Program(
           f'{name}: {part}{of_stack}', run.room, (old, getattr(like, part)), times=times,
-          keywords=dict(part=part, num_rows=rows, size=size), beside=(others, beside))
+          keywords=dict(part=part, num_rows=rows, size=size), beside=(others, beside),
+          followed=True)
       if new is None:
         return None
       suffix = (*suffix[:i], dataclasses.replace(suffix[i], **{part: new}), *suffix[i + 1:])
