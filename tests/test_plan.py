@@ -218,7 +218,7 @@ def test_a_search_goes_over_all_meshes_that_all_stages_bear():
   config['stages']['more'] = config['stages']['zero'] | dict(prompts=2)
   topology = chips.Topology('test:8', CHIP, tuple(jax.devices()))
   found = [{axis: size for axis, size in mesh.items() if size > 1}
-           for mesh in search._meshes(config, ['zero', 'more'], topology)]
+           for mesh in search._meshes(config, ['zero', 'more'], topology, True)]
   assert sorted(found, key=str) == [
       {'expert': 2, 'sequence': 4}, {'fsdp': 2, 'sequence': 4}, {'sequence': 8}]
   assert found[0] == {'expert': 2, 'sequence': 4}     # the cheapest
@@ -228,7 +228,7 @@ def test_every_stage_of_the_recipe_has_settings_to_try():
   config, topology = common.plain(r1.get_config('tiny,debug')), devices(1)
   for name, stage in config['stages'].items():
     held = 4 * models.num_params(search._shape(config, name))
-    candidates = list(search._settings(config, name, topology))
+    candidates = list(search._settings(config, name, topology, True))
     assert candidates
     for candidate in candidates:     # parameters; gradients and moments of what is trained
       least = search._least_bytes(candidate, name)
@@ -248,7 +248,7 @@ def test_a_cache_that_is_larger_than_an_update_is_what_counts():
 def test_flags_are_what_changes():
   config = zero()
   settings = next(iter(search._settings(
-      {**config, 'mesh': config['mesh'] | dict(fsdp=4)}, 'zero', devices(4))))
+      {**config, 'mesh': config['mesh'] | dict(fsdp=4)}, 'zero', devices(4), False)))
   assert sorted(search.flags_between(config, settings, 'zero')) == sorted([
       '--config.mesh.fsdp=4', '--config.stages.zero.micro_batches=1',
       '--config.stages.zero.sampling.placement=tensor', *(

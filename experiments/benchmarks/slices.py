@@ -66,7 +66,7 @@ def row(experiment: str, chip: str, found: dict | None) -> str:
                 for stage in stages for program in stage['programs'])
   mesh = ' × '.join(f'{axis} {size}' for axis, size in stages[0]['mesh'].items() if size > 1)
   settings = {}
-  for flag in (flag for one in found['searched'] if one['fits'] for flag in one['flags']):
+  for flag in found['flags']:
     path, value = flag.removeprefix('--config.').split('=')
     field = path.rpartition('.')[2]
     if not path.startswith('mesh.') and '.evaluations.' not in path:

@@ -84,13 +84,16 @@ def _plan(config, name, only, mean_length, steps, search, json_file, cache) -> N
   print(table.assumed(topology), flush=True)
   tell = lambda said: print(said + ' ...', file=sys.stderr, flush=True)
   options = dict(mean_length=mean_length, cache=cache)
-  names, results, searched = only or list(config['stages']), [], []
+  names, results, searched, flags = only or list(config['stages']), [], [], []
   if search:
-    searched, config = searching.search(config, names, topology, progress=tell, **options)
+    searched, found = searching.search(config, names, topology, progress=tell, **options)
     table.show_search(searched, console=console)
-    print('It fits with ' + ' '.join(dict.fromkeys(itertools.chain.from_iterable(
-        one['flags'] for one in searched if one['fits']))) if config else
+    if found:
+      flags = list(dict.fromkeys(itertools.chain.from_iterable(
+          searching.flags_between(config, found, stage) for stage in names)))
+    print(f'It fits with {" ".join(flags) or "its own settings"}' if found else
           'Nothing of this fits: take a larger slice, or shorter completions.')
+    config = found
   for stage in names if config else ():
     plan = estimate.plan_stage(
         config, stage, topology, **options,
@@ -100,7 +103,7 @@ def _plan(config, name, only, mean_length, steps, search, json_file, cache) -> N
   print(table.note())
   if json_file:
     pathlib.Path(json_file).write_text(json.dumps(
-        {'stages': results, 'searched': searched}, indent=1))
+        {'stages': results, 'searched': searched, 'flags': flags}, indent=1))
 
 
 if __name__ == '__main__':

@@ -1,7 +1,8 @@
 """Settings with which stages fit: the mesh, micro-batches, rematerialisation, the placement.
 
 Candidates that arithmetic alone rules out are left out, the others ordered by what they are likely
-to cost, and compiled until all stages fit on one mesh or a bounded number of meshes has been tried.
+to cost, and compiled until all stages fit on one mesh or a bounded number of meshes has been tried:
+first without gathering weights at every token, which costs more than any other setting.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import copy
@@ -29,45 +30,54 @@ def search(
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
   """(what was compiled, in order; a config with which all the stages fit, or None).
 
-  Of what was compiled: {stage, flags, resident (bytes), seconds (in turn), fits}. Other arguments
-  as of `estimate.plan_stage`; `names` are the stages'.
+  Of what was compiled: {stage, flags, resident (bytes), seconds (in turn), fits, last (the last
+  program that was compiled)}. Other arguments as of `estimate.plan_stage`; `names` are the stages'.
   """
-  found: list[dict[str, Any]] = []
+  found: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+  start = config
 
-  def fitting(config, name: str) -> dict | None:
+  def compiled(candidate, name: str) -> dict[str, Any]:
+    """What there is to say of a candidate; compiled once."""
+    flags = flags_between(start, candidate, name)
+    key = name, tuple(flags)
+    if key not in found:
+      progress(f'{name}: {" ".join(flags)}')
+      plan = estimate.plan_stage(candidate, name, topology, mean_length=mean_length, cache=cache,
+                                 until_too_large=True)
+      found[key] = {
+          'stage': name, 'flags': flags, 'resident': max(one.resident for one in plan.estimates),
+          'fits': plan.fits, 'seconds': plan.seconds('in_turn') if plan.fits else 0.0,
+          'last': plan.estimates[-1].figures.name}
+    return found[key]
+
+  def fitting(config, name: str, gathered: bool) -> dict | None:
     """`config` with settings of the stage with which it fits this mesh."""
     tried, hopeless = 0, set()      # placements with which drawing does not fit
-    for candidate in _settings(config, name, topology):
+    for candidate in _settings(config, name, topology, gathered):
       placement = _placement(candidate['stages'][name])
       if tried == _TRIED or placement in hopeless:
         continue
       tried += 1
-      progress(f'{name}: ' + ' '.join(flags_between(config, candidate, name)))
-      plan = estimate.plan_stage(candidate, name, topology, mean_length=mean_length, cache=cache,
-                                 until_too_large=True)
-      found.append({
-          'stage': name, 'flags': flags_between(start, candidate, name),
-          'resident': max(one.resident for one in plan.estimates), 'fits': plan.fits,
-          'seconds': plan.seconds('in_turn') if plan.fits else 0.0})
-      if plan.fits:
+      plan = compiled(candidate, name)
+      if plan['fits']:
         return candidate
-      if plan.estimates[-1].figures.name not in _UPDATES:
+      if plan['last'] not in _UPDATES:
         hopeless.add(placement)
     return None
 
-  start = config
-  for mesh in itertools.islice(_meshes(config, names, topology), _MESHES):
-    candidate = {**config, 'mesh': mesh}
-    for name in names:
-      candidate = fitting(candidate, name)
-      if candidate is None:
-        break
-    else:
-      return found, candidate
-  return found, None
+  for gathered in (False, True):
+    for mesh in itertools.islice(_meshes(config, names, topology, gathered), _MESHES):
+      candidate = {**config, 'mesh': mesh}
+      for name in names:
+        candidate = fitting(candidate, name, gathered)
+        if candidate is None:
+          break
+      else:
+        return list(found.values()), candidate
+  return list(found.values()), None
 
 
-def _meshes(config, names, topology: Topology) -> Iterator[dict[str, int]]:
+def _meshes(config, names, topology: Topology, gathered: bool) -> Iterator[dict[str, int]]:
   """Those on which every stage has settings that arithmetic does not rule out, the likeliest first.
 
   A mesh costs the more, the more of it splits rows and products of one row, and the more memory its
@@ -83,7 +93,7 @@ def _meshes(config, names, topology: Topology) -> Iterator[dict[str, int]]:
     mesh = dict.fromkeys(config['mesh'], 1) | dict(
         fsdp=fsdp, expert=expert, sequence=sequence, tensor=tensor)
     candidate = {**config, 'mesh': mesh}
-    tightest = [next(_settings(candidate, name, topology), None) for name in names]
+    tightest = [next(_settings(candidate, name, topology, gathered), None) for name in names]
     if None in tightest:
       continue
     filled = max(rough_bytes(one, name) for one, name in zip(tightest, names))
@@ -97,11 +107,11 @@ def _powers(most: int) -> list[int]:
   return [2 ** i for i in range(most.bit_length()) if 2 ** i <= most]
 
 
-def _settings(config, name, topology: Topology) -> Iterator[dict[str, Any]]:
+def _settings(config, name, topology: Topology, gathered: bool) -> Iterator[dict[str, Any]]:
   """The config with other settings of a stage, on its mesh.
 
   Those that a rough estimate says fit come first, of these the fewest micro-batches, and
-  rematerialisation and gathered weights last.
+  rematerialisation and weights that are gathered at every token, where these may be, last.
   """
   stage, candidates = config['stages'][name], []
   mesh = sharding.make_mesh(**config['mesh'], devices=topology.devices)
@@ -114,7 +124,7 @@ def _settings(config, name, topology: Topology) -> Iterator[dict[str, Any]]:
     rows = (stage.get('prompts') or stage['rows']) // stage.get('mini_batches', 1)
     micros = [size for size in _powers(rows) if rows % size == 0]
   draws = mesh.size > 1 and ('sampling' in stage or stage.get('evaluations'))
-  placements = ('tensor', 'train') if draws else ('',)
+  placements = ('tensor', 'train')[:1 + gathered] if draws else ('',)
   for micro, remat, placement in itertools.product(micros, (False, True), placements):
     candidate = _changed(config, name, micro, remat, placement)
     try:
