@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec as P
@@ -222,6 +223,24 @@ def test_a_search_goes_over_all_meshes_that_all_stages_bear():
   assert sorted(found, key=str) == [
       {'expert': 2, 'sequence': 4}, {'fsdp': 2, 'sequence': 4}, {'sequence': 8}]
   assert found[0] == {'expert': 2, 'sequence': 4}     # the cheapest
+
+
+def test_weights_are_gathered_at_every_token_only_where_nothing_else_fits(monkeypatch):
+  """Of stages that say they fit with the sampler's weights split as the trained ones alone."""
+  asked = []
+
+  def plan_stage(config, name, *_, **__):
+    asked.append((str(config['mesh']), config['stages'][name]['sampling']['placement']))
+    prefill = types.SimpleNamespace(resident=1.0, figures=types.SimpleNamespace(name='prefill'))
+    return types.SimpleNamespace(
+        fits=asked[-1][1] == 'train', estimates=[prefill], seconds=lambda bound: 2.0)
+  monkeypatch.setattr(estimate, 'plan_stage', plan_stage)
+  tried, found = search.search(zero(), ['zero'], devices(4))
+  assert found['stages']['zero']['sampling']['placement'] == 'train'
+  assert [placement for _, placement in asked] == ['tensor'] * (len(asked) - 1) + ['train']
+  assert len({mesh for mesh, _ in asked[:-1]}) > 1        # on all meshes, and each but once
+  assert len(set(asked)) == len(asked) == len(tried)
+  assert [one['fits'] for one in tried] == [False] * (len(asked) - 1) + [True]
 
 
 def test_every_stage_of_the_recipe_has_settings_to_try():
