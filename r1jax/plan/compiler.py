@@ -17,7 +17,7 @@ from r1jax.plan.chips import Topology
 from r1jax.stages import abstract
 from r1jax.storage import Path
 
-_FORM = 4             # of what the cache keeps
+_FORM = 4     # of what the cache keeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Traffic:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Memory:
+class Memory:
   """Bytes of a device that a program takes, but for its machine code."""
   arguments: float
   outputs: float
@@ -48,7 +48,7 @@ class _Memory:
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures(_Memory):
+class Figures(Memory):
   """Of one run of a program on one device; bytes, seconds."""
   name: str = ''
   flops: float = 0.0
@@ -115,7 +115,7 @@ def _compile(program, lowered, mesh, topology) -> tuple[Figures, list | None]:
       unknown_loops=cost.unknown_loops), specs
 
 
-def _finish(lowered, topology: Topology) -> tuple[tuple[str, _Memory], list]:
+def _finish(lowered, topology: Topology) -> tuple[tuple[str, Memory], list]:
   """((optimised HLO, memory), PartitionSpecs of the outputs) of a program compiled to its end."""
   with tempfile.TemporaryDirectory() as folder:
     options = _options(folder) if topology.tpu else {}
@@ -124,11 +124,11 @@ def _finish(lowered, topology: Topology) -> tuple[tuple[str, _Memory], list]:
     text = _dumped(folder, 'after_optimizations') if topology.tpu else compiled.as_text()
   memory = compiled.memory_analysis()
   specs = [_spec(where) for where in jax.tree.leaves(compiled.output_shardings)]
-  return (text, _Memory(memory.argument_size_in_bytes, memory.output_size_in_bytes,
+  return (text, Memory(memory.argument_size_in_bytes, memory.output_size_in_bytes,
                         memory.alias_size_in_bytes, memory.temp_size_in_bytes)), specs
 
 
-def _optimise(lowered, chip: chips.Chip, beside: float) -> tuple[str, _Memory] | None:
+def _optimise(lowered, chip: chips.Chip, beside: float) -> tuple[str, Memory] | None:
   """(optimised HLO, memory) of a program; None where it is too small for this, or memory is scarce.
 
   Machine code takes most of compiling, and libtpu has no way to stop before it. But that is where
@@ -144,7 +144,7 @@ def _optimise(lowered, chip: chips.Chip, beside: float) -> tuple[str, _Memory] |
   return None if found and scarce(found[1]) else found
 
 
-def _stopped(lowered, chip: chips.Chip, part: int) -> tuple[str, _Memory] | None:
+def _stopped(lowered, chip: chips.Chip, part: int) -> tuple[str, Memory] | None:
   """(optimised HLO, memory) of a program that exceeds 1/part of a chip's memory, else None.
 
   Rematerialisation and scheduling, which stay below a share of the memory, are given `part` times
@@ -173,7 +173,7 @@ def _dumped(folder: str, what: str) -> str:
   return max(pathlib.Path(folder).glob(f'*{what}.txt')).read_text()
 
 
-def _read_memory(assignment: str) -> _Memory:
+def _read_memory(assignment: str) -> Memory:
   """The memory of a chip that libtpu's buffer assignment gives to a program."""
   sizes = dict.fromkeys(('arguments', 'outputs', 'aliased', 'temporaries'), 0.0)
   for size, colour, what in _ALLOCATION.findall(assignment):
@@ -184,7 +184,7 @@ def _read_memory(assignment: str) -> _Memory:
                         ('aliased', argument and returned),
                         ('temporaries', not argument and not returned)):
       sizes[name] += holds * float(size)
-  return _Memory(**sizes)
+  return Memory(**sizes)
 
 
 _UNITS = {'': 1, 'B': 1, 'K': 2 ** 10, 'M': 2 ** 20, 'G': 2 ** 30, 'T': 2 ** 40}
