@@ -18,7 +18,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1]))
 import r1_zero
 from r1jax import sharding, train_step
 from r1jax.pipeline import KINDS
-from r1jax.plan import chips, estimate
+from r1jax.plan import chips, compiler, estimate
 from r1jax.stages import common
 
 MIB = 2 ** 20
@@ -38,8 +38,8 @@ def planned_update(config, topology):
   programs, answer = KINDS['rl'].programs(
       stage, mesh, estimate.shape_finder(config['stages'], 'config.stages.zero')), None
   while (program := programs.send(answer)).name != 'update':
-    _, answer = estimate.compile_program(program, mesh, topology)
-  return program, estimate.compile_program(program, mesh, topology)[0]
+    _, answer = compiler.compile_program(program, mesh, topology)
+  return program, compiler.compile_program(program, mesh, topology)[0]
 
 
 def real_bytes(program, stage, mesh) -> float:
