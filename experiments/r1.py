@@ -244,7 +244,7 @@ def _evaluations(zero: ConfigDict, budget: Budget) -> ConfigDict:
     elif 'size' in config.data:
       config.data.size = budget.problems[name]
     config.problems, config.samples = budget.problems[name], budget.samples[name]
-    config.prompts = max(1, 400 // config.samples)
+    config.prompts = max(1, 512 // config.samples)
   return evaluations
 
 

@@ -81,6 +81,11 @@ def check_divides(mesh: jax.sharding.Mesh, logical_axis: str, size: int, what: s
                      f'of {parts}, or these axes smaller')
 
 
+def batch_parts(mesh: jax.sharding.Mesh) -> int:
+  """Over how many devices the prompts or rows of a batch are split."""
+  return math.prod(mesh.shape.get(name, 1) for name in RULES['batch'])
+
+
 @contextlib.contextmanager
 def rules(table: Mapping[str, tuple[str, ...]]):
   """The context in which a program is traced by another table than RULES.

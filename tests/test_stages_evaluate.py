@@ -1,11 +1,13 @@
 import json
 
+import jax
 import numpy as np
 import pytest
 import runs
 from runs import base, compiled  # noqa: F401 (fixtures)
 
-from r1jax import checkpoint, evaluate as evaluation
+from r1jax import checkpoint, evaluate as evaluation, sharding
+from r1jax.records import Prompts
 from r1jax.stages import common, evaluate
 from r1jax.storage import Path
 from r1jax.tokenization import encode_prompt, load_tokenizer
@@ -95,6 +97,33 @@ def test_a_batch_never_has_more_prompts_than_there_are_problems(base, tmp_path):
   evaluate.run(config, {}, tmp_path)
   lines = (tmp_path / 'evaluations' / 'evaluate.jsonl').read_text().splitlines()
   assert len({json.loads(line)['prompt'] for line in lines}) == 3
+
+
+def test_a_mesh_splits_the_batches_and_changes_no_completion(base, tmp_path, monkeypatch):
+  """14 problems, 7 at a time by the config: 4 where four devices share them."""
+  config = stage_config(base, problems=14, prompts=7)
+  evaluate.run(config, {}, tmp_path / 'one')
+  split, place = [], sharding.place
+
+  def seen(tree, mesh, *, batch=False):
+    placed = place(tree, mesh, batch=batch)
+    if isinstance(tree, Prompts):
+      split.append((tree.lengths.size, placed.lengths.sharding.shard_shape((tree.lengths.size,))))
+    return placed
+  monkeypatch.setattr(sharding, 'place', seen)
+  evaluate.run(config, {}, tmp_path / 'four', mesh=sharding.make_mesh(4, 1, jax.devices()[:4]))
+  assert split == [(4, (1,))] * 4
+  one, four = ((tmp_path / name / 'evaluations' / 'evaluate.jsonl').read_text()
+               for name in ('one', 'four'))
+  assert one == four and one
+
+
+def test_as_many_prompts_at_a_time_as_the_mesh_splits():
+  mesh = sharding.make_mesh(fsdp=2, expert=2, tensor=2)
+  at_a_time = lambda prompts, problems: common.prompts_at_a_time(
+      dict(prompts=prompts, problems=problems), mesh)
+  assert [at_a_time(*sizes) for sizes in ((100, 1319), (25, 1319), (100, 22), (3, 22))] == [
+      100, 24, 20, 3]
 
 
 def test_no_problem_is_counted_twice(base, tmp_path, monkeypatch):

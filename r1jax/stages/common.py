@@ -343,6 +343,15 @@ def prompt_stream(
       shuffle=split == 'train', overlong=config['overlong'], shots=shots)
 
 
+def prompts_at_a_time(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> int:
+  """Those of a batch by which a stage draws `problems`: at most `prompts`.
+
+  So many that the mesh splits them evenly, as it does no others, where there are enough for that.
+  """
+  prompts = min(config['prompts'], config['problems'])
+  return prompts - prompts % sharding.batch_parts(mesh) or prompts
+
+
 # bfloat16 operations a second of one device, by the makers' data sheets.
 _PEAK_FLOPS = {'TPU v5 lite': 197e12, 'TPU v5p': 459e12, 'TPU v5': 459e12, 'TPU v6 lite': 918e12,
                'NVIDIA H100 80GB HBM3': 989e12, 'NVIDIA H200': 989e12,

@@ -77,7 +77,8 @@ def evaluate_model(
   tokenizer = loaded.tokenizer
   stops = stop_ids(config['template'], tokenizer)
   opened = opens_think(config['template'], tokenizer)
-  problems = problem_stream(config, tokenizer)
+  problems = problem_stream(
+      {**config, 'prompts': common.prompts_at_a_time(config, mesh)}, tokenizer)
   sample = _sampler(config, loaded.model, stops, should_stop)
   functions = named_rewards({config['accuracy']: 1.0}, opened=opened)
   if any(example.get('check') for example in problems.source):

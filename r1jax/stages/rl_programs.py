@@ -76,9 +76,7 @@ def pack_lengths(
     settings: Mapping[str, Any], mesh: jax.sharding.Mesh,
 ) -> Packing:
   """The packing of prompts [B] and completions [N] of these lengths; `longest` of `pack_groups`."""
-  placed = jax.sharding.NamedSharding(
-      mesh, sharding.spec_that_divides(mesh, (None,), ('batch',)))
-  parts = mesh.size // placed.shard_shape((mesh.size,))[0]
+  parts = sharding.batch_parts(mesh)
   return pack_groups(
       prompt_lengths, completion_lengths, row_length=settings['packing']['row_length'],
       num_rows=-(-settings['packing']['rows'] // parts) * parts, longest=longest)

@@ -7,7 +7,7 @@ import numpy as np
 
 from r1jax import compute, reward_model, sharding, train_step
 from r1jax.sampler import Sampler
-from r1jax.stages import abstract, supervised
+from r1jax.stages import abstract, common, supervised
 from r1jax.stages.abstract import Program, Work, table
 
 
@@ -54,7 +54,7 @@ def drawing(
     config: Mapping[str, Any], mesh: jax.sharding.Mesh, model, sample: Sampler, mean_length: float,
 ) -> abstract.Programs:
   """The rollout by which a stage draws `samples` completions of its problems."""
-  prompts, settings = min(config['prompts'], config['problems']), config['sampling']
+  prompts, settings = common.prompts_at_a_time(config, mesh), config['sampling']
   mean_length = mean_length or settings['max_new_tokens']
   yield from abstract.sampling(
       sample, model, abstract.params_of(model, mesh), mesh, prompts=prompts,
