@@ -7,7 +7,8 @@ two updates each (so that ratios and clips matter), no KL. Then 500 held-out pro
 each. Another seed: --config.seed=1. `experiments/tabulate.py` puts seeds together; docs/results.md
 has what was found. Does the report's finding hold, PPO with lambda 0.95 < lambda 1 ≈ GRPO?
 
-tiny  the shipped miniature base; about a minute and a half a loss on two CPU cores.
+tiny  the shipped miniature base; about a minute and a half a loss on two CPU cores. One TPU chip is
+      enough, v5e:1x1 (docs/scale.md).
 
 `policy_losses.py:tiny,debug` runs in seconds.
 """

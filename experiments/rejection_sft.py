@@ -13,6 +13,8 @@ smollm2_135m  SmolLM2-135M-Instruct on GSM8K; see r1_zero.py for where it is.
 qwen3_0_6b    Qwen3-0.6B-Base on GSM8K; one GPU with 80 GB.
 qwen2_5_7b    Qwen2.5-7B, as in r1.py.
 
+TPU slices: those that r1.py names for the same size.
+
 `rejection_sft.py:tiny,debug` runs in seconds.
 """
 import pathlib

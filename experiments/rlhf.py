@@ -12,7 +12,7 @@ A reward model is no truth. `rewards/reward_model/helpfulness/mean` is what PPO 
 rises and the second does not, the reward model is being hacked. What this reaches has not been
 measured yet.
 
-tiny  the shipped miniature base, on two CPU cores.
+tiny  the shipped miniature base, on two CPU cores or one TPU chip, v5e:1x1 (docs/scale.md).
 
 `rlhf.py:tiny,debug` runs in seconds.
 """

@@ -65,12 +65,14 @@ def search(
         hopeless.add(placement)
     return None
 
+  order = list(names)
   for gathered in (False, True):
     for mesh in itertools.islice(_meshes(config, names, topology, gathered), _MESHES):
       candidate = {**config, 'mesh': mesh}
-      for name in names:
+      for name in order:
         candidate = fitting(candidate, name, gathered)
         if candidate is None:
+          order = [name, *(other for other in order if other != name)]    # the hardest first
           break
       else:
         return list(found.values()), candidate
@@ -195,7 +197,10 @@ def _least_bytes(config: Mapping[str, Any], name: str) -> float:
 
 
 def _cache_bytes(stage, mesh, shape) -> float:
-  """Of a chip, at a rollout's end: keys and values, and the weights that a sampler reads."""
+  """Of a chip, at a rollout's end: keys and values, and the weights that a sampler reads.
+
+  As the cache is made larger for the last chunk, half of it lies there twice, new and old.
+  """
   if 'sampling' not in stage:      # evaluations alone, if any
     return max((_cache_bytes({**one, 'model': stage.get('model') or stage}, mesh, shape)
                 for one in stage.get('evaluations', {}).values()), default=0.0)
@@ -209,7 +214,10 @@ def _cache_bytes(stage, mesh, shape) -> float:
   rows = prompts * (stage.get('group_size') or stage['samples'])
   heads = shape.latent.rank + shape.latent.rope_dim if shape.latent else (
       2 * shape.num_kv_heads * shape.head_dim / mesh['tensor'])
-  kept = rows * sampling['max_new_tokens'] * heads * shape.num_layers
+  longest = sampling['max_new_tokens']
+  old = max(0.0, 1 - sampling['chunk'] / longest) / 2
+  largest = max((count for _, count in shape.layers), default=shape.num_layers)
+  kept = rows * longest * heads * (shape.num_layers + old * largest)
   return width * (kept / min(shards, rows) + num_params(shape) / spread)
 
 
