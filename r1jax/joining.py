@@ -121,8 +121,8 @@ def join(joining: Joining) -> 'Witness | None':
     raise JoinError(f'the hosts did not find each other: {error}') from error
   witness.say(
       f'host {jax.process_index()} of {jax.process_count()} ended, since another host died (one is '
-      f'taken for dead after lost_s={joining.lost_s} s) or this one was killed: run the same '
-      'command on all hosts again, on as many as there are; the run goes on from its last '
+      f'taken for dead after lost_s={joining.lost_s} s) or this one failed or was killed: run the '
+      'same command on all hosts again, on as many as there are; the run goes on from its last '
       'checkpoint')
   return witness
 

@@ -22,9 +22,11 @@ import os
 import re
 import signal
 import sys
+import traceback
 
 _MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4294967296', 'MALLOC_TRIM_THRESHOLD_': '8589934592',
            'MALLOC_TOP_PAD_': '268435456', 'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'}
+FORESEEN = ValueError, OSError, ImportError    # errors that end in a sentence
 
 
 def main() -> None:
@@ -65,13 +67,13 @@ def main() -> None:
           coordinator.value, num_hosts.value, host.value, wait.value, lost.value))
       asked = _listen(several=witness is not None)
       should_stop = hosts.StopNotice() if witness else lambda: bool(asked)
-      with _ending(witness), jax.transfer_guard_device_to_host('disallow'):
+      with ending(witness), jax.transfer_guard_device_to_host('disallow'):
         pipeline.run(flag.value, workdir.value, **stages, should_stop=should_stop)
     except StopRequested as stop:
       if hosts.is_first():
         print(stop, flush=True)
       sys.exit(128 + (asked[0] if asked else signal.SIGTERM))
-    except (ValueError, OSError, ImportError) as error:
+    except FORESEEN as error:
       end(error, sentence(error))
 
   app.run(run, flags_parser=flags_parser(flag))
@@ -108,16 +110,29 @@ def _listen(*, several: bool) -> list[int]:
 
 
 @contextlib.contextmanager
-def _ending(witness):
-  """Ends this host when a collective breaks off, and lets the witness speak; else dismisses it."""
+def ending(witness):
+  """Dismisses the witness when all hosts end alike, well or with the same error.
+
+  Where another died, or this one alone failed, jax takes no leave: the witness speaks.
+  """
   import jax
+  from r1jax.stages.common import StopRequested
   try:
     yield
-  except jax.errors.JaxRuntimeError as error:
-    if witness is None or 'gloo' not in str(error).lower():
+  except Exception as error:
+    if witness is None or isinstance(error, StopRequested):
       raise
-    print(f'r1jax: {str(error).splitlines()[0]}', file=sys.stderr, flush=True)
-    os._exit(1)    # to take leave of hosts that are gone would take long
+    if 'R1JAX_TRACEBACK' in os.environ or not isinstance(
+        error, (*FORESEEN, jax.errors.JaxRuntimeError)):
+      traceback.print_exception(error)
+    else:
+      _say(sentence(error).partition('\n')[0])
+    sys.stdout.flush()
+    _silence()
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      jax.distributed.shutdown()
+      witness.dismiss()
+    os._exit(1)    # other threads may still wait for the dead
   finally:
     if witness is not None:
       witness.dismiss()
@@ -126,11 +141,20 @@ def _ending(witness):
 def end(error: Exception, sentence: str) -> None:
   if os.environ.get('R1JAX_TRACEBACK'):
     raise error
-  print(f'r1jax: {sentence} (R1JAX_TRACEBACK=1 shows where)', file=sys.stderr, flush=True)
+  _say(sentence)
   jax = sys.modules.get('jax')
-  if jax and jax.distributed.is_initialized():    # it would tell of the others at length
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+  if jax and jax.distributed.is_initialized():
+    _silence()
   sys.exit(1)
+
+
+def _say(sentence: str) -> None:
+  print(f'r1jax: {sentence} (R1JAX_TRACEBACK=1 shows where)', file=sys.stderr, flush=True)
+
+
+def _silence() -> None:
+  """All is said: jax would tell of other hosts at length, from C++."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def quieten_libraries() -> None:

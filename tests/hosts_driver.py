@@ -1,13 +1,14 @@
-"""A host without a model: hosts_driver.py PORT NUM_HOSTS HOST LOST_S. It prints what it gathers."""
+"""A host without a model, that prints what it gathers: hosts_driver.py PORT HOST LOST_S END.
+
+Of two hosts that both 'wait', or 'fail alike', or the first of which will 'fail alone'.
+"""
 import sys
 import time
 
-from r1jax import hosts, joining
+from r1jax import hosts, joining, main
 
 
-def main(port, num_hosts, host, lost_s):
-  witness = joining.join(joining.Joining(
-      f'127.0.0.1:{port}', int(num_hosts), int(host), wait_s=60, lost_s=int(lost_s)))
+def run(end):
   own = hosts.index(), '\ud800 of a host' * (1 + 50 * hosts.index())
   print(ascii([(number, len(text)) for number, text in hosts.gather(own)]))
   print(ascii([text[:8] for _, text in hosts.gather(own)]))
@@ -17,11 +18,15 @@ def main(port, num_hosts, host, lost_s):
   except ZeroDivisionError as error:
     print(repr(error))
   print('ready', flush=True)
-  if num_hosts == '2':
-    time.sleep(60)
-  hosts.barrier()
-  witness.dismiss()
+  if end == 'fail alike':
+    hosts.together(lambda: int('x'))
+  if end == 'fail alone' and hosts.is_first():
+    raise ValueError('a fault of host 0')
+  time.sleep(60)
 
 
 if __name__ == '__main__':
-  main(*sys.argv[1:])
+  port, host, lost_s, end = sys.argv[1:]
+  with main.ending(joining.join(joining.Joining(
+      f'127.0.0.1:{port}', 2, int(host), wait_s=60, lost_s=int(lost_s)))):
+    run(end)
