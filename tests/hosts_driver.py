@@ -1,6 +1,7 @@
-"""A host without a model, that prints what it gathers: hosts_driver.py PORT HOST LOST_S END.
+"""A host without a model, for test_hosts.py: hosts_driver.py PORT HOST LOST_S END.
 
-Of two hosts that both 'wait', or 'fail alike', or the first of which will 'fail alone'.
+Two tell each other what they know, and say 'ready'; then both 'wait', or 'fail alike', or the
+first will 'fail alone'.
 """
 import sys
 import time
@@ -8,15 +9,22 @@ import time
 from r1jax import hosts, joining, main
 
 
-def run(end):
+def tell():
   own = hosts.index(), '\ud800 of a host' * (1 + 50 * hosts.index())
-  print(ascii([(number, len(text)) for number, text in hosts.gather(own)]))
-  print(ascii([text[:8] for _, text in hosts.gather(own)]))
-  print(hosts.from_first(lambda: f'said by {hosts.index()}'))
+  for _ in range(2):
+    told = hosts.gather(own)
+    assert [(number, text[:6], len(text)) for number, text in told] == [
+        (0, '\ud800 of a', 11), (1, '\ud800 of a', 561)], ascii(told)
+  assert hosts.from_first(lambda: hosts.index() + 10) == 10
   try:
     hosts.together(lambda: 1 // (1 - hosts.index()))
-  except ZeroDivisionError as error:
-    print(repr(error))
+  except ZeroDivisionError:
+    return
+  raise AssertionError('host 0 did not hear of the error of host 1')
+
+
+def run(end):
+  tell()
   print('ready', flush=True)
   if end == 'fail alike':
     hosts.together(lambda: int('x'))

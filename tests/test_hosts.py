@@ -166,11 +166,6 @@ def devices_each(count):
   return dict(XLA_FLAGS=f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={count}')
 
 
-def own_words(lines):
-  """Without what the collectives' library says."""
-  return [line.strip() for line in lines if 'peer ranks' not in line and line.strip()]
-
-
 def kill(processes):
   for process in processes:
     process.kill()
@@ -190,9 +185,7 @@ def two_hosts(compiled):
     started.extend(runs.start('tests/hosts_driver.py', port, host, lost_s, end, compiled=compiled,
                               **devices_each(2)) for host in range(2))
     for process in started:
-      lines = own_words(iter(process.stdout.readline, 'ready\n'))
-      assert lines == ['[(0, 11), (1, 561)]', r"['\ud800 of a h', '\ud800 of a h']", 'said by 0',
-                       "ZeroDivisionError('integer division or modulo by zero')"], lines
+      read_until(process, 'ready')
     return started
   yield start
   kill(started)
@@ -258,7 +251,7 @@ def test_two_hosts_do_what_one_does_stop_together_and_go_on_alone(
     assert [first.returncode, second.returncode] == [128 + signal.SIGTERM] * 2, ends
     stopped = re.search("stage 'zero' was asked to stop: its state after step (\\d+)", ends[0][0])
     assert Checkpointer(two / 'zero/checkpoints').latest_step() == int(stopped[1]) < 40
-    assert own_words(ends[1][0].splitlines()) == []    # only one host speaks
+    assert not re.search('stage|step', ends[1][0])    # only one host speaks
 
     started += start_run(base, two, compiled, num_hosts=2, devices=2, fsdp=2, tensor=2)
     first, second = started[3:]
