@@ -225,22 +225,41 @@ def test_a_search_goes_over_all_meshes_that_all_stages_bear():
   assert found[0] == {'expert': 2, 'sequence': 4}     # the cheapest
 
 
-def test_weights_are_gathered_at_every_token_only_where_nothing_else_fits(monkeypatch):
-  """Of stages that say they fit with the sampler's weights split as the trained ones alone."""
-  asked = []
+@pytest.fixture
+def planned(monkeypatch):
+  """f(fits(stage's name, its config)) -> [(stage's name, mesh, placement)], as they are asked."""
+  def say(fits):
+    asked = []
 
-  def plan_stage(config, name, *_, **__):
-    asked.append((str(config['mesh']), config['stages'][name]['sampling']['placement']))
-    prefill = types.SimpleNamespace(resident=1.0, figures=types.SimpleNamespace(name='prefill'))
-    return types.SimpleNamespace(
-        fits=asked[-1][1] == 'train', estimates=[prefill], seconds=lambda bound: 2.0)
-  monkeypatch.setattr(estimate, 'plan_stage', plan_stage)
+    def plan_stage(config, name, *_, **__):
+      stage = config['stages'][name]
+      asked.append((name, str(config['mesh']), stage['sampling']['placement']))
+      prefill = types.SimpleNamespace(resident=1.0, figures=types.SimpleNamespace(name='prefill'))
+      return types.SimpleNamespace(
+          fits=fits(name, stage), estimates=[prefill], seconds=lambda bound: 2.0)
+    monkeypatch.setattr(estimate, 'plan_stage', plan_stage)
+    return asked
+  return say
+
+
+def test_weights_are_gathered_at_every_token_only_where_nothing_else_fits(planned):
+  asked = planned(lambda name, stage: stage['sampling']['placement'] == 'train')
   tried, found = search.search(zero(), ['zero'], devices(4))
   assert found['stages']['zero']['sampling']['placement'] == 'train'
-  assert [placement for _, placement in asked] == ['tensor'] * (len(asked) - 1) + ['train']
-  assert len({mesh for mesh, _ in asked[:-1]}) > 1        # on all meshes, and each but once
+  assert [one[-1] for one in asked] == ['tensor'] * (len(asked) - 1) + ['train']
+  assert len({mesh for _, mesh, _ in asked[:-1]}) > 1     # on all meshes, and each but once
   assert len(set(asked)) == len(asked) == len(tried)
   assert [one['fits'] for one in tried] == [False] * (len(asked) - 1) + [True]
+
+
+def test_the_stage_that_did_not_fit_comes_first_on_the_next_mesh(planned):
+  config = zero()
+  config['stages']['more'] = config['stages']['zero']
+  asked = planned(lambda name, stage: name == 'zero' or stage['sampling']['placement'] == 'train')
+  _, found = search.search(config, ['zero', 'more'], devices(4))
+  assert found['stages']['more']['sampling']['placement'] == 'train'
+  assert [name for name, *_ in asked][:2] == ['zero', 'more']
+  assert {name for name, *_ in asked[2:]} == {'more'}       # 'zero' is known of the found mesh
 
 
 def test_every_stage_of_the_recipe_has_settings_to_try():
@@ -262,6 +281,18 @@ def test_a_cache_that_is_larger_than_an_update_is_what_counts():
   shape = search._shape(config, 'zero')
   a_token = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * 4
   assert search.rough_bytes(config, 'zero') > 64 * stage['group_size'] * 4096 * a_token
+
+
+@pytest.mark.parametrize('chunk, growing', [(64, 0), (32, 1 / 4), (16, 3 / 8)])
+def test_a_growing_cache_lies_there_by_halves_twice(chunk, growing):
+  """Keys, say: all that are kept, and while the last chunk's place is made the old ones of them."""
+  sampling = zero()['stages']['zero']['sampling'] | dict(max_new_tokens=64, chunk=chunk)
+  few, many = (zero(prompts=prompts, sampling=sampling) for prompts in (4, 8))
+  shape = search._shape(few, 'zero')
+  a_row = 64 * 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * 4
+  rows = 4 * few['stages']['zero']['group_size']
+  grown = [search._cache_bytes(one['stages']['zero'], one['mesh'], shape) for one in (few, many)]
+  assert grown[1] - grown[0] == pytest.approx(rows * a_row * (1 + growing))
 
 
 def test_flags_are_what_changes():
