@@ -54,6 +54,26 @@ def test_the_prediction_loss_is_that_of_the_token_after_the_next(model, params):
   assert routing.counts.shape == (1, 4, 4)
 
 
+def test_the_prediction_head_is_rematerialised(params):
+  """As the layers are: the same loss and gradients, of which less is kept for the way back."""
+  tokens, segments, positions, _ = rows = make_rows()
+
+  def loss(remat):
+    model = models.build(SHAPE, remat=remat)
+
+    def loss(params):
+      hidden = jnp.ones((*tokens.shape, SHAPE.width))
+      return auxiliary.prediction_loss(model, params, hidden, rows, jnp.float32(7))[0]
+    return loss
+  kept = [sum(leaf.size for leaf in jax.tree.leaves(
+      jax.eval_shape(lambda params: jax.vjp(loss(remat), params)[1], params)))
+          for remat in (False, True)]
+  width = tokens.size * SHAPE.width
+  assert kept[1] < kept[0] - 5 * width
+  plain, remade = (jax.jit(jax.value_and_grad(loss(remat)))(params) for remat in (False, True))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-6), plain, remade)
+
+
 def test_pitfall_01_micro_batches_add_up_with_balance_and_prediction(model, params):
   rows, experts = make_rows(), dict(balance_coefficient=0.5, bias_rate=0.25)
   optimizer = optax.sgd(1.0)

@@ -174,6 +174,11 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
                              is_leaf=lambda x: isinstance(x, tuple))
                 for i in range(len(block_graphs))]
 
+  # Activations that a product made are kept; recomputing the rest is cheaper than its traffic.
+  policies = jax.checkpoint_policies
+  policy = None if remat else policies.save_from_both_policies(
+      policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(flash.SAVED))
+
   def whole(params, axes):
     """A layer's matrices as its products read them, cast before they are gathered.
 
@@ -198,10 +203,6 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
     x = embed(model, tokens)
     contexts = _contexts(config, positions, segment_ids, parent_ids, cache)
     real = segment_ids != 0
-    # Activations that a product made are kept; recomputing the rest is cheaper than its traffic.
-    policies = jax.checkpoint_policies
-    policy = None if remat else policies.save_from_both_policies(
-        policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(flash.SAVED))
 
     def run(x, first, pattern):
       """One run of layers, whose pattern's stacks begin at `first`."""
@@ -240,12 +241,16 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
     return x * jnp.asarray(config.width ** 0.5, dtype) if config.scaled_embedding else x
 
   def predict_ahead(params, hidden, tokens, *, positions, segment_ids):
-    params = params | {'prediction': whole(params['prediction'], logical_axes['prediction'])}
-    model = nnx.merge(graph, params)
     later = lambda x, by: jnp.pad(x[:, by:], ((0, 0), (0, min(by, x.shape[1]))))
     joined = (segment_ids != 0) & (later(segment_ids, 1) == segment_ids)
     context = _contexts(config, positions, segment_ids * joined, None, None)[config.kinds[-1]]
-    hidden, routing = model.prediction(hidden, embed(model, later(tokens, 1)), context, joined)
+
+    @functools.partial(jax.checkpoint, policy=policy)
+    def run(params, hidden):
+      params = params | {'prediction': whole(params['prediction'], logical_axes['prediction'])}
+      model = nnx.merge(graph, params)
+      return model.prediction(hidden, embed(model, later(tokens, 1)), context, joined)
+    hidden, routing = run(params, hidden)
     aux = {} if routing is None else {'routing': jax.tree.map(lambda x: x[None], routing)}
     mask = joined & (later(segment_ids, 2) == segment_ids)
     return hidden, later(tokens, 2), mask, aux
