@@ -15,6 +15,9 @@ import posixpath
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+import numpy as np
+
+_AT_ONCE = 1024 ** 2   # bytes that one request asks a bucket for; it answers many at a time
 
 
 class Path:
@@ -134,6 +137,47 @@ class Path:
         self.fs.get_file(source._root, copy._root)
       else:
         target.fs.put_file(source._root, copy._root)
+
+
+class Ranges:
+  """An open file that is read by ranges: `size` bytes, on a disk (`is_local`) or in a bucket.
+
+  From a disk bytes come by `pread`: mapped pages would count as the process' memory, and a file
+  that shrinks would kill it.
+  """
+
+  def __init__(self, path: Path):
+    self._path, self.is_local = path, path.is_local
+    self._file = open(path, 'rb', buffering=0) if path.is_local else None
+    self.size = os.fstat(self._file.fileno()).st_size if path.is_local else path.fs.size(path._root)
+
+  def close(self) -> None:
+    if self._file is not None:
+      self._file.close()
+
+  def fill(self, out: np.ndarray, offset: int) -> int:
+    """Reads bytes from `offset` on into `out` [uint8]; how many, fewer where the file ends."""
+    if self._file is None:
+      return self._fetch(out, offset)
+    done = 0
+    while done < len(out) and (count := os.preadv(
+        self._file.fileno(), [memoryview(out)[done:]], offset + done)):
+      done += count
+    return done
+
+  def _fetch(self, out: np.ndarray, offset: int) -> int:
+    end = max(offset, min(offset + len(out), self.size))
+    starts = range(offset, end, _AT_ONCE)
+    parts = self._path.fs.cat_ranges(
+        [self._path._root] * len(starts), list(starts),
+        [min(start + _AT_ONCE, end) for start in starts], on_error='raise')
+    done = 0
+    for start, part in zip(starts, parts):
+      if start != offset + done:    # the part before was cut short
+        break
+      out[done:done + len(part)] = np.frombuffer(part, np.uint8)
+      done += len(part)
+    return done
 
 
 def to_json(value: object) -> str:

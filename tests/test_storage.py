@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.storage import Path, to_json
+from r1jax import storage
+from r1jax.storage import Path, Ranges, to_json
 
 
 @pytest.fixture(params=['local', 'memory'])
@@ -28,6 +29,26 @@ def test_files_and_folders_behave_alike_everywhere(folder):
   assert Path(Path(str(folder) + '/')).file_sizes() == folder.file_sizes()
   (folder / 'b').remove()
   assert folder.file_sizes() == {'a': 4} and not (folder / 'b').exists()
+
+
+def test_a_file_is_read_by_ranges(folder, monkeypatch):
+  monkeypatch.setattr(storage, '_AT_ONCE', 100)
+  content = np.random.default_rng(0).integers(0, 256, 1_050).astype(np.uint8)
+  (folder / 'a').write_bytes(content.tobytes())
+  ranges = Ranges(folder / 'a')
+  assert ranges.size == 1_050
+  for offset, count in ((0, 1_050), (0, 100), (99, 202), (1_000, 50), (7, 0)):
+    out = np.zeros(count, np.uint8)
+    assert ranges.fill(out, offset) == count
+    np.testing.assert_array_equal(out, content[offset:offset + count])
+  assert [ranges.fill(np.zeros(60, np.uint8), at) for at in (1_000, 1_050, 2_000)] == [50, 0, 0]
+  (folder / 'a').write_bytes(content[:450].tobytes())    # of another file in its place
+  if not ranges.is_local:    # an open one keeps the old content
+    assert ranges.fill(out := np.zeros(300, np.uint8), 300) == 150
+    np.testing.assert_array_equal(out[:150], content[300:450])
+    monkeypatch.setattr(type(folder.fs), 'cat_ranges', lambda *_, **__: [bytes(40), bytes(100)])
+    assert ranges.fill(np.zeros(200, np.uint8), 0) == 40    # nothing is put in a wrong place
+  ranges.close()
 
 
 def test_a_folder_is_moved_with_all_that_is_in_it(folder):

@@ -2,7 +2,6 @@
 import contextlib
 import json
 import math
-import os
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +27,9 @@ def load_params(
   processes each reads what its own devices hold.
 
   Args:
-    folder: a local folder with `model.safetensors`, or with shards and their index. Tensors are
-      float32, bfloat16 or float16, or 8-bit with block scales (see `fp8`), which are multiplied in.
-      Of a tied model an `lm_head.weight` may be there as well (as in Qwen3-0.6B) if it equals the
+    folder: local or in a bucket, with `model.safetensors`, or with shards and their index. Tensors
+      are float32, bfloat16 or float16, or 8-bit with block scales (see `fp8`), which are multiplied
+      in. Of a tied model an `lm_head.weight` may be there as well (as in Qwen3-0.6B) if it equals the
       embedding; old Llama files' `rotary_emb.inv_freq` is passed over, and DeepSeek-V3's prediction
       head if the config has none.
     config: what `read_config` gives.
@@ -170,7 +169,7 @@ def _open(folder: storage.Path, stack: contextlib.ExitStack) -> dict[str, safete
     path = folder / file_name
     if not path.exists():
       raise FileNotFoundError(f'{path}, named in {_INDEX}, is missing: fetch it again.')
-    files[file_name] = stack.enter_context(safetensors_io.File(os.fspath(path)))
+    files[file_name] = stack.enter_context(safetensors_io.File(path))
   for name, file_name in placed.items():
     if name and name not in files[file_name].entries:
       raise ValueError(f'{folder / file_name} lacks {name}, which {_INDEX} places there: fetch '

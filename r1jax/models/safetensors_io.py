@@ -1,17 +1,17 @@
 """Safetensors files read by ranges and written tensor by tensor: none is ever whole in memory.
 
 The file: eight bytes with the header's length, the header in JSON ({name: type, shape, offsets}),
-the tensors' bytes without gaps. Bytes come by `pread` into a buffer of their own: mapped pages
-would count as the process' memory, and a file that shrinks would kill it.
+the tensors' bytes without gaps.
 """
 from collections.abc import Iterable, Iterator, Mapping
 import json
 import math
-import os
 from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
+
+from r1jax import storage
 
 TYPES = {
     'F32': np.dtype(np.float32),
@@ -20,7 +20,8 @@ TYPES = {
     'F8_E4M3': np.dtype(ml_dtypes.float8_e4m3fn),
 }
 _LONGEST_HEADER = 100_000_000   # the format's own limit, in bytes
-_LEAST_READ = 4096   # bytes: fetching less of a row costs as much as fetching these
+_LEAST_READ = 4096   # bytes: fetching less of a row from a disk costs as much as fetching these
+_ROWS_BYTES = 16 * 1024**2   # of rows that are fetched for some of their columns, at once
 
 
 class Entry(NamedTuple):
@@ -36,26 +37,26 @@ class File:
   Raises ValueError where the file is torn, now or while it is read.
   """
 
-  def __init__(self, path: str | os.PathLike):
-    self.path = os.fspath(path)
-    self._file = open(self.path, 'rb', buffering=0)
+  def __init__(self, path: storage.Path | str):
+    self.path = storage.Path(path)
+    self._source = storage.Ranges(self.path)
     try:
       self.entries = self._header()
     except BaseException:
-      self._file.close()
+      self._source.close()
       raise
 
   def __enter__(self) -> 'File':
     return self
 
   def __exit__(self, *_) -> None:
-    self._file.close()
+    self._source.close()
 
   def _torn(self, why: str) -> ValueError:
     return ValueError(f'{self.path} is torn or no safetensors file ({why}): fetch it again.')
 
   def _header(self) -> dict[str, Entry]:
-    size = os.fstat(self._file.fileno()).st_size
+    size = self._source.size
     length = int.from_bytes(self._bytes(0, 8).tobytes(), 'little') if size >= 8 else _LONGEST_HEADER
     if 8 + length > size or length > _LONGEST_HEADER:
       raise self._torn(f'it ends after {size} bytes, within its header')
@@ -92,13 +93,24 @@ class File:
     width = math.prod(entry.shape[1:])
     (first, last), (left, right) = rows or (0, entry.shape[0]), columns or (0, width)
     stride, wanted = width * dtype.itemsize, (right - left) * dtype.itemsize
-    if wanted < _LEAST_READ or 2 * wanted > stride:   # whole rows, in one go
-      data = self._bytes(entry.offset + first * stride, (last - first) * stride)
-      return data.view(dtype).reshape(last - first, width)[:, left:right]
-    result = np.empty((last - first, wanted), np.uint8)
-    for row, out in zip(range(first, last), result):
-      self._fill(out, entry.offset + row * stride + left * dtype.itemsize)
-    return result.view(dtype)
+    if 2 * wanted > stride:   # whole rows, in one go
+      return self._rows(entry, first, last)[:, left:right]
+    result = np.empty((last - first, right - left), dtype)
+    if self._source.is_local and wanted >= _LEAST_READ:
+      for row, out in zip(range(first, last), result.view(np.uint8)):
+        self._fill(out, entry.offset + row * stride + left * dtype.itemsize)
+      return result
+    step = max(1, _ROWS_BYTES // stride)
+    for at in range(first, last, step):
+      rows = self._rows(entry, at, min(at + step, last))
+      result[at - first:at - first + step] = rows[:, left:right]
+    return result
+
+  def _rows(self, entry: Entry, first: int, last: int) -> np.ndarray:
+    dtype, width = TYPES[entry.dtype], math.prod(entry.shape[1:])
+    stride = width * dtype.itemsize
+    data = self._bytes(entry.offset + first * stride, (last - first) * stride)
+    return data.view(dtype).reshape(last - first, width)
 
   def _bytes(self, offset: int, count: int) -> np.ndarray:
     out = np.empty(count, np.uint8)
@@ -106,12 +118,9 @@ class File:
     return out
 
   def _fill(self, out: np.ndarray, offset: int) -> None:
-    done = 0
-    while done < len(out):
-      count = os.preadv(self._file.fileno(), [memoryview(out)[done:]], offset + done)
-      if count == 0:
-        raise self._torn(f'it ends after {offset + done} bytes')
-      done += count
+    done = self._source.fill(out, offset)
+    if done < len(out):
+      raise self._torn(f'it ends after {offset + done} bytes')
 
 
 def parts(

@@ -1,11 +1,9 @@
 """What every stage needs: a model by its source, examples by their name, checks of a config."""
 from collections.abc import Callable, Iterable, Mapping, Sequence
-import contextlib
 import dataclasses
 import difflib
 import math
 import pathlib
-import tempfile
 import time
 from typing import Any
 
@@ -129,16 +127,11 @@ def load_model(
     tokenizer.check_fits(config.vocab_size)
     check_model_fits(config, mesh)
   else:
-    with contextlib.ExitStack() as stack:
-      if not Path(source).is_local:   # safetensors are read from a local disk
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        Path(source).copy_to(Path(folder))
-        source = folder
-      config = huggingface.read_config(source, prediction_head=prediction_head)
-      check_preset(preset, config, source)
-      tokenizer.check_fits(config.vocab_size)
-      check_model_fits(config, mesh)
-      params = huggingface.load_params(source, config, mesh=mesh)
+    config = huggingface.read_config(source, prediction_head=prediction_head)
+    check_preset(preset, config, source)
+    tokenizer.check_fits(config.vocab_size)
+    check_model_fits(config, mesh)
+    params = huggingface.load_params(source, config, mesh=mesh)
   return LoadedModel(build(config, compute_dtype=compute_dtype, remat=remat), params, tokenizer)
 
 
