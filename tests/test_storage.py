@@ -48,6 +48,9 @@ def test_a_file_is_read_by_ranges(folder, monkeypatch):
     np.testing.assert_array_equal(out[:150], content[300:450])
     monkeypatch.setattr(type(folder.fs), 'cat_ranges', lambda *_, **__: [bytes(40), bytes(100)])
     assert ranges.fill(np.zeros(200, np.uint8), 0) == 40    # nothing is put in a wrong place
+    monkeypatch.setattr(type(folder.fs), 'cat_ranges', lambda *_, **__: [OSError('reset')])
+    with pytest.raises(OSError, match='reset'):
+      ranges.fill(out, 0)
   ranges.close()
 
 
