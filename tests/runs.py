@@ -172,8 +172,11 @@ def last_checkpoint(workdir):
     else:
       (checkpoints.directory / step).copy_to(Path(folder))
     for item in json.loads((Path(folder) / 'checkpoint.json').read_text())['items']:
-      with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-        tree = reader.restore(f'{folder}/{item}')
+      with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:    # on any devices
+        path = f'{folder}/{item}'
+        tree = reader.restore(path, ocp.args.PyTreeRestore(restore_args=jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+            reader.metadata(path).item_metadata.tree)))
       for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         arrays[item + jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
   return step, checkpoints.read_meta(step), arrays

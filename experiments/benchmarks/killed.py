@@ -1,0 +1,114 @@
+"""A chain that is killed at random moments until it ends: does it leave what one let run leaves?
+
+    python experiments/benchmarks/killed.py
+    python experiments/benchmarks/killed.py --hosts=2 --config=experiments/r1_zero.py:tiny,debug \
+        --seconds=15,45 -- --config.mesh.fsdp=2
+
+SIGKILL comes after a random time within `--seconds` of each start, at a random host of several; the
+others must then end by themselves, with a sentence. At the end all files of every stage are
+compared, byte by byte but for times: models, metrics, rollouts, checkpoints.
+"""
+import argparse
+import os
+import pathlib
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def start(config: str, workdir: pathlib.Path, hosts: int, flags: list[str]) -> list:
+  """The processes of a run; what they complain of goes to files beside the workdir."""
+  environment = os.environ | {
+      'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'PJRT_NPROC': '32', 'PYTHONUNBUFFERED': '1'}
+  with socket.socket() as found:
+    found.bind(('127.0.0.1', 0))
+    port = found.getsockname()[1]
+  started = []
+  for host in range(hosts):
+    join = () if hosts == 1 else (
+        f'--coordinator=127.0.0.1:{port}', f'--num_hosts={hosts}', f'--host={host}',
+        '--join_wait_s=30', '--lost_s=15')
+    with open(f'{workdir}.{host}.err', 'w') as complaints:
+      started.append(subprocess.Popen(
+          [sys.executable, '-m', 'r1jax.main', f'--config={config}', f'--workdir={workdir}',
+           f'--compilation_cache={workdir.parent}/compiled', *join, *flags],
+          env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=complaints))
+  return started
+
+
+def last_words(workdir: pathlib.Path, host: int) -> str:
+  lines = pathlib.Path(f'{workdir}.{host}.err').read_text().strip().splitlines()
+  return lines[-1] if lines else ''
+
+
+def ended(processes: list, workdir: pathlib.Path, seconds: float | None = None) -> bool:
+  """Whether all end well within so many seconds; raises SystemExit where one fails."""
+  end = None if seconds is None else time.monotonic() + seconds
+  try:
+    for host, process in enumerate(processes):
+      if process.wait(None if end is None else max(0.0, end - time.monotonic())):
+        raise SystemExit(f'host {host} failed by itself: {last_words(workdir, host)}')
+  except subprocess.TimeoutExpired:
+    return False
+  return True
+
+
+def kill_one(processes: list, workdir: pathlib.Path) -> None:
+  """Raises SystemExit where another host does not end, or ends without a sentence."""
+  victim = random.randrange(len(processes))
+  processes[victim].kill()
+  for host, process in enumerate(processes):
+    try:
+      failed = process.wait(120)
+    except subprocess.TimeoutExpired:
+      raise SystemExit(f'host {host} went on when host {victim} had been killed') from None
+    if host != victim and failed and not last_words(workdir, host).startswith('r1jax: '):
+      raise SystemExit(f'host {host} ended without a sentence: {last_words(workdir, host)!r}')
+
+
+def different(one: pathlib.Path, other: pathlib.Path) -> list[str]:
+  """What differs between two runs, by stage; where a manifest names its workdir, it may."""
+  sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+  from absl import logging
+  import runs
+  logging.set_verbosity(logging.ERROR)
+  found = []
+  for stage in sorted(path.name for path in one.iterdir() if path.is_dir()):
+    results = [runs.result_of(workdir / stage) for workdir in (one, other)]
+    for result, workdir in zip(results, (one, other)):
+      result['manifest.json'] = result['manifest.json'].replace(str(workdir).encode(), b'')
+    found += [f'{stage}: {name}' for name in sorted(results[0].keys() | results[1].keys())
+              if results[0].get(name) != results[1].get(name)]
+  return found
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--config', default='experiments/r1.py:tiny,debug')
+  parser.add_argument('--hosts', type=int, default=1)
+  parser.add_argument('--seconds', default='5,14')
+  parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('flags', nargs='*', help='further flags of r1jax.main')
+  settings = parser.parse_args()
+  low, high = map(float, settings.seconds.split(','))
+  random.seed(settings.seed)
+  with tempfile.TemporaryDirectory() as folder:
+    whole, cut = pathlib.Path(folder, 'whole'), pathlib.Path(folder, 'cut')
+    run = lambda workdir: start(settings.config, workdir, settings.hosts, settings.flags)
+    ended(run(whole), whole)
+    kills = 0
+    while not ended(processes := run(cut), cut, random.uniform(low, high)):
+      kill_one(processes, cut)
+      kills += 1
+    found = different(whole, cut)
+    print(f'{settings.config} on {settings.hosts} host(s), killed {kills} times:',
+          ', '.join(found) or 'nothing differs')
+
+
+if __name__ == '__main__':
+  main()
