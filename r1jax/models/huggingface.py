@@ -29,9 +29,9 @@ def load_params(
   Args:
     folder: local or in a bucket, with `model.safetensors`, or with shards and their index. Tensors
       are float32, bfloat16 or float16, or 8-bit with block scales (see `fp8`), which are multiplied
-      in. Of a tied model an `lm_head.weight` may be there as well (as in Qwen3-0.6B) if it equals the
-      embedding; old Llama files' `rotary_emb.inv_freq` is passed over, and DeepSeek-V3's prediction
-      head if the config has none.
+      in. Of a tied model an `lm_head.weight` may be there as well (as in Qwen3-0.6B) if it equals
+      the embedding; old Llama files' `rotary_emb.inv_freq` is passed over, and DeepSeek-V3's
+      prediction head if the config has none.
     config: what `read_config` gives.
     mesh: where the parameters lie (see `sharding.RULES`); None: on the default device.
 
