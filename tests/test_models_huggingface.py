@@ -269,11 +269,14 @@ def test_a_folder_without_weights_or_with_a_bad_index(exported, tmp_path):
       huggingface.load_params(exported[0], LLAMA)
 
 
-def test_weights_in_a_bucket_must_be_copied_first():
-  folder = 'memory://weights/a'
-  huggingface.export(folder, LLAMA, random_params(LLAMA))
+def test_shards_in_a_bucket_are_read_as_those_on_a_disk():
+  folder, params = 'memory://weights/a', random_params(LLAMA)
+  huggingface.export(folder, LLAMA, params, max_shard_bytes=2_000)
   assert huggingface.read_config(folder) == LLAMA
-  with pytest.raises(ValueError, match='copy it to a local folder first'):
+  assert_equal(huggingface.load_params(folder, LLAMA), params)
+  lost = next(path for path in storage.Path(folder).iterdir() if '.safetensors' in path.name)
+  lost.remove()
+  with pytest.raises(FileNotFoundError, match=f'{lost.name}, named in .* is missing: fetch'):
     huggingface.load_params(folder, LLAMA)
   storage.Path(folder).remove()
 
