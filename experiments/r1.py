@@ -39,8 +39,9 @@ qwen3_0_6b    Qwen3-0.6B-Base on GSM8K, distilled into SmolLM2; one GPU with 80 
               stand in.
 qwen2_5_7b    Qwen2.5-7B, distilled into Qwen2.5-1.5B (folders:
               --config.stages.zero.model.source=FOLDER --config.stages.small_base.model.source=FOLDER,
-              the latter also for distilled and small_rl), with data as for qwen3_0_6b. TPU v5p:2x2x1
-              with the settings that docs/scale.md has. As `,debug` the miniatures stand in.
+              the latter also for distilled and small_rl), with data as for qwen3_0_6b. TPU v5e:8x8,
+              v6e:4x4 or v5p:2x2x1 with the settings that docs/scale.md has. As `,debug` the
+              miniatures stand in.
 
 `r1.py:tiny,debug` runs the whole chain in two minutes, to see that it does.
 """

@@ -122,7 +122,7 @@ def ending(witness):
   except Exception as error:
     if witness is None or isinstance(error, StopRequested):
       raise
-    if 'R1JAX_TRACEBACK' in os.environ or not isinstance(
+    if os.environ.get('R1JAX_TRACEBACK') or not isinstance(
         error, (*FORESEEN, jax.errors.JaxRuntimeError)):
       traceback.print_exception(error)
     else:
