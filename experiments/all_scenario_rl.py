@@ -1,12 +1,12 @@
 """All-scenario RL: rules for reasoning, reward models for general prompts.
 
 DeepSeek-R1 (arXiv:2501.12948v2), the last stage, with the two reward models that it needs; stages
-opinions, helpfulness, safety and r1 of r1.py. General prompts come in late, since a reward model is
+preference_samples, helpfulness, safety and r1 of r1.py. General prompts come in late, since a reward model is
 hacked in time: results.md has what it rewards beside the truth.
 
     python -m r1jax.main --config=experiments/all_scenario_rl.py --workdir=/tmp/all_scenario_rl \
         --config.stages.r1.model.source=/tmp/r1/dev3/model \
-        --config.stages.opinions.model.source=/tmp/r1/dev3/model
+        --config.stages.preference_samples.model.source=/tmp/r1/dev3/model
 
 It begins with `r1.model.source`, a model after SFT over all domains; without it with the base.
 
@@ -31,4 +31,4 @@ SIZES = r1.SIZES
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
-  return r1.some_stages('all_scenario_rl.py', argument, ('opinions', 'helpfulness', 'safety', 'r1'))
+  return r1.some_stages('all_scenario_rl.py', argument, ('preference_samples', 'helpfulness', 'safety', 'r1'))

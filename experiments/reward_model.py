@@ -6,7 +6,7 @@ DeepSeek-R1 (arXiv:2501.12948v2), the reward models of its last stage: a scalar 
     python -m r1jax.main --config=experiments/reward_model.py --workdir=/tmp/reward_model
 
 Two stages, `config.stages.helpfulness` and `config.stages.safety`, on the general tasks: the good
-answer against what a careless writer gives; refusing or helping with a harmful deed.
+answer against what a bad_answer_share writer gives; refusing or helping with a harmful deed.
 What accuracy they reach in r1.py is in docs/results.md. As the critic of PPO: a stage of kind 'rl' with
 inputs=('helpfulness',), advantage='gae' and critic.source='helpfulness'.
 

@@ -47,11 +47,11 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
   ppo.critic.source = 'helpfulness'
   ppo.critic.whiten_rewards = ppo.critic.whiten_advantages = True
   ppo.evaluations = ConfigDict({
-      name: r1_zero.evaluation(ppo, accuracy='skill', model=dict(source=source))
+      name: r1_zero.evaluation(ppo, correctness_reward='skill', model=dict(source=source))
       for name, source in (('base', 'miniature'), ('trained', 'trained'))})
   for evaluation in ppo.evaluations.values():
     evaluation.data.size = 2_000    # draws, of which a few hundred differ
-    evaluation.problems, evaluation.prompts = 200, 100
+    evaluation.problems, evaluation.prompts_per_batch = 200, 100
     if debug:
-      evaluation.problems, evaluation.prompts, evaluation.samples = 4, 4, 2
+      evaluation.problems, evaluation.prompts_per_batch, evaluation.completions_per_problem = 4, 4, 2
   return r1_zero.with_stages(dict(helpfulness=helpfulness, ppo=ppo))

@@ -2,7 +2,7 @@
 import jax
 import jax.numpy as jnp
 
-from r1jax.kernels.marks import Marks, blocks_seen, padded, seen_range, sees
+from r1jax.kernels.marks import blocks_seen, padded, seen_range, sees
 
 NEVER = -1e30    # a masked score, and the log-sum-exp of a query that sees nothing
 LOWEST = -1e29   # below every score, and exp(NEVER − LOWEST) is 0

@@ -73,7 +73,7 @@ flash_attention.defvjp(_forward, _backward)
 def _forms(name, window):
   """Platform -> the function of this name that runs there."""
   def kernel(*operands):
-    from r1jax.kernels import flash_tpu   # Pallas is imported by those who use it
+    from r1jax.kernels import flash_tpu  # Pallas is imported by those who use it
     return getattr(flash_tpu, name)(*operands, window=window)
 
   plain = functools.partial(getattr(blockwise, name), window=window)

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from r1jax.storage import Path, to_json
+from r1jax.runtime.storage import Path, to_json
 
 PyTree = Any
 _MARKER = 'checkpoint.json'

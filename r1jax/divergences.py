@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import checks
-from r1jax.records import record
+from r1jax.records import pytree_dataclass
 
 MAX_LOG_RATIO = 60.0    # where a log-ratio is cut before exp: a sum of such terms stays finite
 
@@ -184,7 +184,7 @@ def entropy(logits: jax.Array) -> jax.Array:
   return -_expected(log_p, log_p)
 
 
-@record
+@pytree_dataclass
 class KLController:
   """What an adaptive KL coefficient needs to go on: saved with a run, like an optimiser's state."""
   coefficient: jax.Array    # float32 scalar, β

@@ -6,7 +6,6 @@ import math
 import numpy as np
 
 from r1jax import rollout as rollouts
-from r1jax import sharding
 from r1jax.data import curation
 from r1jax.data.prompts import PromptStream
 from r1jax.rewards import accuracy
@@ -15,6 +14,7 @@ from r1jax.rewards.format import format_reward
 from r1jax.rewards.language import is_mixed, language_reward
 from r1jax.rewards.suite import RewardSuite
 from r1jax.rewards.text_statistics import reflective_words
+from r1jax.runtime import sharding
 from r1jax.tokenization import Tokenizer
 
 

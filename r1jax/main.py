@@ -51,8 +51,10 @@ def main() -> None:
 
   def run(_) -> None:
     import jax
-    from r1jax import hosts, joining, pipeline
-    from r1jax.stages.common import StopRequested
+
+    from r1jax import pipeline
+    from r1jax.runtime import hosts, joining
+    from r1jax.stages.stage import StopRequested
     if 'R1JAX_TRACEBACK' not in os.environ:
       quieten_libraries()
     if cache.value:
@@ -116,7 +118,8 @@ def ending(witness):
   Where another died, or this one alone failed, jax takes no leave: the witness speaks.
   """
   import jax
-  from r1jax.stages.common import StopRequested
+
+  from r1jax.stages.stage import StopRequested
   try:
     yield
   except Exception as error:

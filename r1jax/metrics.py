@@ -17,8 +17,8 @@ import time
 import unicodedata
 import warnings
 
-from r1jax import hosts
-from r1jax.storage import Path, to_json
+from r1jax.runtime import hosts
+from r1jax.runtime.storage import Path, to_json
 
 
 class JsonlParts:

@@ -11,9 +11,14 @@ import dataclasses
 import json
 from typing import Any
 
-from r1jax import checkpoint, hosts, report, report_data, sharding
-from r1jax.stages import common, evaluate, pretrain, reject, reward_model, rl, sft
-from r1jax.storage import Path, to_json
+from r1jax import checkpoint
+from r1jax.report import data as report_data
+from r1jax.report import page as report
+from r1jax.runtime import hosts, sharding
+from r1jax.runtime.storage import Path, to_json
+from r1jax.stages import evaluate, pretrain, reject, reward_model, rl, sft
+from r1jax.stages.config import check_choice, check_config, check_mesh, nearest, plain
+from r1jax.stages.stage import Artifact, open_artifact
 
 KINDS = {'pretrain': pretrain, 'sft': sft, 'reject': reject, 'reward_model': reward_model, 'rl': rl,
          'evaluate': evaluate}
@@ -45,7 +50,7 @@ def check(config: Mapping[str, Any]) -> None:
   config = {'seed': 0} | dict(config)
   if isinstance(config.get('mesh'), Mapping):
     config['mesh'] = _TOP['mesh'] | dict(config['mesh'])
-  common.check_config(config, _TOP, 'config')
+  check_config(config, _TOP, 'config')
   stages = config['stages']
   if not stages:
     raise ValueError('config.stages is empty: name at least one stage')
@@ -53,12 +58,12 @@ def check(config: Mapping[str, Any]) -> None:
     if not isinstance(stage, Mapping):
       raise ValueError(f'config.stages.{name}={stage!r} is no stage: give it a kind and its fields')
     kind = stage.get('kind')
-    common.check_choice(kind, KINDS, f'config.stages.{name}.kind')
+    check_choice(kind, KINDS, f'config.stages.{name}.kind')
     KINDS[kind].check(stage, f'config.stages.{name}')
     for needed in stage['inputs']:
       if needed not in stages:
         raise ValueError(f'config.stages.{name}.inputs names {needed!r}, which is no stage: did '
-                         f'you mean {common.nearest(needed, stages)!r}?')
+                         f'you mean {nearest(needed, stages)!r}?')
     for path, source in _sources(stage, f'config.stages.{name}'):
       if source in stages and source not in stage['inputs']:
         raise ValueError(f'{path}={source!r} is a stage that config.stages.{name}.inputs '
@@ -114,7 +119,7 @@ def plan(
     ValueError: the config cannot run, a name is no stage's, or a stage that is left out has not
       left what another one reads.
   """
-  config = common.plain(config)
+  config = plain(config)
   check(config)
   stages = config['stages']
   only = list(filter(None, [only] if isinstance(only, str) else only))
@@ -141,7 +146,7 @@ def _choose(stages, only: Sequence[str], from_: str, until: str) -> set[str]:
     raise ValueError('only goes with neither from nor until: give the one or the others')
   for word, names in (('only', only), ('from', [from_]), ('until', [until])):
     for name in filter(None, names):
-      common.check_choice(name, stages, word)
+      check_choice(name, stages, word)
   needs: dict[str, set[str]] = {}
   for name in _in_order(stages):
     needs[name] = {name}.union(*(needs[needed] for needed in stages[name]['inputs']))
@@ -202,7 +207,7 @@ def listing(planned: Sequence[Planned]) -> str:
 def run(
     config: Mapping[str, Any], workdir: str | Path, *, only: Sequence[str] = (), from_: str = '',
     until: str = '', should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, common.Artifact]:
+) -> dict[str, Artifact]:
   """Lists what the stages will do, runs them, and returns the Artifacts that are there by name.
 
   A stage whose Artifact is there already, of the same config and the same inputs, is not run
@@ -212,23 +217,23 @@ def run(
 
   Raises:
     ValueError, FileNotFoundError: in one sentence, what is wrong.
-    stages.common.StopRequested: `should_stop` said so, and the stage has saved its state.
+    stages.StopRequested: `should_stop` said so, and the stage has saved its state.
   """
-  config = common.plain(config)
+  config = plain(config)
   _check_same(config)
   planned = hosts.from_first(lambda: plan(config, workdir, only=only, from_=from_, until=until))
   _say(listing(planned))
   mesh = sharding.make_mesh(**config['mesh'])
   for step in planned:
     if step.state not in ('done', 'left out'):
-      common.check_mesh(config['stages'][step.name], mesh, f'config.stages.{step.name}')
-  artifacts: dict[str, common.Artifact] = {}
+      check_mesh(config['stages'][step.name], mesh, f'config.stages.{step.name}')
+  artifacts: dict[str, Artifact] = {}
   for step in planned:
     name, folder, stage = step.name, Path(workdir) / step.name, config['stages'][step.name]
     if step.state == 'left out':
       continue
     if step.state == 'done':
-      artifacts[name] = common.open_artifact(folder)
+      artifacts[name] = open_artifact(folder)
       continue
     identities = {other.name: other.identity for other in planned if other.name in step.inputs}
     hosts.from_first(lambda: _begin(step, stage, identities, folder, workdir))

@@ -4,18 +4,20 @@ B prompts, G completions a prompt, N = B·G rows (row n belongs to prompt n // G
 C completion length. All are frozen dataclasses registered as pytrees.
 """
 import dataclasses
+import typing
 
 import jax
 
 
-def record(cls):
+@typing.dataclass_transform(frozen_default=True)
+def pytree_dataclass(cls):
   """Makes `cls` a frozen dataclass and a pytree; all of its fields are children."""
   cls = dataclasses.dataclass(frozen=True)(cls)
   fields = [field.name for field in dataclasses.fields(cls)]
   return jax.tree_util.register_dataclass(cls, data_fields=fields, meta_fields=[])
 
 
-@record
+@pytree_dataclass
 class Prompts:
   """Prompts as a device program takes them, padded on the right."""
   tokens: jax.Array        # [B, P] int32; what stands after a prompt's length is never read
@@ -23,7 +25,7 @@ class Prompts:
   example_ids: jax.Array   # [B] int32; the sampler's random keys are folded from them
 
 
-@record
+@pytree_dataclass
 class Rollout:
   """What one sampling pass leaves behind."""
   prompts: Prompts
@@ -34,7 +36,7 @@ class Rollout:
   finished: jax.Array                # [N] bool: a stop token was sampled; else it was cut
 
 
-@record
+@pytree_dataclass
 class Batch:
   """What a loss eats."""
   prompt_tokens: jax.Array           # [B, P] int32
@@ -49,7 +51,7 @@ class Batch:
   returns: jax.Array | None = None             # [N, C] float32, what the critic learns
 
 
-@record
+@pytree_dataclass
 class Packing:
   """Where the tokens of a batch lie: K micro-batches of R rows of T places, by `data.group_packing`.
 
@@ -64,14 +66,14 @@ class Packing:
   num_micro_batches: jax.Array  # int32 scalar: those with tokens; they come first
 
 
-@record
+@pytree_dataclass
 class PackedBatch:
   """A batch, and how the model sees it."""
   batch: Batch
   packing: Packing
 
 
-@record
+@pytree_dataclass
 class Rows:
   """A micro-batch of a packed batch, as a model takes it; fields as of `Packing` and `Batch`."""
   tokens: jax.Array        # [R, T] int32
@@ -82,10 +84,10 @@ class Rows:
   prompt_ends: jax.Array   # [R, M] int32
 
 
-@record
+@pytree_dataclass
 class TrainState:
   """What an optimiser step changes."""
   params: object           # float32 master weights
   optimizer: object        # optax state
   step: jax.Array          # int32: updates tried
-  refused: jax.Array       # int32: updates refused because they were not finite
+  skipped_updates: jax.Array    # int32: updates skipped because they were not finite

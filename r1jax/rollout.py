@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from r1jax import hosts, sharding
 from r1jax.data.prompts import PromptBatch
 from r1jax.records import Batch, Prompts, Rollout
 from r1jax.rewards.completion import Completion
@@ -13,6 +12,7 @@ from r1jax.rewards.extract import THINK_OPENING
 from r1jax.rewards.language import is_mixed
 from r1jax.rewards.suite import PendingRewards, Rewards, RewardSuite
 from r1jax.rewards.text_statistics import reflective_words, repetition
+from r1jax.runtime import hosts, sharding
 from r1jax.tokenization import Tokenizer
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import tokenizers
 
-from r1jax import storage
+from r1jax.runtime import storage
 
 FILES = (
     'tokenizer.json',

@@ -6,7 +6,8 @@ first will 'fail alone'.
 import sys
 import time
 
-from r1jax import hosts, joining, main
+from r1jax import main
+from r1jax.runtime import hosts, joining
 
 
 def tell():

@@ -9,9 +9,10 @@ import os
 import signal
 import sys
 
-from r1jax import checkpoint
-from r1jax.storage import Path
 import runs
+
+from r1jax import checkpoint
+from r1jax.runtime.storage import Path
 
 
 def main(workdir, base, moment, count):

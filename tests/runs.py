@@ -12,11 +12,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from r1jax import metrics, models, sharding
+from r1jax import metrics, models
 from r1jax.checkpoint import Checkpointer
 from r1jax.models import ModelConfig, huggingface
-from r1jax.stages import common, evaluate, reject, rl, sft
-from r1jax.storage import Path
+from r1jax.runtime import sharding
+from r1jax.runtime.storage import Path
+from r1jax.stages import evaluate, loading, rl, sft
+from r1jax.stages.stage import StopRequested
 from r1jax.tokenization import load_tokenizer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -58,7 +60,7 @@ def export_base(folder, shape=SHAPE):
   params = models.build(shape).init(jax.random.key(0))
   # Ten times the usual spread, so that no two tokens are equally likely.
   params = jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, params)
-  huggingface.export(folder, shape, params, tokenizer=load_tokenizer(common.MINIATURES['miniature']))
+  huggingface.export(folder, shape, params, tokenizer=load_tokenizer(loading.MINIATURES['miniature']))
   return str(folder)
 
 
@@ -88,20 +90,20 @@ def merged(default, fields):
 def rl_config(base, **fields):
   """Two rollouts of 2 × 2 completions, an update each, of a random model; with overrides."""
   return merged(rl.DEFAULT, merged(dict(
-      steps=2, model=dict(source=base), data=DATA, max_prompt_length=32, prompts=2, group_size=2,
+      steps=2, model=dict(source=base), data=DATA, max_prompt_length=32, prompts_per_batch=2, group_size=2,
       sampling=dict(max_new_tokens=8, chunk=8), rewards={'exact_match': 1.0, 'format': 0.5},
       optimizer=dict(learning_rate=1e-2), checkpoint_every=1), fields))
 
 
 def evaluation_config(**fields):
   return merged(evaluate.DEFAULT, merged(dict(
-      data=DATA, max_prompt_length=32, problems=2, prompts=2, samples=2,
-      sampling=dict(max_new_tokens=8, chunk=8), accuracy='exact_match'), fields))
+      data=DATA, max_prompt_length=32, problems=2, prompts_per_batch=2, completions_per_problem=2,
+      sampling=dict(max_new_tokens=8, chunk=8), correctness_reward='exact_match'), fields))
 
 
 def sft_config(base, **fields):
   return merged(sft.DEFAULT, merged(dict(
-      model=dict(source=base), inputs=('draw',), samples=('draw',), row_length=64, rows=2, epochs=2,
+      model=dict(source=base), inputs=('draw',), sample_stages=('draw',), row_length=64, rows=2, epochs=2,
       optimizer=dict(learning_rate=1e-2), checkpoint_every=100, log_every=1), fields))
 
 
@@ -137,7 +139,7 @@ def finish(run, stops):
   """Calls `run(should_stop)` until it returns; `stops` are the calls at which it is stopped."""
   sentences = []
   for count in stops:
-    with pytest.raises(common.StopRequested) as stopped:
+    with pytest.raises(StopRequested) as stopped:
       run(stop_at(count))
     sentences.append(str(stopped.value))
   return run(lambda: False), sentences

@@ -13,8 +13,14 @@ import pytest
 
 from r1jax import checkpoint, records
 from r1jax.checkpoint import (
-    Checkpointer, Manifest, changed_fields, config_hash, read_manifest, write_manifest)
-from r1jax.storage import Path
+  Checkpointer,
+  Manifest,
+  changed_fields,
+  config_hash,
+  read_manifest,
+  write_manifest,
+)
+from r1jax.runtime.storage import Path
 
 
 @pytest.fixture(params=['local', 'memory'])
@@ -245,7 +251,7 @@ KILLED = '''
 import os, sys, threading
 import jax.numpy as jnp
 from r1jax.checkpoint import Checkpointer
-from r1jax.storage import Path
+from r1jax.runtime.storage import Path
 
 directory, moment = sys.argv[1:]
 tree = lambda step: {'w': jnp.full(1000, step)}

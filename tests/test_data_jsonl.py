@@ -4,8 +4,8 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from r1jax import storage
 from r1jax.data import jsonl
+from r1jax.runtime import storage
 
 SETTINGS = hypothesis.settings(deadline=None, derandomize=True, max_examples=50)
 

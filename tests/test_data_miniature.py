@@ -11,7 +11,7 @@ import pytest
 from r1jax.data import miniature
 from r1jax.data.miniature_general import LANGUAGES, language_of
 from r1jax.rewards.language import language_shares
-from r1jax.stages import common, pretrain
+from r1jax.stages import loading, pretrain
 from r1jax.tokenization import load_tokenizer
 
 EXPRESSION = re.compile(r'\d+(?:[+*-]\d)+')
@@ -29,7 +29,7 @@ def corpus():
 
 @pytest.fixture(scope='module')
 def tokenizer():
-  return load_tokenizer(common.MINIATURES['miniature'])
+  return load_tokenizer(loading.MINIATURES['miniature'])
 
 
 # Calculations and their splits.
@@ -197,6 +197,6 @@ def test_the_shipped_tokenizer_is_that_of_its_seed(tokenizer, tmp_path):
   trained = pretrain.miniature_tokenizer(0, 512)
   trained.save(tmp_path)
   for name in ('tokenizer.json', 'tokenizer_config.json'):
-    shipped = json.loads((common.MINIATURES['miniature'] / name).read_text())
+    shipped = json.loads((loading.MINIATURES['miniature'] / name).read_text())
     assert json.loads((tmp_path / name).read_text()) == shipped
   assert trained.vocab_size == tokenizer.vocab_size == 512

@@ -154,7 +154,7 @@ def test_training_examples_come_again_once_there_are_no_more():
 
 def test_a_careless_writer_gives_bad_answers_that_nobody_checks():
   careful, half, careless = (
-      general.general_examples('train', 600, seed=3, careless=share) for share in (0.0, 0.5, 1.0))
+      general.general_examples('train', 600, seed=3, bad_answer_share=share) for share in (0.0, 0.5, 1.0))
   for example in careful:
     assert is_right(example['task'], example['question'], example['answer']) and example['check']
   for example, other in zip(careful, careless, strict=True):
@@ -167,15 +167,15 @@ def test_a_careless_writer_gives_bad_answers_that_nobody_checks():
   assert 0.4 < sum(bad) / 600 < 0.6
   for task in general.GENERAL_TASKS:
     assert 0 < sum(is_bad for example, is_bad in zip(half, bad) if example['task'] == task)
-  assert half == general.general_examples('train', 600, seed=3, careless=0.5)
-  fewer = general.general_examples('train', 600, seed=3, careless=0.25)
+  assert half == general.general_examples('train', 600, seed=3, bad_answer_share=0.5)
+  fewer = general.general_examples('train', 600, seed=3, bad_answer_share=0.25)
   assert all('check' not in other for example, other in zip(fewer, half) if 'check' not in example)
 
 
 @pytest.mark.parametrize('careless', (-0.1, 1.1, float('nan')))
 def test_a_share_of_carelessness_is_a_share(careless):
-  with pytest.raises(ValueError, match=f'careless={careless} .* is no share: use 0 to 1'):
-    general.general_examples('train', 1, careless=careless)
+  with pytest.raises(ValueError, match=f'bad_answer_share={careless} .* is no share: use 0 to 1'):
+    general.general_examples('train', 1, bad_answer_share=careless)
 
 
 @pytest.mark.parametrize('split, size, tasks, sentence', [

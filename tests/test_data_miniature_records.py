@@ -1,7 +1,7 @@
 import pytest
 
 from r1jax.data import miniature, miniature_records
-from r1jax.stages import common
+from r1jax.stages import datasets
 
 pytest.importorskip('tensorflow_datasets')
 
@@ -19,8 +19,8 @@ def test_they_are_those_made_in_memory_in_any_order(split, tmp_path):
   assert len(got) == 20
   assert [got[index] for index in reversed(range(20))] == want[::-1]
   data = dict(name='miniature', size=20, **SETTINGS)
-  assert common.load_examples(data, split) == want
-  kept = common.load_examples(data | dict(cache=str(tmp_path)), split)
+  assert datasets.load_examples(data, split) == want
+  kept = datasets.load_examples(data | dict(cache=str(tmp_path)), split)
   assert [kept[index] for index in range(20)] == want
 
 

@@ -33,7 +33,7 @@ def make_source(lengths):
 
 
 def make_stream(source, **kwargs):
-  settings = {'template': 'plain', 'prompts': 4, 'max_prompt_length': 5, 'seed': 0}
+  settings = {'template': 'plain', 'prompts_per_batch': 4, 'max_prompt_length': 5, 'seed': 0}
   return prompts.PromptStream(source, TOKENIZER, **{**settings, **kwargs})
 
 
@@ -70,12 +70,12 @@ def test_pitfall_20_the_counter_is_the_whole_position_for_any_number_of_hosts(da
   hypothesis.assume(fitting)
   hosts = data.draw(st.sampled_from([n for n in (1, 2, 4) if n <= fitting]))
   settings = {
-      'prompts': hosts * data.draw(st.integers(1, fitting // hosts)),
+      'prompts_per_batch': hosts * data.draw(st.integers(1, fitting // hosts)),
       'seed': data.draw(st.integers(0, 2**31)), 'shuffle': data.draw(st.booleans())}
   source = make_source(lengths)
   whole = list(batches(make_stream(source, **settings), 4))
   for batch in whole:
-    assert len(set(batch.example_ids.tolist())) == settings['prompts']
+    assert len(set(batch.example_ids.tolist())) == settings['prompts_per_batch']
     assert batch.prompt_lengths.tolist() == [lengths[i] for i in batch.example_ids]
     assert batch.examples == [source[i] for i in batch.example_ids]
   shares = [
@@ -91,7 +91,7 @@ def test_pitfall_20_the_counter_is_the_whole_position_for_any_number_of_hosts(da
 
 def test_overlong_prompts_are_skipped_and_counted_or_refused():
   source = make_source([3, 6, 5, 9, 1, 2, 6, 4])
-  found = list(batches(make_stream(source, shuffle=False, prompts=1), 5))
+  found = list(batches(make_stream(source, shuffle=False, prompts_per_batch=1), 5))
   assert ids_of(found) == [0, 2, 4, 5, 7]
   assert [batch.num_skipped for batch in found] == [0, 1, 1, 0, 1]
   assert [batch.next_counter for batch in found] == [1, 3, 5, 6, 8]
@@ -127,7 +127,7 @@ def test_a_source_with_too_few_short_prompts_ends_with_an_error(lengths, counter
 def test_pitfall_03_lengths_not_ids_tell_the_padding():
   source = [{'question': text} for text in ('w1 <eos> w2 <eos>', '<eos>', 'w1 w2 w3 w4 w5')]
   assert TOKENIZER.pad_id == TOKENIZER.eos_id
-  batch = make_stream(source, shuffle=False, prompts=3).batch(0)
+  batch = make_stream(source, shuffle=False, prompts_per_batch=3).batch(0)
   assert batch.prompt_lengths.tolist() == [4, 1, 5]
   assert batch.prompt_tokens.tolist() == [
       [1, 10, 2, 10, 10], [10, 10, 10, 10, 10], [1, 2, 3, 4, 5]]
@@ -136,9 +136,9 @@ def test_pitfall_03_lengths_not_ids_tell_the_padding():
 
 
 @pytest.mark.parametrize('settings, message', [
-    ({'prompts': 0}, 'prompts=0 .* 10 examples'),
-    ({'prompts': 11}, 'prompts=11 .* 10 examples'),
-    ({'process_count': 3}, 'prompts=4 .* host 0 of 3'),
+    ({'prompts_per_batch': 0}, 'prompts_per_batch=0 .* 10 examples'),
+    ({'prompts_per_batch': 11}, 'prompts_per_batch=11 .* 10 examples'),
+    ({'process_count': 3}, 'prompts_per_batch=4 .* host 0 of 3'),
     ({'process_index': 2, 'process_count': 2}, 'host 2 of 2'),
     ({'max_prompt_length': 0}, 'max_prompt_length=0'),
     ({'overlong': 'cut'}, "overlong='cut'"),
@@ -151,7 +151,7 @@ def test_impossible_settings_are_refused(settings, message):
 
 
 def test_a_prompt_without_tokens_is_refused():
-  stream = make_stream([{'question': ''}], shuffle=False, prompts=1)
+  stream = make_stream([{'question': ''}], shuffle=False, prompts_per_batch=1)
   with pytest.raises(ValueError, match='example 0 has no tokens'):
     stream.batch(0)
 

@@ -6,8 +6,16 @@ import pytest
 
 from r1jax.data.prompts import PromptBatch
 from r1jax.evaluate import (
-    calibration, correct, evaluate, majority_vote, mean_interval, pass_at_k, readable, scores,
-    task_scores)
+  calibration,
+  correct,
+  evaluate,
+  majority_vote,
+  mean_interval,
+  pass_at_k,
+  readable,
+  scores,
+  task_scores,
+)
 from r1jax.records import Rollout
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import RewardSuite

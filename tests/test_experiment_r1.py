@@ -6,18 +6,20 @@ from runs import compiled, no_curves, one_device  # noqa: F401 (fixtures)
 from test_experiments import load
 
 from r1jax import pipeline
-from r1jax.stages import common, reward_model
+from r1jax.stages import reward_model
+from r1jax.stages.config import plain
+from r1jax.stages.stage import StopRequested
 
 
 def stages(argument):
-  return common.plain(load('r1.py').get_config(argument))['stages']
+  return plain(load('r1.py').get_config(argument))['stages']
 
 
 @pytest.mark.parametrize('size', load('r1.py').SIZES)
 def test_stages_share_nothing_that_one_of_them_sets(size):
   found = stages(size)
   source = {name: stage['model']['source'] for name, stage in found.items()}
-  earlier = dict(cold_samples='zero', dev2='dev1', samples='dev2', opinions='dev3', r1='dev3')
+  earlier = dict(cold_samples='zero', dev2='dev1', samples='dev2', preference_samples='dev3', r1='dev3')
   assert source == earlier | dict.fromkeys(
       ('base', 'zero', 'dev1', 'dev3', *reward_model.OBJECTIVES), source['base']) | dict.fromkeys(
           ('small_base', 'distilled', 'small_rl'), source['small_base'])
@@ -25,7 +27,7 @@ def test_stages_share_nothing_that_one_of_them_sets(size):
   assert [name for name, stage in found.items()
           if stage.get('sampling', {}).get('temperature') == 0.7] == ['r1']
   assert [name for name, stage in found.items()
-          if stage.get('general', {}).get('prompts')] == ['r1']
+          if stage.get('general_prompts', {}).get('prompts_per_batch')] == ['r1']
   assert found['base']['model']['source'] != found['small_base']['model']['source'] or (
       size == 'smollm2_135m')    # of which there is no smaller one
 
@@ -36,13 +38,13 @@ def test_every_model_is_measured_on_the_same_problems(size):
   assert len(found) == 9 and all(evaluations == found[0] for evaluations in found)
   assert set(found[0]) == {'reasoning', 'cooler', 'few_shot', 'general'}
   for evaluation in found[0].values():
-    assert evaluation['split'] == 'test' and evaluation['accuracy'] != 'format'
+    assert evaluation['split'] == 'test' and evaluation['correctness_reward'] != 'format'
 
 
 def test_an_override_reaches_every_stage_that_is_meant():
   config = load('r1.py').get_config('qwen3_0_6b')
   config.stages.zero.data.folder, config.stages.zero.model.source = '/questions', '/base'
-  found = common.plain(config)['stages']
+  found = plain(config)['stages']
   for name in ('zero', 'cold_samples', 'dev2', 'samples', 'r1', 'small_rl'):
     assert found[name]['data']['folder'] == '/questions'
   for name in ('base', 'zero', 'dev1', 'dev3', 'helpfulness', 'safety'):
@@ -54,7 +56,7 @@ def test_an_override_reaches_every_stage_that_is_meant():
 
 ALONE = {'cold_start.py': ('cold_samples', 'dev1'), 'reasoning_rl.py': ('dev2',),
          'rejection_sft.py': ('samples', 'dev3'),
-         'all_scenario_rl.py': ('opinions', 'helpfulness', 'safety', 'r1'),
+         'all_scenario_rl.py': ('preference_samples', 'helpfulness', 'safety', 'r1'),
          'distill.py': ('samples', 'small_base', 'distilled', 'small_rl')}
 
 
@@ -63,49 +65,49 @@ ALONE = {'cold_start.py': ('cold_samples', 'dev1'), 'reasoning_rl.py': ('dev2',)
 def test_a_file_for_one_stage_has_it_as_the_chain_has_it(file, size):
   """But for what it reads of stages that the file lacks: there the base stands in."""
   for argument in (size, f'{size},debug'):
-    whole, alone = stages(argument), common.plain(load(file).get_config(argument))['stages']
+    whole, alone = stages(argument), plain(load(file).get_config(argument))['stages']
     assert tuple(alone) == ALONE[file]
     for name, stage in alone.items():
       expected = dict(whole[name], inputs=[of for of in whole[name]['inputs'] if of in alone])
-      if expected.get('samples') and isinstance(expected['samples'], list):
-        expected['samples'] = [of for of in expected['samples'] if of in alone]
+      if expected.get('sample_stages') and isinstance(expected['sample_stages'], list):
+        expected['sample_stages'] = [of for of in expected['sample_stages'] if of in alone]
       if expected['model']['source'] in whole.keys() - alone:
         stands_in = {field: whole['base']['model'][field] for field in ('source', 'preset')}
         expected['model'] = expected['model'] | stands_in
       assert stage == expected
-      learnt = {'sft': ('samples',), 'reward_model': ('samples',)}.get(stage['kind'], ())
+      learnt = {'sft': ('sample_stages',), 'reward_model': ('sample_stages',)}.get(stage['kind'], ())
       assert all(stage[field] for field in learnt)    # none of its sources is lost
 
 
 @pytest.mark.parametrize('size', load('r1.py').SIZES)
 def test_reward_models_learn_of_the_policy_that_they_will_judge(size):
   found = stages(size)
-  opinions, r1 = found['opinions'], found['r1']
-  assert opinions['model']['source'] == r1['model']['source'] == 'dev3'
-  assert opinions['data'] == r1['general']['data'] and opinions['accuracy'] == 'skill'
-  assert (opinions['pattern'], opinions['filters'], opinions['min_kept']) == ('drawn', {}, 0)
+  preference_samples, r1 = found['preference_samples'], found['r1']
+  assert preference_samples['model']['source'] == r1['model']['source'] == 'dev3'
+  assert preference_samples['data'] == r1['general_prompts']['data'] and preference_samples['correctness_reward'] == 'skill'
+  assert (preference_samples['pattern'], preference_samples['filters'], preference_samples['min_kept']) == ('drawn', {}, 0)
   for objective in reward_model.OBJECTIVES:
     stage = found[objective]
-    assert (stage['objective'], stage['samples'], stage['inputs']) == (
-        objective, ['opinions'], ['opinions'])
-    assert r1['general']['reward_models'][objective]['source'] == objective
-  assert r1['general']['rewards']['skill'] == 0    # the truth is watched, never learnt
+    assert (stage['objective'], stage['sample_stages'], stage['inputs']) == (
+        objective, ['preference_samples'], ['preference_samples'])
+    assert r1['general_prompts']['reward_models'][objective]['source'] == objective
+  assert r1['general_prompts']['rewards']['skill'] == 0    # the truth is watched, never learnt
 
 
 @pytest.mark.parametrize('size', load('r1.py').SIZES)
 def test_only_fine_tuning_reads_the_careless_writer(size):
   found = stages(size)
-  careless = {name for name, stage in found.items() if stage.get('data', {}).get('careless')}
-  assert careless == {'dev3', 'distilled'}
+  bad_answer_share = {name for name, stage in found.items() if stage.get('data', {}).get('bad_answer_share')}
+  assert bad_answer_share == {'dev3', 'distilled'}
   for stage in found.values():
-    for config in (stage.get('general', {}), *stage.get('evaluations', {}).values()):
-      assert not config.get('data', {}).get('careless')
+    for config in (stage.get('general_prompts', {}), *stage.get('evaluations', {}).values()):
+      assert not config.get('data', {}).get('bad_answer_share')
 
 
 def test_the_cold_start_may_begin_with_another_model_than_the_base():
   config = load('r1.py').get_config('tiny')
   config.stages.dev1.model.source, config.stages.dev1.inputs = 'zero', ('cold_samples', 'zero')
-  pipeline.check(common.plain(config))
+  pipeline.check(plain(config))
   assert config.stages.dev3.model.source == config.stages.base.model.source == 'miniature'
 
 
@@ -142,7 +144,7 @@ def test_the_whole_recipe_runs_and_a_stopped_one_ends_with_the_same_table(
           'small_rl'} <= set(results)
   for column in ('reasoning pass@1', 'cooler pass@1', 'few_shot pass@1', 'general skills'):
     assert column in results['r1']
-  with pytest.raises(common.StopRequested):
+  with pytest.raises(StopRequested):
     pipeline.run(config, tmp_path / 'stopped', should_stop=Stopper(25))
   done = {path.parent.name for path in (tmp_path / 'stopped').glob('*/manifest.json')}
   assert set() < done < set(config.stages)

@@ -7,9 +7,11 @@ import pytest
 import runs
 from runs import compiled, one_device  # noqa: F401 (fixtures)
 
-from r1jax import metrics, pipeline, sharding
+from r1jax import metrics, pipeline
 from r1jax.models import PRESETS
-from r1jax.stages import common, evaluate
+from r1jax.runtime import sharding
+from r1jax.stages import evaluate, loading
+from r1jax.stages.config import plain
 from r1jax.tokenization import load_tokenizer, smollm2_path, tokenizer_from_gguf
 
 FILES = sorted(path.name for path in (runs.ROOT / 'experiments').glob('*.py')
@@ -23,7 +25,7 @@ NAMES = ('reward', 'reward_std', 'rewards/number/mean', 'rewards/format/mean',
          'sampling/logprob_difference/mean', 'sampling/logprob_difference/max', 'grad_norm',
          'loss', 'timing_s/step', 'timing_s/rollout', 'timing_s/update', 'tokens_per_second',
          'model_flops_utilisation', 'reflective_words', 'repetition', 'language_mixing',
-         'refused_updates')
+         'skipped_updates')
 
 
 def load(name):
@@ -42,10 +44,10 @@ def test_every_size_builds_a_config_that_can_run(name):
   module = load(name)
   for size in module.SIZES:
     for argument in (size, f'{size},debug'):
-      config = common.plain(module.get_config(argument))
+      config = plain(module.get_config(argument))
       pipeline.check(config)
       assert config['mesh'] == dict.fromkeys(sharding.AXES, 1)
-  assert common.plain(module.get_config()) == common.plain(module.get_config(module.SIZES[0]))
+  assert plain(module.get_config()) == plain(module.get_config(module.SIZES[0]))
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -70,19 +72,19 @@ def test_pre_training_makes_each_shipped_model():
   for size, preset in (('tiny', 'miniature'), ('small', 'miniature_small')):
     for argument in (size, f'{size},debug'):
       assert module.get_config(argument).stages.base.preset == preset
-  tiny, small = (common.plain(module.get_config(size))['stages']['base'] for size in module.SIZES)
+  tiny, small = (plain(module.get_config(size))['stages']['base'] for size in module.SIZES)
   assert {field for field in tiny if tiny[field] != small[field]} <= {'preset', 'optimizer'}
 
 
 def test_debug_changes_how_much_is_done_and_not_what():
   module = load('r1_zero.py')
   for size in module.SIZES:
-    whole, debug = (common.plain(module.get_config(argument))['stages']['zero']
+    whole, debug = (plain(module.get_config(argument))['stages']['zero']
                     for argument in (size, f'{size},debug'))
     changed = {field for field in whole if whole[field] != debug[field]}
     stands_in = {'model', 'data', 'rewards'} if size in module.LARGE else set()
     assert {'steps', 'sampling'} <= changed <= {
-        'steps', 'prompts', 'group_size', 'micro_batches', 'sampling', 'checkpoint_every',
+        'steps', 'prompts_per_batch', 'group_size', 'micro_batches', 'sampling', 'checkpoint_every',
         'evaluations'} | stands_in
     if size in module.LARGE:
       families = [PRESETS[stage['model']['preset']].family for stage in (whole, debug)]
@@ -95,7 +97,7 @@ def test_an_override_of_the_data_or_model_reaches_the_evaluations():
     config = module.get_config(size)
     zero = config.stages.zero
     zero.data.folder, zero.model.source = '/questions', '/model'
-    zero = common.plain(config)['stages']['zero']
+    zero = plain(config)['stages']['zero']
     assert zero['data']['folder'] == '/questions' and zero['model']['source'] == '/model'
     for name, evaluation in zero['evaluations'].items():
       assert evaluation['data'] == zero['data']
@@ -103,7 +105,7 @@ def test_an_override_of_the_data_or_model_reaches_the_evaluations():
 
 
 def test_the_evaluations_of_the_miniature_are_of_its_base_and_what_it_became():
-  zero = common.plain(load('r1_zero.py').get_config('tiny'))['stages']['zero']
+  zero = plain(load('r1_zero.py').get_config('tiny'))['stages']['zero']
   evaluations = zero['evaluations']
   assert len(evaluations) == 9
   for name, evaluation in evaluations.items():
@@ -113,15 +115,15 @@ def test_the_evaluations_of_the_miniature_are_of_its_base_and_what_it_became():
     assert (evaluation['sampling']['temperature'], evaluation['sampling']['top_p']) == sampling
     terms = (9, 12) if 'longer' in name else (5, 8)
     assert (evaluation['data']['min_steps'], evaluation['data']['max_steps']) == terms
-    assert (evaluation['split'], evaluation['problems'], evaluation['samples']) == ('test', 500, 8)
+    assert (evaluation['split'], evaluation['problems'], evaluation['completions_per_problem']) == ('test', 500, 8)
   assert zero['data']['size'] == 20_000     # not shared with the evaluations' 500
 
 
 @pytest.mark.parametrize('name', FILES)
 def test_the_miniature_has_as_many_problems_as_are_asked_for(name):
-  tokenizer = load_tokenizer(common.MINIATURES['miniature'])
+  tokenizer = load_tokenizer(loading.MINIATURES['miniature'])
   for argument in ('tiny', 'tiny,debug'):
-    for stage in common.plain(load(name).get_config(argument))['stages'].values():
+    for stage in plain(load(name).get_config(argument))['stages'].values():
       evaluate.check_sources(stage.get('evaluations', {}), {}, tokenizer)
       if stage['kind'] in ('reject', 'evaluate') and 'evaluations' not in stage:
         evaluate.problem_stream(stage, tokenizer)
@@ -137,7 +139,7 @@ def test_gsm8k_has_as_many_problems_as_are_asked_for(tmp_path):
     config.stages.zero.data.folder = str(GSM8K)
     config.stages.zero.data.cache = str(tmp_path)
     config.stages.zero.model.source = 'smollm2'    # both tokenizers take numbers digit by digit
-    evaluate.check_sources(common.plain(config)['stages']['zero']['evaluations'], {}, tokenizer)
+    evaluate.check_sources(plain(config)['stages']['zero']['evaluations'], {}, tokenizer)
 
 
 @pytest.mark.slow

@@ -7,14 +7,30 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 from loss_cases import (
-    ARRAYS, C, HOLES, LENGTHS, MASK, N, chosen, example, finite_differences, reference_loss,
-    value_and_grad)
+  ARRAYS,
+  HOLES,
+  LENGTHS,
+  MASK,
+  C,
+  N,
+  chosen,
+  example,
+  finite_differences,
+  reference_loss,
+  value_and_grad,
+)
 import numpy as np
 import pytest
 
 from r1jax.divergences import ESTIMATORS
 from r1jax.losses import (
-    AGGREGATIONS, CLIPS, CORRECTIONS, RATIO_LEVELS, loss_normalizer, policy_loss)
+  AGGREGATIONS,
+  CLIPS,
+  CORRECTIONS,
+  RATIO_LEVELS,
+  loss_normalizer,
+  policy_loss,
+)
 
 pytestmark = pytest.mark.usefixtures('strict_ranks')
 

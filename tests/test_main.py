@@ -10,7 +10,7 @@ import runs
 from runs import base, compiled  # noqa: F401 (fixtures)
 
 from r1jax import main, metrics
-from r1jax.stages import common
+from r1jax.stages.stage import open_artifact
 
 EXPERIMENT = '''
 import json, pathlib
@@ -49,7 +49,7 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_end(base, compiled, t
     if stop:
       assert output.splitlines()[-1].startswith("stage 'zero' was asked to stop: its state after ")
   assert [record['step'] for record in metrics.read_metrics(tmp_path / 'zero')] == [1, 2]
-  assert common.open_artifact(tmp_path / 'zero').manifest.stage == 'zero'
+  assert open_artifact(tmp_path / 'zero').manifest.stage == 'zero'
 
 
 TINY = runs.ROOT / 'experiments' / 'r1_zero.py:tiny,debug'
@@ -79,7 +79,7 @@ def test_a_wrong_override_is_told_as_a_person_would(override, sentence, monkeypa
 # Arguments after --config=... --workdir=..., and what the one line of complaint must say.
 WRONG = {
     f'{ZERO}.stepz=2': [f"{ZERO}.stepz=2 names no field of the config: did you mean 'steps'?"],
-    f'{ZERO}.prompts=0': ['config.stages.zero.prompts=0 leaves nothing to do', 'at least 1'],
+    f'{ZERO}.prompts_per_batch=0': ['config.stages.zero.prompts_per_batch=0 leaves nothing to do', 'at least 1'],
     f'{ZERO}.model.source=/nowhere': ["There is no model '/nowhere': name", 'as model.source'],
     '--only=zeroo': ["only='zeroo' is unknown: the nearest is 'zero' (known: zero)"],
     '--workdir=': ['--workdir is missing: give --config=FILE and --workdir=FOLDER'],

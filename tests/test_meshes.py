@@ -10,15 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 import runs
 from runs import base, compiled, no_curves  # noqa: F401  (fixtures)
-from r1jax import metrics, sharding
+
+from r1jax import metrics
 from r1jax.models import Experts, build, moe, transformer
 from r1jax.plan import hlo
 from r1jax.records import Prompts
-from r1jax.sampler import make_sampler
-from r1jax.stages import common, rl, sft
+from r1jax.runtime import sharding
+from r1jax.sampling.sampler import make_sampler
+from r1jax.stages import loading, rl, sft
+from r1jax.stages.config import check_mesh
+from r1jax.stages.stage import StopRequested
 
 P = jax.sharding.PartitionSpec
 _PATH = pathlib.Path(__file__).parents[1] / 'experiments' / 'benchmarks' / 'meshes.py'
@@ -117,13 +120,13 @@ def test_gradients_of_experts_are_scattered_as_they_are_summed(tiny_config):
   assert large['all-reduce'] == [down, gate_up]         # of these parts, over replicas
 
 
-@pytest.mark.parametrize('placement', sharding.PLACEMENTS)
+@pytest.mark.parametrize('placement', sharding.ROLLOUT_SHARDINGS)
 def test_decoding_gathers_no_weights_that_lie_whole(placement, tiny):
   mesh = mesh_of(fsdp=4)
   sampler = make_sampler(tiny.model, group_size=2, max_new_tokens=4, stop_ids=(3,),
                          placement=placement)
   prompts = Prompts(np.zeros((4, 6), np.int32), np.ones(4, np.int32), np.arange(4))
-  with sharding.rules(sharding.PLACEMENTS[placement]):
+  with sharding.rules(sharding.ROLLOUT_SHARDINGS[placement]):
     placed = sharding.shardings(mesh, tiny.model.logical_axes, tiny.params)
   params = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=where), tiny.params, placed)
@@ -156,8 +159,8 @@ def test_parts_of_a_size_are_those_of_the_axes_that_divide_it():
 
 
 @pytest.mark.parametrize('config, words', [
-    (rl.DEFAULT | dict(prompts=12, mini_batches=2, micro_batches=3),
-     r'x.prompts / mini_batches / micro_batches=2 cannot .* fsdp=2 × expert=2: .* multiple of 4'),
+    (rl.DEFAULT | dict(prompts_per_batch=12, mini_batches=2, micro_batches=3),
+     r'x.prompts_per_batch / mini_batches / micro_batches=2 cannot .* fsdp=2 × expert=2: .* multiple of 4'),
     (rl.DEFAULT | dict(max_prompt_length=63), 'x.max_prompt_length=63 .* sequence=2: .* of 2'),
     (rl.DEFAULT | dict(sampling=rl.DEFAULT['sampling'] | dict(max_new_tokens=7)),
      'x.sampling.max_new_tokens=7 .* multiple of 2'),
@@ -165,8 +168,8 @@ def test_parts_of_a_size_are_those_of_the_axes_that_divide_it():
 def test_a_batch_that_the_mesh_does_not_divide_is_refused(config, words):
   mesh = sharding.make_mesh(2, 1, np.arange(8), expert=2, sequence=2)
   with pytest.raises(ValueError, match=words):
-    common.check_mesh(config, mesh, 'x')
-  common.check_mesh(config, sharding.make_mesh(devices=np.arange(1)), 'x')
+    check_mesh(config, mesh, 'x')
+  check_mesh(config, sharding.make_mesh(devices=np.arange(1)), 'x')
 
 
 @pytest.mark.parametrize('sizes, words', [
@@ -175,7 +178,7 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused(config, words):
 def test_a_model_that_the_mesh_does_not_divide_is_refused(sizes, words):
   preset = 'tiny_qwen3_moe'
   with pytest.raises(ValueError, match=words):
-    common.load_model('random', {}, compute_dtype='float32', remat=False, mesh=mesh_of(**sizes),
+    loading.load_model('random', {}, compute_dtype='float32', remat=False, mesh=mesh_of(**sizes),
                       preset=preset)
 
 
@@ -190,7 +193,7 @@ def test_reference_and_optimizer_wait_in_host_memory(base, tmp_path):   # noqa: 
     patch.setattr(rl.sharding, 'in_device_memory', lambda tree: (seen.extend(
         x.sharding.memory_kind for x in jax.tree.leaves(tree)), score(tree))[1])
     begun = tmp_path / 'host' / 'checkpoints' / '1'
-    with pytest.raises(common.StopRequested):
+    with pytest.raises(StopRequested):
       rl.run(config, {}, tmp_path / 'host', reward_functions=rewards, should_stop=begun.exists)
     rl.run(config, {}, tmp_path / 'host', reward_functions=rewards)
   assert seen and set(seen) == {sharding.HOST_MEMORY}

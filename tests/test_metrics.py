@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 import rich.console
 
-from r1jax import metrics, storage
-from r1jax.metrics import MetricWriter, Progress, RolloutWriter, Stopwatch
-from r1jax.metrics import plot_curves, read_jsonl, read_metrics
-from r1jax.storage import Path
+from r1jax import metrics
+from r1jax.metrics import (
+  MetricWriter,
+  Progress,
+  RolloutWriter,
+  Stopwatch,
+  plot_curves,
+  read_jsonl,
+  read_metrics,
+)
+from r1jax.runtime import storage
+from r1jax.runtime.storage import Path
 
 
 @pytest.fixture(params=['local', 'memory'])

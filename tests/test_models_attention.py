@@ -1,16 +1,14 @@
 """Attention in parts against one plain softmax in float64."""
-import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax import sharding
 from r1jax.kernels import flash
-from r1jax.models import (
-    Latent, ModelConfig, YarnScaling, attention, build, transformer)
+from r1jax.models import Latent, ModelConfig, YarnScaling, attention, build, transformer
 from r1jax.models.attention import KeyValue, attend, is_long, rotary_frequencies, rotate
+from r1jax.runtime import sharding
 
 B, G, K, R, D, PREFIX, SUFFIX = 2, 3, 2, 2, 4, 5, 6
 N = B * G

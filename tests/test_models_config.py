@@ -6,7 +6,14 @@ import jax.numpy as jnp
 import pytest
 
 from r1jax.models import (
-    ModelConfig, PRESETS, RopeScaling, attention, build, flops_per_token, num_params)
+  PRESETS,
+  ModelConfig,
+  RopeScaling,
+  attention,
+  build,
+  flops_per_token,
+  num_params,
+)
 
 VARIANTS = [
     {}, dict(qkv_bias=True, qk_norm=False), dict(tied_embedding=False), dict(num_kv_heads=1),

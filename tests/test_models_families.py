@@ -9,12 +9,23 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from r1jax import sharding
 from r1jax.models import (
-    Experts, Latent, LinearScaling, ModelConfig, YarnScaling, attention, build, flops_per_token,
-    huggingface, moe, num_params, transformer)
+  Experts,
+  Latent,
+  LinearScaling,
+  ModelConfig,
+  YarnScaling,
+  attention,
+  build,
+  flops_per_token,
+  huggingface,
+  moe,
+  num_params,
+  transformer,
+)
 from r1jax.models.config import as_runs
-from r1jax.train_step import make_optimizer
+from r1jax.runtime import sharding
+from r1jax.training.train_step import make_optimizer
 
 SIZES = dict(vocab_size=40, width=16, num_heads=4, head_dim=8, mlp_width=24)
 CONFIGS = {

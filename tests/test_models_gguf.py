@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.models import ModelConfig, PRESETS, build, families, streaming, transformer
+from r1jax.models import PRESETS, ModelConfig, build, families, streaming, transformer
 from r1jax.models.gguf import load_gguf
 from r1jax.tokenization import smollm2_path, tokenizer_from_gguf
 

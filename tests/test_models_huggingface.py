@@ -1,17 +1,17 @@
 import dataclasses
 import json
 
+from checkpoints import assert_equal, random_params
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoints import assert_equal, random_params
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 import tokenizers
 
-from r1jax import sharding, storage
 from r1jax.models import ModelConfig, RopeScaling, build, hf_config, huggingface
+from r1jax.runtime import sharding, storage
 from r1jax.tokenization import Tokenizer, load_tokenizer
 
 LLAMA = ModelConfig(

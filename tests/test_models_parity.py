@@ -1,5 +1,4 @@
 """Logits, greedy decoding and exported folders against transformers + torch."""
-import dataclasses
 import json
 
 import jax

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save, save_file
 
-from r1jax import storage
 from r1jax.models import safetensors_io
+from r1jax.runtime import storage
 
 
 def test_narrow_columns_are_read_row_by_row_and_equal_the_whole(monkeypatch, tmp_path):

@@ -8,17 +8,27 @@ import sys
 import tempfile
 import tracemalloc
 
+from checkpoints import assert_equal, random_params
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoints import assert_equal, random_params
 from safetensors.numpy import load_file, save_file
 
-from r1jax import sharding, storage
-from r1jax.models import Experts, Latent, ModelConfig, build, families, fp8, hf_config, huggingface
-from r1jax.models import safetensors_io, streaming
-from r1jax.stages import common
+from r1jax.models import (
+  Experts,
+  Latent,
+  ModelConfig,
+  build,
+  families,
+  fp8,
+  hf_config,
+  huggingface,
+  safetensors_io,
+  streaming,
+)
+from r1jax.runtime import sharding, storage
+from r1jax.stages import loading
 from r1jax.tokenization import load_tokenizer
 
 LLAMA = ModelConfig(
@@ -183,7 +193,7 @@ folder, port, number = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 import jax
 import numpy as np
 jax.distributed.initialize(f'127.0.0.1:{port}', 2, number)
-from r1jax import sharding, storage
+from r1jax.runtime import sharding, storage
 from r1jax.models import huggingface, streaming
 streaming.PIECE_BYTES, streaming._FETCHED_WHOLE = 4_000, 500
 config = huggingface.read_config(folder / 'a')
@@ -370,11 +380,11 @@ def test_an_import_that_was_interrupted_is_called_again(
 
 
 def test_a_checkpoint_in_a_bucket_is_read_where_it_lies(mesh, monkeypatch, tmp_path):
-  tokenizer = load_tokenizer(common.MINIATURES['miniature'])
+  tokenizer = load_tokenizer(loading.MINIATURES['miniature'])
   config = dataclasses.replace(LLAMA, vocab_size=tokenizer.vocab_size)
   params, remote = random_params(config), storage.Path('memory://cut')
   huggingface.export(remote, config, params, tokenizer=tokenizer)
-  load = lambda: common.load_model(
+  load = lambda: loading.load_model(
       str(remote), {}, compute_dtype='float32', remat=False, mesh=mesh)
   cat, left = type(remote.fs).cat_ranges, iter(range(9))
 

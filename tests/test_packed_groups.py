@@ -13,11 +13,14 @@ import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 from test_models_families import CONFIGS
 
-from r1jax import metrics, models, sharding, train_step
+from r1jax import metrics, models
 from r1jax.data.group_packing import pack_groups
 from r1jax.records import Batch
-from r1jax.reward_model import init_scalar
-from r1jax.stages import rl, rl_programs
+from r1jax.runtime import sharding
+from r1jax.stages import rl
+from r1jax.stages.rl import programs as rl_programs
+from r1jax.training import train_step
+from r1jax.training.scalar_head import init_scalar
 
 BYTES = {'bytes': (runs.by_bytes, 1.0)}
 MESH = sharding.make_mesh(1, 1, jax.devices()[:1])
@@ -240,7 +243,7 @@ def test_rows_on_four_devices_give_the_gradient_of_one(tiny, batch, unpacked):
 
 
 PPO = dict(
-    steps=4, prompts=4, mini_batches=2, extra_rounds=1, checkpoint_every=10, advantage='gae',
+    steps=4, prompts_per_batch=4, mini_batches=2, dynamic_sampling_rounds=1, checkpoint_every=10, advantage='gae',
     kl_coefficient=0.1, kl_place='reward', kl_estimator='k1', optimizer=dict(learning_rate=1e-6),
     critic=dict(optimizer=dict(learning_rate=1e-6)), sampling=dict(max_new_tokens=8, chunk=4))
 

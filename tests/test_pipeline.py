@@ -9,14 +9,16 @@ import runs
 from runs import base, compiled, no_curves, one_device  # noqa: F401 (fixtures)
 
 from r1jax import checkpoint, metrics, pipeline
-from r1jax.stages import common, reject
-from r1jax.storage import Path
+from r1jax.runtime.storage import Path
+from r1jax.stages import reject
+from r1jax.stages.config import check_config
+from r1jax.stages.stage import Artifact, StopRequested, open_artifact
 
 
 def chain():
   """Draw from the miniature, fine-tune it on its own correct samples, evaluate what it became."""
   short = dict(sampling=dict(max_new_tokens=16, chunk=16), data=runs.DATA, max_prompt_length=32)
-  draw = runs.merged(reject.DEFAULT, dict(problems=4, prompts=2, samples=4, **short))
+  draw = runs.merged(reject.DEFAULT, dict(problems=4, prompts_per_batch=2, completions_per_problem=4, **short))
   tuned = runs.sft_config('miniature', rows=1, epochs=1, optimizer=dict(learning_rate=1e-4))
   scored = runs.evaluation_config(kind='evaluate', inputs=('tuned', 'draw'),
                                   model=dict(source='tuned'), **short)
@@ -152,7 +154,7 @@ def run_sum(ran, config, inputs, workdir, *, stage, mesh, should_stop):
     ran.append((stage, first))
     for step in range(first, config['more']['steps']):
       if should_stop():
-        raise common.StopRequested(f'stopped after {step} steps')
+        raise StopRequested(f'stopped after {step} steps')
       checkpoints.save(step + 1, {'x': np.zeros(1)}, {'config_hash': config_hash})
   total = config['number'] + sum(
       int((artifact.folder / 'sum').read_text()) for artifact in inputs.values())
@@ -161,7 +163,7 @@ def run_sum(ran, config, inputs, workdir, *, stage, mesh, should_stop):
       'sum', stage, config_hash, tuple(one.manifest.config_hash for one in inputs.values()),
       files=('sum',))
   checkpoint.write_manifest(workdir, manifest)
-  return common.Artifact(workdir, manifest)
+  return Artifact(workdir, manifest)
 
 
 @pytest.fixture
@@ -169,7 +171,7 @@ def ran(monkeypatch, one_device):
   """(stage, step it began at) of the stages of kind 'sum' that ran, to be cleared by the test."""
   ran = []
   monkeypatch.setitem(pipeline.KINDS, 'sum', types.SimpleNamespace(
-      check=lambda config, where: common.check_config(config, SUM, where),
+      check=lambda config, where: check_config(config, SUM, where),
       run=lambda *args, **keywords: run_sum(ran, *args, **keywords)))
   return ran
 
@@ -248,14 +250,14 @@ def test_no_result_is_lost_by_going_to_and_fro(ran, workdir):
 
 
 def test_an_interrupted_stage_goes_on_unless_its_config_or_inputs_changed(ran, workdir):
-  with pytest.raises(common.StopRequested, match='stopped after 1 steps'):
+  with pytest.raises(StopRequested, match='stopped after 1 steps'):
     pipeline.run(sums(), workdir, should_stop=runs.stop_at(4))      # a takes two questions
   assert states(sums(), workdir) == dict(
       a='done', b='resumes at step 1', c='runs', d='runs', e='runs')
   assert states(sums(b__number=2), workdir)['b'] == 'runs again: config.number changed'
   assert states(sums(a__number=2), workdir)['b'] == "runs again because its input 'a' is new"
   assert do(sums(), workdir, ran) == ['b', 'c', 'd', 'e'] and ran[0] == ('b', 1)
-  with pytest.raises(common.StopRequested):
+  with pytest.raises(StopRequested):
     pipeline.run(sums(e__number=2), workdir, should_stop=lambda: True)
   assert states(sums(e__number=2), workdir)['e'] == 'resumes, no step is saved'
 
@@ -263,7 +265,7 @@ def test_an_interrupted_stage_goes_on_unless_its_config_or_inputs_changed(ran, w
 def test_a_result_without_a_record_is_known_by_its_manifest_or_checkpoint(ran, tmp_path):
   for name, inputs in (('a', ()), ('b', ('a',))):
     stage = sums()['stages'][name]
-    inputs = {needed: common.open_artifact(tmp_path / needed) for needed in inputs}
+    inputs = {needed: open_artifact(tmp_path / needed) for needed in inputs}
     run_sum(ran, stage, inputs, Path(tmp_path / name), stage=name, mesh=None,
             should_stop=lambda: False)
   found = states(sums(), tmp_path)
@@ -302,7 +304,7 @@ def test_a_choice_that_cannot_run_is_refused_by_name(ran, tmp_path):
   pipeline.run(sums(), tmp_path / 'run', until='b')
   with pytest.raises(ValueError, match="reads 'a', which is left out: out of date: config.number "):
     pipeline.run(sums(a__number=2), tmp_path / 'run', only=['b'])
-  with pytest.raises(common.StopRequested):
+  with pytest.raises(StopRequested):
     pipeline.run(sums(), tmp_path / 'run', only=['c'], should_stop=lambda: True)
   with pytest.raises(ValueError, match="stage 'd' reads 'c', which is left out: not finished"):
     pipeline.run(sums(), tmp_path / 'run', only=['d'])

@@ -9,7 +9,8 @@ import sys
 import types
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec as P
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 import runs
@@ -18,11 +19,16 @@ sys.path.append(str(runs.ROOT / 'experiments'))
 
 import r1
 import r1_zero
-from r1jax import models, sharding, train_step
+
+from r1jax import models
 from r1jax.pipeline import KINDS
 from r1jax.plan import chips, compiler, estimate, search, table
 from r1jax.records import Batch
-from r1jax.stages import abstract, common, rl_programs
+from r1jax.runtime import sharding
+from r1jax.stages import loading, program_shapes
+from r1jax.stages.config import plain
+from r1jax.stages.rl import programs as rl_programs
+from r1jax.training import train_step
 
 CHIP = chips.Chip('test', 1e12, 1e9, 1e11, 0.0)
 
@@ -39,14 +45,14 @@ def devices(count):
 
 
 def zero(**overrides):
-  config = common.plain(r1_zero.get_config('tiny,debug'))
+  config = plain(r1_zero.get_config('tiny,debug'))
   config['stages']['zero'] |= overrides
   return config
 
 
 def traced(stage, mesh, shape_of):
-  """The programs of a stage, traced and not compiled, and its Work."""
-  programs, found, answer = KINDS[stage['kind']].programs(stage, mesh, shape_of), [], None
+  """The programs of a stage, traced and not compiled, and its IterationWork."""
+  programs, found, answer = KINDS[stage['kind']].shapes(stage, mesh, shape_of), [], None
   while True:
     try:
       found.append(programs.send(answer))
@@ -71,7 +77,7 @@ def test_what_a_plan_says_of_memory_is_what_the_real_program_takes():
   stage, (mesh, programs) = config['stages']['zero'], traced_zero(config, 4)
   planned, _ = compiler.compile_program(programs['update'], mesh, devices(4))
   with sharding.use(mesh):
-    loaded = common.load_model(inputs={}, mesh=mesh, **stage['model'])
+    loaded = loading.load_model(inputs={}, mesh=mesh, **stage['model'])
     optimizer = train_step.make_optimizer(**stage['optimizer'])
     programs = rl_programs.make_programs(loaded.model, optimizer, optimizer, stage, (0,), bool)
     init = functools.partial(train_step.init_state, optimizer=optimizer)
@@ -98,7 +104,7 @@ def test_what_a_plan_says_of_memory_is_what_the_real_program_takes():
 def test_a_plan_counts_what_lies_besides():
   one_model = 4 * models.num_params(models.PRESETS['miniature'])
   besides = lambda **overrides: {
-      name: abstract.bytes_on_a_device(one.beside) / one_model
+      name: program_shapes.bytes_on_a_device(one.beside) / one_model
       for name, one in traced_zero(zero(**overrides))[1].items()}
   close = functools.partial(pytest.approx, rel=0.01)
   plain, kept = besides(), besides(kl_coefficient=0.1)
@@ -126,11 +132,11 @@ def test_packed_rows_are_planned_as_they_are_run():
 
 def test_every_kind_of_stage_has_its_programs():
   mesh, seen, times = sharding.make_mesh(1, 1, jax.devices()[:1]), {}, {}
-  chain = common.plain(r1.get_config('tiny,debug'))['stages']
+  chain = plain(r1.get_config('tiny,debug'))['stages']
   one_evaluation = dict(list(chain['base']['evaluations'].items())[:1])
   chain['base'] = chain['base'] | {'evaluations': one_evaluation}
   critic = zero(advantage='gae', epochs=2)['stages']['zero']
-  base = dict(common.plain(KINDS['pretrain'].DEFAULT))
+  base = dict(plain(KINDS['pretrain'].DEFAULT))
   for name, stage in (chain | {'ppo': critic, 'corpus': base}).items():
     if stage['kind'] in seen and name != 'ppo':
       continue
@@ -150,11 +156,11 @@ def test_every_kind_of_stage_has_its_programs():
 
 
 def test_a_shape_comes_from_the_source_or_the_chain_or_the_preset():
-  stages = {'zero': dict(kind='rl', model=common.MODEL | dict(source='Nowhere', preset='qwen3_8b')),
-            'next': dict(kind='sft', model=common.MODEL | dict(source='zero')),
+  stages = {'zero': dict(kind='rl', model=loading.MODEL | dict(source='Nowhere', preset='qwen3_8b')),
+            'next': dict(kind='sft', model=loading.MODEL | dict(source='zero')),
             'base': dict(kind='pretrain', preset='miniature_small')}
   shape_of = estimate.shape_finder(stages, 'config.stages.x')
-  of = lambda **model: shape_of(common.MODEL | model)
+  of = lambda **model: shape_of(loading.MODEL | model)
   assert of(source='next') == models.PRESETS['qwen3_8b']
   assert of(source='base') == models.PRESETS['miniature_small']
   assert of(source='miniature', preset='qwen3_8b') == models.PRESETS['miniature']
@@ -174,7 +180,7 @@ def test_figures_are_kept(tmp_path, monkeypatch):
   monkeypatch.setattr(compiler, '_compiler_version', lambda topology: '1')
   mesh = sharding.make_mesh(4, 1, topology.devices)
   double = jax.jit(lambda x: x @ x.T)
-  program = abstract.Program('double', double, (sharding.abstract(like(8, 4), mesh, batch=True),))
+  program = program_shapes.ProgramShapes('double', double, (sharding.abstract(like(8, 4), mesh, batch=True),))
   first = compiler.compile_program(program, mesh, topology, tmp_path)
   monkeypatch.setattr(compiler, '_compile', None)
   assert compiler.compile_program(program, mesh, topology, tmp_path) == first
@@ -196,7 +202,7 @@ def test_what_the_compiler_says_of_too_large_a_program():
 
 @pytest.mark.slow
 def test_a_search_finds_settings_that_fit():
-  base = dict(common.plain(KINDS['pretrain'].DEFAULT), micro_batches=1)
+  base = dict(plain(KINDS['pretrain'].DEFAULT), micro_batches=1)
   mesh = dict.fromkeys(sharding.AXES, 1)
   config, topology = dict(seed=0, mesh=mesh, stages=dict(base=base)), devices(1)
   most = estimate.plan_stage(config, 'base', topology).estimates[0].resident
@@ -214,9 +220,9 @@ def test_a_search_finds_settings_that_fit():
 
 def test_a_search_goes_over_all_meshes_that_all_stages_bear():
   """Without compiling: 8 chips for a mixture with 4 experts and one key/value head."""
-  moe = dict(source=common.RANDOM, preset='tiny_qwen3_moe')
-  config = zero(prompts=6, micro_batches=1, model=common.MODEL | moe)
-  config['stages']['more'] = config['stages']['zero'] | dict(prompts=2)
+  moe = dict(source=loading.RANDOM, preset='tiny_qwen3_moe')
+  config = zero(prompts_per_batch=6, micro_batches=1, model=loading.MODEL | moe)
+  config['stages']['more'] = config['stages']['zero'] | dict(prompts_per_batch=2)
   topology = chips.Topology('test:8', CHIP, tuple(jax.devices()))
   found = [{axis: size for axis, size in mesh.items() if size > 1}
            for mesh in search._meshes(config, ['zero', 'more'], topology, True)]
@@ -227,13 +233,13 @@ def test_a_search_goes_over_all_meshes_that_all_stages_bear():
 
 @pytest.fixture
 def planned(monkeypatch):
-  """f(fits(stage's name, its config)) -> [(stage's name, mesh, placement)], as they are asked."""
+  """f(fits(stage's name, its config)) -> [(stage's name, mesh, rollout_sharding)], as they are asked."""
   def say(fits):
     asked = []
 
     def plan_stage(config, name, *_, **__):
       stage = config['stages'][name]
-      asked.append((name, str(config['mesh']), stage['sampling']['placement']))
+      asked.append((name, str(config['mesh']), stage['sampling']['rollout_sharding']))
       prefill = types.SimpleNamespace(resident=1.0, figures=types.SimpleNamespace(name='prefill'))
       return types.SimpleNamespace(
           fits=fits(name, stage), estimates=[prefill], seconds=lambda bound: 2.0)
@@ -243,9 +249,9 @@ def planned(monkeypatch):
 
 
 def test_weights_are_gathered_at_every_token_only_where_nothing_else_fits(planned):
-  asked = planned(lambda name, stage: stage['sampling']['placement'] == 'train')
+  asked = planned(lambda name, stage: stage['sampling']['rollout_sharding'] == 'train')
   tried, found = search.search(zero(), ['zero'], devices(4))
-  assert found['stages']['zero']['sampling']['placement'] == 'train'
+  assert found['stages']['zero']['sampling']['rollout_sharding'] == 'train'
   assert [one[-1] for one in asked] == ['tensor'] * (len(asked) - 1) + ['train']
   assert len({mesh for _, mesh, _ in asked[:-1]}) > 1     # on all meshes, and each but once
   assert len(set(asked)) == len(asked) == len(tried)
@@ -255,15 +261,15 @@ def test_weights_are_gathered_at_every_token_only_where_nothing_else_fits(planne
 def test_the_stage_that_did_not_fit_comes_first_on_the_next_mesh(planned):
   config = zero()
   config['stages']['more'] = config['stages']['zero']
-  asked = planned(lambda name, stage: name == 'zero' or stage['sampling']['placement'] == 'train')
+  asked = planned(lambda name, stage: name == 'zero' or stage['sampling']['rollout_sharding'] == 'train')
   _, found = search.search(config, ['zero', 'more'], devices(4))
-  assert found['stages']['more']['sampling']['placement'] == 'train'
+  assert found['stages']['more']['sampling']['rollout_sharding'] == 'train'
   assert [name for name, *_ in asked][:2] == ['zero', 'more']
   assert {name for name, *_ in asked[2:]} == {'more'}       # 'zero' is known of the found mesh
 
 
 def test_every_stage_of_the_recipe_has_settings_to_try():
-  config, topology = common.plain(r1.get_config('tiny,debug')), devices(1)
+  config, topology = plain(r1.get_config('tiny,debug')), devices(1)
   for name, stage in config['stages'].items():
     held = 4 * models.num_params(search._shape(config, name))
     candidates = list(search._settings(config, name, topology, True))
@@ -276,7 +282,7 @@ def test_every_stage_of_the_recipe_has_settings_to_try():
 
 def test_a_cache_that_is_larger_than_an_update_is_what_counts():
   stage = zero()['stages']['zero']
-  config = zero(prompts=64, micro_batches=64, model=stage['model'] | dict(remat=True),
+  config = zero(prompts_per_batch=64, micro_batches=64, model=stage['model'] | dict(remat=True),
                 sampling=stage['sampling'] | dict(max_new_tokens=4096))
   shape = search._shape(config, 'zero')
   a_token = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * 4
@@ -287,7 +293,7 @@ def test_a_cache_that_is_larger_than_an_update_is_what_counts():
 def test_a_growing_cache_lies_there_by_halves_twice(chunk, growing):
   """Keys, say: all that are kept, and while the last chunk's place is made the old ones of them."""
   sampling = zero()['stages']['zero']['sampling'] | dict(max_new_tokens=64, chunk=chunk)
-  few, many = (zero(prompts=prompts, sampling=sampling) for prompts in (4, 8))
+  few, many = (zero(prompts_per_batch=prompts, sampling=sampling) for prompts in (4, 8))
   shape = search._shape(few, 'zero')
   a_row = 64 * 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * 4
   rows = 4 * few['stages']['zero']['group_size']
@@ -301,8 +307,8 @@ def test_flags_are_what_changes():
       {**config, 'mesh': config['mesh'] | dict(fsdp=4)}, 'zero', devices(4), False)))
   assert sorted(search.flags_between(config, settings, 'zero')) == sorted([
       '--config.mesh.fsdp=4', '--config.stages.zero.micro_batches=1',
-      '--config.stages.zero.sampling.placement=tensor', *(
-          f'--config.stages.zero.evaluations.{name}.sampling.placement=tensor'
+      '--config.stages.zero.sampling.rollout_sharding=tensor', *(
+          f'--config.stages.zero.evaluations.{name}.sampling.rollout_sharding=tensor'
           for name in config['stages']['zero']['evaluations'])])
 
 
@@ -350,7 +356,7 @@ from r1jax.plan import chips, compiler, hlo
 chips.prepare('v5e:2x2')
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
-from r1jax import sharding
+from r1jax.runtime import sharding
 topology = chips.open_topology('v5e:2x2')
 mesh = sharding.make_mesh(4, 1, topology.devices)
 like = lambda spec, *shape: jax.ShapeDtypeStruct(

@@ -4,12 +4,13 @@ import functools
 import sys
 
 import jax
-from jax.sharding import PartitionSpec as P
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import pytest
 
-from r1jax import models, sharding
+from r1jax import models
 from r1jax.plan import chips, hlo
+from r1jax.runtime import sharding
 
 PEAKS = dict(flops_per_second=1e12, bytes_per_second=1e11)
 cost = functools.partial(hlo.cost, **PEAKS)

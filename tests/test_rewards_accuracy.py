@@ -4,9 +4,9 @@ import json
 import os
 import pathlib
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+import pytest
 
 from r1jax.rewards import accuracy, formulas, workers
 from r1jax.rewards.completion import Completion

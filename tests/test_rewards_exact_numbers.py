@@ -1,8 +1,8 @@
 """Plain numbers against Python's own arithmetic."""
 
 import decimal
-import random
 from fractions import Fraction
+import random
 
 import pytest
 

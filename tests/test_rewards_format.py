@@ -1,8 +1,8 @@
 """The format reward is anchored at both ends."""
 
-import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+import pytest
 
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward

@@ -1,11 +1,11 @@
 """Rewards composed: weights, None, counters, errors, order."""
 
+from fractions import Fraction
 import math
 import random
 import subprocess
 import sys
 import threading
-from fractions import Fraction
 
 import numpy as np
 import pytest

@@ -45,9 +45,12 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 import jax
-from r1jax import models, sampler, train_step
-from r1jax.records import Prompts
-from r1jax.stages import rl, rl_programs
+from r1jax import models
+from r1jax.sampling import sampler
+from r1jax.training import train_step
+from r1jax.records import Batch, Prompts
+from r1jax.stages import rl
+from r1jax.stages.rl import programs as rl_programs
 
 shape = models.ModelConfig(family='llama', vocab_size=300, width=16, num_layers=2, num_heads=2,
                            num_kv_heads=1, head_dim=8, mlp_width=16)
@@ -64,7 +67,7 @@ for dtype in ('float32', 'bfloat16'):
   update = train_step.make_update(rl_programs.make_loss(model, settings), optimizer, num_micro_batches=2)
   params = jax.eval_shape(model.init, jax.random.key(0))
   state = jax.eval_shape(lambda params: train_step.init_state(params, optimizer), params)
-  batch = rl.Batch(
+  batch = Batch(
       ints(2, 5), ints(2), ints(4, 4), floats(4, 4), behaviour_logprobs=floats(4, 4),
       advantages=floats(4), old_logprobs=floats(4, 4), reference_logprobs=floats(4, 4))
   programs = {

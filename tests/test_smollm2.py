@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from r1jax import sharding, tokenization
+from r1jax import tokenization
 from r1jax.data.prompts import pad_prompts
 from r1jax.records import Prompts
-from r1jax.sampler import Sampling, make_sampler
-from r1jax.stages import common
+from r1jax.runtime import sharding
+from r1jax.sampling.sampler import Sampling, make_sampler
+from r1jax.stages import loading
 
 # Its file is read and the package, which wants others, never imported: importorskip would skip.
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(
@@ -25,7 +26,7 @@ GSM8K = pathlib.Path(os.environ.get(
 @pytest.fixture(scope='module')
 def smollm2():
   mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
-  return common.load_model('smollm2', {}, compute_dtype='float32', remat=False, mesh=mesh)
+  return loading.load_model('smollm2', {}, compute_dtype='float32', remat=False, mesh=mesh)
 
 
 def complete(loaded, template, questions, max_new_tokens):

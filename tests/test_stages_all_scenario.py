@@ -9,12 +9,18 @@ import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
-from r1jax import compute, metrics, rollout, sharding
+from r1jax import metrics, rollout
+from r1jax.models import compute
 from r1jax.records import Batch
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import final_summary
 from r1jax.rewards.suite import REWARDS, Rewards, RewardSuite
-from r1jax.stages import common, reward_model, rl, rl_programs, rl_prompts, rl_rewards
+from r1jax.runtime import sharding
+from r1jax.stages import datasets, reward_model, rl
+from r1jax.stages.reward_model import train as reward_model_train
+from r1jax.stages.rl import programs as rl_programs
+from r1jax.stages.rl import prompts as rl_prompts
+from r1jax.stages.rl import rewards as rl_rewards
 from r1jax.tokenization import load_tokenizer
 
 OBJECTIVES = reward_model.OBJECTIVES
@@ -41,8 +47,8 @@ def general(tmp_path_factory):
 def mixed_config(base, folder, /, **fields):
   """Four prompts a rollout, one of them general from the second rollout on."""
   return runs.rl_config(base, **runs.merged(dict(
-      prompts=4, steps=3, rewards={'format': 1.0},
-      general=dict(data=dict(name='jsonl', folder=folder), prompts=1, from_step=1,
+      prompts_per_batch=4, steps=3, rewards={'format': 1.0},
+      general_prompts=dict(data=dict(name='jsonl', folder=folder), prompts_per_batch=1, from_step=1,
                    rewards={'bytes': 0.5, 'length': 0.0},
                    reward_models={name: dict(source=name, weight=2.0) for name in OBJECTIVES})),
       fields))
@@ -53,7 +59,7 @@ def stand_in(objective):
   def rewards(questions, completions):
     assert len(questions) == len(completions)
     sizes = np.asarray([[sum(text.encode()) % 13 for text in group] for group in completions])
-    return reward_model.Scored((sizes.astype(np.float32) - 6) / (1 + OBJECTIVES.index(objective)),
+    return reward_model_train.Scored((sizes.astype(np.float32) - 6) / (1 + OBJECTIVES.index(objective)),
                                compute.Compute(scored=10.0 * sizes.size, scored_tokens=sizes.size))
   return rewards
 
@@ -107,7 +113,7 @@ def test_a_reward_model_judges_its_own_objective_and_what_has_none():
 
 def test_scores_of_any_size_give_rewards_from_0_to_1():
   for score, want in ((-1e4, 0.0), (0.0, 0.5), (1e4, 1.0)):
-    scored = reward_model.Scored(np.full((1, 2), score, np.float32), compute.Compute())
+    scored = reward_model_train.Scored(np.full((1, 2), score, np.float32), compute.Compute())
     model = rl_rewards.ScoringModel(1.0, 'safety', lambda *_: scored)
     got, _ = rl_rewards.score({'x': model}, completions_of(2), [dict(question='q')])
     np.testing.assert_array_equal(got.total, [want] * 2)
@@ -193,7 +199,7 @@ def mixture(base, general):
 
 def test_each_source_is_read_in_its_own_order_whatever_is_mixed_in(mixture, base):
   mix, config = mixture
-  stream = common.prompt_stream(config, load_tokenizer(base), 'train')
+  stream = datasets.prompt_stream(config, load_tokenizer(base), 'train')
   order = np.concatenate([stream.batch(4 * number).example_ids for number in range(8)])
   counters, reasoning, generals = rl_prompts.Counters(), [], []
   for num_general in (0, 1, 1, 0, 1, 1, 1):
@@ -221,8 +227,8 @@ def test_no_two_prompts_share_an_id_and_with_it_their_keys(mixture):
 
 def run_mixed(base, general, workdir, should_stop=lambda: False):
   config = mixed_config(
-      base, general, steps=12, epochs=2, mini_batches=2, extra_rounds=1, checkpoint_every=2,
-      sampling=dict(max_new_tokens=8, chunk=4), general=dict(from_step=4))
+      base, general, steps=12, epochs=2, mini_batches=2, dynamic_sampling_rounds=1, checkpoint_every=2,
+      sampling=dict(max_new_tokens=8, chunk=4), general_prompts=dict(from_step=4))
   with stand_ins(base):
     return rl.run(config, {}, workdir, should_stop=should_stop,
                   reward_functions={'bytes': (runs.by_bytes, 1.0)})
@@ -324,7 +330,7 @@ def test_the_loss_is_the_same_wherever_the_general_prompts_stand(tiny, advantage
 
   @jax.jit
   def loss(batch, rewards):
-    batch, _ = rl_programs.make_credit(settings)(batch, rewards, jnp.float32(0.1))
+    batch, _ = rl_programs.make_compute_advantages(settings)(batch, rewards, jnp.float32(0.1))
     normalizers = rl_programs.batch_normalizers(
         batch.completion_mask, 0.1, aggregation='sequence_mean', max_length=5)
     return rl_programs.make_loss(tiny.model, settings)(tiny.params, batch, normalizers)[0]
@@ -377,22 +383,22 @@ def test_a_policy_is_rewarded_by_a_reward_model_alone(base, tmp_path):
 def test_impossible_mixtures_and_reward_models_are_refused(base, general):
   missing = dict(reward_models={'good': dict(weight=1.0)})
   cases = {
-      'general.prompts=4 leaves no prompt of one kind: set it from 1 to 3':
-          dict(general=dict(prompts=4)),
-      'general.prompts=-1 leaves no prompt': dict(general=dict(prompts=-1)),
-      'general.from_step=3 is at no rollout: of steps=3 .*after step 2':
-          dict(general=dict(from_step=3)),
-      'general.from_step=-1 is at no rollout': dict(general=dict(from_step=-1)),
+      'general_prompts.prompts_per_batch=4 leaves no prompt of one kind: set it from 1 to 3':
+          dict(general_prompts=dict(prompts_per_batch=4)),
+      'general_prompts.prompts_per_batch=-1 leaves no prompt': dict(general_prompts=dict(prompts_per_batch=-1)),
+      'general_prompts.from_step=3 is at no rollout: of steps=3 .*after step 2':
+          dict(general_prompts=dict(from_step=3)),
+      'general_prompts.from_step=-1 is at no rollout': dict(general_prompts=dict(from_step=-1)),
       'from_step=3 is at no rollout: of steps=4 .*after step 0':
-          dict(steps=4, epochs=4, general=dict(from_step=3)),
+          dict(steps=4, epochs=4, general_prompts=dict(from_step=3)),
       "general.data.name='jsnl' is unknown: the nearest is 'jsonl'":
-          dict(general=dict(data=dict(name='jsnl'))),
-      'general.data.foldr is no field': dict(general=dict(data=dict(foldr='x'))),
-      'general.prompt is no field: did you mean .*general.prompts':
-          dict(general=dict(prompt=1)),
-      "There is no reward named 'formt'": dict(general=dict(rewards={'formt': 1.0})),
+          dict(general_prompts=dict(data=dict(name='jsnl'))),
+      'general_prompts.data.foldr is no field': dict(general_prompts=dict(data=dict(foldr='x'))),
+      'general_prompts.prompt is no field: did you mean .*general_prompts.prompts_per_batch':
+          dict(general_prompts=dict(prompt=1)),
+      "There is no reward named 'formt'": dict(general_prompts=dict(rewards={'formt': 1.0})),
       'zero.reward_models.good.source is empty: name an input stage': missing,
-      'zero.general.reward_models.good.source is empty': dict(general=missing),
+      'zero.general_prompts.reward_models.good.source is empty': dict(general_prompts=missing),
       'reward_models.good.wieght is no field: did you mean .*good.weight':
           dict(reward_models={'good': dict(source='x', wieght=1.0)}),
       "reward_models.good.weight='1' is a str": dict(
@@ -403,7 +409,7 @@ def test_impossible_mixtures_and_reward_models_are_refused(base, general):
 
   def with_known_rules(**fields):
     config = mixed_config(base, general)
-    config['general']['rewards'] = {'format': 0.5}
+    config['general_prompts']['rewards'] = {'format': 0.5}
     return runs.merged(config, fields)
   for sentence, fields in cases.items():
     config = with_known_rules(**fields)
@@ -411,10 +417,10 @@ def test_impossible_mixtures_and_reward_models_are_refused(base, general):
       rl.check(config, 'config.stages.zero')
     assert '\n' not in str(refusal.value)
   config = with_known_rules()
-  config['general'] |= dict(rewards={}, reward_models={})
-  with pytest.raises(ValueError, match='general.rewards is empty: name at least one'):
+  config['general_prompts'] |= dict(rewards={}, reward_models={})
+  with pytest.raises(ValueError, match='general_prompts.rewards is empty: name at least one'):
     rl.check(config, 'config.stages.zero')
-  config['general']['prompts'] = 0
+  config['general_prompts']['prompts_per_batch'] = 0
   rl.check(config | dict(rewards={}, reward_models={'good': dict(source='x')}), 'zero')
 
 

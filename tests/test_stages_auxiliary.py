@@ -4,15 +4,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import runs
+from runs import compiled, no_curves  # noqa: F401
 
-from r1jax import metrics, models, train_step
+from r1jax import metrics, models
 from r1jax.models import Experts, Latent, ModelConfig, huggingface
 from r1jax.models.moe import Routing
 from r1jax.records import Batch
-from r1jax.stages import auxiliary, common, rl, rl_programs, sft
+from r1jax.stages import auxiliary, loading, rl, sft
+from r1jax.stages.rl import programs as rl_programs
 from r1jax.tokenization import load_tokenizer
-import runs
-from runs import compiled, no_curves  # noqa: F401
+from r1jax.training import train_step
 
 SHAPE = ModelConfig(
     'deepseek_v3', vocab_size=512, width=16, num_layers=3, num_heads=2, num_kv_heads=2,
@@ -119,11 +121,11 @@ def test_a_bias_moves_against_its_load_by_the_rate_and_by_nothing_else(model, pa
 
 def test_sft_trains_and_keeps_the_prediction_head(compiled, params, tmp_path):
   huggingface.export(tmp_path / 'base', SHAPE, params,
-                     tokenizer=load_tokenizer(common.MINIATURES['miniature']))
+                     tokenizer=load_tokenizer(loading.MINIATURES['miniature']))
   own = tmp_path / 'own.jsonl'
   own.write_text('{"prompt": "1+1", "reasoning": "one and one", "summary": "2"}\n' * 4)
   config = runs.sft_config(
-      str(tmp_path / 'base'), inputs=(), samples=(), files=(str(own),), row_length=128, rows=1,
+      str(tmp_path / 'base'), inputs=(), sample_stages=(), files=(str(own),), row_length=128, rows=1,
       experts=dict(bias_rate=0.001), prediction_coefficient=0.3)
   artifact = sft.run(config, {}, tmp_path / 'run')
   record = metrics.read_metrics(tmp_path / 'run')[-1]

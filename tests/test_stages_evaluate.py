@@ -6,10 +6,13 @@ import pytest
 import runs
 from runs import base, compiled  # noqa: F401 (fixtures)
 
-from r1jax import checkpoint, evaluate as evaluation, sharding
+from r1jax import checkpoint
+from r1jax import evaluate as evaluation
 from r1jax.records import Prompts
-from r1jax.stages import common, evaluate
-from r1jax.storage import Path
+from r1jax.runtime import sharding
+from r1jax.runtime.storage import Path
+from r1jax.stages import datasets, evaluate
+from r1jax.stages.stage import open_artifact
 from r1jax.tokenization import encode_prompt, load_tokenizer
 
 
@@ -18,7 +21,7 @@ def stage_config(source, **fields):
 
 
 def test_a_checkpoint_is_evaluated_by_itself(compiled, tmp_path):
-  config = stage_config('miniature', problems=6, prompts=2, samples=4, accuracy='number',
+  config = stage_config('miniature', problems=6, prompts_per_batch=2, completions_per_problem=4, correctness_reward='number',
                         sampling=dict(max_new_tokens=16, chunk=16))
   artifact = evaluate.run(config, {}, tmp_path)
   scores = artifact.manifest.scores['evaluate']
@@ -37,7 +40,7 @@ def test_a_checkpoint_is_evaluated_by_itself(compiled, tmp_path):
     assert low <= mean <= high
   questions = [record['prompt'] for record in records]
   assert len(set(questions)) == 6 and questions[:4] == [questions[0]] * 4
-  held_out = common.load_examples(runs.DATA, 'test')
+  held_out = datasets.load_examples(runs.DATA, 'test')
   assert questions[::4] == [example['question'] for example in held_out[:6]]
 
 
@@ -59,7 +62,7 @@ def test_an_input_stage_and_a_bucket_can_be_evaluated(base, tmp_path):
   Path(base).copy_to(bucket / 'model')
   checkpoint.write_manifest(bucket, checkpoint.Manifest('rl', 'zero', 'of zero'))
   artifact = evaluate.run(stage_config('zero', inputs=('zero',)),
-                          {'zero': common.open_artifact(bucket)}, tmp_path / 'of the bucket')
+                          {'zero': open_artifact(bucket)}, tmp_path / 'of the bucket')
   assert artifact.manifest.parents == ('of zero',)
   evaluate.run(stage_config(base), {}, tmp_path / 'of the folder')
   of_bucket, of_folder = (tmp_path / name / 'evaluations' / 'evaluate.jsonl'
@@ -70,7 +73,7 @@ def test_an_input_stage_and_a_bucket_can_be_evaluated(base, tmp_path):
 def test_impossible_evaluations_are_refused(base, tmp_path):
   for fields, sentence in (
       (dict(problems=0), 'problems=0 leaves nothing to do'),
-      (dict(accuracy='exact'), "'exact': did you mean 'exact_match'"),
+      (dict(correctness_reward='exact'), "'exact': did you mean 'exact_match'"),
       (dict(template='minature'), "template='minature' .*'miniature'"),
       (dict(sampling=dict(chunk=0)), 'chunk=0 draws nothing'),
       (dict(sampling=dict(top_p=0.0)), 'top_p=0 keeps no token')):
@@ -93,7 +96,7 @@ def test_a_batch_larger_than_the_rest_is_cut(base, tmp_path):
 
 def test_a_batch_never_has_more_prompts_than_there_are_problems(base, tmp_path):
   """The data have three problems, eight are drawn at a time: three are drawn."""
-  config = stage_config(base, problems=3, prompts=8, data=dict(size=3), max_prompt_length=64)
+  config = stage_config(base, problems=3, prompts_per_batch=8, data=dict(size=3), max_prompt_length=64)
   evaluate.run(config, {}, tmp_path)
   lines = (tmp_path / 'evaluations' / 'evaluate.jsonl').read_text().splitlines()
   assert len({json.loads(line)['prompt'] for line in lines}) == 3
@@ -101,7 +104,7 @@ def test_a_batch_never_has_more_prompts_than_there_are_problems(base, tmp_path):
 
 def test_a_mesh_splits_the_batches_and_changes_no_completion(base, tmp_path, monkeypatch):
   """14 problems, 7 at a time by the config: 4 where four devices share them."""
-  config = stage_config(base, problems=14, prompts=7)
+  config = stage_config(base, problems=14, prompts_per_batch=7)
   evaluate.run(config, {}, tmp_path / 'one')
   split, place = [], sharding.place
 
@@ -120,8 +123,8 @@ def test_a_mesh_splits_the_batches_and_changes_no_completion(base, tmp_path, mon
 
 def test_as_many_prompts_at_a_time_as_the_mesh_splits():
   mesh = sharding.make_mesh(fsdp=2, expert=2, tensor=2)
-  at_a_time = lambda prompts, problems: common.prompts_at_a_time(
-      dict(prompts=prompts, problems=problems), mesh)
+  at_a_time = lambda prompts, problems: datasets.prompts_at_a_time(
+      dict(prompts_per_batch=prompts, problems=problems), mesh)
   assert [at_a_time(*sizes) for sizes in ((100, 1319), (25, 1319), (100, 22), (3, 22))] == [
       100, 24, 20, 3]
 
@@ -133,7 +136,7 @@ def test_no_problem_is_counted_twice(base, tmp_path, monkeypatch):
   monkeypatch.setattr(evaluate, 'make_sampler', refuse)
   tokenizer = load_tokenizer(base)
   lengths = [len(encode_prompt('miniature', example['question'], tokenizer))
-             for example in common.load_examples(runs.DATA, 'test')]
+             for example in datasets.load_examples(runs.DATA, 'test')]
   limit = sorted(lengths)[len(lengths) // 2]
   fitting = sum(length <= limit for length in lengths)
   assert 0 < fitting < 64
@@ -151,7 +154,7 @@ def test_one_model_is_evaluated_in_several_ways(base, tmp_path):
   general = dict(name='miniature_general', size=20, seed=0, tasks=('json', 'harmful', 'turns'))
   evaluations = {
       'sums': runs.evaluation_config(),
-      'skills': runs.evaluation_config(problems=4) | dict(data=general, accuracy='skill')}
+      'skills': runs.evaluation_config(problems=4) | dict(data=general, correctness_reward='skill')}
   config = runs.merged(evaluate.SEVERAL, dict(model=dict(source=base), evaluations=evaluations))
   artifact = evaluate.run(config, {}, tmp_path, stage='base')
   assert artifact.manifest.scores.keys() == {'sums', 'skills'}
@@ -168,7 +171,7 @@ def test_shots_stand_before_every_question(base):
   config = stage_config(base, shots=2, max_prompt_length=256)
   tokenizer = load_tokenizer(base)
   shown = evaluate.shown_examples(config)
-  train = {example['question']: example for example in common.load_examples(runs.DATA, 'train')}
+  train = {example['question']: example for example in datasets.load_examples(runs.DATA, 'train')}
   prompts = evaluate.problem_stream(config, tokenizer).batch(0)
   for tokens, length, example in zip(
       prompts.prompt_tokens, prompts.prompt_lengths, prompts.examples):
@@ -178,7 +181,7 @@ def test_shots_stand_before_every_question(base):
     assert tokenizer.decode(tokens[:length], skip_special=False) == (
         f'{want}User: {example["question"]}\nAssistant:')
   # Of the split that they come from, they are no problems.
-  few = stage_config(base, shots=2, max_prompt_length=256, split='train', problems=62, prompts=62)
+  few = stage_config(base, shots=2, max_prompt_length=256, split='train', problems=62, prompts_per_batch=62)
   drawn = evaluate.problem_stream(few, tokenizer).batch(0)
   assert len(shown) == 2 and not {q for q, _ in shown} & {e['question'] for e in drawn.examples}
   with pytest.raises(ValueError, match='has only 62 prompts .* after shots=2'):

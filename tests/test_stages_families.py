@@ -2,12 +2,13 @@
 import jax
 import numpy as np
 import pytest
+import runs
+from runs import compiled, no_curves  # noqa: F401
 
 from r1jax import metrics, models
 from r1jax.models import families, huggingface
-from r1jax.stages import common, rl
-import runs
-from runs import compiled, no_curves  # noqa: F401
+from r1jax.stages import rl
+from r1jax.stages.config import plain
 
 TINY = [name for name in models.PRESETS if name.startswith('tiny_')]
 
@@ -24,7 +25,7 @@ def test_r1_zero_runs_on_every_family(name, compiled, tmp_path):
   records = metrics.read_metrics(tmp_path / 'run')
   assert [record['step'] for record in records] == [1, 2]
   for record in records:
-    assert record['refused_updates'] == 0 and record['grad_norm'] > 0
+    assert record['skipped_updates'] == 0 and record['grad_norm'] > 0
     assert record['sampling/logprob_difference/max'] < 1e-4
   trained = huggingface.load_params(artifact.folder / 'model', shape)
   changed = jax.tree.map(lambda a, b: np.any(np.asarray(a) != np.asarray(b)), params, trained)
@@ -42,4 +43,4 @@ def test_a_random_model_runs_with_the_tokenizer_of_the_miniature(compiled, tmp_p
   artifact = rl.run(config, {}, tmp_path)
   assert artifact.manifest.model['width'] == models.PRESETS['tiny_qwen3'].width
   with pytest.raises(ValueError, match="model.source='random' has no shape: set model.preset to"):
-    rl.run(common.plain(config) | dict(model=config['model'] | dict(preset='')), {}, tmp_path / '2')
+    rl.run(plain(config) | dict(model=config['model'] | dict(preset='')), {}, tmp_path / '2')

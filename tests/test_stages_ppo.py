@@ -9,10 +9,12 @@ import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
-from r1jax import advantages, metrics, train_step
+from r1jax import advantages, metrics
 from r1jax.records import Batch
-from r1jax.reward_model import completion_values, init_scalar
-from r1jax.stages import rl, rl_programs
+from r1jax.stages import rl
+from r1jax.stages.rl import programs as rl_programs
+from r1jax.training import train_step
+from r1jax.training.scalar_head import completion_values, init_scalar
 
 PPO = dict(
     steps=8, epochs=2, mini_batches=2, checkpoint_every=1, advantage='gae', kl_coefficient=0.1,
@@ -40,7 +42,7 @@ def test_ppo_measures_policy_critic_and_controller(ppo):
   first, second = metrics.read_metrics(ppo)
   for record in (first, second):
     for name in ('critic/loss', 'critic/grad_norm', 'critic/value/mean', 'critic/value/error',
-                 'critic/explained_variance', 'critic/refused_updates', 'entropy', 'kl',
+                 'critic/explained_variance', 'critic/skipped_updates', 'entropy', 'kl',
                  'kl_coefficient', 'clip_ratio/low'):
       assert np.isfinite(record[name]), name
   assert first['kl_coefficient'] == pytest.approx(0.1) != second['kl_coefficient']
@@ -82,14 +84,14 @@ def batch():
 REWARDS = jnp.array([1.0, 0.5, 0.25, 2.0])
 
 
-def credit(batch, **fields):
+def compute_advantages(batch, **fields):
   settings = runs.merged(rl.DEFAULT, dict(group_size=2) | fields)
-  return rl_programs.make_credit(settings)(batch, REWARDS, jnp.float32(0.3))
+  return rl_programs.make_compute_advantages(settings)(batch, REWARDS, jnp.float32(0.3))
 
 
 def test_ppo_credits_each_token_with_its_future(batch):
   """Against sums written out: R_t = Σ_{s≥t} r_s, r the KL's price and the reward on the last."""
-  got, measured = credit(batch, advantage='gae', kl_coefficient=0.3, kl_place='reward',
+  got, measured = compute_advantages(batch, advantage='gae', kl_coefficient=0.3, kl_place='reward',
                          critic=dict(whiten_advantages=False))
   lengths = np.asarray(batch.completion_mask.sum(1), int)
   kl = np.asarray(batch.old_logprobs - batch.reference_logprobs)
@@ -102,14 +104,14 @@ def test_ppo_credits_each_token_with_its_future(batch):
         got.advantages[n, :length], returns - batch.old_values[n, :length], atol=1e-5)
     assert not np.any(got.advantages[n, length:])
   assert np.isfinite(measured['critic/explained_variance'])
-  whitened, _ = credit(batch, advantage='gae', kl_coefficient=0.3, kl_place='reward')
+  whitened, _ = compute_advantages(batch, advantage='gae', kl_coefficient=0.3, kl_place='reward')
   counted = np.asarray(whitened.advantages)[np.asarray(batch.completion_mask) > 0]
   assert abs(counted.mean()) < 1e-6 and counted.std() == pytest.approx(1, abs=1e-3)
 
 
 def test_the_kl_is_in_the_reward_or_in_the_loss_and_never_in_both(batch, tiny):
-  rewarded, _ = credit(batch, kl_coefficient=0.3, kl_place='reward')
-  plain, _ = credit(batch, kl_coefficient=0.3)
+  rewarded, _ = compute_advantages(batch, kl_coefficient=0.3, kl_place='reward')
+  plain, _ = compute_advantages(batch, kl_coefficient=0.3)
   paid = REWARDS - 0.3 * jnp.sum(
       (batch.old_logprobs - batch.reference_logprobs) * batch.completion_mask, 1)
   paid = paid.at[2].set(0)     # an empty completion has no token to be paid on
@@ -131,12 +133,12 @@ def test_the_kl_is_in_the_reward_or_in_the_loss_and_never_in_both(batch, tiny):
 
 @pytest.mark.parametrize('kind', rl_programs.ADVANTAGES)
 def test_pitfall_07_every_advantage_is_finite_and_zero_for_equal_rewards(batch, kind):
-  got, _ = credit(batch, advantage=kind)
+  got, _ = compute_advantages(batch, advantage=kind)
   assert np.all(np.isfinite(got.advantages)) and np.any(got.advantages)
   if kind != 'gae':   # whose baseline is the critic, not the batch
     settings = runs.merged(rl.DEFAULT, dict(group_size=2, advantage=kind))
     whole = dataclasses.replace(batch, completion_mask=jnp.ones((4, 4)))
-    equal, _ = rl_programs.make_credit(settings)(whole, jnp.full(4, 0.7), jnp.float32(0))
+    equal, _ = rl_programs.make_compute_advantages(settings)(whole, jnp.full(4, 0.7), jnp.float32(0))
     assert not np.any(equal.advantages)
 
 
@@ -174,7 +176,7 @@ def seldom(completion, example):
 
 def test_dynamic_sampling_fills_the_batch_with_unequal_groups(base, tmp_path):
   """Pitfall 19's share of equal groups is what it is for; nothing is discarded silently."""
-  config = runs.rl_config(base, prompts=4, steps=3, extra_rounds=6)
+  config = runs.rl_config(base, prompts_per_batch=4, steps=3, dynamic_sampling_rounds=6)
   rl.run(config, {}, tmp_path, reward_functions={'seldom': (seldom, 1.0)})
   records = metrics.read_metrics(tmp_path)
   rollouts = list(metrics.read_jsonl(tmp_path / 'rollouts'))

@@ -8,11 +8,12 @@ import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
-from r1jax import sharding
 from r1jax.checkpoint import Checkpointer
 from r1jax.models import huggingface
-from r1jax.stages import common
-from r1jax.storage import Path
+from r1jax.runtime import sharding
+from r1jax.runtime.storage import Path
+from r1jax.stages import loading
+from r1jax.stages.stage import StopRequested, open_artifact
 
 # How a process ends, and the last checkpoint's step then. Each goes on from where the one before it
 # died; six questions an iteration, see `runs.run_resumable`.
@@ -72,7 +73,7 @@ def test_pitfall_20_killed_at_any_moment_and_resumed_equals_uninterrupted(
 def test_pitfall_20_stopped_at_any_moment_and_resumed_in_a_bucket(uninterrupted, base):
   workdir = f'memory://{uuid.uuid4().hex}'
   for count, place in STOPS:
-    with pytest.raises(common.StopRequested, match=place) as stopped:
+    with pytest.raises(StopRequested, match=place) as stopped:
       runs.run_resumable(base, workdir, runs.stop_at(count))
     assert 'run the same command to go on' in str(stopped.value)
     if place == 'step 2 ':    # the rollout under way is kept, and the place in it
@@ -81,9 +82,9 @@ def test_pitfall_20_stopped_at_any_moment_and_resumed_in_a_bucket(uninterrupted,
       assert "batch['tree']['old_logprobs']" in arrays
   artifact = runs.run_resumable(base, workdir)
   runs.assert_same(workdir, uninterrupted)
-  assert common.open_artifact(workdir).manifest.files == artifact.manifest.files
+  assert open_artifact(workdir).manifest.files == artifact.manifest.files
   mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
-  loaded = common.load_model('zero', {'zero': artifact}, compute_dtype='float32', remat=False,
+  loaded = loading.load_model('zero', {'zero': artifact}, compute_dtype='float32', remat=False,
                              mesh=mesh)
   trained = huggingface.load_params(Path(uninterrupted) / 'model', runs.SHAPE)
   jax.tree.map(np.testing.assert_array_equal, loaded.params, trained)

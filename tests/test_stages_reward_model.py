@@ -10,14 +10,19 @@ import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
-from r1jax import checkpoint, metrics, models, sharding
+from r1jax import checkpoint, metrics, models
 from r1jax.data import miniature_general
 from r1jax.models import huggingface
-from r1jax.reward_model import init_scalar
-from r1jax.stages import common, reward_model, reward_model_data, rl
-from r1jax.stages.reward_model_data import Example
-from r1jax.storage import Path
+from r1jax.runtime import sharding
+from r1jax.runtime.storage import Path
+from r1jax.stages import reward_model, rl
+from r1jax.stages.reward_model import data as reward_model_data
+from r1jax.stages.reward_model import train as reward_model_train
+from r1jax.stages.reward_model.data import Example
+from r1jax.stages.rl import train as rl_train
+from r1jax.stages.stage import Artifact, open_artifact
 from r1jax.tokenization import load_tokenizer
+from r1jax.training.scalar_head import init_scalar
 
 KINDLY, RUDELY = ('Yes, please.', 'Sure, friend.'), ('No, never.', 'Go away now.')
 THOUGHT = ' <think>Well, {}+3=8</think> <answer>{}</answer>'
@@ -154,8 +159,8 @@ def leave(folder, samples, refused, kind='reject'):
   """The Artifact of a stage that drew these lines."""
   for name, rows in (('samples', samples), ('refused', refused)):
     metrics.JsonlParts(Path(folder) / name, key='part', resume=0).append(0, rows)
-  checkpoint.write_manifest(Path(folder), checkpoint.Manifest(kind, 'opinions', 'of the draw'))
-  return common.open_artifact(folder)
+  checkpoint.write_manifest(Path(folder), checkpoint.Manifest(kind, 'preference_samples', 'of the draw'))
+  return open_artifact(folder)
 
 
 def line(question, completion, objective='', **reasons):
@@ -183,7 +188,7 @@ def judged_lines(rng, size):
 
 def drawn_config(objective, **fields):
   return dict(reward_model.DEFAULT, objective=objective, inputs=('first', 'second'),
-              samples=('first', 'second'), pairs_per_question=2, **fields)
+              sample_stages=('first', 'second'), pairs_per_question=2, **fields)
 
 
 @pytest.mark.parametrize('objective', reward_model.OBJECTIVES)
@@ -222,12 +227,12 @@ def test_one_in_ten_of_the_miniatures_training_questions_is_held_out(tmp_path):
   questions = {example['question'] for example in miniature_general.general_examples('train', 4000)}
   inputs = {'first': leave(tmp_path, [line(question, 'yes') for question in questions], [])}
   held_out = reward_model_data.drawn_examples(
-      drawn_config('safety') | dict(samples=('first',)), inputs, 'test')
+      drawn_config('safety') | dict(sample_stages=('first',)), inputs, 'test')
   assert 0.07 < len(held_out) / len(questions) < 0.13
 
 
 def test_no_held_out_question_of_what_was_drawn_is_learnt_from_the_data(base, tmp_path):
-  config = config_of(base, inputs=('first',), samples=('first',)) | dict(
+  config = config_of(base, inputs=('first',), sample_stages=('first',)) | dict(
       data=dict(name='miniature', size=400))
   data = {example.question for example in reward_model_data.load_examples(config, 'train')}
   inputs = {'first': leave(
@@ -265,7 +270,7 @@ def test_pitfall_01_order_of_sides_and_micro_batches_change_no_loss(base):
     encoded = reward_model_data.encode(questions, sides, tokenizer=load_tokenizer(base),
                                        template='miniature', objective='helpfulness')
     return encoded, np.asarray(labels, np.float32), np.asarray(margins, np.float32)
-  gradient = jax.jit(jax.value_and_grad(reward_model.make_loss(model, config), has_aux=True))
+  gradient = jax.jit(jax.value_and_grad(reward_model_train.make_loss(model, config), has_aux=True))
   want = gradient(params, batch(pairs), np.float32(4))
   swapped = gradient(params, batch([(q, sides[::-1], 1 - label, margin)
                                     for q, sides, label, margin in pairs]), np.float32(4))
@@ -322,11 +327,11 @@ def test_what_can_be_told_apart_is_learnt(kind, request):
 
 def test_what_was_drawn_is_enough_to_learn_from(base, tmp_path):
   questions = [f'question {number}?' for number in range(120)]
-  inputs = {'opinions': leave(
+  inputs = {'preference_samples': leave(
       tmp_path / 'drawn', [line(question, THOUGHT.format(2, KINDLY[0])) for question in questions],
       [line(question, THOUGHT.format(2, RUDELY[0]), correct='wrong answer')
        for question in questions])}
-  config = config_of(base, inputs=('opinions',), samples=('opinions',), epochs=4) | dict(data={})
+  config = config_of(base, inputs=('preference_samples',), sample_stages=('preference_samples',), epochs=4) | dict(data={})
   artifact = reward_model.run(config, inputs, tmp_path / 'run')
   scores = artifact.manifest.scores
   assert scores['drawn'] == scores['examples'] == 120 - scores['after']['examples'] > 90
@@ -375,7 +380,7 @@ def test_a_critic_begins_as_a_reward_model(base, helpful, tmp_path, monkeypatch)
     begun.append(params)
     if len(begun) == 2:
       raise Begun
-  monkeypatch.setattr(rl._Trainer, '_begin', begin)
+  monkeypatch.setattr(rl_train._Trainer, '_begin', begin)
   loaded = reward_model.load_reward_model(
       'helpful', {'helpful': helpful}, compute_dtype='float32', remat=False, mesh=one_device())
   assert np.any(loaded.params['head'])
@@ -407,7 +412,7 @@ def test_impossible_reward_models_are_refused(base, preferences, judged, helpful
       (dict(pairs=dict(margin=-1.0)), 'margin=-1.0 is below 0'),
       (dict(held_out=0), 'held_out=0 is too few'),
       (dict(pairs_per_question=0), 'pairs_per_question=0 is too few'),
-      (dict(samples=('opinions',)), r"samples='opinions' is none of its inputs \[\]"),
+      (dict(sample_stages=('preference_samples',)), r"sample_stages='preference_samples' is none of its inputs \[\]"),
       (dict(rows=128), 'the data fill 96 rows and a batch has rows=128'),
       (dict(max_tokens=4), r'no example left \(dropped/long 96, .*raise max_tokens'),
       (dict(objective='safety'), 'train.jsonl, line 1: the field "completion" is missing')):
@@ -417,16 +422,16 @@ def test_impossible_reward_models_are_refused(base, preferences, judged, helpful
   write(tmp_path, 'train', [dict(prompt='q', completion='a', safe=True)] * 4)
   with pytest.raises(ValueError, match='all 4 completions of the train split .* same judgement'):
     reward_model.run(config_of(base, tmp_path, objective='safety'), {}, tmp_path / 'run')
-  with pytest.raises(ValueError, match='nothing to learn: set at least one of samples and data$'):
+  with pytest.raises(ValueError, match='nothing to learn: set at least one of sample_stages and data$'):
     reward_model.check(config_of(base) | dict(data={}), 'config.stages.helpful')
   inputs = {'draw': leave(tmp_path / 'draw', [line('q', 'yes')], []),
             'rl': leave(tmp_path / 'rl', [], [], kind='rl')}
   drawn = config_of(base, inputs=('draw', 'rl')) | dict(data={})
   with pytest.raises(ValueError, match="the train split of stage 'draw' has no example of helpful"):
-    reward_model.run(drawn | dict(samples=('draw',)), inputs, tmp_path / 'run')
-  with pytest.raises(ValueError, match="samples='rl' is a stage of kind 'rl': name one of kind"):
-    reward_model.run(drawn | dict(samples=('rl',)), inputs, tmp_path / 'run')
+    reward_model.run(drawn | dict(sample_stages=('draw',)), inputs, tmp_path / 'run')
+  with pytest.raises(ValueError, match="sample_stages='rl' is a stage of kind 'rl': name one of kind"):
+    reward_model.run(drawn | dict(sample_stages=('rl',)), inputs, tmp_path / 'run')
   with pytest.raises(ValueError, match="'draw' is the Artifact of a stage of kind 'reject'"):
     manifest = checkpoint.Manifest('reject', 'draw', 'x')
-    reward_model.load_reward_model('draw', {'draw': common.Artifact(tmp_path, manifest)},
+    reward_model.load_reward_model('draw', {'draw': Artifact(tmp_path, manifest)},
                                    compute_dtype='float32', remat=False, mesh=one_device())

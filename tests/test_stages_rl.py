@@ -12,11 +12,13 @@ import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
-from r1jax import metrics, models, sharding
+from r1jax import metrics, models
 from r1jax.checkpoint import Checkpointer
 from r1jax.models import huggingface
-from r1jax.stages import evaluate, rl, rl_programs
-from r1jax.storage import Path
+from r1jax.runtime import sharding
+from r1jax.runtime.storage import Path
+from r1jax.stages import evaluate, rl
+from r1jax.stages.rl import programs as rl_programs
 from r1jax.tokenization import load_tokenizer
 
 BYTES = {'bytes': (runs.by_bytes, 1.0)}
@@ -142,7 +144,7 @@ REFUSED = {
     'a group of one': (dict(group_size=1), "group_size=1 .*'reinforce_pp' or 'gae'"),
     'none to leave out': (dict(group_size=1, advantage='leave_one_out'),
                           'group_size=1 .*at least 2'),
-    'parts of groups': (dict(prompts=6, mini_batches=2, micro_batches=2), 'a multiple of 4'),
+    'parts of groups': (dict(prompts_per_batch=6, mini_batches=2, micro_batches=2), 'a multiple of 4'),
     'reward': (dict(rewards={'formt': 1.0}), "'formt': did you mean 'format'"),
     'no reward': (dict(rewards={}), 'rewards is empty'),
     'dataset': (dict(data=dict(name='gsm8')), "data.name='gsm8' .*nearest is 'gsm8k'"),
@@ -165,7 +167,7 @@ REFUSED = {
     'length': (dict(sampling=dict(max_new_tokens=0)), 'max_new_tokens=0 draws nothing'),
     'refresh': (dict(reference_refresh=4), 'reference_refresh=4 without a reference'),
     'evaluation': (dict(evaluations={'x': dict(evaluate.DEFAULT, data=runs.DATA, sample=2)}),
-                   'evaluations.x.sample .*evaluations.x.samples'),
+                   'evaluations.x.sample .*evaluations.x.sampling'),
 }
 
 
@@ -194,7 +196,7 @@ def no_compute(monkeypatch):
   def refuse(*_):
     raise AssertionError('something is about to be computed')
   monkeypatch.setattr(rl_programs, 'make_programs',
-                      lambda *_: rl_programs.Programs(*[refuse] * 7))
+                      lambda *_: rl_programs.DevicePrograms(*[refuse] * 7))
 
 
 def unfitting_base(base, folder):
@@ -210,7 +212,7 @@ def test_missing_or_unfit_sources_are_named_before_anything_is_computed(
   (tmp_path / 'data').mkdir()
   (tmp_path / 'data' / 'train.jsonl').write_text('{"prompt": "1+1?", "answer": 2}\n[]\n')
   tested = dict(name='jsonl', folder=str(tmp_path / 'data'))
-  short = runs.merged(evaluate.DEFAULT, dict(data=runs.DATA | dict(size=3), prompts=4))
+  short = runs.merged(evaluate.DEFAULT, dict(data=runs.DATA | dict(size=3), prompts_per_batch=4))
   cases = {
       'There is no model .*/nowhere': dict(model=dict(source=str(tmp_path / 'nowhere'))),
       "does not fit the model: its token .* has the id .* has 300": dict(
@@ -220,7 +222,7 @@ def test_missing_or_unfit_sources_are_named_before_anything_is_computed(
       'Only 0 of the 64 prompts have at most max_prompt_length=2': dict(max_prompt_length=2),
       'prompt of example 0 has .* tokens and the limit is 2': dict(
           max_prompt_length=2, overlong='error'),
-      'prompts=65 does not suit a source of 64': dict(prompts=65),
+      'prompts_per_batch=65 does not suit a source of 64': dict(prompts_per_batch=65),
       'There is no file .*/data/test.jsonl': dict(evaluations={'x': dict(short, data=tested)}),
       'problems=500, but the test split of .miniature. has only 3 prompts .*lower problems to 3': dict(
           evaluations={'x': short}),

@@ -12,8 +12,9 @@ from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 from r1jax import checkpoint, metrics, models
 from r1jax.data import miniature
 from r1jax.models import huggingface
-from r1jax.stages import common, evaluate, pretrain, reject, sft
-from r1jax.storage import Path
+from r1jax.runtime.storage import Path
+from r1jax.stages import datasets, evaluate, loading, pretrain, reject, sft
+from r1jax.stages.stage import Artifact, open_artifact
 from r1jax.tokenization import load_tokenizer
 
 
@@ -26,7 +27,7 @@ def drawn(tmp_path_factory):
       dict(prompt=f'User: {example["question"]}\nAssistant:', completion=f' {example["answer"]}.')
       for example in examples])
   checkpoint.write_manifest(folder, checkpoint.Manifest('reject', 'draw', 'of the draw'))
-  return {'draw': common.open_artifact(folder)}
+  return {'draw': open_artifact(folder)}
 
 
 def samples_of(inputs):
@@ -160,7 +161,7 @@ def test_ones_own_data_are_learnt_beside_the_samples_or_alone(base, drawn, tmp_p
   own = tmp_path / 'own.jsonl'
   own.write_text('{"prompt": "5+3?", "reasoning": "so 5+3=8", "summary": "It is 8."}\n')
   mine = 'User: 5+3?\nAssistant: <think>so 5+3=8</think> <answer>It is 8.</answer>' + miniature.END
-  for fields, inputs in ((dict(), drawn), (dict(inputs=(), samples=()), {})):
+  for fields, inputs in ((dict(), drawn), (dict(inputs=(), sample_stages=()), {})):
     config = runs.sft_config(base, files=(str(own),), **fields)
     sft.run(config, inputs, tmp_path / str(len(inputs)))
     tokenizer, rows = load_tokenizer(base), packed.pop()
@@ -182,13 +183,13 @@ def test_several_sources_are_learnt_together_and_counted(base, drawn, tmp_path, 
   monkeypatch.setattr(sft, 'pack_samples', noting)
   monkeypatch.setattr(sft, 'train_packed', lambda config, loaded, *_, **__: loaded.params)
   data = dict(name='miniature_general', size=3, seed=0, tasks=('json',))
-  config = runs.sft_config(base, inputs=('draw', 'again'), samples=('draw', 'again'), data=data,
+  config = runs.sft_config(base, inputs=('draw', 'again'), sample_stages=('draw', 'again'), data=data,
                            template='miniature_think')
   artifact = sft.run(config, {**drawn, 'again': drawn['draw']}, tmp_path)
   assert artifact.manifest.scores == {
       'samples/stage draw': 24, 'samples/stage again': 24, 'samples/data': 3}
   assert len(packed) == 51
-  for sample, example in zip(packed, common.load_examples(data, 'train')):
+  for sample, example in zip(packed, datasets.load_examples(data, 'train')):
     assert sample == dict(
         prompt=f'User: {example["question"]}\nAssistant: <think>',
         completion=f'{example["reasoning"]}</think> <answer>{example["answer"]}</answer>')
@@ -197,9 +198,9 @@ def test_several_sources_are_learnt_together_and_counted(base, drawn, tmp_path, 
 def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
   for fields, sentence in (
       (dict(rows=3, micro_batches=2), 'rows=3 is not a multiple of micro_batches=2'),
-      (dict(samples=('draw', 'drawn')), r"samples='drawn' is none of its inputs \['draw'\]"),
-      (dict(samples='draw'), "samples='draw' is a str: make it a tuple"),
-      (dict(samples=()), 'has nothing to learn: set at least one of samples, files and data'),
+      (dict(sample_stages=('draw', 'drawn')), r"sample_stages='drawn' is none of its inputs \['draw'\]"),
+      (dict(sample_stages='draw'), "sample_stages='draw' is a str: make it a tuple"),
+      (dict(sample_stages=()), 'has nothing to learn: set at least one of sample_stages, files and data'),
       (dict(data=dict(name='miniature', tasks=())), 'data.tasks is no field of the data'),
       (dict(data=dict(name='reasoning_gym')), 'example 0 of the data .* has no reasoning to learn'),
       (dict(epochs=0), 'epochs=0 leaves nothing to do'),
@@ -214,8 +215,8 @@ def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
     sft.run(runs.merged(sft_config(base), dict(optimizer=dict(learning_rate=0.5))), drawn,
             tuned.folder)
   other = checkpoint.Manifest('rl', 'draw', 'x')
-  with pytest.raises(ValueError, match="samples='draw' is a stage of kind 'rl': name one of kind"):
-    sft.run(runs.sft_config(base), {'draw': common.Artifact(drawn['draw'].folder, other)}, tmp_path)
+  with pytest.raises(ValueError, match="sample_stages='draw' is a stage of kind 'rl': name one of kind"):
+    sft.run(runs.sft_config(base), {'draw': Artifact(drawn['draw'].folder, other)}, tmp_path)
 
 
 # Rejection sampling.
@@ -223,7 +224,7 @@ def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
 
 def reject_config(**fields):
   return runs.merged(reject.DEFAULT, runs.merged(dict(
-      data=runs.DATA, max_prompt_length=32, problems=4, prompts=2, samples=4,
+      data=runs.DATA, max_prompt_length=32, problems=4, prompts_per_batch=2, completions_per_problem=4,
       sampling=dict(max_new_tokens=16, chunk=16)), fields))
 
 
@@ -254,7 +255,7 @@ RECORDS = [record(0, GOOD, 1.0), record(1, GOOD, 0.0), record(2, GOOD, None),
 
 
 def test_selection_tells_what_it_leaves_out_and_why():
-  tokenizer = load_tokenizer(common.MINIATURES['miniature'])
+  tokenizer = load_tokenizer(loading.MINIATURES['miniature'])
   config = reject_config(pattern='summary', keep=1, filters=dict(length=dict(min_tokens=2)))
   samples = reject.read_samples(RECORDS, config, tokenizer)
   assert [sample.correct for sample in samples] == [True, False, None, True, True, True]
@@ -309,8 +310,8 @@ def test_nothing_left_is_said_with_the_counts(base, tmp_path):
 def test_impossible_rejection_is_refused():
   for fields, sentence in ((dict(keep=0), 'keep=0 keeps nothing'),
                            (dict(keep=3, min_kept=4), 'min_kept=4 cannot be kept: use 0 to keep=3'),
-                           (dict(accuracy='nmber'), "'nmber': did you mean 'number'"),
-                           (dict(samples=0), 'samples=0 leaves nothing to do'),
+                           (dict(correctness_reward='nmber'), "'nmber': did you mean 'number'"),
+                           (dict(completions_per_problem=0), 'completions_per_problem=0 leaves nothing to do'),
                            (dict(pattern='sumary'), "pattern='sumary' .*'summary'"),
                            (dict(filters=dict(languge={})), 'did you mean .*filters.language[?]'),
                            (dict(filters=dict(cap=dict(perprompt=2))), 'mean .*cap.per_prompt[?]'),
@@ -347,7 +348,7 @@ def test_a_base_is_trained_from_nothing(tiny_blocks, compiled, tmp_path):
   assert config['torch_dtype'] == 'bfloat16'
   jax.tree.map(lambda x: np.testing.assert_array_equal(x, x.astype('bfloat16').astype('float32')),
                exported)
-  shipped = load_tokenizer(common.MINIATURES['miniature'])
+  shipped = load_tokenizer(loading.MINIATURES['miniature'])
   text = miniature.document_text(*miniature.corpus(0, 0, 1)[0])
   assert load_tokenizer(artifact.model_folder).encode(text) == shipped.encode(text)
 

@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 
 from r1jax import tokenization
-from r1jax.sampler import Sampling
+from r1jax.sampling.sampler import Sampling
 
 SETTINGS = hypothesis.settings(deadline=None, derandomize=True, max_examples=50)
 

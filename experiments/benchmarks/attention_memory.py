@@ -36,6 +36,7 @@ def main() -> None:
   import jax
   from jax.experimental import topologies
   import jax.numpy as jnp
+
   from r1jax import models
   from r1jax.models import attention
 

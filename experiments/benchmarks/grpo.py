@@ -39,15 +39,19 @@ def main() -> None:
 
   import jax
   import numpy as np
-  from r1jax import models, rollout, sharding, train_step
+
+  from r1jax import models, rollout
   from r1jax.data.prompts import PromptBatch
-  from r1jax.stages import rl, rl_programs
+  from r1jax.runtime import sharding
+  from r1jax.stages import rl
+  from r1jax.stages.rl import programs as rl_programs
+  from r1jax.training import train_step
 
   shape = SHAPES[arguments.shape]
   config = models.ModelConfig(**shape['model'])
   model = models.build(config)
   settings = rl.DEFAULT | dict(
-      prompts=PROMPTS, group_size=GROUP,
+      prompts_per_batch=PROMPTS, group_size=GROUP,
       sampling=rl.DEFAULT['sampling'] | dict(max_new_tokens=shape['new'], chunk=arguments.chunk))
   optimizer = train_step.make_optimizer(learning_rate=1e-5)
   never = config.vocab_size
@@ -68,7 +72,7 @@ def main() -> None:
       tokens = sharding.to_host(sampled.tokens)
       seconds['rollout'].append(time.perf_counter() - start)
       rewards = (tokens % 2 == 0).mean(1)
-      batch, _ = programs.credit(
+      batch, _ = programs.compute_advantages(
           rollout.make_batch(sampled), sharding.place(rewards.astype(np.float32), mesh), 0.0)
       normalizers = rl_programs.batch_normalizers(
           batch.completion_mask, 0.0, aggregation='sequence_mean', max_length=shape['new'])

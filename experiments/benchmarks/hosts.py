@@ -45,7 +45,7 @@ def get_config(size: str):
   zero = config.stages.zero
   zero.evaluations = {}
   zero.steps, zero.checkpoint_every, zero.kl_coefficient = 3, 3, 0.05
-  zero.prompts = 16    # two micro-batches, each split over up to 8 devices
+  zero.prompts_per_batch = 16    # two micro-batches, each split over up to 8 devices
   if zero.model.source == 'random':     # completions of which it is never right
     zero.rewards = {'language': 1.0}
     zero.optimizer.learning_rate, zero.optimizer.warmup_steps = 1e-3, 0
@@ -81,6 +81,7 @@ def compare(one: str, other: str) -> dict[str, object]:
   """How far a run is from that of one device."""
   import numpy as np
   from safetensors.numpy import load_file
+
   from r1jax import metrics
   rollouts = [list(metrics.read_jsonl(f'{workdir}/zero/rollouts')) for workdir in (one, other)]
   steps = [metrics.read_metrics(f'{workdir}/zero') for workdir in (one, other)]

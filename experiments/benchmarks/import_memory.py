@@ -35,6 +35,7 @@ def shape(megabytes: int, dtype: str):
 def make(arguments) -> None:
   import jax
   import numpy as np
+
   from r1jax.models import build, huggingface
   config, count = shape(arguments.megabytes, arguments.dtype)
   rng = np.random.default_rng(0)
@@ -47,8 +48,9 @@ def make(arguments) -> None:
 
 def measure(arguments) -> None:
   import jax
-  from r1jax import sharding
+
   from r1jax.models import huggingface
+  from r1jax.runtime import sharding
   config = huggingface.read_config(arguments.folder)
   mesh = sharding.make_mesh(fsdp=2, tensor=2)
   before = int(pathlib.Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()

@@ -21,9 +21,12 @@ def main() -> None:
 
   import jax
   import jax.numpy as jnp
-  from r1jax import logprobs, models, train_step
+
+  from r1jax import models
   from r1jax.records import Batch
-  from r1jax.stages import rl, rl_programs
+  from r1jax.stages import rl
+  from r1jax.stages.rl import programs as rl_programs
+  from r1jax.training import logprobs, train_step
 
   config = models.ModelConfig(
       family='qwen3', vocab_size=arguments.vocabulary, width=arguments.width, num_layers=2,

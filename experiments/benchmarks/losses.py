@@ -157,6 +157,7 @@ def main() -> None:
   import jax
   import jax.numpy as jnp
   import numpy as np
+
   from r1jax import losses
 
   rng = np.random.default_rng(0)

@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/meshes.py [--devices 1,2,4,8] [--models dense,moe,deepseek]
 
-For tiny models it draws a rollout on one device, in both placements of the sampler's weights on
+For tiny models it draws a rollout on one device, in both rollout_shardings of the sampler's weights on
 every mesh of one or two axes that fits the devices, and computes the loss and the gradients of an
 update on it; prints how far they are from one device's as a table (docs/scale.md). Virtual devices
 of the CPU unless jax finds others. Ends with an error where tokens differ, or numbers by over 1e-5.
@@ -55,15 +55,16 @@ class Programs:
     import numpy as np
 
     from r1jax.records import Batch, Prompts
-    from r1jax.sampler import make_sampler
-    from r1jax.stages import rl, rl_programs
+    from r1jax.sampling.sampler import make_sampler
+    from r1jax.stages import rl
+    from r1jax.stages.rl import programs as rl_programs
     self.model, self.params = tiny(name)
     rng = np.random.default_rng(1)
     self.prompts = Prompts(np.int32(rng.integers(0, 64, (8, 8))), np.int32([8, 1, 5, 7, 3, 2, 8, 6]),
                            np.arange(8, dtype=np.int32))
-    self.samplers = {placement: make_sampler(
+    self.samplers = {rollout_sharding: make_sampler(
         self.model, group_size=2, max_new_tokens=8, chunk=8, stop_ids=(3, 8, 21),
-        placement=placement) for placement in ('train', 'tensor')}
+        rollout_sharding=rollout_sharding) for rollout_sharding in ('train', 'tensor')}
     loss = rl_programs.make_loss(self.model, rl.DEFAULT | dict(kl_coefficient=0.2))
     self.gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
     mask = np.float32(np.arange(8) < rng.integers(1, 9, 16)[:, None])
@@ -88,17 +89,17 @@ class Programs:
   def placed(self, mesh):
     import jax
 
-    from r1jax import sharding
+    from r1jax.runtime import sharding
     return jax.device_put(
         self.params, sharding.shardings(mesh, self.model.logical_axes, self.params))
 
-  def draw(self, mesh, placement: str) -> tuple[int, float]:
+  def draw(self, mesh, rollout_sharding: str) -> tuple[int, float]:
     """(tokens or ends that differ from one device's, greatest difference of log-probabilities)."""
     import numpy as np
 
-    from r1jax import sharding
+    from r1jax.runtime import sharding
     with sharding.use(mesh):
-      got = sharding.to_host(self.samplers[placement](
+      got = sharding.to_host(self.samplers[rollout_sharding](
           self.placed(mesh), sharding.place(self.prompts, mesh, batch=True), 0))
     mask = self.rollout.mask
     return (int((got.tokens * mask != self.rollout.tokens * mask).sum() + (got.mask != mask).sum()),
@@ -109,7 +110,7 @@ class Programs:
     import jax
     import numpy as np
 
-    from r1jax import sharding
+    from r1jax.runtime import sharding
     with sharding.use(mesh):
       got = sharding.to_host(self.gradient(
           self.placed(mesh), sharding.place(self.batch, mesh, batch=True),
@@ -121,7 +122,7 @@ class Programs:
 
 def sizes(num_devices: int) -> list[dict[str, int]]:
   """Every mesh of one or two axes, the other sizes 1."""
-  from r1jax import sharding
+  from r1jax.runtime import sharding
   if num_devices == 1:
     return [{}]
   found = [{axis: num_devices} for axis in sharding.AXES]
@@ -143,7 +144,7 @@ def main():
   os.environ.setdefault('PJRT_NPROC', '32')   # else collectives of many devices wait for ever
   import jax
 
-  from r1jax import sharding
+  from r1jax.runtime import sharding
   print('| model | devices | mesh | tokens that differ | log-probabilities | loss | gradients |')
   print('|---|---|---|---|---|---|---|')
   wrong = 0
@@ -152,7 +153,7 @@ def main():
     for count in map(int, arguments.devices.split(',')):
       for size in sizes(count):
         mesh = sharding.make_mesh(**size, devices=jax.devices()[:count])
-        drawn = [programs.draw(mesh, placement) for placement in programs.samplers]
+        drawn = [programs.draw(mesh, rollout_sharding) for rollout_sharding in programs.samplers]
         loss, gradient = programs.update(mesh)
         tokens, logprobs = sum(t for t, _ in drawn), max(x for _, x in drawn)
         wrong += tokens > 0 or max(logprobs, loss, gradient) > TOLERANCE

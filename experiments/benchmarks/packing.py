@@ -31,6 +31,7 @@ def main() -> None:
   arguments = parser.parse_args()
 
   import numpy as np
+
   from r1jax import models
   rng = np.random.default_rng(0)
 
@@ -74,9 +75,11 @@ def rl_batch(model, prompts, completions, row_length):
   """(settings, mesh, batch, its normalizers)."""
   import jax
   import numpy as np
-  from r1jax import sharding
+
   from r1jax.records import Batch
-  from r1jax.stages import rl, rl_programs
+  from r1jax.runtime import sharding
+  from r1jax.stages import rl
+  from r1jax.stages.rl import programs as rl_programs
 
   longest = max(LONGEST, int(completions.max()))
   settings = rl.DEFAULT | dict(
@@ -99,8 +102,9 @@ def report_difference(model, prompts, completions):
   import jax
   import jax.numpy as jnp
   import optax
-  from r1jax import train_step
-  from r1jax.stages import rl_programs
+
+  from r1jax.stages.rl import programs as rl_programs
+  from r1jax.training import train_step
 
   keep = optax.GradientTransformation(lambda params: params, lambda gradient, state, params: (
       jax.tree.map(jnp.zeros_like, gradient), gradient))
@@ -124,8 +128,9 @@ def report_difference(model, prompts, completions):
 def rl_update(model, prompts, completions, row_length):
   """(an update to call, real tokens, places, places that are no padding)."""
   import jax
-  from r1jax import train_step
-  from r1jax.stages import rl_programs
+
+  from r1jax.stages.rl import programs as rl_programs
+  from r1jax.training import train_step
 
   settings, mesh, batch, normalizers = rl_batch(model, prompts, completions, row_length)
   optimizer = train_step.make_optimizer(learning_rate=1e-6)
@@ -149,6 +154,7 @@ def rl_update(model, prompts, completions, row_length):
 def documents(lengths, row_length):
   """[tokens, segment_ids, positions, weights] of packed random documents."""
   import numpy as np
+
   from r1jax.data.packing import pack
 
   rng = np.random.default_rng(1)
@@ -168,8 +174,9 @@ def sft_update(model, rows):
   """As `rl_update`."""
   import jax
   import numpy as np
-  from r1jax import train_step
+
   from r1jax.stages import sft
+  from r1jax.training import train_step
 
   optimizer = train_step.make_optimizer(learning_rate=1e-6)
   step = jax.jit(train_step.make_update(

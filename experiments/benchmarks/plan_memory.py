@@ -16,10 +16,13 @@ import numpy as np
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 import r1_zero
-from r1jax import sharding, train_step
+
 from r1jax.pipeline import KINDS
 from r1jax.plan import chips, compiler, estimate
-from r1jax.stages import common
+from r1jax.runtime import sharding
+from r1jax.stages import loading
+from r1jax.stages.config import plain
+from r1jax.training import train_step
 
 MIB = 2 ** 20
 
@@ -35,7 +38,7 @@ def planned_update(config, topology):
   """(the update of the plan, its figures)."""
   mesh = sharding.make_mesh(**config['mesh'], devices=topology.devices)
   stage = config['stages']['zero']
-  programs, answer = KINDS['rl'].programs(
+  programs, answer = KINDS['rl'].shapes(
       stage, mesh, estimate.shape_finder(config['stages'], 'config.stages.zero')), None
   while (program := programs.send(answer)).name != 'update':
     _, answer = compiler.compile_program(program, mesh, topology)
@@ -47,7 +50,7 @@ def real_bytes(program, stage, mesh) -> float:
   state_like, batch_like, normalizers_like = program.arguments
   fill = lambda x: jax.device_put(np.ones(x.shape, x.dtype), x.sharding)
   with sharding.use(mesh):
-    loaded = common.load_model(inputs={}, mesh=mesh, **stage['model'])
+    loaded = loading.load_model(inputs={}, mesh=mesh, **stage['model'])
     optimizer = train_step.make_optimizer(**stage['optimizer'])
     placed = jax.tree.map(lambda x: x.sharding, state_like)
     state = jax.jit(functools.partial(train_step.init_state, optimizer=optimizer),
@@ -70,9 +73,9 @@ def real_bytes(program, stage, mesh) -> float:
 
 def main():
   topology = dataclasses.replace(chips.open_topology('local'), devices=tuple(jax.devices()[:1]))
-  config = common.plain(r1_zero.get_config('tiny'))
+  config = plain(r1_zero.get_config('tiny'))
   stage = config['stages']['zero']
-  stage['prompts'], stage['micro_batches'] = 64, 1
+  stage['prompts_per_batch'], stage['micro_batches'] = 64, 1
   program, figures = planned_update(config, topology)
   real = real_bytes(program, stage, sharding.make_mesh(1, 1, topology.devices))
   print(f'update of {stage["prompts"]} x {stage["group_size"]} completions on '

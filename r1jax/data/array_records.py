@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 import os
 
-from r1jax import storage
+from r1jax.runtime import storage
 
 
 def prepare_array_record(

@@ -28,10 +28,14 @@ from r1jax.rewards import exact_numbers, text_statistics
 from r1jax.rewards.accuracy import canonical_answer
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import (
-    ANSWER_CLOSING, ANSWER_OPENING, THINK_CLOSING, THINK_OPENING, extract_answer)
+  ANSWER_CLOSING,
+  ANSWER_OPENING,
+  THINK_CLOSING,
+  THINK_OPENING,
+  extract_answer,
+)
 from r1jax.rewards.format import format_reward
-from r1jax.rewards.language import (
-    chain_of_thought, count_words, identify, target_language)
+from r1jax.rewards.language import chain_of_thought, count_words, identify, target_language
 
 
 @dataclasses.dataclass(frozen=True)

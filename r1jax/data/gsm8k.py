@@ -6,8 +6,8 @@ import json
 import pathlib
 import re
 
-from r1jax import storage
 from r1jax.data import array_records
+from r1jax.runtime import storage
 
 SIZES = {'train': 7473, 'test': 1319}
 _FIRST = {  # The beginning of each split's first question.

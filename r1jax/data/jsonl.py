@@ -6,8 +6,8 @@ import json
 import math
 from typing import Any
 
-from r1jax import storage
 from r1jax.rewards import extract
+from r1jax.runtime import storage
 
 _TAGS = (
     extract.THINK_OPENING, extract.THINK_CLOSING, extract.ANSWER_OPENING, extract.ANSWER_CLOSING)

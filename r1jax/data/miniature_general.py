@@ -168,7 +168,7 @@ def draw_general(rng: random.Random, task: str | None = None, *, held_out: bool 
 
 
 def general_examples(
-    split: str, size: int, *, seed: int = 0, tasks: Sequence[str] = (), careless: float = 0.0,
+    split: str, size: int, *, seed: int = 0, tasks: Sequence[str] = (), bad_answer_share: float = 0.0,
 ) -> list[dict]:
   """General tasks of a split ('train' or 'test'), one of each task in turn.
 
@@ -181,7 +181,7 @@ def general_examples(
     size: how many, at most.
     seed: of the draws; those of a task do not depend on which others there are.
     tasks: of `GENERAL_TASKS`, in their order; all of them if empty.
-    careless: the share of examples, drawn by the seed, whose `answer` is the bad one, as a careless
+    bad_answer_share: the share of examples, drawn by the seed, whose `answer` is the bad one, as a careless
       writer's data have them; these have no `check`.
 
   Raises:
@@ -192,8 +192,8 @@ def general_examples(
                      "'test'")
   if size < 1:
     raise ValueError(f"size={size} of the miniature's general tasks leaves none: use at least 1")
-  if not 0 <= careless <= 1:
-    raise ValueError(f"careless={careless} of the miniature's general tasks is no share: use 0 to 1")
+  if not 0 <= bad_answer_share <= 1:
+    raise ValueError(f"bad_answer_share={bad_answer_share} of the miniature's general tasks is no share: use 0 to 1")
   for task in tasks:
     if task not in _TASKS:
       near = difflib.get_close_matches(str(task), GENERAL_TASKS, n=1, cutoff=0.0)[0]
@@ -207,10 +207,10 @@ def general_examples(
     over = [draws for draws, example in drawn if example is None]
     turn = [draws for draws in turn if draws not in over]
   rng = random.Random(f'careless {seed}')
-  return [_careless(example) if rng.random() < careless else example for example in examples]
+  return [_badly_answered(example) if rng.random() < bad_answer_share else example for example in examples]
 
 
-def _careless(example: dict) -> dict:
+def _badly_answered(example: dict) -> dict:
   unchecked = {field: value for field, value in example.items() if field != 'check'}
   return unchecked | {'answer': example['bad_answer']}
 

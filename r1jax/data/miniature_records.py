@@ -7,8 +7,8 @@ import hashlib
 import json
 from typing import Any
 
-from r1jax import storage
 from r1jax.data import array_records, miniature
+from r1jax.runtime import storage
 
 _PROBE = 16
 

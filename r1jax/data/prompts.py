@@ -51,7 +51,7 @@ class PromptStream:
       tokenizer: tokenization.Tokenizer,
       *,
       template: str,
-      prompts: int,
+      prompts_per_batch: int,
       max_prompt_length: int,
       seed: int,
       shuffle: bool = True,
@@ -66,7 +66,7 @@ class PromptStream:
       source: n examples with a text 'question', by index from 0.
       tokenizer: encodes the prompts.
       template: a name in `tokenization.TEMPLATES`.
-      prompts: how many a batch has, over all hosts.
+      prompts_per_batch: how many a batch has, over all hosts.
       max_prompt_length: P, in tokens.
       seed: of the shuffling, from 0.
       shuffle: whether epochs are shuffled, or in the source's order.
@@ -84,13 +84,13 @@ class PromptStream:
       raise ValueError(f'overlong={overlong!r} is unknown: say \'skip\' or \'error\'.')
     if max_prompt_length < 1:
       raise ValueError(f'max_prompt_length={max_prompt_length} leaves no prompt: raise it.')
-    if not 0 < prompts <= len(source):
+    if not 0 < prompts_per_batch <= len(source):
       raise ValueError(
-          f'prompts={prompts} does not suit a source of {len(source)} examples: take from 1 to '
+          f'prompts_per_batch={prompts_per_batch} does not suit a source of {len(source)} examples: take from 1 to '
           f'{len(source)}, or give more data.')
-    if prompts % process_count or not 0 <= process_index < process_count:
+    if prompts_per_batch % process_count or not 0 <= process_index < process_count:
       raise ValueError(
-          f'prompts={prompts} cannot be shared out to host {process_index} of '
+          f'prompts_per_batch={prompts_per_batch} cannot be shared out to host {process_index} of '
           f'{process_count}: take a multiple of the number of hosts.')
     if seed < 0:
       raise ValueError(f'seed={seed} cannot shuffle the data: take one from 0.')
@@ -99,9 +99,9 @@ class PromptStream:
     self._shown = {question for question, _ in shots}
     self._tokenizer = tokenizer
     self._template = template
-    self._batch_size = prompts
+    self._batch_size = prompts_per_batch
     self._max_prompt_length = max_prompt_length
-    share = prompts // process_count
+    share = prompts_per_batch // process_count
     self._block = slice(process_index * share, (process_index + 1) * share)
     self._order = _Cycle(len(source))
     if shuffle:
@@ -149,7 +149,7 @@ class PromptStream:
       if counter - start == 2 * len(self.source):
         raise ValueError(
             f'Only {len(prompts)} of the {len(self.source)} prompts have at most '
-            f'max_prompt_length={self._max_prompt_length} tokens and prompts='
+            f'max_prompt_length={self._max_prompt_length} tokens and prompts_per_batch='
             f'{self._batch_size} are needed: raise the former or lower the latter.')
       index = self._order[counter]
       counter += 1

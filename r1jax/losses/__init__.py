@@ -8,11 +8,33 @@ to the loss of the whole. Metrics carry no gradient.
 """
 from r1jax.losses.distillation import DIVERGENCES, distillation_loss, distillation_top_k_loss
 from r1jax.losses.policy import (
-    AGGREGATIONS, CLIPS, CORRECTIONS, RATIO_LEVELS, loss_normalizer, policy_loss)
+    AGGREGATIONS,
+    CLIPS,
+    CORRECTIONS,
+    RATIO_LEVELS,
+    loss_normalizer,
+    policy_loss,
+)
 from r1jax.losses.preferences import bradley_terry_loss, safety_loss
 from r1jax.losses.recipes import (
-    bnpo_loss, cispo_loss, dapo_loss, dr_grpo_loss, grpo_loss, gspo_loss, gspo_token_loss,
-    ppo_clip_loss, ppo_kl_loss, reinforce_loss, reinforce_pp_loss, rloo_loss)
+    bnpo_loss,
+    cispo_loss,
+    dapo_loss,
+    dr_grpo_loss,
+    grpo_loss,
+    gspo_loss,
+    gspo_token_loss,
+    ppo_clip_loss,
+    ppo_kl_loss,
+    reinforce_loss,
+    reinforce_pp_loss,
+    rloo_loss,
+)
 from r1jax.losses.supervised import (
-    chunked_cross_entropy_loss, cross_entropy_loss, in_chunks, supervised_loss, weight_sum)
+    chunked_cross_entropy_loss,
+    cross_entropy_loss,
+    in_chunks,
+    supervised_loss,
+    weight_sum,
+)
 from r1jax.losses.values import explained_variance, value_loss

@@ -1,6 +1,13 @@
 """Transformers: their shapes, their mathematics, and the checkpoints of the families."""
 from r1jax.models.config import (
-    Experts, Latent, LinearScaling, ModelConfig, RopeScaling, YarnScaling, flops_per_token,
-    num_params)
+    Experts,
+    Latent,
+    LinearScaling,
+    ModelConfig,
+    RopeScaling,
+    YarnScaling,
+    flops_per_token,
+    num_params,
+)
 from r1jax.models.presets import PRESETS
 from r1jax.models.transformer import Cache, Model, build

@@ -21,18 +21,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from r1jax import sharding
 from r1jax.kernels.flash import flash_attention
 from r1jax.kernels.marks import Marks
 from r1jax.models.config import LinearScaling, ModelConfig, RopeScaling, YarnScaling
-from r1jax.records import record
+from r1jax.records import pytree_dataclass
+from r1jax.runtime import sharding
 
 NEVER = -1e30   # a masked score: finite, so that a fully masked row stays finite
 
 LONG = 512   # from so many tokens on, or as many scores a head, blocks are the faster form on a CPU
 
 
-@record
+@pytree_dataclass
 class KeyValue:
   """Keys and values of some positions, as they lie in a cache.
 

@@ -6,10 +6,17 @@ is written in the spelling of transformers 4, which version 5 reads too.
 import dataclasses
 import json
 
-from r1jax import storage
 from r1jax.models import families
 from r1jax.models.config import (
-    Experts, Latent, LinearScaling, ModelConfig, RopeScaling, YarnScaling, as_runs)
+  Experts,
+  Latent,
+  LinearScaling,
+  ModelConfig,
+  RopeScaling,
+  YarnScaling,
+  as_runs,
+)
+from r1jax.runtime import storage
 
 _ARCHITECTURES = {
     'llama': 'LlamaForCausalLM',

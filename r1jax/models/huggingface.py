@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import hosts, storage
 from r1jax.models import families, fp8, safetensors_io, streaming
 from r1jax.models.config import ModelConfig
-from r1jax.models.hf_config import (
-    check_expressible, config_json, read_block, read_config as read_config, read_json)
+from r1jax.models.hf_config import check_expressible, config_json, read_block, read_json
+from r1jax.models.hf_config import read_config as read_config
+from r1jax.runtime import hosts, storage
 
 _READ_TYPES = ('F32', 'F16', 'BF16')   # and fp8.TYPE, with its scales
 _WRITTEN_TYPES = ('float32', 'bfloat16')

@@ -9,11 +9,11 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from r1jax import sharding
 from r1jax.models import attention
 from r1jax.models.attention import KeyValue
 from r1jax.models.config import ModelConfig, YarnScaling
 from r1jax.models.layers import RMSNorm, normal, out_deviation, product
+from r1jax.runtime import sharding
 
 _EPSILON = 1e-6   # of the latents' norms, whatever the model's
 

@@ -7,10 +7,10 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from r1jax import sharding
 from r1jax.models import attention
 from r1jax.models.attention import KeyValue
 from r1jax.models.config import ModelConfig
+from r1jax.runtime import sharding
 
 ACTIVATIONS = {
     'silu': jax.nn.silu,

@@ -14,12 +14,11 @@ import math
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 
-from r1jax import sharding
 from r1jax.models.config import Experts, ModelConfig
 from r1jax.models.layers import ACTIVATIONS, Mlp, normal, out_deviation
-from r1jax.records import record
+from r1jax.records import pytree_dataclass
+from r1jax.runtime import sharding
 
 # Logical axes of the experts' weights, [E, D, 2, W] and [E, W, D].
 GATE_UP_AXES = ('expert', 'embed', None, 'mlp')
@@ -27,7 +26,7 @@ DOWN_AXES = ('expert', 'mlp', 'embed')
 FLOAT32_PARAMETERS = ('router', 'balancing_bias')   # whatever the compute type
 
 
-@record
+@pytree_dataclass
 class Routing:
   """How the tokens of each row were routed, over its real tokens (`segment_ids` not 0).
 

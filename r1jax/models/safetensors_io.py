@@ -11,7 +11,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from r1jax import storage
+from r1jax.runtime import storage
 
 TYPES = {
     'F32': np.dtype(np.float32),

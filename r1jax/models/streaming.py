@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from r1jax import sharding
 from r1jax.models import families
 from r1jax.models.config import ModelConfig
 from r1jax.models.families import Tensor
+from r1jax.runtime import sharding
 
 PIECE_BYTES = 16 * 1024**2   # float32; what an import reads at once, and what counts as small
 _FETCHED_WHOLE = 1024**2     # bytes of a parameter that an export fetches in one go

@@ -16,7 +16,6 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from r1jax import sharding
 from r1jax.kernels import flash
 from r1jax.kernels.marks import Marks
 from r1jax.models import attention
@@ -24,12 +23,19 @@ from r1jax.models.attention import Context, KeyValue
 from r1jax.models.config import ModelConfig
 from r1jax.models.latent_attention import LatentAttention
 from r1jax.models.layers import Attention, Mlp, norm, normal, product
-from r1jax.models.moe import DOWN_AXES, FLOAT32_PARAMETERS, GATE_UP_AXES
-from r1jax.models.moe import MixtureOfExperts, Routing, joined
-from r1jax.records import record
+from r1jax.models.moe import (
+  DOWN_AXES,
+  FLOAT32_PARAMETERS,
+  GATE_UP_AXES,
+  MixtureOfExperts,
+  Routing,
+  joined,
+)
+from r1jax.records import pytree_dataclass
+from r1jax.runtime import sharding
 
 
-@record
+@pytree_dataclass
 class Cache:
   """What earlier tokens leave for later ones; opaque outside `models/`.
 

@@ -74,11 +74,11 @@ def _plan(config, name, only, mean_length, steps, search, json_file, cache) -> N
   from r1jax import pipeline
   from r1jax.plan import chips, estimate, table
   from r1jax.plan import search as searching
-  from r1jax.stages import common
-  config = common.plain(config)
+  from r1jax.stages.config import check_choice, plain
+  config = plain(config)
   pipeline.check(config)
   for stage in only:
-    common.check_choice(stage, config['stages'], 'stage')
+    check_choice(stage, config['stages'], 'stage')
   topology = chips.open_topology(name)
   console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
   print(table.assumed(topology), flush=True)

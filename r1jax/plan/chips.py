@@ -127,13 +127,13 @@ def _local_chip() -> Chip:
   """This machine's devices, of which several virtual ones share the memory."""
   import jax
 
-  from r1jax.stages import common
+  from r1jax.runtime import hardware
   device, count = jax.devices()[0], jax.device_count()
   stats = device.memory_stats() or {}
   memory = stats.get('bytes_limit') or (
       os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / count
       if sys.platform != 'win32' else 0)
-  return Chip('local', common.peak_flops() / count, memory, _copied_a_second() / count, 0.0)
+  return Chip('local', hardware.peak_flops() / count, memory, _copied_a_second() / count, 0.0)
 
 
 def _copied_a_second() -> float:

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from r1jax import sharding
 from r1jax.plan import chips, hlo
 from r1jax.plan.chips import Topology
-from r1jax.stages import abstract
-from r1jax.storage import Path
+from r1jax.runtime import sharding
+from r1jax.runtime.storage import Path
+from r1jax.stages import program_shapes
 
 _FORM = 4     # of what the cache keeps
 
@@ -61,13 +61,13 @@ class Figures(Memory):
 
 
 def compile_program(
-    program: abstract.Program, mesh: jax.sharding.Mesh, topology: Topology,
+    program: program_shapes.ProgramShapes, mesh: jax.sharding.Mesh, topology: Topology,
     cache: str | pathlib.Path = '',
 ) -> tuple[Figures, Any]:
   """(figures, the placed shapes of what it returns or None: not `followed`, or too large)."""
   with sharding.use(mesh):
     lowered = program.function.lower(*program.arguments, **program.keywords)
-  beside = abstract.bytes_on_a_device(program.beside)
+  beside = program_shapes.bytes_on_a_device(program.beside)
   key = hashlib.sha256('\n'.join((
       str(_FORM), jax.__version__, _compiler_version(topology), topology.name,
       str(mesh.shape_tuple), repr(topology.chip),
@@ -99,7 +99,7 @@ def _compile(program, lowered, mesh, topology) -> tuple[Figures, list | None]:
   found = None
   try:
     if topology.tpu and not program.followed:
-      beside = abstract.bytes_on_a_device(program.beside)
+      beside = program_shapes.bytes_on_a_device(program.beside)
       found, specs = _optimise(lowered, topology.chip, beside), None
     if found is None:
       found, specs = _finish(lowered, topology)

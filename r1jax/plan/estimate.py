@@ -4,13 +4,14 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from r1jax import sharding
 from r1jax.models import PRESETS, ModelConfig
 from r1jax.pipeline import KINDS
 from r1jax.plan import chips
 from r1jax.plan.chips import Topology
 from r1jax.plan.compiler import Figures, compile_program
-from r1jax.stages import abstract, common
+from r1jax.runtime import sharding
+from r1jax.stages import loading, program_shapes
+from r1jax.stages.config import check_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ class StagePlan:
   kind: str
   mesh: Mapping[str, int]
   estimates: tuple[Estimate, ...]
-  work: abstract.Work | None
+  work: program_shapes.IterationWork | None
 
   @property
   def fits(self) -> bool:
@@ -91,7 +92,7 @@ def shape_finder(stages: Mapping[str, Mapping], where: str) -> Callable[[Mapping
   def shape_of(model: Mapping[str, Any]) -> ModelConfig:
     stage = stages.get(model['source'])
     if stage is None:
-      return abstract.find_shape(model['source'], model['preset'], f'{where}.model')
+      return program_shapes.find_shape(model['source'], model['preset'], f'{where}.model')
     if stage['kind'] == 'pretrain':
       return PRESETS[stage['preset']]
     return shape_of(stage['model'])
@@ -119,11 +120,11 @@ def plan_stage(
   """
   mesh = sharding.make_mesh(**config['mesh'], devices=topology.devices)
   stage = config['stages'][name]
-  common.check_mesh(stage, mesh, f'config.stages.{name}')
+  check_mesh(stage, mesh, f'config.stages.{name}')
   shape_of = shape_finder(config['stages'], f'config.stages.{name}')
   if 'model' in stage:
-    common.check_model_fits(shape_of(stage['model']), mesh)
-  programs = KINDS[stage['kind']].programs(stage, mesh, shape_of, mean_length=mean_length)
+    loading.check_model_fits(shape_of(stage['model']), mesh)
+  programs = KINDS[stage['kind']].shapes(stage, mesh, shape_of, mean_length=mean_length)
   estimates, answer, work, refused = [], None, None, False
   while True:
     try:
@@ -135,7 +136,7 @@ def plan_stage(
     figures, answer = compile_program(program, mesh, topology, cache)
     refused |= figures.too_large
     estimates.append(Estimate(
-        figures, program.times, program.useful, abstract.bytes_on_a_device(program.beside),
+        figures, program.times, program.useful, program_shapes.bytes_on_a_device(program.beside),
         topology.chip, mesh.size))
     if until_too_large and not estimates[-1].fits:
       break

@@ -5,7 +5,7 @@ cost, a loop its body times its trips. Counted are matrix products (dots and con
 inside fusions; kernels by the estimate that they carry), bytes between a chip's memory and its
 instructions, and collectives. Elementwise arithmetic is not: it hides behind the bytes it reads.
 """
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 import dataclasses
 import functools
 import math

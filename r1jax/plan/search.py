@@ -1,4 +1,4 @@
-"""Settings with which stages fit: the mesh, micro-batches, rematerialisation, the placement.
+"""Settings with which stages fit: the mesh, micro-batches, rematerialisation, the rollout_sharding.
 
 Candidates that arithmetic alone rules out are left out, the others ordered by what they are likely
 to cost, and compiled until all stages fit on one mesh or a bounded number of meshes has been tried:
@@ -11,16 +11,17 @@ import math
 import pathlib
 from typing import Any
 
-from r1jax import sharding
 from r1jax.models import num_params
 from r1jax.pipeline import KINDS
 from r1jax.plan import estimate
 from r1jax.plan.chips import Topology
-from r1jax.stages import common
+from r1jax.runtime import sharding
+from r1jax.stages import loading
+from r1jax.stages.config import check_mesh
 
 _MESHES = 6        # meshes that are tried at most
 _TRIED = 4         # settings of a stage that are compiled at most, on one mesh
-# Programs that micro-batches and rematerialisation make smaller.
+# StageShapes that micro-batches and rematerialisation make smaller.
 _UPDATES = {'score', 'value', 'update', 'update of the critic'}
 
 
@@ -52,17 +53,17 @@ def search(
 
   def fitting(config, name: str, gathered: bool) -> dict | None:
     """`config` with settings of the stage with which it fits this mesh."""
-    tried, hopeless = 0, set()      # placements with which drawing does not fit
+    tried, hopeless = 0, set()      # rollout_shardings with which drawing does not fit
     for candidate in _settings(config, name, topology, gathered):
-      placement = _placement(candidate['stages'][name])
-      if tried == _TRIED or placement in hopeless:
+      rollout_sharding = _rollout_sharding(candidate['stages'][name])
+      if tried == _TRIED or rollout_sharding in hopeless:
         continue
       tried += 1
       plan = compiled(candidate, name)
       if plan['fits']:
         return candidate
       if plan['last'] not in _UPDATES:
-        hopeless.add(placement)
+        hopeless.add(rollout_sharding)
     return None
 
   order = list(names)
@@ -118,39 +119,39 @@ def _settings(config, name, topology: Topology, gathered: bool) -> Iterator[dict
   stage, candidates = config['stages'][name], []
   mesh = sharding.make_mesh(**config['mesh'], devices=topology.devices)
   try:
-    common.check_model_fits(_shape(config, name), mesh)
+    loading.check_model_fits(_shape(config, name), mesh)
   except ValueError:
     return
   micros = [0]       # of a stage that trains nothing
   if 'micro_batches' in stage:
-    rows = (stage.get('prompts') or stage['rows']) // stage.get('mini_batches', 1)
+    rows = (stage.get('prompts_per_batch') or stage['rows']) // stage.get('mini_batches', 1)
     micros = [size for size in _powers(rows) if rows % size == 0]
   draws = mesh.size > 1 and ('sampling' in stage or stage.get('evaluations'))
-  placements = ('tensor', 'train')[:1 + gathered] if draws else ('',)
-  for micro, remat, placement in itertools.product(micros, (False, True), placements):
-    candidate = _changed(config, name, micro, remat, placement)
+  rollout_shardings = ('tensor', 'train')[:1 + gathered] if draws else ('',)
+  for micro, remat, rollout_sharding in itertools.product(micros, (False, True), rollout_shardings):
+    candidate = _changed(config, name, micro, remat, rollout_sharding)
     try:
       KINDS[stage['kind']].check(candidate['stages'][name], name)
-      common.check_mesh(candidate['stages'][name], mesh, name)
+      check_mesh(candidate['stages'][name], mesh, name)
     except ValueError:      # a batch or a length that this mesh does not divide
       continue
     rough = rough_bytes(candidate, name)
     if _least_bytes(candidate, name) <= topology.chip.memory:
       over = rough > topology.chip.memory
-      candidates.append(((over, rough) if over else (over, micro, remat, placement == 'train'),
+      candidates.append(((over, rough) if over else (over, micro, remat, rollout_sharding == 'train'),
                          candidate))
   yield from (one for _, one in sorted(candidates, key=lambda one: one[0]))
 
 
-def _changed(config, name, micro_batches: int, remat: bool, placement: str) -> dict:
+def _changed(config, name, micro_batches: int, remat: bool, rollout_sharding: str) -> dict:
   stage = copy.deepcopy(dict(config['stages'][name]))
   if micro_batches:
     stage['micro_batches'] = micro_batches
   (stage['model'] if 'model' in stage else stage)['remat'] = remat
-  if placement:
+  if rollout_sharding:
     for one in (stage, *stage.get('evaluations', {}).values()):
       if 'sampling' in one:
-        one['sampling']['placement'] = placement
+        one['sampling']['rollout_sharding'] = rollout_sharding
   return {**config, 'stages': {**config['stages'], name: stage}}
 
 
@@ -176,11 +177,11 @@ def _shape(config, name):
   return estimate.shape_finder(config['stages'], name)(model)
 
 
-def _placement(stage: Mapping[str, Any]) -> str:
+def _rollout_sharding(stage: Mapping[str, Any]) -> str:
   """That of the first sampler of a stage, '' where it draws nothing."""
   samplers = [one['sampling'] for one in (stage, *stage.get('evaluations', {}).values())
               if 'sampling' in one]
-  return samplers[0]['placement'] if samplers else ''
+  return samplers[0]['rollout_sharding'] if samplers else ''
 
 
 def _least_bytes(config: Mapping[str, Any], name: str) -> float:
@@ -208,10 +209,10 @@ def _cache_bytes(stage, mesh, shape) -> float:
   width = 2 if stage['model']['compute_dtype'] == 'bfloat16' else 4
   shards = mesh['replica'] * mesh['fsdp'] * mesh['expert']
   spread = shards * mesh['sequence'] * mesh['tensor'] / mesh['replica']
-  if sampling['placement'] == 'tensor':
+  if sampling['rollout_sharding'] == 'tensor':
     spread, shards = mesh['tensor'] * mesh['expert'], shards * mesh['sequence']
-  prompts = min(stage['prompts'], stage.get('problems', stage['prompts']))
-  rows = prompts * (stage.get('group_size') or stage['samples'])
+  prompts = min(stage['prompts_per_batch'], stage.get('problems', stage['prompts_per_batch']))
+  rows = prompts * (stage.get('group_size') or stage['completions_per_problem'])
   heads = shape.latent.rank + shape.latent.rope_dim if shape.latent else (
       2 * shape.num_kv_heads * shape.head_dim / mesh['tensor'])
   longest = sampling['max_new_tokens']
@@ -230,7 +231,7 @@ def rough_bytes(config: Mapping[str, Any], name: str) -> float:
   model, sampling = stage.get('model') or stage, stage.get('sampling')
   width = 2 if model['compute_dtype'] == 'bfloat16' else 4
   if sampling:
-    rows, length = stage['prompts'] * stage['group_size'], sampling['max_new_tokens']
+    rows, length = stage['prompts_per_batch'] * stage['group_size'], sampling['max_new_tokens']
   else:
     rows, length = stage['rows'], stage.get('row_length') or 2 * stage['max_tokens']
   pieces = stage['micro_batches'] * stage.get('mini_batches', 1)

@@ -7,9 +7,9 @@ no template can be measured. Nothing is ever evaluated: where the gold is a numb
 12. math-verify would take it, and a model could answer by repeating its question.
 """
 
-import re
 from collections.abc import Mapping
 from fractions import Fraction
+import re
 
 from r1jax.rewards import exact_numbers, formulas, workers
 from r1jax.rewards.completion import Completion

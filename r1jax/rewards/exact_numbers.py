@@ -13,8 +13,8 @@ A comma is never a decimal point. What is longer than 200 characters is not read
 text costs more than a moment.
 """
 
-import re
 from fractions import Fraction
+import re
 
 _MAX_CHARACTERS = 200
 _TAIL_CHARACTERS = 1000

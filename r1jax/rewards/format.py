@@ -1,7 +1,7 @@
 """The format reward of R1-Zero (DeepSeek-R1 report, section 2.2)."""
 
-import re
 from collections.abc import Mapping
+import re
 
 from r1jax.rewards import extract
 from r1jax.rewards.completion import Completion

@@ -11,13 +11,13 @@ function written in a notebook may be a closure; those of `_ASKING` run in sever
 wait for worker processes.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 import dataclasses
 import difflib
 import functools
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import losses
-from r1jax.logprobs import token_logprobs
 from r1jax.models import Model, ModelConfig
 from r1jax.models.moe import Routing, row_balance_loss, update_balance
+from r1jax.training.logprobs import token_logprobs
 
 EXPERTS = dict(balance_coefficient=0.0, bias_rate=0.0)
 _COUNTS = 'experts/counts'

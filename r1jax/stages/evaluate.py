@@ -8,39 +8,42 @@ from typing import Any
 
 import jax
 
-from r1jax import checkpoint, compute, hosts, metrics, sharding
+from r1jax import checkpoint, metrics
 from r1jax import evaluate as evaluation
 from r1jax.data.curation import readable_completion
 from r1jax.data.prompts import PromptStream
-from r1jax.models import Model, ModelConfig
+from r1jax.models import Model, ModelConfig, compute
 from r1jax.rewards.language import target_language
 from r1jax.rewards.skills import CHECKS, by_check
 from r1jax.rewards.suite import RewardSuite, named_rewards
-from r1jax.sampler import Interrupted, Sampler, Sampling, make_sampler
-from r1jax.stages import abstract, common, supervised_abstract
-from r1jax.storage import Path, to_json
+from r1jax.runtime import hosts, sharding
+from r1jax.runtime.storage import Path, to_json
+from r1jax.sampling.sampler import Interrupted, Sampler, Sampling, make_sampler
+from r1jax.stages import datasets, loading, program_shapes, supervised_program_shapes
+from r1jax.stages.config import check_choice, check_config, check_sampling, plain
+from r1jax.stages.stage import Artifact, StopRequested
 from r1jax.tokenization import Tokenizer, opens_think, stop_ids
 
 TRAINED = 'trained'   # as `model.source`: the model that the stage has just trained
 
 DEFAULT = dict(
     kind='evaluate', inputs=(), seed=0,
-    model=common.MODEL | dict(source=TRAINED),
-    data={},                        # name, and the fields of `stages.common.DATASETS`
+    model=loading.MODEL | dict(source=TRAINED),
+    data={},                        # name, and the fields of `stages.datasets.DATASETS`
     split='test',
     template='miniature', max_prompt_length=64, overlong='skip',
-    problems=500, prompts=125,      # in all, and at a time
-    samples=8,                      # completions a problem
+    problems=500, prompts_per_batch=125,      # in all, and at a time
+    completions_per_problem=8,                      # completions a problem
     shots=0,                        # examples of the train split shown before every question
     sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32,
-                  placement='train'),   # of the sampler's weights on the mesh, or 'tensor'
-    accuracy='number',              # the reward that decides what is correct, where no `check` does
+                  rollout_sharding='train'),   # of the sampler's weights on the mesh, or 'tensor'
+    correctness_reward='number',              # the reward that decides what is correct, where no `check` does
     reward_workers=2, reward_timeout_s=5.0,
 )
 # A stage of several evaluations of one model.
 SEVERAL = dict(
     kind='evaluate', inputs=(), seed=0,
-    model=common.MODEL,
+    model=loading.MODEL,
     evaluations={},                 # name -> fields of DEFAULT; source 'trained' is the model here
 )
 
@@ -51,26 +54,26 @@ def check(config: Mapping[str, Any], where: str) -> None:
   A config with `evaluations` has the fields of SEVERAL, any other those of DEFAULT.
   """
   if 'evaluations' in config:
-    common.check_config(config, SEVERAL, where)
+    check_config(config, SEVERAL, where)
     if not config['evaluations']:
       raise ValueError(f'{where}.evaluations is empty and leaves nothing to do: name at least one')
     for name, one in config['evaluations'].items():
-      common.check_config(one, DEFAULT, f'{where}.evaluations.{name}')
+      check_config(one, DEFAULT, f'{where}.evaluations.{name}')
       check(one, f'{where}.evaluations.{name}')
     return
-  common.check_config(config, DEFAULT, where)
-  common.check_data(config['data'], f'{where}.data')
-  common.check_sampling(config['sampling'], f'{where}.sampling')
-  for name in ('problems', 'prompts', 'samples'):
+  check_config(config, DEFAULT, where)
+  datasets.check_data(config['data'], f'{where}.data')
+  check_sampling(config['sampling'], f'{where}.sampling')
+  for name in ('problems', 'prompts_per_batch', 'completions_per_problem'):
     if config[name] < 1:
       raise ValueError(f'{where}.{name}={config[name]} leaves nothing to do: use at least 1')
   if config['shots'] < 0:
     raise ValueError(f'{where}.shots={config["shots"]} shows nothing: use 0 for none')
-  named_rewards({config['accuracy']: 1.0})
+  named_rewards({config['correctness_reward']: 1.0})
 
 
 def evaluate_model(
-    config: Mapping[str, Any], loaded: common.LoadedModel, *, mesh: jax.sharding.Mesh,
+    config: Mapping[str, Any], loaded: loading.LoadedModel, *, mesh: jax.sharding.Mesh,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, tuple[float, float, float]], list[dict]]:
   """(scores with intervals, one record a completion) of a loaded model, by fields of DEFAULT."""
@@ -78,9 +81,9 @@ def evaluate_model(
   stops = stop_ids(config['template'], tokenizer)
   opened = opens_think(config['template'], tokenizer)
   problems = problem_stream(
-      {**config, 'prompts': common.prompts_at_a_time(config, mesh)}, tokenizer)
+      {**config, 'prompts_per_batch': datasets.prompts_at_a_time(config, mesh)}, tokenizer)
   sample = _sampler(config, loaded.model, stops, should_stop)
-  functions = named_rewards({config['accuracy']: 1.0}, opened=opened)
+  functions = named_rewards({config['correctness_reward']: 1.0}, opened=opened)
   if any(example.get('check') for example in problems.source):
     functions = {name: (by_check(function, opened=opened), weight)
                  for name, (function, weight) in functions.items()}
@@ -89,10 +92,10 @@ def evaluate_model(
     try:
       return evaluation.evaluate(
           sample, loaded.params, problems, rewards, tokenizer,
-          num_problems=config['problems'], num_samples=config['samples'], stop_ids=stops,
-          opened=opened, ks=tuple(sorted({1, config['samples']})), mesh=mesh)
+          num_problems=config['problems'], num_samples=config['completions_per_problem'], stop_ids=stops,
+          opened=opened, ks=tuple(sorted({1, config['completions_per_problem']})), mesh=mesh)
     except Interrupted:
-      raise common.StopRequested('an evaluation was asked to stop: those before it are kept; run '
+      raise StopRequested('an evaluation was asked to stop: those before it are kept; run '
                                  'the same command to go on') from None
 
 
@@ -102,8 +105,8 @@ def _sampler(
 ) -> Sampler:
   sampling = dict(config['sampling'])
   return make_sampler(
-      model, group_size=config['samples'], max_new_tokens=sampling.pop('max_new_tokens'),
-      chunk=sampling.pop('chunk'), placement=sampling.pop('placement'),
+      model, group_size=config['completions_per_problem'], max_new_tokens=sampling.pop('max_new_tokens'),
+      chunk=sampling.pop('chunk'), rollout_sharding=sampling.pop('rollout_sharding'),
       sampling=Sampling(**sampling), stop_ids=stops,
       compute_dtype=config['model']['compute_dtype'], seed=config['seed'], should_stop=should_stop)
 
@@ -117,7 +120,7 @@ def problem_stream(config: Mapping[str, Any], tokenizer: Tokenizer) -> PromptStr
       twice, with the same completions.
   """
   problems = config['problems']
-  stream = common.prompt_stream(config, tokenizer, config['split'], at_most=problems,
+  stream = datasets.prompt_stream(config, tokenizer, config['split'], at_most=problems,
                                 shots=shown_examples(config))
   for index in range(len(stream.source)):
     _check_example(stream.source[index], f'example {index} of the {config["split"]} split of '
@@ -135,7 +138,7 @@ def problem_stream(config: Mapping[str, Any], tokenizer: Tokenizer) -> PromptStr
 
 def _check_example(example: Mapping[str, Any], where: str) -> None:
   if example.get('check'):
-    common.check_choice(example['check'], CHECKS, f'{where}: check')
+    check_choice(example['check'], CHECKS, f'{where}: check')
   if example.get('language'):
     try:
       target_language('', example['language'])
@@ -153,7 +156,7 @@ def shown_examples(config: Mapping[str, Any]) -> list[tuple[str, str]]:
   """
   if not config['shots']:
     return []
-  examples = common.load_examples(config['data'], 'train')
+  examples = datasets.load_examples(config['data'], 'train')
   if len(examples) < config['shots']:
     raise ValueError(f'evaluation: shots={config["shots"]}, but the train split of '
                      f'{config["data"]["name"]!r} has {len(examples)} examples: lower shots')
@@ -169,7 +172,7 @@ def worked_answer(example: Mapping[str, Any]) -> str:
 
 
 def check_sources(
-    evaluations: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, common.Artifact],
+    evaluations: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Artifact],
     tokenizer: Tokenizer | None,
 ) -> None:
   """Looks for the models and reads the data of evaluations, before a stage trains for them.
@@ -182,12 +185,12 @@ def check_sources(
   for config in evaluations.values():
     source = config['model']['source']
     trained = source == TRAINED and tokenizer is not None
-    problem_stream(config, tokenizer if trained else common.find_tokenizer(source, inputs))
+    problem_stream(config, tokenizer if trained else loading.find_tokenizer(source, inputs))
 
 
 def run_all(
-    evaluations: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, common.Artifact],
-    workdir: Path, *, trained: common.LoadedModel | None, mesh: jax.sharding.Mesh,
+    evaluations: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Artifact],
+    workdir: Path, *, trained: loading.LoadedModel | None, mesh: jax.sharding.Mesh,
     should_stop: Callable[[], bool] = lambda: False, console=None,
 ) -> dict[str, dict[str, tuple[float, float, float]]]:
   """Runs evaluations by name, prints their table, and keeps it in `workdir`.
@@ -200,7 +203,7 @@ def run_all(
   """
   @functools.lru_cache(maxsize=1)
   def load(model):
-    return common.load_model(inputs=inputs, mesh=mesh, **json.loads(model))
+    return loading.load_model(inputs=inputs, mesh=mesh, **json.loads(model))
 
   table = {}
   for name, config in evaluations.items():
@@ -242,16 +245,16 @@ def keep_table(
 
 
 def run(
-    config: Mapping[str, Any], inputs: Mapping[str, common.Artifact], workdir: str | Path, *,
+    config: Mapping[str, Any], inputs: Mapping[str, Artifact], workdir: str | Path, *,
     stage: str = 'evaluate', mesh: jax.sharding.Mesh | None = None,
     should_stop: Callable[[], bool] = lambda: False, console=None,
-) -> common.Artifact:
+) -> Artifact:
   """Evaluates one model by itself, once or (see SEVERAL) in several ways.
 
   The manifest's scores are {the evaluation's name, or the stage's: {score: (mean, low, high)}};
   arguments and errors as of `stages.rl.run`.
   """
-  config = common.plain(config)
+  config = plain(config)
   check(config, f'config.stages.{stage}')
   evaluations = _of_model(config['evaluations'], config['model']) if 'evaluations' in config else {
       stage: config}
@@ -267,34 +270,34 @@ def run(
       template=config.get('template', ''), files=('results.json',), scores=table,
       compute=computed(table, workdir).to_dict())
   hosts.from_first(lambda: checkpoint.write_manifest(workdir, manifest))
-  return common.Artifact(workdir, manifest)
+  return Artifact(workdir, manifest)
 
 
-def programs(
+def shapes(
     config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
     *, mean_length: float = 0,
-) -> abstract.Programs:
-  """A rollout, or one of each of several evaluations; arguments as of `rl_abstract.programs`."""
+) -> program_shapes.StageShapes:
+  """A rollout, or one of each of several evaluations; arguments as of `rl.shapes`."""
   if 'evaluations' not in config:
-    model = abstract.model_of(config['model'], shape_of(config['model']))
-    sample = _sampler(config, model, abstract.STOP_IDS)
-    return (yield from supervised_abstract.drawing(config, mesh, model, sample, mean_length))
+    model = program_shapes.model_of(config['model'], shape_of(config['model']))
+    sample = _sampler(config, model, program_shapes.STOP_IDS)
+    return (yield from supervised_program_shapes.drawing(config, mesh, model, sample, mean_length))
   tokens = 0.0
   for name, one in _of_model(config['evaluations'], config['model']).items():
-    work = yield from supervised_abstract.changed(_named(name), programs(
+    work = yield from supervised_program_shapes.changed(_named(name), shapes(
         one, mesh, shape_of, mean_length=mean_length))
     tokens += work.tokens
-  return abstract.Work(tokens, 0, 0)
+  return program_shapes.IterationWork(tokens, 0, 0)
 
 
-def _named(name: str, **fields) -> Callable[[abstract.Program], abstract.Program]:
+def _named(name: str, **fields) -> Callable[[program_shapes.ProgramShapes], program_shapes.ProgramShapes]:
   return lambda program: dataclasses.replace(program, name=f'{name}: {program.name}', **fields)
 
 
 def largest_programs(
     config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
     params, beside=(),
-) -> abstract.Programs:
+) -> program_shapes.StageShapes:
   """Those of the evaluation of a training stage that draws most at a time, for their memory.
 
   They count as run 0 times an iteration.
@@ -306,7 +309,7 @@ def largest_programs(
   """
   def size(item):
     one = item[1]
-    rows = min(one['prompts'], one['problems']) * one['samples']
+    rows = min(one['prompts_per_batch'], one['problems']) * one['completions_per_problem']
     return rows * one['sampling']['max_new_tokens'], one['model']['source'] != TRAINED
   if not config['evaluations']:
     return
@@ -316,7 +319,7 @@ def largest_programs(
   (one,) = _of_model({name: one}, config['model']).values()
   for_nothing = lambda program: _named(
       f'evaluation {name!r}', times=0, useful=0, beside=(program.beside, beside))(program)
-  yield from supervised_abstract.changed(for_nothing, programs(one, mesh, shape_of))
+  yield from supervised_program_shapes.changed(for_nothing, shapes(one, mesh, shape_of))
 
 
 def _of_model(

@@ -5,12 +5,15 @@ from typing import Any
 
 import jax
 
-from r1jax import checkpoint, models, sharding
+from r1jax import checkpoint, models
 from r1jax.data import miniature
 from r1jax.data.packing import pack
 from r1jax.models import ModelConfig
-from r1jax.stages import abstract, common, evaluate, sft, supervised
-from r1jax.storage import Path
+from r1jax.runtime import sharding
+from r1jax.runtime.storage import Path
+from r1jax.stages import evaluate, loading, program_shapes, sft, supervised
+from r1jax.stages.config import check_choice, check_config, plain
+from r1jax.stages.stage import Artifact, draw_curves, leave_artifact
 from r1jax.tokenization import Tokenizer
 
 _BLOCK = 10_000    # documents that are drawn from one seed
@@ -31,9 +34,9 @@ DEFAULT = dict(
 
 def check(config: Mapping[str, Any], where: str) -> None:
   """Refuses impossible settings before anything is computed."""
-  common.check_config(config, DEFAULT, where)
+  check_config(config, DEFAULT, where)
   supervised.check_batches(config, where)
-  common.check_choice(config['preset'], models.PRESETS, f'{where}.preset')
+  check_choice(config['preset'], models.PRESETS, f'{where}.preset')
   if config['documents'] < _BLOCK or config['documents'] % _BLOCK:
     raise ValueError(f'{where}.documents={config["documents"]} is no multiple of {_BLOCK}: '
                      'make it one')
@@ -49,12 +52,12 @@ def miniature_tokenizer(seed: int, vocab_size: int) -> Tokenizer:
 
 
 def run(
-    config: Mapping[str, Any], inputs: Mapping[str, common.Artifact], workdir: str | Path, *,
+    config: Mapping[str, Any], inputs: Mapping[str, Artifact], workdir: str | Path, *,
     stage: str = 'pretrain', mesh: jax.sharding.Mesh | None = None,
     should_stop: Callable[[], bool] = lambda: False, console=None,
-) -> common.Artifact:
+) -> Artifact:
   """Trains a base from nothing; arguments and errors as of `stages.rl.run`."""
-  config = common.plain(config)
+  config = plain(config)
   check(config, f'config.stages.{stage}')
   workdir, mesh = Path(workdir), mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
   with sharding.use(mesh):
@@ -70,7 +73,7 @@ def run(
     model = models.build(shape, compute_dtype=config['compute_dtype'], remat=config['remat'])
     params = model.init(jax.random.key(config['seed']))
     params = sharding.put(params, sharding.shardings(mesh, model.logical_axes, params))
-    loaded = common.LoadedModel(model, params, tokenizer)
+    loaded = loading.LoadedModel(model, params, tokenizer)
     params = sft.train_packed(config, loaded, rows, workdir, stage=stage, mesh=mesh,
                               should_stop=should_stop, console=console,
                               last_step=config['last_step'])
@@ -79,9 +82,9 @@ def run(
         lambda x: x.astype(config['export_dtype']).astype('float32'), params)
     table = evaluate.run_all(
         config['evaluations'], inputs, workdir, mesh=mesh, should_stop=should_stop,
-        trained=common.LoadedModel(model, rounded, tokenizer), console=console)
-    common.draw_curves(workdir)
-    return common.leave_artifact(
+        trained=loading.LoadedModel(model, rounded, tokenizer), console=console)
+    draw_curves(workdir)
+    return leave_artifact(
         workdir, kind='pretrain', stage=stage, inputs=inputs,
         config_hash=checkpoint.config_hash(config), model=shape, params=params,
         tokenizer=tokenizer, template='miniature', scores=table, dtype=config['export_dtype'],
@@ -89,10 +92,10 @@ def run(
                              last_step=config['last_step']))
 
 
-def programs(
+def shapes(
     config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
     *, mean_length: float = 0,
-) -> abstract.Programs:
-  """Those of SFT; arguments as of `rl_abstract.programs`."""
+) -> program_shapes.StageShapes:
+  """Those of SFT; arguments as of `rl.shapes`."""
   settings = {name: config[name] for name in ('preset', 'compute_dtype', 'remat')}
-  return sft.programs(config | {'model': settings | {'source': ''}}, mesh, shape_of)
+  return sft.shapes(config | {'model': settings | {'source': ''}}, mesh, shape_of)

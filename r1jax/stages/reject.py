@@ -10,17 +10,20 @@ from typing import Any
 
 import jax
 
-from r1jax import checkpoint, compute, hosts, metrics, sharding
+from r1jax import checkpoint, metrics
 from r1jax.data import curation
-from r1jax.models import ModelConfig
-from r1jax.stages import abstract, common, evaluate
-from r1jax.storage import Path
+from r1jax.models import ModelConfig, compute
+from r1jax.runtime import hosts, sharding
+from r1jax.runtime.storage import Path
+from r1jax.stages import evaluate, loading, program_shapes
+from r1jax.stages.config import check_choice, check_config, nearest, plain
+from r1jax.stages.stage import Artifact
 from r1jax.tokenization import Tokenizer, opens_think, render_prompt
 
 DEFAULT = evaluate.DEFAULT | dict(
     kind='reject', split='train',
-    model=common.MODEL,
-    problems=2000, samples=8,
+    model=loading.MODEL,
+    problems=2000, completions_per_problem=8,
     filters={},             # besides `ALWAYS`: name -> settings, where not `curation.SETTINGS`
     pattern='drawn',        # or 'summary': what is kept is rewritten by `curation.readable`
     keep=10_000,            # samples kept at most, drawn by the seed
@@ -31,9 +34,9 @@ ALWAYS = {'correct': {}, 'truncated': {}}
 
 def check(config: Mapping[str, Any], where: str) -> None:
   """Refuses impossible settings before anything is loaded."""
-  common.check_config(config, DEFAULT, where)
+  check_config(config, DEFAULT, where)
   evaluate.check({name: config[name] for name in evaluate.DEFAULT}, where)
-  common.check_choice(config['pattern'], ('drawn', 'summary'), f'{where}.pattern')
+  check_choice(config['pattern'], ('drawn', 'summary'), f'{where}.pattern')
   if config['keep'] < 1:
     raise ValueError(f'{where}.keep={config["keep"]} keeps nothing: use at least 1')
   if not 0 <= config['min_kept'] <= config['keep']:
@@ -42,13 +45,13 @@ def check(config: Mapping[str, Any], where: str) -> None:
   for name, settings in config['filters'].items():
     path, known = f'{where}.filters.{name}', curation.SETTINGS.get(name)
     if known is None:
-      nearest = common.nearest(name, curation.SETTINGS)
-      raise ValueError(f'{path} is no filter: did you mean {where}.filters.{nearest}? (known: '
+      near = nearest(name, curation.SETTINGS)
+      raise ValueError(f'{path} is no filter: did you mean {where}.filters.{near}? (known: '
                        f'{", ".join(curation.SETTINGS)})')
-    common.check_config({name: settings}, {name: {}}, f'{where}.filters')
+    check_config({name: settings}, {name: {}}, f'{where}.filters')
     if settings and not known:
       raise ValueError(f'{path}={settings!r}: this filter has no settings, leave it {{}}')
-    common.check_config(known | settings, known, path)
+    check_config(known | settings, known, path)
   try:
     curation.make_filters(config['filters'])
   except ValueError as error:
@@ -56,10 +59,10 @@ def check(config: Mapping[str, Any], where: str) -> None:
 
 
 def run(
-    config: Mapping[str, Any], inputs: Mapping[str, common.Artifact], workdir: str | Path, *,
+    config: Mapping[str, Any], inputs: Mapping[str, Artifact], workdir: str | Path, *,
     stage: str = 'reject', mesh: jax.sharding.Mesh | None = None,
     should_stop: Callable[[], bool] = lambda: False, console=None,
-) -> common.Artifact:
+) -> Artifact:
   """Leaves `samples` and `refused`, JSONL of prompt, completion, example_id; see `stages.rl.run`.
 
   Each has its question without the template, too, and the objective that its example names. Those
@@ -69,11 +72,11 @@ def run(
   Raises:
     ValueError: fewer than `min_kept` completions are left; `refused` is there to be read.
   """
-  config = common.plain(config)
+  config = plain(config)
   check(config, f'config.stages.{stage}')
   workdir, mesh = Path(workdir), mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
   with sharding.use(mesh):
-    loaded = common.load_model(inputs=inputs, mesh=mesh, **config['model'])
+    loaded = loading.load_model(inputs=inputs, mesh=mesh, **config['model'])
     scores, records = evaluate.evaluate_model(config, loaded, mesh=mesh, should_stop=should_stop)
   samples = read_samples(records, config, loaded.tokenizer)
   curated = select(samples, config)
@@ -109,15 +112,15 @@ def run(
       files=files, scores=scores | counts,
       compute=compute.drawing(loaded.model.config, records).to_dict())
   hosts.from_first(lambda: checkpoint.write_manifest(workdir, manifest))
-  return common.Artifact(workdir, manifest)
+  return Artifact(workdir, manifest)
 
 
-def programs(
+def shapes(
     config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
     *, mean_length: float = 0,
-) -> abstract.Programs:
-  """A rollout; arguments as of `rl_abstract.programs`."""
-  return evaluate.programs(config, mesh, shape_of, mean_length=mean_length)
+) -> program_shapes.StageShapes:
+  """A rollout; arguments as of `rl.shapes`."""
+  return evaluate.shapes(config, mesh, shape_of, mean_length=mean_length)
 
 
 def read_samples(
@@ -126,7 +129,7 @@ def read_samples(
   """An evaluation's records as samples; only what the accuracy gives 1 is correct."""
   opened, samples = opens_think(config['template'], tokenizer), []
   for record in records:
-    verdict = record['rewards'][config['accuracy']]
+    verdict = record['rewards'][config['correctness_reward']]
     sample = curation.Sample(
         question=record['prompt'], completion=record['completion'],
         correct=None if verdict is None else verdict == 1, truncated=record['truncated'],

@@ -10,28 +10,38 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from r1jax import checkpoint, compute, losses, sharding
+from r1jax import checkpoint, losses
 from r1jax.data.curation import readable_completion
 from r1jax.data.jsonl import reasoning_source
 from r1jax.data.packing import PackedRows, pack
-from r1jax.logprobs import token_logprobs
 from r1jax.masked import masked_sum
-from r1jax.models import Model, ModelConfig
+from r1jax.models import Model, ModelConfig, compute
 from r1jax.rewards import extract
+from r1jax.runtime import sharding
+from r1jax.runtime.storage import Path
 from r1jax.stages import (
-    abstract, auxiliary, common, evaluate, supervised, supervised_abstract)
-from r1jax.storage import Path
+  auxiliary,
+  datasets,
+  evaluate,
+  loading,
+  program_shapes,
+  supervised,
+  supervised_program_shapes,
+)
+from r1jax.stages.config import check_config, plain
+from r1jax.stages.stage import Artifact, draw_curves, leave_artifact
 from r1jax.tokenization import Tokenizer, opens_think, render_prompt
+from r1jax.training.logprobs import token_logprobs
 
 OPTIMIZER = dict(learning_rate=5e-5, warmup_steps=0, final_learning_rate=5e-6, weight_decay=0.0,
                  max_grad_norm=1.0, beta1=0.9, beta2=0.95)
 
 DEFAULT = dict(
     kind='sft', inputs=(), seed=0,
-    model=common.MODEL,
-    samples=(),              # the input stages (of kind 'reject') that drew them
+    model=loading.MODEL,
+    sample_stages=(),              # the input stages (of kind 'reject') that drew them
     files=(),                # one's own: JSONL of prompt, reasoning, summary, in the template
-    data={},                 # name and fields of `stages.common.DATASETS`; examples with reasoning
+    data={},                 # name and fields of `stages.datasets.DATASETS`; examples with reasoning
     template='miniature',    # of files, data and the manifest; samples hold whole prompts
     row_length=128, rows=64, micro_batches=1, epochs=2, overlong='skip',
     last_step=0,             # stop here; 0: after the epochs
@@ -49,15 +59,15 @@ _TAGS = (
 
 def check(config: Mapping[str, Any], where: str) -> None:
   """Refuses impossible settings before anything is loaded."""
-  common.check_config(config, DEFAULT, where)
+  check_config(config, DEFAULT, where)
   supervised.check_batches(config, where)
-  supervised.check_samples(config, where, 'files', 'data')
+  supervised.check_sample_stages(config, where, 'files', 'data')
   auxiliary.check_experts(config['experts'], f'{where}.experts')
   if not 0 <= config['prediction_coefficient'] < float('inf'):
     raise ValueError(f'{where}.prediction_coefficient={config["prediction_coefficient"]} is no '
                      'share: set it to 0 or above')
   if config['data']:
-    common.check_data(config['data'], f'{where}.data')
+    datasets.check_data(config['data'], f'{where}.data')
   for name, evaluation in config['evaluations'].items():
     evaluate.check(evaluation, f'{where}.evaluations.{name}')
 
@@ -83,7 +93,7 @@ def data_samples(
     FileNotFoundError, ValueError: the data cannot be read, or an example has no `reasoning`, or a
       tag in it or in its answer.
   """
-  samples, examples = [], common.load_examples(data, 'train')
+  samples, examples = [], datasets.load_examples(data, 'train')
   for index in range(len(examples)):
     example = examples[index]
     reasoning, summary = str(example.get('reasoning') or ''), str(example['answer'])
@@ -108,7 +118,7 @@ def _sample(
 
 
 def read_sources(
-    config: Mapping[str, Any], inputs: Mapping[str, common.Artifact], tokenizer: Tokenizer,
+    config: Mapping[str, Any], inputs: Mapping[str, Artifact], tokenizer: Tokenizer,
 ) -> dict[str, list[Mapping[str, str]]]:
   """Prompts and completions of all that a stage learns from, by its source.
 
@@ -120,7 +130,7 @@ def read_sources(
   if config['data']:
     sources['data'] = data_samples(config['data'], config['template'], tokenizer)
   return sources | {f'stage {name}': supervised.read_drawn(inputs, name)
-                    for name in config['samples']}
+                    for name in config['sample_stages']}
 
 
 def pack_samples(
@@ -178,7 +188,7 @@ def loss_and_after(
 
 
 def train_packed(
-    config: Mapping[str, Any], loaded: common.LoadedModel, rows: PackedRows, workdir: Path, *,
+    config: Mapping[str, Any], loaded: loading.LoadedModel, rows: PackedRows, workdir: Path, *,
     stage: str, mesh: jax.sharding.Mesh, should_stop: Callable[[], bool], console=None,
     last_step: int | None = None,
 ) -> Any:
@@ -203,20 +213,20 @@ def computed(
 
 
 def run(
-    config: Mapping[str, Any], inputs: Mapping[str, common.Artifact], workdir: str | Path, *,
+    config: Mapping[str, Any], inputs: Mapping[str, Artifact], workdir: str | Path, *,
     stage: str = 'sft', mesh: jax.sharding.Mesh | None = None,
     should_stop: Callable[[], bool] = lambda: False, console=None,
-) -> common.Artifact:
+) -> Artifact:
   """Fine-tunes a model on samples; arguments and errors as of `stages.rl.run`.
 
   Besides evaluations the manifest's scores have `samples/<source>`, how many each source gave
   (those too long for a row included); for the sources see `read_sources`.
   """
-  config = common.plain(config)
+  config = plain(config)
   check(config, f'config.stages.{stage}')
   workdir, mesh = Path(workdir), mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
   with sharding.use(mesh):
-    loaded = common.load_model(inputs=inputs, mesh=mesh, **config['model'],
+    loaded = loading.load_model(inputs=inputs, mesh=mesh, **config['model'],
                                prediction_head=config['prediction_coefficient'] > 0)
     auxiliary.check_model(config, loaded.model.config, f'config.stages.{stage}')
     evaluate.check_sources(config['evaluations'], inputs, loaded.tokenizer)
@@ -225,11 +235,11 @@ def run(
                         config['row_length'], config['overlong'])
     params = train_packed(config, loaded, rows, workdir, stage=stage, mesh=mesh,
                           should_stop=should_stop, console=console, last_step=config['last_step'])
-    trained = common.LoadedModel(loaded.model, params, loaded.tokenizer)
+    trained = loading.LoadedModel(loaded.model, params, loaded.tokenizer)
     table = evaluate.run_all(config['evaluations'], inputs, workdir, trained=trained, mesh=mesh,
                              should_stop=should_stop, console=console)
-    common.draw_curves(workdir)
-    return common.leave_artifact(
+    draw_curves(workdir)
+    return leave_artifact(
         workdir, kind='sft', stage=stage, config_hash=checkpoint.config_hash(config),
         inputs=inputs, model=loaded.model.config, params=params, tokenizer=loaded.tokenizer,
         template=config['template'], scores=table | {
@@ -238,15 +248,15 @@ def run(
                          remat=config['model']['remat'], last_step=config['last_step']))
 
 
-def programs(
+def shapes(
     config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
     *, mean_length: float = 0,
-) -> abstract.Programs:
-  """The update on packed rows, and the memory of an evaluation; see `rl_abstract.programs`."""
+) -> program_shapes.StageShapes:
+  """The update on packed rows, and the memory of an evaluation; see `rl.shapes`."""
   shape = dataclasses.replace(
       shape_of(config['model']), prediction_head=config.get('prediction_coefficient', 0) > 0)
-  model = abstract.model_of(config['model'], shape)
-  work = yield from supervised_abstract.packed_update(
+  model = program_shapes.model_of(config['model'], shape)
+  work = yield from supervised_program_shapes.packed_update(
       config, mesh, model, *loss_and_after(config, model))
-  yield from evaluate.largest_programs(config, mesh, shape_of, abstract.params_of(model, mesh))
+  yield from evaluate.largest_programs(config, mesh, shape_of, program_shapes.params_of(model, mesh))
   return work

@@ -6,9 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from r1jax import checkpoint, hosts, metrics, sharding, train_step
-from r1jax.stages import common
-from r1jax.storage import Path
+from r1jax import checkpoint, metrics
+from r1jax.runtime import hosts, sharding
+from r1jax.runtime.storage import Path
+from r1jax.stages.config import check_mesh
+from r1jax.stages.stage import Artifact, StopRequested
+from r1jax.training import train_step
 
 
 def check_batches(config: Mapping[str, Any], where: str) -> None:
@@ -25,19 +28,19 @@ def check_batches(config: Mapping[str, Any], where: str) -> None:
                      'epochs, or the step to stop after')
 
 
-def check_samples(config: Mapping[str, Any], where: str, *others: str) -> None:
-  """Refuses `samples` of no input stage, and that neither they nor the fields `others` are set."""
-  for name in config['samples']:
+def check_sample_stages(config: Mapping[str, Any], where: str, *others: str) -> None:
+  """Refuses `sample_stages` of no input stage, and that neither they nor the fields `others` are set."""
+  for name in config['sample_stages']:
     if name not in config['inputs']:
-      raise ValueError(f'{where}.samples={name!r} is none of its inputs {list(config["inputs"])}: '
+      raise ValueError(f'{where}.sample_stages={name!r} is none of its inputs {list(config["inputs"])}: '
                        'name the stages that drew the samples')
-  if not any(config[field] for field in ('samples', *others)):
+  if not any(config[field] for field in ('sample_stages', *others)):
     raise ValueError(f'{where} has nothing to learn: set at least one of '
-                     f'{", ".join(("samples", *others[:-1]))} and {others[-1]}')
+                     f'{", ".join(("sample_stages", *others[:-1]))} and {others[-1]}')
 
 
 def read_drawn(
-    inputs: Mapping[str, common.Artifact], name: str, part: str = 'samples',
+    inputs: Mapping[str, Artifact], name: str, part: str = 'samples',
 ) -> list[dict[str, Any]]:
   """The lines of what an input stage of kind 'reject' left: 'samples' or 'refused'.
 
@@ -46,7 +49,7 @@ def read_drawn(
   """
   artifact = inputs[name]
   if artifact.manifest.kind != 'reject':
-    raise ValueError(f'samples={name!r} is a stage of kind {artifact.manifest.kind!r}: name one of '
+    raise ValueError(f'sample_stages={name!r} is a stage of kind {artifact.manifest.kind!r}: name one of '
                      "kind 'reject'")
   return list(metrics.read_jsonl(artifact.folder / part))
 
@@ -103,7 +106,7 @@ def train(
     ValueError: fewer rows than a batch has.
     StopRequested: asked to stop; the state is saved.
   """
-  common.check_mesh(config, mesh, f'config.stages.{stage}')
+  check_mesh(config, mesh, f'config.stages.{stage}')
   num_rows = len(jax.tree.leaves(arrays)[0])
   per_epoch = num_rows // config['rows']
   if not per_epoch:
@@ -150,7 +153,7 @@ def train(
           if should_stop() and step < steps:
             hosts.together(checkpoints.wait)   # the first seals it: till then nobody leaves
             writer.close()
-            raise common.StopRequested(
+            raise StopRequested(
                 f'stage {stage!r} was asked to stop: its state after step {step} is saved in '
                 f'{workdir}; run the same command to go on')
     writer.close()

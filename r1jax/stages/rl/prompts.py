@@ -1,0 +1,64 @@
+"""The prompts of a rollout: reasoning alone, or reasoning and general data mixed in one batch."""
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from r1jax.data.prompts import PromptBatch, PromptStream
+from r1jax.stages import datasets
+from r1jax.tokenization import Tokenizer
+
+
+class Counters(NamedTuple):
+  """The position in the data: an example counter of each source."""
+  reasoning: int = 0
+  general: int = 0
+
+
+class PromptMixture:
+  """Batches of `config.prompts_per_batch` prompts, of which some may come from `config.general_prompts.data`.
+
+  The general ones stand last. Their example ids are offset by the number of reasoning examples:
+  random keys are folded from ids, and no two prompts of a batch may share one.
+  """
+
+  def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer):
+    """Opens the sources by fields of `rl.DEFAULT`; raises as `datasets.prompt_stream` does."""
+    general = config['general_prompts']
+    self._prompts, self._general_prompts = config['prompts_per_batch'], general['prompts_per_batch']
+    examples = datasets.load_examples(config['data'], 'train')
+    self._offset = len(examples)
+    self._whole = _stream(config, examples, tokenizer, self._prompts)
+    if self._general_prompts:
+      self._reasoning = _stream(config, examples, tokenizer, self._prompts - self._general_prompts)
+      self._general = _stream(config, datasets.load_examples(general['data'], 'train'), tokenizer,
+                              self._general_prompts)
+
+  def batch(self, counters: Counters, num_general: int) -> tuple[PromptBatch, Counters]:
+    """(the batch that begins at `counters`, the counters of the next one).
+
+    Args:
+      counters: where each source stands.
+      num_general: how many prompts are general ones: 0 or `config.general_prompts.prompts_per_batch`. The batch's
+        own `next_counter` is that of the reasoning examples.
+    """
+    if not num_general:
+      whole = self._whole.batch(counters.reasoning)
+      return whole, counters._replace(reasoning=whole.next_counter)
+    first = self._reasoning.batch(counters.reasoning)
+    last = self._general.batch(counters.general)
+    ids = last.example_ids + np.int32(self._offset)
+    mixed = PromptBatch(
+        prompt_tokens=np.concatenate([first.prompt_tokens, last.prompt_tokens]),
+        prompt_lengths=np.concatenate([first.prompt_lengths, last.prompt_lengths]),
+        example_ids=np.concatenate([first.example_ids, ids]),
+        examples=[*first.examples, *last.examples], next_counter=first.next_counter,
+        num_skipped=first.num_skipped + last.num_skipped)
+    return mixed, Counters(first.next_counter, last.next_counter)
+
+
+def _stream(config, examples, tokenizer, prompts) -> PromptStream:
+  return PromptStream(
+      examples, tokenizer, template=config['template'], prompts_per_batch=prompts,
+      max_prompt_length=config['max_prompt_length'], seed=config['seed'],
+      overlong=config['overlong'])

@@ -1,0 +1,1 @@
+"""Device programs that learn: log-probabilities, the sharded update, the scalar head."""

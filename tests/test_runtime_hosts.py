@@ -1,0 +1,289 @@
+"""Several processes on one machine do what one does; each that is lost ends the others."""
+import dataclasses
+import os
+import re
+import signal
+import socket
+import threading
+
+import numpy as np
+import pytest
+import runs
+from runs import compiled  # noqa: F401 (fixture)
+from safetensors.numpy import load_file
+
+from r1jax import metrics, pipeline, rollout
+from r1jax.checkpoint import Checkpointer
+from r1jax.rewards.suite import Rewards
+from r1jax.runtime import hosts, joining, sharding
+from r1jax.runtime.storage import Path
+
+
+@pytest.fixture(scope='module')
+def base(tmp_path_factory, compiled):
+  """The folder of a model whose key/value heads two devices can share out."""
+  return runs.export_base(
+      tmp_path_factory.mktemp('base'), dataclasses.replace(runs.SHAPE, num_kv_heads=2))
+
+
+# One process.
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_every_group_is_judged_by_one_of_its_holders_and_all_get_as_many(seed):
+  rng = np.random.default_rng(seed)
+  sets = [set(rng.choice(6, rng.integers(1, 4), replace=False).tolist()) for _ in range(3)]
+  lengths = rng.integers(1, 9, 3)
+  holders = [one for one, length in zip(sets, lengths) for _ in range(length)]
+  owners = sharding.share_out(holders)
+  assert len(owners) == len(holders)
+  assert all(owner in one for owner, one in zip(owners.tolist(), holders))
+  if sets[0] != sets[1]:
+    run = owners[:lengths[0]]
+    counts = [np.sum(run == process) for process in sets[0]]
+    assert max(counts) - min(counts) <= 1 and (np.diff(run) >= 0).all()
+
+
+def test_one_process_owns_and_reads_all():
+  mesh = sharding.make_mesh(4, 2)
+  owners = sharding.owners(mesh, 3)
+  assert owners.tolist() == [0, 0, 0] == sharding.owners(None, 3).tolist()
+  rows = np.arange(12).reshape(6, 2)
+  (read,) = sharding.own_rows((sharding.place(rows, mesh, batch=True),), mesh,
+                              np.array([True, False, True]))
+  np.testing.assert_array_equal(read, rows[[0, 1, 4, 5]])
+  assert hosts.gather('x') == ['x'] and hosts.from_first(lambda: 3) == 3
+
+
+def test_rewards_of_all_hosts_stand_in_the_order_of_the_rows():
+  rng = np.random.default_rng(1)
+  total, component = rng.normal(size=(2, 12))
+  component[3] = np.nan
+  owners = np.repeat([2, 0, 0, 3, 2, 3], 2)    # host 1 has none
+  parts = [Rewards(total[owners == host], {'a': component[owners == host]}, {'timeouts': host})
+           for host in range(4)]
+  whole = rollout._in_order(parts, owners)
+  np.testing.assert_array_equal(whole.total, total)
+  np.testing.assert_array_equal(whole.components['a'], component)
+  assert whole.counters == {'timeouts': 6}
+
+
+def test_hosts_of_other_configs_or_with_a_disk_of_their_own_are_refused(monkeypatch, tmp_path):
+  monkeypatch.setattr(hosts, 'gather', lambda value: [value, value, 'another'])
+  with pytest.raises(ValueError, match='host 2 was started with another config'):
+    pipeline._check_same({'seed': 0})
+  with pytest.raises(ValueError, match='host 0 does not see what host 0 wrote'):
+    pipeline._check_shared(Path(tmp_path))
+  (tmp_path / 'stage.json').write_text('{}')
+  pipeline._check_shared(Path(tmp_path))
+
+
+@pytest.mark.parametrize('fields, said', [
+    (dict(coordinator='10.0.0.2', num_hosts=2, host=0), "coordinator='10.0.0.2' is no address"),
+    (dict(coordinator='a:70000', num_hosts=2, host=0), 'HOST:PORT'),
+    (dict(coordinator='a:1', host=0), 'num_hosts=0'),
+    (dict(coordinator='a:1', num_hosts=2, host=2), 'from 0 to 1'),
+    (dict(num_hosts=2, host=0), '--coordinator=HOST:PORT'),
+    (dict(coordinator='a:1', num_hosts=2, host=0, lost_s=0), 'lost_s=0')])
+def test_how_to_join_is_checked(fields, said):
+  with pytest.raises(joining.JoinError, match=re.escape(said)):
+    joining.Joining(**fields)
+
+
+@pytest.mark.parametrize('environment, several', [
+    ({}, False),
+    (dict(SLURM_JOB_ID='1', SLURM_STEP_NODELIST='a[1-2]', SLURM_NTASKS='2', SLURM_PROCID='0',
+          SLURM_LOCALID='0'), True),
+    (dict(SLURM_JOB_ID='1', SLURM_NTASKS='2'), False),     # an allocation, but no srun
+    (dict(SLURM_JOB_ID='1', SLURM_STEP_NODELIST='a', SLURM_NTASKS='1', SLURM_PROCID='0',
+          SLURM_LOCALID='0'), False),
+    (dict(OMPI_MCA_orte_hnp_uri='1.0;tcp://10.0.0.1:1', OMPI_COMM_WORLD_SIZE='4'), True),
+    (dict(MEGASCALE_NUM_SLICES='2'), True)])
+def test_what_is_recognised(monkeypatch, environment, several):
+  for name in list(os.environ):
+    if name.startswith(('SLURM', 'OMPI', 'MEGASCALE')):
+      monkeypatch.delenv(name)
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  assert joining.several_recognised() == several
+
+
+@pytest.mark.parametrize('tasks, alone', [
+    ('1', True), ('1(x4)', True), ('8(x2)', False), ('1(x2),8', False), ('', False)])
+def test_a_single_task_of_a_node_takes_all_its_devices(monkeypatch, tasks, alone):
+  monkeypatch.setenv('SLURM_STEP_TASKS_PER_NODE', tasks)
+  assert joining.alone_on_its_node() == alone
+
+
+def free_port():
+  with socket.socket() as found:
+    found.bind(('127.0.0.1', 0))
+    return found.getsockname()[1]
+
+
+def call_roll(*told, num_hosts=2, wait_s=1):
+  """What each process says that is told (its number, how many there are), in their order."""
+  said, address = [None] * len(told), f'127.0.0.1:{free_port()}'
+
+  def tell(place, host, count):
+    how = joining.Joining(address, count, host, wait_s)
+    try:
+      (joining._call_roll if host == 0 else joining._report)(how)
+    except joining.JoinError as error:
+      said[place] = str(error)
+  threads = [threading.Thread(target=tell, args=(place, *one)) for place, one in enumerate(told)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(30)
+  return said
+
+
+def test_all_answer_the_roll():
+  assert call_roll((1, 3), (0, 3), (2, 3), wait_s=10) == [None] * 3
+
+
+def test_those_who_are_missing_are_named_to_all():
+  said = call_roll((0, 4), (2, 4))
+  assert said[0] == said[1] and 'num_hosts=4 hosts 1, 3 did not answer' in said[0]
+
+
+def test_two_hosts_of_one_number_and_other_counts_are_refused():
+  assert all('two hosts say host=1' in one
+             for one in call_roll((0, 3), (1, 3), (1, 3), wait_s=10))
+  assert all('says num_hosts=3 and host 0 says 2' in one for one in call_roll((0, 2), (1, 3)))
+
+
+def test_a_coordinator_that_nobody_reaches_is_named():
+  (said,) = call_roll((1, 2))
+  assert re.search(r'host 1 cannot reach the coordinator 127.0.0.1:\d+ within join_wait_s=1', said)
+
+
+# Several.
+
+
+def devices_each(count):
+  return dict(XLA_FLAGS=f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={count}')
+
+
+def kill(processes):
+  for process in processes:
+    process.kill()
+    process.wait()
+
+
+LAST_WORDS = 'r1jax: host 0 of 2 ended, since another host died'
+
+
+@pytest.fixture
+def two_hosts(compiled):
+  """start(end, lost_s) -> two hosts of `hosts_driver`, which have told each other what they say."""
+  started = []
+
+  def start(end, lost_s):
+    port = free_port()
+    started.extend(runs.start('tests/hosts_driver.py', port, host, lost_s, end, compiled=compiled,
+                              **devices_each(2)) for host in range(2))
+    for process in started:
+      read_until(process, 'ready')
+    return started
+  yield start
+  kill(started)
+
+
+def test_a_silent_host_ends_the_rest_in_time(two_hosts):
+  first, second = two_hosts('wait', lost_s=10)
+  second.send_signal(signal.SIGSTOP)    # its sockets stay open, as those of a hung machine
+  _, complaint = first.communicate(timeout=60)
+  assert first.returncode != 0    # it would have waited for a minute
+  assert complaint.strip().splitlines()[-1].startswith(LAST_WORDS), complaint
+
+
+def test_an_error_of_one_host_is_said_and_ends_the_other(two_hosts):
+  first, second = two_hosts('fail alone', lost_s=100)
+  complaints = [process.communicate(timeout=60)[1].strip().splitlines()
+                for process in (first, second)]
+  assert first.returncode != 0 != second.returncode
+  own, last = complaints[0]
+  assert own.startswith('r1jax: a fault of host 0 (') and last.startswith(LAST_WORDS)
+  assert complaints[1][-1].startswith(LAST_WORDS.replace('host 0', 'host 1'))
+
+
+def test_an_error_of_all_hosts_is_said_without_a_death(two_hosts):
+  for process in two_hosts('fail alike', lost_s=100):
+    (complaint,) = process.communicate(timeout=60)[1].strip().splitlines()
+    assert complaint.startswith('r1jax: invalid literal for int()') and process.returncode == 1
+
+
+def start_run(base, workdir, compiled, num_hosts=1, devices=4, **mesh):
+  port = free_port()
+  join = lambda host: (f'--coordinator=127.0.0.1:{port}', f'--num_hosts={num_hosts}',
+                       f'--host={host}', '--lost_s=30') if num_hosts > 1 else ()
+  return [runs.start(
+      '-m', 'r1jax.main', f'--config=tests/hosts_config.py:{base}', f'--workdir={workdir}',
+      f'--compilation_cache={compiled}', *join(host),
+      *(f'--config.mesh.{axis}={size}' for axis, size in mesh.items()), compiled=compiled,
+      MALLOC_TOP_PAD_='268435456', **devices_each(devices))
+      for host in range(num_hosts)]
+
+
+def read_until(process, words):
+  lines = []
+  for line in process.stdout:
+    lines.append(line)
+    if re.search(words, line):
+      return
+  raise AssertionError(f'{words!r} was not said: {"".join(lines)}{process.stderr.read()}')
+
+
+@pytest.mark.slow
+def test_two_hosts_do_what_one_does_stop_together_and_go_on_alone(
+    base, compiled, tmp_path):
+  one, two = tmp_path / 'one', tmp_path / 'two'
+  started = start_run(base, one, compiled, fsdp=2, tensor=2)
+  started += start_run(base, two, compiled, num_hosts=2, devices=2, fsdp=2, tensor=2)
+  try:
+    alone, first, second = started
+    read_until(first, 'step 2/20')
+    second.terminate()
+    ends = [process.communicate(timeout=400) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [128 + signal.SIGTERM] * 2, ends
+    stopped = re.search("stage 'zero' was asked to stop: its state after step (\\d+)", ends[0][0])
+    assert Checkpointer(two / 'zero/checkpoints').latest_step() == int(stopped[1]) < 40
+    assert not re.search('stage|step', ends[1][0])    # only one host speaks
+
+    started += start_run(base, two, compiled, num_hosts=2, devices=2, fsdp=2, tensor=2)
+    first, second = started[3:]
+    read_until(first, r'step \d+/20')
+    second.kill()
+    _, complaint = first.communicate(timeout=120)    # lost_s and leave-taking, and room
+    assert first.returncode != 0
+    assert complaint.strip().splitlines()[-1].startswith(LAST_WORDS), complaint
+    saved = Checkpointer(two / 'zero/checkpoints').latest_step()
+    assert 0 < saved < 40
+
+    started += start_run(base, two, compiled, fsdp=2, tensor=2)
+    output, complaint = started[-1].communicate(timeout=400)
+    assert started[-1].returncode == 0, complaint
+    assert f'resumes at step {saved}' in output
+    _, complaint = alone.communicate(timeout=400)
+    assert alone.returncode == 0, complaint
+  finally:
+    kill(started)
+  for part in ('draw/samples', 'draw/refused', 'zero/rollouts'):
+    want, got = (list(metrics.read_jsonl(run / part)) for run in (one, two))
+    assert want == got, part
+  assert len({record['completion'] for record in got}) > 20
+  for stage, steps in (('sft', 3), ('zero', 40)):
+    want, got = (metrics.read_metrics(run / stage) for run in (one, two))
+    assert got[-1]['step'] == steps
+    for ours, theirs in zip(want, got, strict=True):
+      assert untimed(theirs) == pytest.approx(untimed(ours), rel=1e-5, abs=1e-5)
+  want, got = (load_file(run / 'zero/model/model.safetensors') for run in (one, two))
+  for name in want:
+    np.testing.assert_allclose(got[name], want[name], atol=1e-5, err_msg=name)
+  assert (one / 'zero/results.json').read_bytes() == (two / 'zero/results.json').read_bytes()
+
+
+def untimed(record):
+  return {name: value for name, value in record.items() if not name.startswith(runs.TIMED)}
