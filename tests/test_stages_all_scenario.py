@@ -391,7 +391,7 @@ def test_impossible_mixtures_and_reward_models_are_refused(base, general):
       'general_prompts.from_step=-1 is at no rollout': dict(general_prompts=dict(from_step=-1)),
       'from_step=3 is at no rollout: of steps=4 .*after step 0':
           dict(steps=4, epochs=4, general_prompts=dict(from_step=3)),
-      "general.data.name='jsnl' is unknown: the nearest is 'jsonl'":
+      "general_prompts.data.name='jsnl' is unknown: the nearest is 'jsonl'":
           dict(general_prompts=dict(data=dict(name='jsnl'))),
       'general_prompts.data.foldr is no field': dict(general_prompts=dict(data=dict(foldr='x'))),
       'general_prompts.prompt is no field: did you mean .*general_prompts.prompts_per_batch':
