@@ -1,7 +1,6 @@
 """What public functions refuse at their entry: each error is one sentence with the mend in it."""
-from collections.abc import Collection
-
-import jax.numpy as jnp
+from collections.abc import Collection, Iterable
+import difflib
 
 
 def floats(**arrays) -> None:
@@ -10,6 +9,7 @@ def floats(**arrays) -> None:
   Raises:
     ValueError: naming the argument and what it is.
   """
+  import jax.numpy as jnp  # here: reward workers use this module, and must not load jax
   for name, x in arrays.items():
     if x is not None and not hasattr(x, 'dtype'):
       raise ValueError(f'{name}: a {type(x).__name__} is no array: give a jax or numpy array')
@@ -52,6 +52,17 @@ def word(allowed: Collection[str], **words) -> None:
   for name, value in words.items():
     if value not in allowed:
       raise ValueError(f'{name}={value!r} is unknown: use one of {", ".join(allowed)}')
+
+
+def nearest(word: object, words: Iterable[str]) -> str:
+  """The one of `words`, of which there is at least one, whose spelling is closest to `word`."""
+  return difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.0)[0]
+
+
+def did_you_mean(word: object, words: Iterable[str]) -> str:
+  """The second half of an error about an unknown word: "did you mean 'b'? (known: a, b)"."""
+  words = list(words)
+  return f'did you mean {nearest(word, words)!r}? (known: {", ".join(words)})'
 
 
 def at_least(bound: float, *, strictly: bool = False, **numbers) -> None:

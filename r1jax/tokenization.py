@@ -10,7 +10,6 @@ Departures from the R1-Zero report: its template is reworded, not copied.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-import difflib
 import functools
 import importlib.util
 import json
@@ -20,6 +19,7 @@ from typing import Any
 
 import tokenizers
 
+from r1jax import checks
 from r1jax.runtime import storage
 
 FILES = (
@@ -247,10 +247,8 @@ def load_tokenizer(folder: storage.Path | str) -> Tokenizer:
 
 def _template_text(template: str) -> str | None:
   if template not in TEMPLATES:
-    nearest = difflib.get_close_matches(template, TEMPLATES, n=1, cutoff=0)[0]
     raise ValueError(
-        f'There is no prompt template {template!r}: the nearest is {nearest!r} (known: '
-        f'{", ".join(TEMPLATES)}).')
+        f'There is no prompt template {template!r}: {checks.did_you_mean(template, TEMPLATES)}.')
   return TEMPLATES[template]
 
 

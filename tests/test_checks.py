@@ -1,3 +1,8 @@
+import subprocess
+import sys
+
+import hypothesis
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,3 +38,21 @@ def test_what_fits_passes():
 def test_what_does_not_fit_is_refused_in_one_sentence(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+@hypothesis.given(st.text(), st.lists(st.text(), min_size=1))
+def test_the_nearest_is_one_of_the_words_and_itself_where_it_is_there(word, words):
+  assert checks.nearest(word, words) in words
+  if word in words:
+    assert checks.nearest(word, words) == word
+
+
+def test_did_you_mean_names_the_nearest_and_all():
+  words = dict(format=1, language=2)
+  assert checks.did_you_mean('formatt', words) == "did you mean 'format'? (known: format, language)"
+  assert checks.did_you_mean(3, words).startswith('did you mean ')
+
+
+def test_checks_load_without_jax():
+  subprocess.run([sys.executable, '-c',
+                  'import sys, r1jax.checks; assert "jax" not in sys.modules'], check=True)

@@ -181,7 +181,7 @@ def test_a_share_of_carelessness_is_a_share(careless):
 @pytest.mark.parametrize('split, size, tasks, sentence', [
     ('valid', 1, (), "split='valid' .* use 'train' or 'test'"),
     ('train', 0, (), 'size=0 .* use at least 1'),
-    ('train', 1, ('jsn',), "tasks='jsn' is no general task .*: did you mean 'json'")])
+    ('train', 1, ('jsn',), "tasks='jsn' is not a general task .*: did you mean 'json'")])
 def test_what_cannot_be_drawn_is_refused(split, size, tasks, sentence):
   with pytest.raises(ValueError, match=sentence):
     general.general_examples(split, size, tasks=tasks)

@@ -143,7 +143,7 @@ def test_pitfall_03_lengths_not_ids_tell_the_padding():
     ({'max_prompt_length': 0}, 'max_prompt_length=0'),
     ({'overlong': 'cut'}, "overlong='cut'"),
     ({'seed': -1}, 'seed=-1'),
-    ({'template': 'palin', 'overlong': 'error'}, "nearest is 'plain'"),
+    ({'template': 'palin', 'overlong': 'error'}, "did you mean 'plain'"),
 ])
 def test_impossible_settings_are_refused(settings, message):
   with pytest.raises(ValueError, match=message):

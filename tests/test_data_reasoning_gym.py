@@ -38,7 +38,7 @@ def test_pitfall_17_the_answers_are_right(task, solve):
 
 def test_pitfall_17_other_tasks_are_refused():
   for task, nearest in (('countdown', None), ('chain_sums', 'chain_sum')):
-    with pytest.raises(ValueError, match=f"'{task}' is not .*nearest is '{nearest or ''}"):
+    with pytest.raises(ValueError, match=f"'{task}' is not .*did you mean '{nearest or ''}"):
       reasoning_gym.reasoning_gym_source(task, 10, 0)
 
 

@@ -1,5 +1,3 @@
-import hypothesis
-from hypothesis import strategies as st
 import jax
 import ml_collections
 import pytest
@@ -8,7 +6,7 @@ from r1jax import checkpoint, models
 from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import datasets, evaluate, loading, pretrain, reject, reward_model, rl, sft
-from r1jax.stages.config import check_config, nearest, plain
+from r1jax.stages.config import check_config, plain
 from r1jax.stages.stage import open_artifact
 
 STAGES = {'rl': rl, 'sft': sft, 'pretrain': pretrain, 'reject': reject, 'evaluate': evaluate,
@@ -69,13 +67,6 @@ def test_what_fits_is_let_through():
   for fields in ({}, dict(rate=1), dict(pair=[3]), dict(free=dict(anything=object())),
                  dict(part=dict(depth=1, size=3))):
     check_config(DEFAULT | fields, DEFAULT, 'config')
-
-
-@hypothesis.given(st.text(), st.lists(st.text(), min_size=1))
-def test_the_nearest_is_one_of_the_words_and_itself_where_it_is_there(word, words):
-  assert nearest(word, words) in words
-  if word in words:
-    assert nearest(word, words) == word
 
 
 def test_a_config_becomes_plain():

@@ -275,7 +275,7 @@ def test_templates_tell_whether_they_open_think(template, opens):
 
 def test_unknown_template_names_the_nearest():
   for function in (tokenization.encode_prompt, tokenization.render_prompt):
-    with pytest.raises(ValueError, match="'r1zero': the nearest is 'r1_zero'"):
+    with pytest.raises(ValueError, match="'r1zero': did you mean 'r1_zero'"):
       function('r1zero', 'q', make_tokenizer())
 
 

@@ -5,10 +5,11 @@ the wrong form, the wrong number, help where it should refuse. One question in f
 is held out, by a checksum of its text, as of the calculations.
 """
 from collections.abc import Callable, Iterator, Sequence
-import difflib
 import json
 import random
 import zlib
+
+from r1jax import checks
 
 LANGUAGES = ('en', 'zh')
 
@@ -196,9 +197,8 @@ def general_examples(
     raise ValueError(f"bad_answer_share={bad_answer_share} of the miniature's general tasks is no share: use 0 to 1")
   for task in tasks:
     if task not in _TASKS:
-      near = difflib.get_close_matches(str(task), GENERAL_TASKS, n=1, cutoff=0.0)[0]
-      raise ValueError(f'tasks={task!r} is no general task of the miniature: did you mean '
-                       f'{near!r}? (known: {", ".join(GENERAL_TASKS)})')
+      raise ValueError(f'tasks={task!r} is not a general task of the miniature: '
+                       f'{checks.did_you_mean(task, GENERAL_TASKS)}')
   turn = [_draws(split, seed, task) for task in dict.fromkeys(tasks or GENERAL_TASKS)]
   examples = []
   while turn and len(examples) < size:

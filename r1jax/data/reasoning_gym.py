@@ -6,8 +6,9 @@ tasks fail their own oracle. `TASKS` are those whose answers exact comparison ca
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
+
+from r1jax import checks
 
 TASKS = (
     'base_conversion',
@@ -42,10 +43,8 @@ def reasoning_gym_source(task: str, size: int, seed: int, **config: Any) -> Reas
     ValueError: the task is not in `TASKS`, or refuses a setting.
   """
   if task not in TASKS:
-    nearest = difflib.get_close_matches(task, TASKS, n=1, cutoff=0)[0]
-    raise ValueError(
-        f'{task!r} is not among the reasoning-gym tasks in use: the nearest is {nearest!r} (in '
-        f'use: {", ".join(TASKS)}).')
+    raise ValueError(f'{task!r} is not among the reasoning-gym tasks in use: '
+                     f'{checks.did_you_mean(task, TASKS)}.')
   if not 0 < size < _SEED_STRIDE or seed < 0:
     raise ValueError(
         f'reasoning-gym task {task!r} has size={size} and seed={seed}: take a size from 1 to '

@@ -5,10 +5,10 @@ JSON is parsed, and refusals are told by a few phrases, so that a refusal in oth
 """
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-import difflib
 import json
 import re
 
+from r1jax import checks
 from r1jax.rewards import extract
 from r1jax.rewards.completion import Completion
 
@@ -55,9 +55,8 @@ def skill_reward(
   if check is None:
     return None
   if check not in CHECKS:
-    near = difflib.get_close_matches(str(check), CHECKS, n=1, cutoff=0.0)[0]
-    raise ValueError(f'check={check!r} of an example is unknown: did you mean {near!r}? '
-                     f'(known: {", ".join(CHECKS)})')
+    raise ValueError(
+        f'check={check!r} of an example is unknown: {checks.did_you_mean(check, CHECKS)}')
   if completion.truncated:
     return 0.0
   summary = extract.final_summary(completion.text, opened=opened)

@@ -14,13 +14,13 @@ wait for worker processes.
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 import dataclasses
-import difflib
 import functools
 import math
 import numbers
 
 import numpy as np
 
+from r1jax import checks
 from r1jax.rewards import accuracy, workers
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
@@ -57,10 +57,7 @@ def named_rewards(
   functions = {}
   for name, weight in weights.items():
     if name not in REWARDS:
-      near = difflib.get_close_matches(name, REWARDS, n=1, cutoff=0.0)[0]
-      raise ValueError(
-          f'There is no reward named {name!r}: did you mean {near!r}? '
-          f'There are {", ".join(REWARDS)}.')
+      raise ValueError(f'There is no reward named {name!r}: {checks.did_you_mean(name, REWARDS)}.')
     function = REWARDS[name]
     if function in (format_reward, skill_reward):
       function = functools.partial(function, opened=opened)

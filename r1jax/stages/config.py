@@ -1,12 +1,12 @@
 """Checks of a stage's config, before anything is loaded."""
 from collections.abc import Iterable, Mapping
-import difflib
 import math
 from typing import Any
 
 import jax
 
 from r1jax import divergences, losses, tokenization
+from r1jax.checks import nearest
 from r1jax.models import PRESETS
 from r1jax.runtime import sharding
 from r1jax.sampling.sampler import Sampling
@@ -19,10 +19,6 @@ CHOICES = {
     'kl_estimator': tuple(divergences.ESTIMATORS), 'kl_place': ('loss', 'reward'),
     'rule': ('fixed', 'double_or_halve', 'proportional'), 'ratio_level': losses.RATIO_LEVELS,
     'clip': losses.CLIPS, 'rollout_sharding': tuple(sharding.ROLLOUT_SHARDINGS)}
-
-
-def nearest(word: str, words) -> str:
-  return difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.0)[0]
 
 
 def check_choice(value: Any, choices: Iterable[str], path: str) -> None:
