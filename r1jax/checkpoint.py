@@ -10,11 +10,10 @@ same names. Who wants the step before it removes the torn folder, as the message
 """
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -258,8 +257,8 @@ class Manifest:
   """What an Artifact, the folder that a stage leaves behind, is and where it came from."""
   kind: str                          # the stage's kind: 'pretrain', 'rl', ...
   stage: str                         # its name in config.stages
-  config_hash: str                   # of `config_hash`
-  parents: tuple[str, ...] = ()      # the config hashes of the Artifacts it started from
+  identity: str                      # of `stages.stage.identity`
+  parents: dict = dataclasses.field(default_factory=dict)   # identities of its inputs by name
   model: dict = dataclasses.field(default_factory=dict)   # the model's configuration
   tokenizer: str = ''
   template: str = ''                 # the prompt template's name
@@ -293,46 +292,7 @@ def read_manifest(folder: str | Path) -> Manifest:
                             'let the stage that writes it finish')
   try:
     fields = json.loads(path.read_text())
-    tuples = {name: tuple(fields[name]) for name in ('parents', 'files')}
-    return Manifest(**(fields | tuples))
+    return Manifest(**(fields | {'files': tuple(fields['files'])}))
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(f'{path} is not the manifest of an Artifact ({error}): '
                      'run the stage that writes it again') from error
-
-
-_PLACEMENT = ('mesh', 'logging')   # where a run is placed and what it prints: not what it computes
-
-
-def config_hash(config: Mapping[str, Any], exclude: Collection[str] = _PLACEMENT) -> str:
-  """16 hexadecimal digits that change exactly when a setting that matters to the result does.
-
-  SHA-256 of the config's canonical JSON (keys sorted); fields named in `exclude` are left out at
-  any depth.
-
-  Raises TypeError where a value is not JSON's.
-  """
-  return hashlib.sha256(_canonical(config, exclude).encode()).hexdigest()[:16]
-
-
-def changed_fields(
-    before: Mapping[str, Any], after: Mapping[str, Any], exclude: Collection[str] = _PLACEMENT,
-    where: str = 'config',
-) -> list[str]:
-  """The fields in which two configs differ for `config_hash`, as ['config.sampling.top_p']."""
-  changed = []
-  for field in sorted((before.keys() | after.keys()) - set(exclude)):
-    path, pair = f'{where}.{field}', [config[field] for config in (before, after) if field in config]
-    if len(pair) == 2 and all(isinstance(value, Mapping) for value in pair):
-      changed += changed_fields(*pair, exclude, path)
-    elif len({_canonical(value, exclude) for value in pair}) == 2 or len(pair) == 1:
-      changed.append(path)
-  return changed
-
-
-def _canonical(config: Any, exclude: Collection[str]) -> str:
-  def keep(value):
-    if isinstance(value, Mapping):
-      return {key: keep(item) for key, item in value.items() if key not in exclude}
-    return [keep(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-  return json.dumps(keep(config), sort_keys=True, separators=(',', ':'))

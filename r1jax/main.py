@@ -1,11 +1,15 @@
-"""Runs an experiment file: python -m r1jax.main --config=experiments/r1_zero.py --workdir=W.
+"""Runs an experiment: python -m r1jax.main --config=r1_zero:tiny --workdir=W.
 
-Any field is overridden by --config.stages.<stage>.<field>=<value>. Started again with the same
-command, a run goes on where it was; SIGTERM and Ctrl-C make it save its state first.
+--config takes the name of an experiment of r1jax or the path of a file, either with a size. Any
+field is overridden by --config.stages.<stage>.<field>=<value>. Started again with the same command,
+a run goes on where it was; SIGTERM and Ctrl-C make it save its state first.
+
+  --help_config  lists the experiment's fields with their values, defaults and meanings, and stops
+  --dry_run      checks what a run would check, lists what each stage would do, and stops
+  --version      prints the version, and stops
 
 What each stage will do is listed before anything runs:
 
-  --plan        prints that list, and stops
   --only=a,b    these stages alone, on what the others have left
   --from=a      this stage, and those that depend on it
   --until=b     this stage, and those that it depends on
@@ -38,7 +42,8 @@ def main() -> None:
   cache = flags.DEFINE_string(
       'compilation_cache', os.path.expanduser('~/.cache/r1jax/compiled'),
       'folder that keeps compiled programs between runs; empty for none')
-  plan = flags.DEFINE_bool('plan', False, 'list what each stage would do, and stop')
+  dry_run = flags.DEFINE_bool('dry_run', False, 'check and list what each stage would do, and stop')
+  help_config = flags.DEFINE_bool('help_config', False, "list the experiment's fields, and stop")
   only = flags.DEFINE_list('only', [], 'stages to run, and no others: a,b')
   first = flags.DEFINE_string('from', '', 'run this stage and those that depend on it')
   until = flags.DEFINE_string('until', '', 'run this stage and those that it depends on')
@@ -47,7 +52,7 @@ def main() -> None:
   host = flags.DEFINE_integer('host', -1, 'which of them this is, from 0')
   wait = flags.DEFINE_integer('join_wait_s', 300, 'seconds that hosts wait for each other to begin')
   lost = flags.DEFINE_integer('lost_s', 100, 'seconds after which a silent host is taken for dead')
-  flags.mark_flags_as_required(['config', 'workdir'])
+  flags.mark_flags_as_required(['config'])
 
   def run(_) -> None:
     import jax
@@ -62,8 +67,13 @@ def main() -> None:
       jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
     stages = dict(only=only.value, from_=first.value, until=until.value)
     try:
-      if plan.value:
-        print(pipeline.listing(pipeline.plan(flag.value, workdir.value, **stages)))
+      if help_config.value:
+        print(pipeline.help_text(flag.value))
+        return
+      if not workdir.value:
+        raise ValueError('--workdir is missing: give --config=FILE and --workdir=FOLDER')
+      if dry_run.value:
+        print(pipeline.dry_run(flag.value, workdir.value, **stages))
         return
       witness = joining.join(joining.Joining(
           coordinator.value, num_hosts.value, host.value, wait.value, lost.value))

@@ -1,74 +1,114 @@
 """Chains stages: each reads earlier Artifacts by name and leaves its own in `workdir/<name>`.
 
-A stage's result is known by its identity: the hash of its config and, where it reads other stages,
-of their identities. So a change reaches all that depends on it, and nothing else. What a stage was
-begun with is kept in `<name>/stage.json`; a result that a rerun replaces is moved to
-`<name>.old-<identity>`. Data are known by their place alone: who changes a file in it and wants
-the stage to run again moves the stage's folder away.
+A stage's result is known by its identity (`stages.stage`), of which those of its inputs are a part.
+So a change reaches all stages that depend on it, and no other. A result that another one replaces
+is moved to `<name>.old-<identity>`. Data are known by their place alone: if a file in it changes,
+move the folders of the stages that read it away to run them again.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
-import json
 from typing import Any
 
-from r1jax import checkpoint
+import jax
+
+from r1jax import checks, preflight
 from r1jax.report import data as report_data
 from r1jax.report import page as report
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.stages import evaluate, pretrain, reject, reward_model, rl, sft
-from r1jax.stages.config import check_choice, check_config, check_mesh, nearest, plain
-from r1jax.stages.stage import Artifact, open_artifact
+from r1jax.stages.artifact import Artifact, identity, open_artifact
+from r1jax.stages.config import Field, Section, describe, plain, refuse
+from r1jax.stages.stage import look
 
 KINDS = {'pretrain': pretrain, 'sft': sft, 'reject': reject, 'reward_model': reward_model, 'rl': rl,
          'evaluate': evaluate}
-# Each stage has its own seed, too.
-_TOP = dict(seed=0, stages={}, mesh=dict.fromkeys(sharding.AXES, 1))
+
+MESH = Section({
+    axis: Field(1, 'devices along this axis; -1: all that the others leave', at_least=-1, how=True)
+    for axis in sharding.AXES}, 'how devices are arranged', how=True)
+_SEED = Field(0, 'seed of all stages that have none of their own', at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Planned:
+class StageState:
   """What `run` would do with a stage."""
   name: str
   kind: str
   inputs: tuple[str, ...]
   identity: str                      # of the result that its config asks for
-  state: str                         # 'done', 'resumes', 'runs', 'runs again' or 'left out'
+  state: str                         # a key of _DOES
   why: str = ''                      # what follows the state in a sentence
   replaces: str = ''                 # the identity of a result that is to be moved aside
 
   def __str__(self) -> str:
     return self.state + self.why
 
+  @property
+  def runs(self) -> bool:
+    """Whether something is left to do, and is to be done."""
+    return self.state not in ('done', 'left out')
+
+
+# What is in a stage's folder (`stages.stage.FolderState`) -> what `run` does.
+_DOES = {'new': 'runs', 'resumes': 'resumes', 'done': 'done', 'evaluates': 'evaluates',
+         'differs': 'runs again'}
+
+
+def settings_of(stage: Mapping[str, Any]) -> Section:
+  """The settings of a stage, by its kind."""
+  module = KINDS[stage['kind']]
+  return module.settings(stage) if module is evaluate else module.SETTINGS
+
 
 def check(config: Mapping[str, Any]) -> None:
-  """Refuses a config that cannot run, before anything is loaded.
+  """Refuses a config that cannot run, before anything is loaded, naming all that is wrong.
 
   Raises:
-    ValueError: naming the field and what it could be.
+    ValueError: naming each field, its value and what it must be.
   """
-  config = {'seed': 0} | dict(config)
-  if isinstance(config.get('mesh'), Mapping):
-    config['mesh'] = _TOP['mesh'] | dict(config['mesh'])
-  check_config(config, _TOP, 'config')
-  stages = config['stages']
-  if not stages:
-    raise ValueError('config.stages is empty: name at least one stage')
+  refuse(_faults({'seed': 0, 'mesh': {}} | dict(config)))
+  _in_order(config['stages'])
+
+
+def _faults(config: Mapping[str, Any]) -> Iterator[str]:
+  known = ('seed', 'mesh', 'stages')
+  for name in config:
+    if name not in known:
+      yield f'config.{name} is not a field: did you mean config.{checks.nearest(name, known)}?'
+  yield from _SEED.faults(config['seed'], 'config.seed')
+  mesh = config['mesh']
+  yield from MESH.faults(MESH.default | dict(mesh) if isinstance(mesh, Mapping) else mesh,
+                         'config.mesh')
+  stages = config.get('stages')
+  if not isinstance(stages, Mapping) or not stages:
+    yield f'config.stages must name at least one stage, got {stages!r}'
+    return
   for name, stage in stages.items():
-    if not isinstance(stage, Mapping):
-      raise ValueError(f'config.stages.{name}={stage!r} is no stage: give it a kind and its fields')
-    kind = stage.get('kind')
-    check_choice(kind, KINDS, f'config.stages.{name}.kind')
-    KINDS[kind].check(stage, f'config.stages.{name}')
-    for needed in stage['inputs']:
-      if needed not in stages:
-        raise ValueError(f'config.stages.{name}.inputs names {needed!r}, which is no stage: did '
-                         f'you mean {nearest(needed, stages)!r}?')
-    for path, source in _sources(stage, f'config.stages.{name}'):
-      if source in stages and source not in stage['inputs']:
-        raise ValueError(f'{path}={source!r} is a stage that config.stages.{name}.inputs '
-                         f'lacks: add it there')
-  _in_order(stages)
+    yield from _stage_faults(stages, name, stage)
+
+
+def _stage_faults(stages: Mapping[str, Any], name: str, stage: Any) -> Iterator[str]:
+  path = f'config.stages.{name}'
+  if not isinstance(stage, Mapping):
+    yield f'{path} must hold a kind and its fields, got {stage!r}'
+    return
+  kind = stage.get('kind')
+  if kind not in KINDS:
+    yield (f'{path}.kind must be one of {", ".join(KINDS)}, got {kind!r}: did you mean '
+           f'{checks.nearest(kind, KINDS)!r}?')
+    return
+  found = list(settings_of(stage).faults(stage, path))
+  yield from found
+  if found:
+    return
+  for needed in stage['inputs']:
+    if needed not in stages:
+      yield (f'{path}.inputs names {needed!r}, which is not a stage: did you mean '
+             f'{checks.nearest(needed, stages)!r}?')
+  for field, source in _sources(stage, path):
+    if source in stages and source not in stage['inputs']:
+      yield f'{field}={source!r} is a stage that {path}.inputs lacks: add it there'
 
 
 def _sources(config: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
@@ -102,10 +142,10 @@ def _in_order(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
   return order
 
 
-def plan(
+def state(
     config: Mapping[str, Any], workdir: str | Path, *, only: Sequence[str] = (), from_: str = '',
     until: str = '',
-) -> list[Planned]:
+) -> list[StageState]:
   """What `run` would do with each stage, in order; nothing is loaded or written.
 
   Args:
@@ -116,28 +156,35 @@ def plan(
     until: run this stage and those that it depends on.
 
   Raises:
-    ValueError: the config cannot run, a name is no stage's, or a stage that is left out has not
-      left what another one reads.
+    ValueError: the config cannot run, a name is not that of a stage, or a stage that is left out
+      has not left what another one reads.
   """
   config = plain(config)
   check(config)
   stages = config['stages']
   only = list(filter(None, [only] if isinstance(only, str) else only))
   chosen = _choose(stages, only, from_, until)
-  planned: dict[str, Planned] = {}
+  states: dict[str, StageState] = {}
   for name in _in_order(stages):
-    found = _look(name, stages[name], planned, Path(workdir) / name)
+    found = _look(name, stages[name], states, Path(workdir) / name)
     if found.state != 'done' and name not in chosen:
-      why = {'runs': 'not there', 'resumes': 'not finished'}.get(
-          found.state, f'out of date{found.why}')
+      why = {'runs': 'not there', 'resumes': 'not finished',
+             'evaluates': f'without evaluations{found.why}'}.get(
+                 found.state, f'out of date{found.why}')
       found = dataclasses.replace(found, state='left out', why=f': {why}')
-    planned[name] = found
-  for stage in planned.values():
+    states[name] = found
+  for stage in states.values():
     for needed in stage.inputs:
-      if stage.state not in ('done', 'left out') and planned[needed].state == 'left out':
+      if stage.runs and states[needed].state == 'left out' and not _is_there(
+          Path(workdir) / needed, states[needed].identity):
         raise ValueError(f'stage {stage.name!r} reads {needed!r}, which is '
-                         f'{planned[needed]}; run {needed!r}, too, or first')
-  return list(planned.values())
+                         f'{states[needed]}; run {needed!r}, too, or first')
+  return list(states.values())
+
+
+def _is_there(folder: Path, wanted: str) -> bool:
+  """Whether a folder has the result of this identity, perhaps not all evaluations."""
+  return (folder / 'manifest.json').exists() and open_artifact(folder).identity == wanted
 
 
 def _choose(stages, only: Sequence[str], from_: str, until: str) -> set[str]:
@@ -146,7 +193,8 @@ def _choose(stages, only: Sequence[str], from_: str, until: str) -> set[str]:
     raise ValueError('only goes with neither from nor until: give the one or the others')
   for word, names in (('only', only), ('from', [from_]), ('until', [until])):
     for name in filter(None, names):
-      check_choice(name, stages, word)
+      if name not in stages:
+        raise ValueError(f'{word}={name!r} is not a stage: {checks.did_you_mean(name, stages)}')
   needs: dict[str, set[str]] = {}
   for name in _in_order(stages):
     needs[name] = {name}.union(*(needs[needed] for needed in stages[name]['inputs']))
@@ -157,51 +205,56 @@ def _choose(stages, only: Sequence[str], from_: str, until: str) -> set[str]:
   return chosen
 
 
-def _look(name: str, stage, planned: Mapping[str, Planned], folder: Path) -> Planned:
+def _look(
+    name: str, stage: Mapping[str, Any], states: Mapping[str, StageState], folder: Path,
+) -> StageState:
   """What is to be done with a stage, by what is in its folder."""
-  inputs = {needed: planned[needed].identity for needed in stage['inputs']}
-  config_hash = checkpoint.config_hash(stage)
-  make = lambda state, why='', replaces='': Planned(
-      name, stage['kind'], tuple(inputs), _identity(config_hash, inputs), state, why, replaces)
-  with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
-    step = checkpoints.latest_step()
-    meta = {} if step is None else checkpoints.read_meta(step)
-  finished = (folder / 'manifest.json').exists()
-  manifest = checkpoint.read_manifest(folder) if finished else None
-  if (folder / 'stage.json').exists():
-    found = json.loads((folder / 'stage.json').read_text())
-  elif finished:   # run without a pipeline, as from a notebook; so is the next
-    found = {'config': None, 'inputs': dict(zip(inputs, manifest.parents))}
-  elif meta:
-    found = {'config': None, 'inputs': inputs, 'config_hash': meta['config_hash']}
-  else:
-    return make('runs')
-  if finished:
-    found['config_hash'] = manifest.config_hash
-  replaces = _identity(found['config_hash'], found['inputs'])
-  if found['config_hash'] != config_hash:
-    changed = checkpoint.changed_fields(found['config'], json.loads(to_json(stage))) if (
-        found['config']) else []
-    return make('runs again', f': {", ".join(changed) or "its config"} changed', replaces)
-  if found['inputs'] != inputs:
-    new = next(needed for needed in inputs if found['inputs'].get(needed) != inputs[needed])
-    return make('runs again', f' because its input {new!r} is new', replaces)
-  if finished:
-    return make('done')
-  return make('resumes', ', no step is saved' if step is None else f' at step {step}')
+  inputs = {needed: states[needed].identity for needed in stage['inputs']}
+  settings = settings_of(stage)
+  found = look(settings, stage, inputs, folder)
+  return StageState(
+      name, stage['kind'], tuple(inputs), identity(settings, stage, inputs),
+      _DOES[found.state], found.why, found.identity)
 
 
-def _identity(config_hash: str, inputs: Mapping[str, str]) -> str:
-  return checkpoint.config_hash({'config': config_hash, 'inputs': inputs}) if inputs else config_hash
-
-
-def listing(planned: Sequence[Planned]) -> str:
-  """A plan as a table in plain text."""
+def listing(states: Sequence[StageState]) -> str:
+  """What `state` returns, as a table in plain text."""
   rows = [('stage', 'kind', 'inputs', 'state')] + [
-      (stage.name, stage.kind, ', '.join(stage.inputs) or '-', str(stage)) for stage in planned]
+      (stage.name, stage.kind, ', '.join(stage.inputs) or '-', str(stage)) for stage in states]
   widths = [max(map(len, column)) for column in zip(*rows)]
   return '\n'.join(
       '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def help_text(config: Mapping[str, Any]) -> str:
+  """The fields of a whole config, with values, defaults and meanings."""
+  config = plain(config)
+  check(config)
+  lines = ['[how]: changing it does not restart a run or invalidate a result.', '',
+           f'config.seed = {config.get("seed", 0)!r}', f'    {_SEED.meaning}',
+           *describe(MESH, MESH.default | config.get('mesh', {}), 'config.mesh')]
+  for name, stage in config['stages'].items():
+    settings = settings_of(stage)
+    lines += ['', f'Stage {name!r} (kind {stage["kind"]!r}): {settings.meaning}.', '',
+              *describe(settings, stage, f'config.stages.{name}')]
+  return '\n'.join(lines)
+
+
+def dry_run(
+    config: Mapping[str, Any], workdir: str | Path, *, only: Sequence[str] = (), from_: str = '',
+    until: str = '',
+) -> str:
+  """Checks all that `run` would check before it computes, and says what it would do.
+
+  Nothing is written. Arguments and errors as of `run`.
+  """
+  config = plain(config)
+  states = state(config, workdir, only=only, from_=from_, until=until)
+  _preflight(config, states)
+  settings = '\n'.join(line for name, stage in config['stages'].items()
+                       for line in describe(settings_of(stage), stage, f'config.stages.{name}')
+                       if not line.lstrip().startswith(' ') and ' = ' in line)
+  return f'{settings}\n\n{listing(states)}'
 
 
 def run(
@@ -210,41 +263,52 @@ def run(
 ) -> dict[str, Artifact]:
   """Lists what the stages will do, runs them, and returns the Artifacts that are there by name.
 
-  A stage whose Artifact is there already, of the same config and the same inputs, is not run
-  again; one that was interrupted goes on; one of another config or other inputs is moved aside
-  and run again. A chain that evaluates more than one stage ends with `report.write`. Arguments as
-  of `plan`.
+  A stage whose Artifact is there already, with the same identity, is not run again, but for
+  evaluations that it lacks; one that was interrupted goes on; one with another identity is moved
+  aside and run again. A chain that evaluates more than one stage ends with `report.page.write`.
+  Arguments as of `state`.
 
   Raises:
     ValueError, FileNotFoundError: in one sentence, what is wrong.
-    stages.StopRequested: `should_stop` said so, and the stage has saved its state.
+    stages.stage.StopRequested: `should_stop` said so, and the stage has saved its state.
   """
   config = plain(config)
   _check_same(config)
-  planned = hosts.from_first(lambda: plan(config, workdir, only=only, from_=from_, until=until))
-  _say(listing(planned))
-  mesh = sharding.make_mesh(**config['mesh'])
-  for step in planned:
-    if step.state not in ('done', 'left out'):
-      check_mesh(config['stages'][step.name], mesh, f'config.stages.{step.name}')
+  states = hosts.from_first(lambda: state(config, workdir, only=only, from_=from_, until=until))
+  _say(listing(states))
+  mesh = _preflight(config, states)
   artifacts: dict[str, Artifact] = {}
-  for step in planned:
-    name, folder, stage = step.name, Path(workdir) / step.name, config['stages'][step.name]
-    if step.state == 'left out':
+  for stage in states:
+    if stage.state == 'left out' and not _is_there(Path(workdir) / stage.name, stage.identity):
       continue
-    if step.state == 'done':
-      artifacts[name] = open_artifact(folder)
+    if not stage.runs:
+      artifacts[stage.name] = open_artifact(Path(workdir) / stage.name)
       continue
-    identities = {other.name: other.identity for other in planned if other.name in step.inputs}
-    hosts.from_first(lambda: _begin(step, stage, identities, folder, workdir))
-    hosts.together(lambda: _check_shared(folder))
-    artifacts[name] = KINDS[step.kind].run(
-        stage, {needed: artifacts[needed] for needed in step.inputs}, folder, stage=name, mesh=mesh,
-        should_stop=should_stop)
+    artifacts[stage.name] = _run_stage(
+        config['stages'][stage.name], stage, artifacts, workdir, mesh, should_stop)
   if len(report_data.scores(artifacts)) > 1:
     hosts.from_first(lambda: report.write(artifacts, workdir, stages=config['stages']))
   hosts.barrier()
   return artifacts
+
+
+def _preflight(config: Mapping[str, Any], states: Sequence[StageState]) -> jax.sharding.Mesh:
+  """Checks mesh, models and data of the stages that run; returns the mesh."""
+  mesh = sharding.make_mesh(**config.get('mesh', {}))
+  preflight.check(config['stages'], [stage.name for stage in states if stage.runs], KINDS, mesh)
+  return mesh
+
+
+def _run_stage(
+    config: Mapping[str, Any], stage: StageState, artifacts: Mapping[str, Artifact],
+    workdir: str | Path, mesh: jax.sharding.Mesh, should_stop: Callable[[], bool],
+) -> Artifact:
+  """Runs a stage, after moving an old result aside."""
+  folder = Path(workdir) / stage.name
+  hosts.from_first(lambda: _make_room(stage, folder, workdir))
+  return KINDS[stage.kind].run(
+      config, {needed: artifacts[needed] for needed in stage.inputs}, folder, stage=stage.name,
+      mesh=mesh, should_stop=should_stop)
 
 
 def _say(text: str) -> None:
@@ -253,31 +317,20 @@ def _say(text: str) -> None:
 
 
 def _check_same(config: Mapping[str, Any]) -> None:
-  first, *others = hosts.gather(checkpoint.config_hash(config, exclude=()))
+  first, *others = hosts.gather(to_json(config))
   for number, other in enumerate(others, start=1):
     if other != first:
       raise ValueError(f'host {number} was started with another config than host 0: give all hosts '
                        'the same command')
 
 
-def _begin(
-    step: Planned, stage: Mapping[str, Any], identities: Mapping[str, str], folder: Path,
-    workdir: str | Path,
-) -> None:
-  """Moves an old result aside, and writes what the stage is begun with."""
-  if step.replaces:
-    old = _unused(workdir, f'{step.name}.old-{step.replaces[:8]}')
+def _make_room(stage: StageState, folder: Path, workdir: str | Path) -> None:
+  """Moves an old result aside, and says what runs."""
+  if stage.replaces:
+    old = _unused(workdir, f'{stage.name}.old-{stage.replaces[:8]}')
     folder.move_to(old)
-    _say(f'stage {step.name!r} {step}; its old result is in {old}')
-  _say(f'stage {step.name!r} ({step.kind}) in {folder}')
-  (folder / 'stage.json').write_text(to_json({
-      'config_hash': checkpoint.config_hash(stage), 'inputs': identities, 'config': stage}))
-
-
-def _check_shared(folder: Path) -> None:
-  if not (folder / 'stage.json').exists():
-    raise ValueError(f'host {hosts.index()} does not see what host 0 wrote to {folder}: give a '
-                     'workdir that all hosts share, a bucket or a disk')
+    _say(f'stage {stage.name!r} {stage}; its old result is in {old}')
+  _say(f'stage {stage.name!r} ({stage.kind}) in {folder}')
 
 
 def _unused(workdir: str | Path, name: str) -> Path:

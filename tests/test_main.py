@@ -10,7 +10,7 @@ import runs
 from runs import base, compiled  # noqa: F401 (fixtures)
 
 from r1jax import main, metrics
-from r1jax.stages.stage import open_artifact
+from r1jax.stages.artifact import open_artifact
 
 EXPERIMENT = '''
 import json, pathlib

@@ -12,7 +12,8 @@ from r1jax import checkpoint, metrics, pipeline
 from r1jax.runtime.storage import Path
 from r1jax.stages import reject
 from r1jax.stages.config import check_config
-from r1jax.stages.stage import Artifact, StopRequested, open_artifact
+from r1jax.stages.artifact import Artifact, open_artifact
+from r1jax.stages.stage import StopRequested
 
 
 def chain():

@@ -17,7 +17,7 @@ from r1jax.report import figures as report_figures
 from r1jax.report import page as report
 from r1jax.rewards.completion import Completion
 from r1jax.runtime.storage import Path
-from r1jax.stages.stage import open_artifact
+from r1jax.stages.artifact import open_artifact
 
 CONFIGS = {
     'zero': dict(kind='rl', inputs=(), seed=0, evaluations={'reasoning': dict(

@@ -7,7 +7,7 @@ from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import datasets, evaluate, loading, pretrain, reject, reward_model, rl, sft
 from r1jax.stages.config import check_config, plain
-from r1jax.stages.stage import open_artifact
+from r1jax.stages.artifact import open_artifact
 
 STAGES = {'rl': rl, 'sft': sft, 'pretrain': pretrain, 'reject': reject, 'evaluate': evaluate,
           'reward_model': reward_model}

@@ -12,7 +12,7 @@ from r1jax.records import Prompts
 from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import datasets, evaluate
-from r1jax.stages.stage import open_artifact
+from r1jax.stages.artifact import open_artifact
 from r1jax.tokenization import encode_prompt, load_tokenizer
 
 

@@ -13,7 +13,8 @@ from r1jax.models import huggingface
 from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import loading
-from r1jax.stages.stage import StopRequested, open_artifact
+from r1jax.stages.artifact import open_artifact
+from r1jax.stages.stage import StopRequested
 
 # How a process ends, and the last checkpoint's step then. Each goes on from where the one before it
 # died; six questions an iteration, see `runs.run_resumable`.

@@ -20,7 +20,7 @@ from r1jax.stages.reward_model import data as reward_model_data
 from r1jax.stages.reward_model import train as reward_model_train
 from r1jax.stages.reward_model.data import Example
 from r1jax.stages.rl import train as rl_train
-from r1jax.stages.stage import Artifact, open_artifact
+from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.tokenization import load_tokenizer
 from r1jax.training.scalar_head import init_scalar
 

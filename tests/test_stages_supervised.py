@@ -14,7 +14,7 @@ from r1jax.data import miniature
 from r1jax.models import huggingface
 from r1jax.runtime.storage import Path
 from r1jax.stages import datasets, evaluate, loading, pretrain, reject, sft
-from r1jax.stages.stage import Artifact, open_artifact
+from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.tokenization import load_tokenizer
 
 

@@ -10,7 +10,7 @@ from r1jax import evaluate, metrics
 from r1jax.models import compute
 from r1jax.models.compute import Compute
 from r1jax.rewards import accuracy
-from r1jax.stages.stage import Artifact
+from r1jax.stages.artifact import Artifact
 
 REASONING = 'reasoning'    # the evaluation whose samples give majority votes and budgets
 _KINDS = ('pretrain', 'sft', 'rl', 'distill', 'evaluate')   # those that evaluate a model they name

@@ -26,7 +26,7 @@ from r1jax.report.data import (
 )
 from r1jax.report.figures import draw
 from r1jax.runtime.storage import Path, to_json
-from r1jax.stages.stage import Artifact
+from r1jax.stages.artifact import Artifact
 
 _MEANINGS = {
     'pass@': 'pass@k: the probability that one of k completions is correct, estimated without bias '
@@ -230,7 +230,7 @@ def _growth_part(paths: Mapping[str, Trajectory]) -> Part:
 def _page(artifacts, stages, parts: Iterable[Part], table, *, image: bool) -> str:
   chain = [{'stage': name, 'kind': artifact.manifest.kind,
             'reads': ', '.join(stages[name]['inputs']) or '-',
-            'seed': str(stages[name].get('seed', '-')), 'config': artifact.manifest.config_hash}
+            'seed': str(stages[name].get('seed', '-')), 'config': artifact.manifest.identity}
            for name, artifact in artifacts.items()]
   lines = [
       '# What the chain reached\n',

@@ -16,15 +16,7 @@ from r1jax.models import Model, ModelConfig
 from r1jax.models.moe import Routing, row_balance_loss, update_balance
 from r1jax.training.logprobs import token_logprobs
 
-EXPERTS = dict(balance_coefficient=0.0, bias_rate=0.0)
 _COUNTS = 'experts/counts'
-
-
-def check_experts(settings: Mapping[str, float], where: str) -> None:
-  """Refuses fields of EXPERTS that are below 0."""
-  for name, value in settings.items():
-    if not 0 <= value < float('inf'):
-      raise ValueError(f'{where}.{name}={value} is no share: set it to 0 or above')
 
 
 def check_model(settings: Mapping[str, Any], shape: ModelConfig, where: str) -> None:
@@ -52,7 +44,7 @@ def balance(
     passes: routing of the passes through the model, over different tokens; none without experts.
     head: that of the prediction head, if it ran and has experts.
     shape: of the model.
-    settings: fields of EXPERTS.
+    settings: of `fields.EXPERTS`.
     num_rows: rows of the whole batch, all passes together.
   """
   if not passes:

@@ -1,80 +1,258 @@
-"""Checks of a stage's config, before anything is loaded."""
-from collections.abc import Iterable, Mapping
+"""How a stage declares its settings: each field once, with type, range, default, meaning and kind.
+
+A stage's settings are a `Section` of `Field`s and other sections. From that one table come
+
+  - the default config (`Section.default`), which experiment files copy and change;
+  - validation (`Section.faults`): all faults are found at once, before anything is loaded;
+  - the list that `--help_config` prints (`describe`);
+  - what identifies a result (`Section.computed`).
+
+There are two kinds of fields. Most decide *what is computed* and are part of a result's identity.
+The others (`how=True`) decide how it is run, watched or measured: changing one neither restarts a
+run nor invalidates a finished one.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import dataclasses
 import math
 from typing import Any
 
 import jax
 
-from r1jax import divergences, losses, tokenization
 from r1jax.checks import nearest
-from r1jax.models import PRESETS
 from r1jax.runtime import sharding
-from r1jax.sampling.sampler import Sampling
 
-# What a field may say, wherever it stands in a config.
-CHOICES = {
-    'compute_dtype': ('float32', 'bfloat16'), 'preset': ('', *PRESETS),
-    'template': tuple(tokenization.TEMPLATES),
-    'overlong': ('skip', 'error', 'cut'), 'aggregation': losses.AGGREGATIONS,
-    'kl_estimator': tuple(divergences.ESTIMATORS), 'kl_place': ('loss', 'reward'),
-    'rule': ('fixed', 'double_or_halve', 'proportional'), 'ratio_level': losses.RATIO_LEVELS,
-    'clip': losses.CLIPS, 'rollout_sharding': tuple(sharding.ROLLOUT_SHARDINGS)}
+Config = Mapping[str, Any]
 
 
-def check_choice(value: Any, choices: Iterable[str], path: str) -> None:
-  """Refuses a word that is none of `choices`.
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """One setting. Its type is that of its default; an int serves as a float, a list as a tuple.
 
-  Raises:
-    ValueError: naming the field's `path` and the nearest choice.
+  Floats must be finite. The bounds are those of numbers.
+
+  Attributes:
+    default: the value where nothing is set.
+    meaning: one sentence, with units.
+    choices: the words or numbers that it may be, if only some are.
+    at_least, at_most: bounds that are allowed themselves.
+    above, below: bounds that are not.
+    how: whether it only decides how the run is done, watched or measured.
+    extends: the run goes on from its last checkpoint when this number is raised; 0 is no limit.
+    restart: why a change starts the run again, where a reader would expect it to go on.
   """
-  choices = list(choices)
-  if value not in choices:
-    raise ValueError(f'{path}={value!r} is unknown: the nearest is {nearest(value, choices)!r} '
-                     f'(known: {", ".join(choices)})')
+  default: Any
+  meaning: str
+  choices: Collection = ()
+  at_least: float = -math.inf
+  at_most: float = math.inf
+  above: float = -math.inf
+  below: float = math.inf
+  how: bool = False
+  extends: bool = False
+  restart: str = ''
+
+  def faults(self, value: Any, path: str) -> Iterator[str]:
+    """What is wrong with a value, as sentences that begin with the field's path."""
+    expected = type(self.default)
+    allowed = {float: (float, int), tuple: (tuple, list)}.get(expected, (expected,))
+    if not isinstance(value, allowed) or isinstance(value, bool) != (expected is bool):
+      yield (f'{path} must be {_article(expected.__name__)} such as {self.default!r}, got {value!r} '
+             f'({_article(type(value).__name__)})')
+    elif self.choices and value not in self.choices:
+      yield (f'{path} must be one of {", ".join(repr(choice) for choice in self.choices)}, got '
+             f'{value!r}{_nearest(value, self.choices)}')
+    elif expected in (int, float) and not self._in_range(value):
+      yield f'{path} must be {self.range}, got {value!r}'
+
+  def _in_range(self, value: float) -> bool:
+    return math.isfinite(value) and (self.at_least <= value <= self.at_most
+                                     and self.above < value < self.below)
+
+  @property
+  def range(self) -> str:
+    """The numbers that are allowed, in words: 'at least 0 and below 1'."""
+    bounds = [f'{word} {bound:.10g}' for word, bound in (
+        ('at least', self.at_least), ('above', self.above), ('at most', self.at_most),
+        ('below', self.below)) if math.isfinite(bound)]
+    return ' and '.join(bounds) or 'a finite number'
+
+  def computed(self, value: Any) -> Any:
+    """The value as it enters the identity."""
+    return value
 
 
-def check_config(config: Mapping[str, Any], default: Mapping[str, Any], where: str) -> None:
-  """Refuses a config with a field that `default` lacks, or without one, or of a wrong type or word.
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """Fields that belong together.
 
-  A dict that is empty in `default` is free in its fields. An int serves as a float.
-
-  Raises:
-    ValueError: naming the field, and the nearest one, the type or the words that it may have.
+  Attributes:
+    fields: by name, in the order in which they are listed.
+    meaning: what they are for.
+    pairs: what is wrong with values that are right by themselves, as sentences that begin with a
+      field's name.
+    how: as of Field, for the whole section.
   """
-  for field in config:
-    if default and field not in default:
-      raise ValueError(f'{where}.{field} is no field: did you mean '
-                       f'{where}.{nearest(field, default)}?')
-  for field, expected in default.items():
-    path = f'{where}.{field}'
-    if field not in config:
-      raise ValueError(f'{path} is missing: set it, by default to {expected!r}')
-    value = config[field]
-    if isinstance(expected, Mapping):
-      if not isinstance(value, Mapping):
-        raise ValueError(f'{path}={value!r} must hold fields ({", ".join(expected) or "any"})')
-      check_config(value, expected, path)
-      continue
-    allowed = {float: (float, int), tuple: (tuple, list)}.get(type(expected), type(expected))
-    if not isinstance(value, allowed) or isinstance(value, bool) != isinstance(expected, bool):
-      raise ValueError(f'{path}={value!r} is a {type(value).__name__}: '
-                       f'make it a {type(expected).__name__}, as {expected!r}')
-    if field in CHOICES:
-      check_choice(value, CHOICES[field], path)
+  fields: Mapping[str, Field | Section | Named | Entries | Weights]
+  meaning: str = ''
+  pairs: Callable[[Config], Iterable[str]] = lambda config: ()
+  how: bool = False
+
+  @property
+  def default(self) -> dict[str, Any]:
+    """The default of every field; a new dict."""
+    return {name: field.default for name, field in self.fields.items()}
+
+  def check(self, config: Any, path: str) -> None:
+    """Raises one ValueError that names all that is wrong with a config, if anything is."""
+    refuse(self.faults(config, path))
+
+  def faults(self, config: Any, path: str) -> Iterator[str]:
+    """All that is wrong with a config, as sentences that begin with a field's path."""
+    if not isinstance(config, Mapping):
+      yield f'{path} must hold the fields {", ".join(self.fields)}, got {config!r}'
+      return
+    found = [fault for name, value in config.items() for fault in self._faults_of(name, value, path)]
+    found += [f'{path}.{name} is missing; its default is {field.default!r}'
+              for name, field in self.fields.items() if name not in config]
+    yield from found or (f'{path}.{fault}' for fault in self.pairs(config))
+
+  def _faults_of(self, name: str, value: Any, path: str) -> Iterator[str]:
+    if name in self.fields:
+      yield from self.fields[name].faults(value, f'{path}.{name}')
+    else:
+      yield f'{path}.{name} is not a field: did you mean {path}.{nearest(name, self.fields)}?'
+
+  def computed(self, config: Config) -> dict[str, Any]:
+    """The fields that decide what is computed."""
+    return {name: self.fields[name].computed(value) for name, value in config.items()
+            if not self.fields[name].how}
 
 
-def check_sampling(sampling: Mapping[str, Any], where: str) -> None:
-  """Refuses a `sampling` part that no sampler takes.
+@dataclasses.dataclass(frozen=True)
+class Named:
+  """A section whose field `name` chooses its other fields; those left out have their defaults.
 
-  Raises:
-    ValueError: naming the field.
+  Attributes:
+    sections: by name.
+    meaning: what is chosen.
+    required: whether it must not be left empty.
+    how: as of Field.
   """
-  settings = dict(sampling)
-  for name in ('max_new_tokens', 'chunk'):
-    if settings.pop(name) < 1:
-      raise ValueError(f'{where}.{name}={sampling[name]} draws nothing: set it to at least 1')
-  del settings['rollout_sharding']
-  Sampling(**settings)
+  sections: Mapping[str, Section]
+  meaning: str
+  required: bool = True
+  how: bool = False
+
+  @property
+  def default(self) -> dict[str, Any]:
+    """Nothing is chosen."""
+    return {}
+
+  def faults(self, config: Any, path: str) -> Iterator[str]:
+    """As `Section.faults`."""
+    if not isinstance(config, Mapping):
+      yield f'{path} must hold a name and its fields, got {config!r}'
+    elif config or self.required:
+      name = config.get('name')
+      if name in self.sections:
+        yield from self.sections[name].faults(self._filled(config), path)
+      else:
+        yield (f'{path}.name must be one of {", ".join(map(repr, self.sections))}, got {name!r}'
+               f'{_nearest(name, self.sections)}')
+
+  def _filled(self, config: Config) -> dict[str, Any]:
+    fields = {field: value for field, value in config.items() if field != 'name'}
+    return self.sections[config['name']].default | fields
+
+  def computed(self, config: Config) -> dict[str, Any]:
+    """As `Section.computed`, with the name and the defaults."""
+    if not config:
+      return {}
+    return {'name': config['name'],
+            **self.sections[config['name']].computed(self._filled(config))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entries:
+  """Any number of sections of one form, by names of the user's choice.
+
+  Attributes:
+    section: the form of each.
+    meaning: what they are for.
+    partial: whether fields that are left out have their defaults.
+    how: as of Field.
+  """
+  section: Section
+  meaning: str
+  partial: bool = False
+  how: bool = False
+
+  @property
+  def default(self) -> dict[str, Any]:
+    """None."""
+    return {}
+
+  def faults(self, config: Any, path: str) -> Iterator[str]:
+    """As `Section.faults`."""
+    if not isinstance(config, Mapping):
+      yield f'{path} must hold names, each with the fields {", ".join(self.section.fields)}, got {config!r}'
+      return
+    for name, entry in config.items():
+      yield from self.section.faults(self._filled(entry), f'{path}.{name}')
+
+  def _filled(self, entry: Any) -> Any:
+    return self.section.default | dict(entry) if self.partial and isinstance(
+        entry, Mapping) else entry
+
+  def computed(self, config: Config) -> dict[str, Any]:
+    """As `Section.computed`, of each."""
+    return {name: self.section.computed(self._filled(entry)) for name, entry in config.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """A finite weight for each of some names.
+
+  Attributes:
+    names: those that there are.
+    meaning: what is weighted.
+    how: as of Field.
+  """
+  names: Collection[str]
+  meaning: str
+  how: bool = False
+
+  @property
+  def default(self) -> dict[str, float]:
+    """None."""
+    return {}
+
+  def faults(self, config: Any, path: str) -> Iterator[str]:
+    """As `Section.faults`."""
+    if not isinstance(config, Mapping):
+      yield f'{path} must hold weights by name, such as {{{next(iter(self.names))!r}: 1.0}}, got {config!r}'
+      return
+    for name, weight in config.items():
+      if name not in self.names:
+        yield (f'{path}.{name} is not one of {", ".join(self.names)}'
+               f'{_nearest(name, self.names)}')
+      elif isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(
+          weight):
+        yield f'{path}.{name} must be a finite number, got {weight!r}'
+
+  def computed(self, config: Config) -> dict[str, float]:
+    """The weights."""
+    return dict(config)
+
+
+def refuse(faults: Iterable[str]) -> None:
+  """Raises one ValueError that names all faults, if there are any."""
+  found = list(faults)
+  if found:
+    raise ValueError(found[0] if len(found) == 1 else f'{len(found)} settings are wrong: ' +
+                     '; '.join(f'({number}) {fault}' for number, fault in enumerate(found, 1)))
 
 
 def check_mesh(config: Mapping[str, Any], mesh: jax.sharding.Mesh, where: str) -> None:
@@ -109,3 +287,62 @@ def plain(config: Any) -> Any:
   if isinstance(config, Mapping):
     return {key: plain(value) for key, value in config.items()}
   return [plain(value) for value in config] if isinstance(config, (list, tuple)) else config
+
+
+def changed_fields(section: Section, before: Config, after: Config, path: str) -> list[str]:
+  """The fields by which two configs compute different things, as ['config.sampling.top_p']."""
+  return _differences(section.computed(before), section.computed(after), path)
+
+
+def _differences(before: Config, after: Config, path: str) -> list[str]:
+  changed = []
+  for name in sorted(before.keys() | after.keys()):
+    pair = [plain(config[name]) for config in (before, after) if name in config]
+    if len(pair) == 2 and all(isinstance(value, Mapping) for value in pair):
+      changed += _differences(*pair, f'{path}.{name}')
+    elif len(pair) == 1 or pair[0] != pair[1]:
+      changed.append(f'{path}.{name}')
+  return changed
+
+
+def describe(section: Section, config: Config, path: str) -> list[str]:
+  """The fields of a config as lines: path = value, the default where it is another, the meaning."""
+  lines = []
+  for name, field in section.fields.items():
+    value = config.get(name, field.default)
+    if isinstance(field, Section):
+      lines += [f'{path}.{name}: {field.meaning}'] if field.meaning else []
+      lines += describe(field, value, f'{path}.{name}')
+      continue
+    default = '' if plain(value) == plain(field.default) else f' (default {field.default!r})'
+    kind = ' [how]' if field.how or section.how else ''
+    lines.append(f'{path}.{name} = {value!r}{default}{kind}')
+    lines.append(f'    {field.meaning}{_allowed(field)}')
+    if isinstance(field, Entries):
+      for entry, fields in value.items():
+        lines += [f'  {line}' for line in describe(field.section, fields, f'{path}.{name}.{entry}')]
+    if isinstance(field, Named) and value.get('name') in field.sections:
+      lines += [f'  {line}' for line in describe(
+          field.sections[value['name']], value, f'{path}.{name}')]
+  return lines
+
+
+def _allowed(field: Field | Named | Entries | Weights) -> str:
+  if isinstance(field, Named):
+    return f'; name: one of {", ".join(field.sections)}'
+  if isinstance(field, Weights):
+    return f'; of {", ".join(field.names)}'
+  if not isinstance(field, Field):
+    return ''
+  if len(field.choices) > 1:
+    return f'; one of {", ".join(map(repr, field.choices))}'
+  bounded = type(field.default) in (int, float) and field.range != 'a finite number'
+  return f'; {field.range}' if bounded else ''
+
+
+def _nearest(word: Any, words: Iterable) -> str:
+  return f': did you mean {nearest(word, map(str, words))!r}?'
+
+
+def _article(name: str) -> str:
+  return f'{"an" if name[0] in "aeiou" else "a"} {name}'

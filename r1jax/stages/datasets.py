@@ -7,7 +7,7 @@ import jax
 from r1jax.data import miniature
 from r1jax.data.prompts import PromptStream
 from r1jax.runtime import sharding
-from r1jax.stages.config import check_choice, check_config, nearest
+from r1jax.stages.config import Field, Named, Section
 from r1jax.tokenization import Tokenizer
 
 
@@ -38,36 +38,40 @@ def _reasoning_gym(split, *, task, size, seed):
   return reasoning_gym_source(task, size, 2 * seed + (split == 'test'))
 
 
-# Name -> (loader of a split, the fields that `data` may have besides its name, with defaults).
-DATASETS: dict[str, tuple[Callable, dict[str, Any]]] = {
-    'miniature': (_miniature, dict(size=10_000, seed=0, min_steps=5, max_steps=8, cache='')),
-    'miniature_general': (_miniature_general, dict(size=10_000, seed=0, tasks=(), bad_answer_share=0.0)),
-    'gsm8k': (_gsm8k, dict(folder='', cache='')),
-    'jsonl': (_jsonl, dict(folder='')),
-    'reasoning_gym': (_reasoning_gym, dict(task='chain_sum', size=10_000, seed=0)),
+_SEED = Field(0, 'seed of the problems', at_least=0)
+_SIZE = Field(10_000, 'problems of the split', at_least=1)
+_FOLDER = Field('', 'where train.jsonl and test.jsonl are')
+
+# Name -> (loader of a split, its fields).
+DATASETS: dict[str, tuple[Callable, Section]] = {
+    'miniature': (_miniature, Section(dict(
+        size=_SIZE, seed=_SEED,
+        min_steps=Field(5, 'operations of a calculation', at_least=1),
+        max_steps=Field(8, 'operations of a calculation', at_least=1),
+        cache=Field('', 'folder that keeps the problems as a TFDS dataset; none if empty', how=True)))),
+    'miniature_general': (_miniature_general, Section(dict(
+        size=_SIZE, seed=_SEED,
+        tasks=Field((), 'of `data.miniature_general.GENERAL_TASKS`; all if empty'),
+        bad_answer_share=Field(0.0, 'share of examples whose answer is a bad one', at_least=0,
+                               at_most=1)))),
+    'gsm8k': (_gsm8k, Section(dict(
+        folder=_FOLDER,
+        cache=Field('', 'folder of the prepared TFDS dataset', how=True)))),
+    'jsonl': (_jsonl, Section(dict(folder=_FOLDER))),
+    'reasoning_gym': (_reasoning_gym, Section(dict(
+        task=Field('chain_sum', 'of reasoning-gym'), size=_SIZE, seed=_SEED))),
 }
 
 
-def check_data(data: Mapping[str, Any], where: str) -> None:
-  """Refuses a `data` part with an unknown name or field.
-
-  Raises:
-    ValueError: naming the nearest.
-  """
-  check_choice(data.get('name'), DATASETS, f'{where}.name')
-  fields = {field: value for field, value in data.items() if field != 'name'}
-  known = DATASETS[data['name']][1]
-  for field in fields:
-    if field not in known:
-      raise ValueError(f'{where}.{field} is no field of the data {data["name"]!r}: did you mean '
-                       f'{where}.{nearest(field, known)}? (its fields: {", ".join(known)})')
-  check_config(known | fields, known, where)
+def data_field(meaning: str, *, required: bool = True) -> Named:
+  """The `data` part of a stage's settings."""
+  return Named({name: section for name, (_, section) in DATASETS.items()}, meaning, required)
 
 
 def load_examples(data: Mapping[str, Any], split: str):
   """A random-access source of {'question', 'answer', ...} by the `data` part of a config."""
-  load, defaults = DATASETS[data['name']]
-  return load(split, **defaults | {
+  load, section = DATASETS[data['name']]
+  return load(split, **section.default | {
       field: value for field, value in data.items() if field != 'name'})
 
 

@@ -1,5 +1,5 @@
 """Evaluation as a stage, and the table of base against trained that ends a training stage."""
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import functools
 import json
@@ -10,6 +10,7 @@ import jax
 
 from r1jax import checkpoint, metrics
 from r1jax import evaluate as evaluation
+from r1jax.checks import did_you_mean
 from r1jax.data.curation import readable_completion
 from r1jax.data.prompts import PromptStream
 from r1jax.models import Model, ModelConfig, compute
@@ -20,56 +21,63 @@ from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.sampling.sampler import Interrupted, Sampler, Sampling, make_sampler
 from r1jax.stages import datasets, loading, program_shapes, supervised_program_shapes
-from r1jax.stages.config import check_choice, check_config, check_sampling, plain
-from r1jax.stages.stage import Artifact, StopRequested
+from r1jax.stages.artifact import TRAINED, Artifact, evaluation_identity, identities, open_artifact
+from r1jax.stages.config import Field, Section, plain
+from r1jax.stages.datasets import data_field
+from r1jax.stages.fields import (
+  MAX_PROMPT_LENGTH,
+  MODEL,
+  OVERLONG_PROMPT,
+  REWARD_WEIGHTS,
+  REWARD_WORKERS,
+  TEMPLATE,
+  common,
+  evaluations,
+  sampling,
+)
+from r1jax.stages.stage import (
+  StageRun,
+  StopRequested,
+  begin,
+  leave_files,
+  look,
+  read_evaluation,
+  wanted_evaluations,
+)
 from r1jax.tokenization import Tokenizer, opens_think, stop_ids
 
-TRAINED = 'trained'   # as `model.source`: the model that the stage has just trained
 
-DEFAULT = dict(
-    kind='evaluate', inputs=(), seed=0,
-    model=loading.MODEL | dict(source=TRAINED),
-    data={},                        # name, and the fields of `stages.datasets.DATASETS`
-    split='test',
-    template='miniature', max_prompt_length=64, overlong='skip',
-    problems=500, prompts_per_batch=125,      # in all, and at a time
-    completions_per_problem=8,                      # completions a problem
-    shots=0,                        # examples of the train split shown before every question
-    sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32,
-                  rollout_sharding='train'),   # of the sampler's weights on the mesh, or 'tensor'
-    correctness_reward='number',              # the reward that decides what is correct, where no `check` does
-    reward_workers=2, reward_timeout_s=5.0,
-)
-# A stage of several evaluations of one model.
-SEVERAL = dict(
-    kind='evaluate', inputs=(), seed=0,
-    model=loading.MODEL,
-    evaluations={},                 # name -> fields of DEFAULT; source 'trained' is the model here
-)
+def _nothing_to_do(config: Mapping[str, Any]) -> Iterator[str]:
+  if not config['evaluations']:
+    yield 'evaluations is empty: name at least one'
 
 
-def check(config: Mapping[str, Any], where: str) -> None:
-  """Refuses impossible combinations before anything is loaded or compiled.
+SETTINGS = Section(common('evaluate') | dict(
+    model=dataclasses.replace(MODEL, fields=MODEL.fields | dict(source=Field(
+        TRAINED, "as of a stage that trains; 'trained' is the model that it has just trained"))),
+    data=data_field('the problems'),
+    split=Field('test', 'of the data', choices=('train', 'test')),
+    template=TEMPLATE, max_prompt_length=MAX_PROMPT_LENGTH, overlong=OVERLONG_PROMPT,
+    problems=Field(500, 'problems in all', at_least=1),
+    prompts_per_batch=Field(125, 'problems whose completions are drawn at a time', at_least=1,
+                            how=True),
+    completions_per_problem=Field(8, 'completions drawn for each', at_least=1),
+    shots=Field(0, 'examples of the train split shown before every question', at_least=0),
+    sampling=sampling(greedy=True),
+    correctness_reward=Field('number', 'the reward that decides what is correct, where an example '
+                             'names no check of its own', choices=REWARD_WEIGHTS),
+    **REWARD_WORKERS), 'an evaluation of one model')
+SEVERAL_SETTINGS = Section(common('evaluate') | dict(
+    model=MODEL,
+    evaluations=evaluations(SETTINGS)), 'several evaluations of one model', pairs=_nothing_to_do)
 
-  A config with `evaluations` has the fields of SEVERAL, any other those of DEFAULT.
-  """
-  if 'evaluations' in config:
-    check_config(config, SEVERAL, where)
-    if not config['evaluations']:
-      raise ValueError(f'{where}.evaluations is empty and leaves nothing to do: name at least one')
-    for name, one in config['evaluations'].items():
-      check_config(one, DEFAULT, f'{where}.evaluations.{name}')
-      check(one, f'{where}.evaluations.{name}')
-    return
-  check_config(config, DEFAULT, where)
-  datasets.check_data(config['data'], f'{where}.data')
-  check_sampling(config['sampling'], f'{where}.sampling')
-  for name in ('problems', 'prompts_per_batch', 'completions_per_problem'):
-    if config[name] < 1:
-      raise ValueError(f'{where}.{name}={config[name]} leaves nothing to do: use at least 1')
-  if config['shots'] < 0:
-    raise ValueError(f'{where}.shots={config["shots"]} shows nothing: use 0 for none')
-  named_rewards({config['correctness_reward']: 1.0})
+DEFAULT = SETTINGS.default
+SEVERAL = SEVERAL_SETTINGS.default    # source 'trained' is the model here
+
+
+def settings(config: Mapping[str, Any]) -> Section:
+  """The settings that a config has: SEVERAL's where it holds `evaluations`, else DEFAULT's."""
+  return SEVERAL_SETTINGS if 'evaluations' in config else SETTINGS
 
 
 def evaluate_model(
@@ -138,7 +146,9 @@ def problem_stream(config: Mapping[str, Any], tokenizer: Tokenizer) -> PromptStr
 
 def _check_example(example: Mapping[str, Any], where: str) -> None:
   if example.get('check'):
-    check_choice(example['check'], CHECKS, f'{where}: check')
+    if example['check'] not in CHECKS:
+      raise ValueError(f'{where}: check={example["check"]!r} is unknown: '
+                       f'{did_you_mean(example["check"], CHECKS)}')
   if example.get('language'):
     try:
       target_language('', example['language'])
@@ -171,67 +181,121 @@ def worked_answer(example: Mapping[str, Any]) -> str:
   return readable_completion(example['reasoning'], answer) if example.get('reasoning') else answer
 
 
-def check_sources(
-    evaluations: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Artifact],
-    tokenizer: Tokenizer | None,
-) -> None:
-  """Looks for the models and reads the data of evaluations, before a stage trains for them.
+def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+  """Reads the problems, unless there are several evaluations; errors as of `problem_stream`."""
+  if 'evaluations' not in config:
+    problem_stream(config, tokenizer)
+
+
+def check_sources(run: StageRun, tokenizer: Tokenizer | None) -> None:
+  """Looks for the models and reads the data of a stage's evaluations, before it trains for them.
 
   `tokenizer` is that of the model to be trained, None where none is.
 
   Raises:
     FileNotFoundError, ValueError: one is missing, or cannot be read, or has too few problems.
   """
-  for config in evaluations.values():
+  for config in _evaluations_of(run).values():
     source = config['model']['source']
     trained = source == TRAINED and tokenizer is not None
-    problem_stream(config, tokenizer if trained else loading.find_tokenizer(source, inputs))
+    problem_stream(config, tokenizer if trained else loading.find_tokenizer(source, run.inputs))
 
 
 def run_all(
-    evaluations: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Artifact],
-    workdir: Path, *, trained: loading.LoadedModel | None, mesh: jax.sharding.Mesh,
-    should_stop: Callable[[], bool] = lambda: False, console=None,
+    run: StageRun, trained: loading.LoadedModel | None,
 ) -> dict[str, dict[str, tuple[float, float, float]]]:
-  """Runs evaluations by name, prints their table, and keeps it in `workdir`.
+  """Runs a stage's evaluations, prints their table, and keeps it in the stage's folder.
 
-  Each leaves `evaluations/<name>.json`; one that is there already, of the same config and for the
-  same trained model, is not run again. The table goes to `results.md` and `results.json`.
+  Each leaves `evaluations/<name>.json`; one that is there already, with the same identity, is not
+  run again. The table goes to `results.md` and `results.json`.
+
+  Args:
+    run: of the stage.
+    trained: the model that evaluations name as 'trained'; None where each names its own.
+
+  Returns:
+    {evaluation: {score: (mean, low, high)}}.
 
   Raises:
     StopRequested: asked to stop; evaluations that are done are kept.
   """
   @functools.lru_cache(maxsize=1)
-  def load(model):
-    return loading.load_model(inputs=inputs, mesh=mesh, **json.loads(model))
+  def load(model: str) -> loading.LoadedModel:
+    return loading.load_model(inputs=run.inputs, mesh=run.mesh, **json.loads(model))
 
+  evaluations = _evaluations_of(run)
+  wanted = _wanted(run)
   table = {}
   for name, config in evaluations.items():
-    kept = workdir / 'evaluations' / f'{name}.json'
-    config_hash = checkpoint.config_hash(config)
-    found = hosts.from_first(lambda: json.loads(kept.read_text()) if kept.exists() else {})
-    if found.get('config_hash') == config_hash:
+    found = hosts.from_first(functools.partial(read_evaluation, run.workdir, name))
+    if found.get('identity') == wanted[name]:
       table[name] = {key: tuple(value) for key, value in found['scores'].items()}
       continue
-    source = config['model']['source']
-    loaded = trained if source == TRAINED and trained is not None else load(
+    loaded = trained if config['model']['source'] == TRAINED and trained is not None else load(
         to_json(config['model']))
-    scored, records = evaluate_model(config, loaded, mesh=mesh, should_stop=should_stop)
-    table[name] = scored
-    taken = compute.evaluating(loaded.model.config, records).to_dict()
-    samples = ''.join(to_json(record) + '\n' for record in records)
-    hosts.from_first(lambda: (workdir / 'evaluations' / f'{name}.jsonl').write_text(samples))
-    hosts.from_first(lambda: kept.write_text(to_json({
-        'config_hash': config_hash, 'scores': scored, 'compute': taken})))
+    table[name], rows = evaluate_model(config, loaded, mesh=run.mesh, should_stop=run.should_stop)
+    _keep_evaluation(run.workdir, name, rows, {
+        'identity': wanted[name], 'scores': table[name],
+        'compute': compute.evaluating(loaded.model.config, rows).to_dict()})
   if table:
-    keep_table(table, 'Mean with 95 % interval over problems', workdir, console)
+    keep_table(table, 'Mean with 95 % interval over problems', run.workdir, run.console)
   return table
+
+
+def _evaluations_of(run: StageRun) -> dict[str, Mapping[str, Any]]:
+  """The evaluations of a stage by name: of an evaluation stage, its own."""
+  if run.kind != 'evaluate':
+    return run.config['evaluations']
+  if 'evaluations' in run.config:
+    return _of_model(run.config['evaluations'], run.config['model'])
+  return {run.name: run.config}
+
+
+def _wanted(run: StageRun) -> dict[str, str]:
+  """The identities of a stage's evaluations by name."""
+  inputs = identities(run.inputs)
+  if 'evaluations' in run.config:
+    return wanted_evaluations(run.settings, run.config, run.identity, inputs)
+  return {run.name: evaluation_identity(SETTINGS, run.config, run.identity, inputs)}
+
+
+def _keep_evaluation(workdir: Path, name: str, rows: list[dict], found: Mapping[str, Any]) -> None:
+  """Writes an evaluation's completions, then its scores."""
+  samples = ''.join(to_json(row) + '\n' for row in rows)
+
+  def write() -> None:
+    (workdir / 'evaluations' / f'{name}.jsonl').write_text(samples)
+    (workdir / 'evaluations' / f'{name}.json').write_text(to_json(found))
+  hosts.from_first(write)
+
+
+def complete(run: StageRun) -> Artifact:
+  """The Artifact of a finished stage, after the evaluations that it lacks."""
+  artifact = open_artifact(run.workdir)
+  state = hosts.from_first(lambda: look(
+      run.settings, run.config, identities(run.inputs), run.workdir))
+  if state.state == 'done':
+    return artifact
+  trained = None
+  if run.kind != 'evaluate':
+    model = run.config.get('model', run.config)
+    trained = loading.load_model(
+        str(artifact.model_folder), {}, compute_dtype=model['compute_dtype'], remat=model['remat'],
+        mesh=run.mesh)
+  check_sources(run, trained.tokenizer if trained else None)
+  table = run_all(run, trained)
+  trained_with = dataclasses.replace(
+      compute.from_dict(artifact.manifest.compute), evaluated=0.0, evaluated_tokens=0)
+  manifest = dataclasses.replace(
+      artifact.manifest, scores=artifact.manifest.scores | table,
+      compute=(trained_with + computed(table, run.workdir)).to_dict())
+  hosts.from_first(lambda: checkpoint.write_manifest(run.workdir, manifest))
+  return Artifact(run.workdir, manifest)
 
 
 def computed(evaluations: Iterable[str], workdir: Path) -> compute.Compute:
   """What the evaluations of these names took that `run_all` has kept in `workdir`."""
-  kept = hosts.from_first(lambda: [
-      json.loads((workdir / 'evaluations' / f'{name}.json').read_text()) for name in evaluations])
+  kept = hosts.from_first(lambda: [read_evaluation(workdir, name) for name in evaluations])
   return sum((compute.from_dict(found.get('compute', {})) for found in kept), compute.Compute())
 
 
@@ -255,22 +319,15 @@ def run(
   arguments and errors as of `stages.rl.run`.
   """
   config = plain(config)
-  check(config, f'config.stages.{stage}')
-  evaluations = _of_model(config['evaluations'], config['model']) if 'evaluations' in config else {
-      stage: config}
-  workdir = Path(workdir)
-  mesh = mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
-  check_sources(evaluations, inputs, None)
-  with sharding.use(mesh):
-    table = run_all(evaluations, inputs, workdir, trained=None, mesh=mesh,
-                    should_stop=should_stop, console=console)
-  manifest = checkpoint.Manifest(
-      kind='evaluate', stage=stage, config_hash=checkpoint.config_hash(config),
-      parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
-      template=config.get('template', ''), files=('results.json',), scores=table,
-      compute=computed(table, workdir).to_dict())
-  hosts.from_first(lambda: checkpoint.write_manifest(workdir, manifest))
-  return Artifact(workdir, manifest)
+  run = begin('evaluate', settings(config), config, inputs, workdir, stage=stage, mesh=mesh,
+              should_stop=should_stop, console=console)
+  with sharding.use(run.mesh):
+    if run.finished:
+      return complete(run)
+    check_sources(run, None)
+    table = run_all(run, None)
+    return leave_files(run, files=('results.json',), template=config.get('template', ''),
+                       scores=table, compute=computed(table, run.workdir))
 
 
 def shapes(

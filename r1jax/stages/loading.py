@@ -10,16 +10,14 @@ from r1jax import tokenization
 from r1jax.models import PRESETS, Model, ModelConfig, build, gguf, huggingface, num_params
 from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
-from r1jax.stages.stage import Artifact
+from r1jax.stages import auxiliary
+from r1jax.stages.artifact import TRAINED, Artifact
+from r1jax.stages.config import Config
 from r1jax.tokenization import Tokenizer
 
 # The shipped models by source.
 MINIATURES = {source: pathlib.Path(__file__).parents[1] / folder for source, folder in (
     ('miniature', 'miniature_base'), ('miniature_small', 'miniature_small'))}
-
-# The `model` part of a stage. `preset` names the published shape that the source must have, for
-# `r1jax.plan` where the source is not at hand; '' leaves the shape to the source.
-MODEL = dict(source='miniature', compute_dtype='float32', remat=False, preset='')
 
 # The source of a model of the shape `preset` with random weights and the miniature's tokenizer:
 # to see a family run, or to time a size.
@@ -80,44 +78,58 @@ def check_preset(preset: str, config: ModelConfig, source: str) -> None:
                        f'{source!r} has {found:,}: name its preset, or leave it empty')
 
 
+def model_shape(
+    source: str, inputs: Mapping[str, Artifact], *, preset: str = '', prediction_head: bool = False,
+) -> ModelConfig:
+  """The shape of a model by its source, of which only the configuration is read.
+
+  Arguments as of `find_model`; `prediction_head` as of `read_config`.
+
+  Raises:
+    FileNotFoundError, ValueError: there is no such model, or it is not of the size that `preset`
+      names.
+  """
+  if source == RANDOM:
+    if not preset:
+      raise ValueError(f"model.preset must name the shape of model.source={RANDOM!r}, one of "
+                       f'{", ".join(PRESETS)}')
+    return PRESETS[preset]
+  path = find_model(source, inputs)
+  config = gguf.read_config(path) if path.endswith('.gguf') else (
+      huggingface.read_config(path, prediction_head=prediction_head))
+  check_preset(preset, config, source)
+  return config
+
+
 def load_model(
     source: str, inputs: Mapping[str, Artifact], *, compute_dtype: str, remat: bool,
     mesh: jax.sharding.Mesh, prediction_head: bool = False, preset: str = '',
 ) -> LoadedModel:
-  """A model by its source; arguments as of `find_model`, `prediction_head` as of `read_config`.
+  """A model by its source; arguments as of `model_shape`.
 
   Raises:
     FileNotFoundError, ValueError: there is no such model, or its tokenizer does not fit it, or it
       is not of the size that `preset` names, or the mesh does not divide its heads or experts.
   """
   tokenizer = find_tokenizer(source, inputs)
+  config = model_shape(source, inputs, preset=preset, prediction_head=prediction_head)
+  tokenizer.check_fits(config.vocab_size)
+  check_model_fits(config, mesh)
+  model = build(config, compute_dtype=compute_dtype, remat=remat)
+  path = find_model(source, inputs)
   if source == RANDOM:
-    return LoadedModel(*_random_model(preset, mesh, compute_dtype=compute_dtype, remat=remat),
-                       tokenizer)
-  source = find_model(source, inputs)
-  if source.endswith('.gguf'):
-    config, params = gguf.load_gguf(source, mesh=mesh)
-    check_preset(preset, config, source)
-    tokenizer.check_fits(config.vocab_size)
-    check_model_fits(config, mesh)
+    params = _random_params(model, mesh)
+  elif path.endswith('.gguf'):
+    _, params = gguf.load_gguf(path, mesh=mesh)
   else:
-    config = huggingface.read_config(source, prediction_head=prediction_head)
-    check_preset(preset, config, source)
-    tokenizer.check_fits(config.vocab_size)
-    check_model_fits(config, mesh)
-    params = huggingface.load_params(source, config, mesh=mesh)
-  return LoadedModel(build(config, compute_dtype=compute_dtype, remat=remat), params, tokenizer)
+    params = huggingface.load_params(path, config, mesh=mesh)
+  return LoadedModel(model, params, tokenizer)
 
 
-def _random_model(preset: str, mesh: jax.sharding.Mesh, **options) -> tuple[Model, Any]:
-  if not preset:
-    raise ValueError(f"model.source={RANDOM!r} has no shape: set model.preset to one of "
-                     f'{", ".join(PRESETS)}')
-  check_model_fits(PRESETS[preset], mesh)
-  model = build(PRESETS[preset], **options)
+def _random_params(model: Model, mesh: jax.sharding.Mesh) -> Any:
   key = jax.random.key(0)
   placed = sharding.shardings(mesh, model.logical_axes, jax.eval_shape(model.init, key))
-  return model, jax.jit(model.init, out_shardings=placed)(key)
+  return jax.jit(model.init, out_shardings=placed)(key)
 
 
 def check_model_fits(config: ModelConfig, mesh: jax.sharding.Mesh) -> None:
@@ -125,3 +137,50 @@ def check_model_fits(config: ModelConfig, mesh: jax.sharding.Mesh) -> None:
   sharding.check_divides(mesh, 'kv_heads', config.num_kv_heads, 'num_kv_heads')
   if config.experts:
     sharding.check_divides(mesh, 'expert', config.experts.count, 'experts.count')
+
+
+def check_models(
+    config: Config, inputs: Mapping[str, Artifact], mesh: jax.sharding.Mesh, where: str,
+) -> None:
+  """Refuses models that are missing, or do not fit a stage's settings; no weights are read.
+
+  Args:
+    config: the stage's, which is right by itself.
+    inputs: Artifacts of earlier stages by name.
+    mesh: on which the stage is to run.
+    where: the path of the config.
+
+  Raises:
+    FileNotFoundError, ValueError: naming the field.
+  """
+  shape = _shape(config, inputs)
+  if shape is not None:
+    check_model_fits(shape, mesh)
+    if 'experts' in config:
+      auxiliary.check_model(config, shape, where)
+    _check_lengths(config, shape, where)
+  for name, evaluation in config.get('evaluations', {}).items():
+    path = f'{where}.evaluations.{name}'
+    of_evaluation = shape if evaluation['model']['source'] == TRAINED else _shape(
+        evaluation, inputs)
+    if of_evaluation is not None:
+      _check_lengths(evaluation, of_evaluation, path)
+
+
+def _shape(config: Config, inputs: Mapping[str, Artifact]) -> ModelConfig | None:
+  if 'model' not in config:
+    return None
+  model = config['model']
+  return model_shape(
+      model['source'], inputs, preset=model['preset'],
+      prediction_head=config.get('prediction_coefficient', 0) > 0)
+
+
+def _check_lengths(config: Config, shape: ModelConfig, where: str) -> None:
+  if 'sampling' not in config:
+    return
+  prompt, completion = config['max_prompt_length'], config['sampling']['max_new_tokens']
+  if prompt + completion > shape.max_length:
+    raise ValueError(
+        f'{where}.max_prompt_length + {where}.sampling.max_new_tokens must be at most the '
+        f"model's {shape.max_length} positions, got {prompt} + {completion}")

@@ -3,59 +3,69 @@
 Only correct and whole completions ever pass. With no further filter that is expert iteration; with
 those of `data.curation` it draws the samples of a cold start, or those of the report's third stage.
 """
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import random
 from typing import Any
 
 import jax
 
-from r1jax import checkpoint, metrics
+from r1jax import metrics
+from r1jax.checks import nearest
 from r1jax.data import curation
 from r1jax.models import ModelConfig, compute
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import evaluate, loading, program_shapes
-from r1jax.stages.config import check_choice, check_config, nearest, plain
-from r1jax.stages.stage import Artifact
+from r1jax.stages.artifact import Artifact, open_artifact
+from r1jax.stages.config import Field, Section, plain
+from r1jax.stages.fields import MODEL, common
+from r1jax.stages.stage import begin, leave_files
 from r1jax.tokenization import Tokenizer, opens_think, render_prompt
 
-DEFAULT = evaluate.DEFAULT | dict(
-    kind='reject', split='train',
-    model=loading.MODEL,
-    problems=2000, completions_per_problem=8,
-    filters={},             # besides `ALWAYS`: name -> settings, where not `curation.SETTINGS`
-    pattern='drawn',        # or 'summary': what is kept is rewritten by `curation.readable`
-    keep=10_000,            # samples kept at most, drawn by the seed
-    min_kept=1,             # with fewer the stage stops; 0 where other data are learnt as well
-)
-ALWAYS = {'correct': {}, 'truncated': {}}
+
+def _impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
+  if config['min_kept'] > config['keep']:
+    yield f'min_kept must be at most keep={config["keep"]}, got {config["min_kept"]}'
+  for name, given in config['filters'].items():
+    yield from _filter_faults(name, given)
 
 
-def check(config: Mapping[str, Any], where: str) -> None:
-  """Refuses impossible settings before anything is loaded."""
-  check_config(config, DEFAULT, where)
-  evaluate.check({name: config[name] for name in evaluate.DEFAULT}, where)
-  check_choice(config['pattern'], ('drawn', 'summary'), f'{where}.pattern')
-  if config['keep'] < 1:
-    raise ValueError(f'{where}.keep={config["keep"]} keeps nothing: use at least 1')
-  if not 0 <= config['min_kept'] <= config['keep']:
-    raise ValueError(f'{where}.min_kept={config["min_kept"]} cannot be kept: use 0 to keep='
-                     f'{config["keep"]}')
-  for name, settings in config['filters'].items():
-    path, known = f'{where}.filters.{name}', curation.SETTINGS.get(name)
-    if known is None:
-      near = nearest(name, curation.SETTINGS)
-      raise ValueError(f'{path} is no filter: did you mean {where}.filters.{near}? (known: '
-                       f'{", ".join(curation.SETTINGS)})')
-    check_config({name: settings}, {name: {}}, f'{where}.filters')
-    if settings and not known:
-      raise ValueError(f'{path}={settings!r}: this filter has no settings, leave it {{}}')
-    check_config(known | settings, known, path)
-  try:
-    curation.make_filters(config['filters'])
-  except ValueError as error:
-    raise ValueError(f'{where}.{error}') from None
+def _filter_faults(name: str, given: Any) -> Iterator[str]:
+  known = curation.SETTINGS.get(name)
+  if known is None:
+    yield f'filters.{name} is not a filter: did you mean filters.{nearest(name, curation.SETTINGS)}?'
+    return
+  section = Section({field: Field(value, 'of the filter') for field, value in known.items()})
+  found = [f'filters.{fault.removeprefix(".")}' for fault in section.faults(
+      known | given if isinstance(given, Mapping) else given, name)]
+  yield from found
+  if not found:
+    try:
+      curation.make_filters({name: given})
+    except ValueError as error:
+      yield str(error)
+
+
+SETTINGS = Section(evaluate.SETTINGS.fields | common('reject') | dict(
+    split=Field('train', 'of the data', choices=('train', 'test')),
+    model=MODEL,
+    problems=Field(2000, 'problems in all', at_least=1),
+    filters=Field({}, 'settings of filters by name, besides those that keep what is correct and '
+                      'whole; those left out are as of `data.curation.SETTINGS`'),
+    pattern=Field('drawn', "'drawn' keeps completions as they are, 'summary' rewrites them as "
+                           '`data.curation.readable` does', choices=('drawn', 'summary')),
+    keep=Field(10_000, 'samples kept at most, drawn by the seed', at_least=1),
+    min_kept=Field(1, 'with fewer the stage stops; 0 where other data are learnt as well',
+                   at_least=0, how=True)), 'rejection sampling', pairs=_impossible_pairs)
+
+DEFAULT = SETTINGS.default
+ALWAYS: dict[str, dict] = {'correct': {}, 'truncated': {}}
+
+
+def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+  """Reads the problems; errors as of `evaluate.problem_stream`."""
+  evaluate.problem_stream(config, tokenizer)
 
 
 def run(
@@ -73,46 +83,48 @@ def run(
     ValueError: fewer than `min_kept` completions are left; `refused` is there to be read.
   """
   config = plain(config)
-  check(config, f'config.stages.{stage}')
-  workdir, mesh = Path(workdir), mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
-  with sharding.use(mesh):
-    loaded = loading.load_model(inputs=inputs, mesh=mesh, **config['model'])
-    scores, records = evaluate.evaluate_model(config, loaded, mesh=mesh, should_stop=should_stop)
-  samples = read_samples(records, config, loaded.tokenizer)
+  run = begin('reject', SETTINGS, config, inputs, workdir, stage=stage, mesh=mesh,
+              should_stop=should_stop, console=console)
+  if run.finished:
+    return open_artifact(run.workdir)
+  with sharding.use(run.mesh):
+    loaded = loading.load_model(inputs=inputs, mesh=run.mesh, **config['model'])
+    scores, rows = evaluate.evaluate_model(config, loaded, mesh=run.mesh, should_stop=should_stop)
+  samples = read_samples(rows, config, loaded.tokenizer)
   curated = select(samples, config)
-  lines = lambda pairs: [
-      {'prompt': render_prompt(config['template'], sample.question, loaded.tokenizer),
-       'completion': sample.completion, 'example_id': sample.example_id,
-       'question': sample.question, 'objective': sample.objective, **more}
-      for sample, more in pairs]
-  written = {
-      'refused': lines((sample, {'reasons': reasons}) for sample, reasons in curated.refused),
-      'samples': lines((sample, {}) for sample in curated.kept)}
-
-  def write() -> tuple[str, ...]:
-    for name, rows in written.items():
-      (workdir / name).remove()
-      metrics.JsonlParts(workdir / name, key='part', resume=0).append(0, rows)
-    return tuple(f'{folder}/{name}' for folder in written
-                 for name in (workdir / folder).file_sizes())
-
-  files = hosts.from_first(write)
+  files = _write(curated, config, loaded.tokenizer, run.workdir)
   counts = curated.counts | {
       'correct': sum(sample.correct is True and not sample.truncated for sample in samples)}
   if len(curated.kept) < config['min_kept']:
     reasons = ', '.join(
         f'{name} {count}' for name, count in counts.items() if '/' in name and count)
-    raise ValueError(f'{len(curated.kept)} of {len(samples)} completions of stage {stage!r} are left '
-                     f'({reasons}), min_kept={config["min_kept"]}: read why in {workdir / "refused"}; '
-                     'draw more samples, take easier problems or loosen filters')
-  manifest = checkpoint.Manifest(
-      kind='reject', stage=stage, config_hash=checkpoint.config_hash(config),
-      parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
-      template=config['template'],
-      files=files, scores=scores | counts,
-      compute=compute.drawing(loaded.model.config, records).to_dict())
-  hosts.from_first(lambda: checkpoint.write_manifest(workdir, manifest))
-  return Artifact(workdir, manifest)
+    raise ValueError(
+        f'stage {stage!r} kept {len(curated.kept)} of {len(samples)} completions ({reasons}), fewer '
+        f'than min_kept={config["min_kept"]}: read why in {run.workdir / "refused"}; draw more '
+        'samples, take easier problems or loosen filters')
+  return leave_files(run, files=files, template=config['template'], scores=scores | counts,
+                     compute=compute.drawing(loaded.model.config, rows))
+
+
+def _write(
+    curated: curation.Curated, config: Mapping[str, Any], tokenizer: Tokenizer, workdir: Path,
+) -> tuple[str, ...]:
+  """Writes `samples` and `refused`; returns the files' names."""
+  def rows(pairs: Iterable[tuple[curation.Sample, Mapping]]) -> list[dict[str, Any]]:
+    return [{'prompt': render_prompt(config['template'], sample.question, tokenizer),
+             'completion': sample.completion, 'example_id': sample.example_id,
+             'question': sample.question, 'objective': sample.objective, **more}
+            for sample, more in pairs]
+  written = {'refused': rows((sample, {'reasons': reasons}) for sample, reasons in curated.refused),
+             'samples': rows((sample, {}) for sample in curated.kept)}
+
+  def write() -> tuple[str, ...]:
+    for name, lines in written.items():
+      (workdir / name).remove()
+      metrics.JsonlParts(workdir / name, key='part', resume=0).append(0, lines)
+    return tuple(f'{folder}/{name}' for folder in written
+                 for name in (workdir / folder).file_sizes())
+  return hosts.from_first(write)
 
 
 def shapes(

@@ -2,7 +2,7 @@
 
 `train_packed` is also what pre-training runs, with loss on every token.
 """
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import itertools
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from r1jax import checkpoint, losses
+from r1jax import losses
 from r1jax.data.curation import readable_completion
 from r1jax.data.jsonl import reasoning_source
 from r1jax.data.packing import PackedRows, pack
@@ -28,48 +28,87 @@ from r1jax.stages import (
   supervised,
   supervised_program_shapes,
 )
-from r1jax.stages.config import check_config, plain
-from r1jax.stages.stage import Artifact, draw_curves, leave_artifact
+from r1jax.stages.artifact import Artifact
+from r1jax.stages.config import Field, Section, plain
+from r1jax.stages.datasets import data_field
+from r1jax.stages.fields import (
+  EXPERTS,
+  MAX_TOKENS,
+  MODEL,
+  TEMPLATE,
+  checkpoints,
+  common,
+  divisible,
+  evaluations,
+  optimizer,
+)
+from r1jax.stages.stage import StageRun, begin, draw_curves, leave_artifact
 from r1jax.tokenization import Tokenizer, opens_think, render_prompt
 from r1jax.training.logprobs import token_logprobs
 
-OPTIMIZER = dict(learning_rate=5e-5, warmup_steps=0, final_learning_rate=5e-6, weight_decay=0.0,
-                 max_grad_norm=1.0, beta1=0.9, beta2=0.95)
+NO_EXPERTS = EXPERTS.default
+TOTAL = 'the learning rate follows a cosine over all epochs'
 
-DEFAULT = dict(
-    kind='sft', inputs=(), seed=0,
-    model=loading.MODEL,
-    sample_stages=(),              # the input stages (of kind 'reject') that drew them
-    files=(),                # one's own: JSONL of prompt, reasoning, summary, in the template
-    data={},                 # name and fields of `stages.datasets.DATASETS`; examples with reasoning
-    template='miniature',    # of files, data and the manifest; samples hold whole prompts
-    row_length=128, rows=64, micro_batches=1, epochs=2, overlong='skip',
-    last_step=0,             # stop here; 0: after the epochs
-    optimizer=OPTIMIZER,     # cosine from learning_rate to final_learning_rate over the run
-    experts=auxiliary.EXPERTS,
-    prediction_coefficient=0.0,   # of DeepSeek-V3's prediction head, read if it is above 0
-    checkpoint_every=200, keep_checkpoints=2,      # steps, checkpoints
-    log_every=10,                                  # steps
-    evaluations={},
-)
+
+def optimizer_section(learning_rate: float, **defaults: float) -> Section:
+  """AdamW with a cosine from `learning_rate` over the whole run; `defaults` replace others."""
+  fields = optimizer(learning_rate) | dict(
+      final_learning_rate=Field(learning_rate / 10, 'at the end of the cosine', at_least=0))
+  return Section({name: dataclasses.replace(field, default=defaults.get(name, field.default))
+                  for name, field in fields.items()}, 'AdamW, and its cosine')
+
+
+def batches(rows: int, row_length: int) -> dict[str, Field]:
+  """How packed rows become batches."""
+  return dict(
+      row_length=Field(row_length, 'tokens of a packed row', at_least=2, at_most=MAX_TOKENS),
+      rows=Field(rows, 'packed rows of a batch', at_least=1),
+      micro_batches=Field(1, 'parts of a batch whose gradients are accumulated', at_least=1,
+                          how=True),
+      epochs=Field(1, 'passes over the data', at_least=1, restart=TOTAL),
+      last_step=Field(0, 'the run stops after this step; 0: after all epochs', at_least=0,
+                      extends=True))
+
+
+def sources_are_missing(config: Mapping[str, Any], *fields: str) -> Iterator[str]:
+  """Faults where `sample_stages` are not inputs, or neither they nor the other `fields` are set."""
+  for name in config['sample_stages']:
+    if name not in config['inputs']:
+      yield (f'sample_stages names {name!r}, which is not one of inputs={list(config["inputs"])}: '
+             'add it there')
+  if not any(config[field] for field in ('sample_stages', *fields)):
+    yield (f'sample_stages must not be empty where {" and ".join(fields)} '
+           f'{"are" if len(fields) > 1 else "is"}: give the stage something to learn from')
+
+
+def _impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
+  yield from divisible(config, 'rows', 'micro_batches')
+  yield from sources_are_missing(config, 'files', 'data')
+
+
+SETTINGS = Section(common('sft') | dict(
+    model=MODEL,
+    sample_stages=Field((), "input stages of kind 'reject' whose samples are learnt"),
+    files=Field((), 'JSONL files of prompt, reasoning and summary'),
+    data=data_field('examples with reasoning', required=False),
+    template=TEMPLATE,
+    **batches(rows=64, row_length=128) | dict(epochs=Field(
+        2, 'passes over the data', at_least=1, restart=TOTAL)),
+    overlong=Field('skip', 'what becomes of samples that are longer than a row',
+                   choices=('skip', 'error', 'cut')),
+    optimizer=optimizer_section(5e-5),
+    experts=EXPERTS,
+    prediction_coefficient=Field(
+        0.0, "times the loss of DeepSeek-V3's prediction head, which is loaded if this is above 0",
+        at_least=0),
+    **checkpoints(200, 'steps'),
+    log_every=Field(10, 'steps between logged metrics', at_least=1, how=True),
+    evaluations=evaluations(evaluate.SETTINGS)), 'supervised fine-tuning', pairs=_impossible_pairs)
+
+DEFAULT = SETTINGS.default
 
 _TAGS = (
     extract.THINK_OPENING, extract.THINK_CLOSING, extract.ANSWER_OPENING, extract.ANSWER_CLOSING)
-
-
-def check(config: Mapping[str, Any], where: str) -> None:
-  """Refuses impossible settings before anything is loaded."""
-  check_config(config, DEFAULT, where)
-  supervised.check_batches(config, where)
-  supervised.check_sample_stages(config, where, 'files', 'data')
-  auxiliary.check_experts(config['experts'], f'{where}.experts')
-  if not 0 <= config['prediction_coefficient'] < float('inf'):
-    raise ValueError(f'{where}.prediction_coefficient={config["prediction_coefficient"]} is no '
-                     'share: set it to 0 or above')
-  if config['data']:
-    datasets.check_data(config['data'], f'{where}.data')
-  for name, evaluation in config['evaluations'].items():
-    evaluate.check(evaluation, f'{where}.evaluations.{name}')
 
 
 def own_samples(
@@ -133,6 +172,11 @@ def read_sources(
                     for name in config['sample_stages']}
 
 
+def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+  """Reads `files` and `data`; errors as of `own_samples` and `data_samples`."""
+  read_sources({**config, 'sample_stages': ()}, {}, tokenizer)
+
+
 def pack_samples(
     samples: Iterable[Mapping[str, str]], tokenizer: Tokenizer, row_length: int, overlong: str,
 ) -> PackedRows:
@@ -148,7 +192,7 @@ def pack_samples(
 
 
 def make_loss(
-    model: Model, *, experts: Mapping[str, float] = auxiliary.EXPERTS,
+    model: Model, *, experts: Mapping[str, float] = NO_EXPERTS,
     prediction_coefficient: float = 0.0, micro_batches: int = 1,
 ) -> Callable:
   """loss(params, (tokens, segment_ids, positions, weights), Σ weights) of packed rows [R, T].
@@ -184,32 +228,26 @@ def loss_and_after(
   extra = {field: config[field] for field in ('experts', 'prediction_coefficient')
            if field in config}
   loss = make_loss(model, micro_batches=config['micro_batches'], **extra)
-  return loss, auxiliary.after_update(model.config, config.get('experts', auxiliary.EXPERTS))
+  return loss, auxiliary.after_update(model.config, config.get('experts', NO_EXPERTS))
 
 
 def train_packed(
-    config: Mapping[str, Any], loaded: loading.LoadedModel, rows: PackedRows, workdir: Path, *,
-    stage: str, mesh: jax.sharding.Mesh, should_stop: Callable[[], bool], console=None,
-    last_step: int | None = None,
+    run: StageRun, loaded: loading.LoadedModel, rows: PackedRows,
 ) -> Any:
-  """Trains on packed rows; arguments and errors as of `supervised.train`."""
+  """Trains on packed rows and returns the parameters; errors as of `supervised.train`."""
   arrays = rows.tokens, rows.segment_ids, rows.positions, rows.weights
-  loss, after = loss_and_after(config, loaded.model)
+  loss, after = loss_and_after(run.config, loaded.model)
   return supervised.train(
-      config, loaded.params, arrays, workdir, loss=loss, after=after,
+      run, loaded.params, arrays, loss=loss, after=after,
       normalizer=lambda batch: max(1e-8, batch[3][:, 1:].sum()),
-      logical_axes=loaded.model.logical_axes, stage=stage, mesh=mesh, should_stop=should_stop,
-      console=console, last_step=last_step)
+      logical_axes=loaded.model.logical_axes)
 
 
-def computed(
-    config: Mapping[str, Any], rows: PackedRows, shape: ModelConfig, workdir: Path, *, remat: bool,
-    last_step: int | None = None,
-) -> compute.Compute:
+def computed(run: StageRun, rows: PackedRows, shape: ModelConfig, *, remat: bool) -> compute.Compute:
   """What a whole run of `train_packed` took, and the stage's evaluations."""
-  times = supervised.times_trained(config, len(rows.segment_ids), last_step)
+  times = supervised.times_trained(run.config, len(rows.segment_ids))
   return compute.training_rows(shape, rows.segment_ids, remat=remat, times=times) + (
-      evaluate.computed(config['evaluations'], workdir))
+      evaluate.computed(run.config['evaluations'], run.workdir))
 
 
 def run(
@@ -223,29 +261,26 @@ def run(
   (those too long for a row included); for the sources see `read_sources`.
   """
   config = plain(config)
-  check(config, f'config.stages.{stage}')
-  workdir, mesh = Path(workdir), mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
-  with sharding.use(mesh):
-    loaded = loading.load_model(inputs=inputs, mesh=mesh, **config['model'],
-                               prediction_head=config['prediction_coefficient'] > 0)
-    auxiliary.check_model(config, loaded.model.config, f'config.stages.{stage}')
-    evaluate.check_sources(config['evaluations'], inputs, loaded.tokenizer)
+  run = begin('sft', SETTINGS, config, inputs, workdir, stage=stage, mesh=mesh,
+              should_stop=should_stop, console=console)
+  with sharding.use(run.mesh):
+    if run.finished:
+      return evaluate.complete(run)
+    loaded = loading.load_model(inputs=inputs, mesh=run.mesh, **config['model'],
+                                prediction_head=config['prediction_coefficient'] > 0)
+    auxiliary.check_model(config, loaded.model.config, run.where)
+    evaluate.check_sources(run, loaded.tokenizer)
     sources = read_sources(config, inputs, loaded.tokenizer)
     rows = pack_samples(itertools.chain(*sources.values()), loaded.tokenizer,
                         config['row_length'], config['overlong'])
-    params = train_packed(config, loaded, rows, workdir, stage=stage, mesh=mesh,
-                          should_stop=should_stop, console=console, last_step=config['last_step'])
-    trained = loading.LoadedModel(loaded.model, params, loaded.tokenizer)
-    table = evaluate.run_all(config['evaluations'], inputs, workdir, trained=trained, mesh=mesh,
-                             should_stop=should_stop, console=console)
-    draw_curves(workdir)
+    params = train_packed(run, loaded, rows)
+    table = evaluate.run_all(run, dataclasses.replace(loaded, params=params))
+    draw_curves(run.workdir)
     return leave_artifact(
-        workdir, kind='sft', stage=stage, config_hash=checkpoint.config_hash(config),
-        inputs=inputs, model=loaded.model.config, params=params, tokenizer=loaded.tokenizer,
+        run, model=loaded.model.config, params=params, tokenizer=loaded.tokenizer,
         template=config['template'], scores=table | {
             f'samples/{source}': len(samples) for source, samples in sources.items()},
-        compute=computed(config, rows, loaded.model.config, workdir,
-                         remat=config['model']['remat'], last_step=config['last_step']))
+        compute=computed(run, rows, loaded.model.config, remat=config['model']['remat']))
 
 
 def shapes(

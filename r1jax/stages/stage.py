@@ -1,13 +1,48 @@
-"""What every stage leaves behind: an Artifact; and how it says that it was stopped."""
-from collections.abc import Mapping
+"""The protocol that every stage follows.
+
+A stage is a module or package beside this one that offers
+
+    SETTINGS    its fields, and DEFAULT, a config of their defaults
+    check_data(config, tokenizer)       reads the data, to see that it can be read
+    run(config, inputs, workdir, *, stage, mesh, should_stop, console) -> Artifact
+    shapes(config, mesh, shape_of, *, mean_length)      its device programs, for `r1jax.plan`
+
+`run` calls `begin` first, which checks the config and finds out what is in the folder, and last
+`leave_artifact` (or `leave_files`). In between it saves checkpoints whose `meta` has the run's
+`resume_identity`, and raises `StopRequested` after it was asked to stop and has saved its state.
+
+A stage's folder holds
+
+    stage.json       what it was begun with: its config, and the identities of its inputs
+    checkpoints/     what it needs to go on
+    evaluations/     one JSON file for each evaluation, with an identity of its own
+    model/           the result, in Hugging Face form
+    manifest.json    written last: with it the folder is an Artifact
+
+How results are known is in `artifact.py`.
+"""
+from collections.abc import Callable, Mapping
 import dataclasses
-from typing import Any
+import json
+import math
+from typing import Any, NoReturn
+
+import jax
 
 from r1jax import checkpoint, metrics
 from r1jax.models import ModelConfig, huggingface
 from r1jax.models.compute import Compute
-from r1jax.runtime import hosts
-from r1jax.runtime.storage import Path
+from r1jax.runtime import hosts, sharding
+from r1jax.runtime.storage import Path, to_json
+from r1jax.stages.artifact import (
+  Artifact,
+  evaluation_identity,
+  identities,
+  identity,
+  resume_identity,
+)
+from r1jax.stages.config import Config, Entries, Field, Section, changed_fields, check_mesh, plain
+from r1jax.stages.loading import check_models
 from r1jax.tokenization import Tokenizer
 
 
@@ -16,46 +51,250 @@ class StopRequested(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Artifact:
-  """A finished stage's folder and what its manifest says."""
-  folder: Path
-  manifest: checkpoint.Manifest
+class StageRun:
+  """A run of a stage in its folder: what `begin` has found and checked."""
+  kind: str
+  name: str                              # in config.stages
+  settings: Section
+  config: dict[str, Any]
+  inputs: Mapping[str, Artifact]
+  workdir: Path
+  mesh: jax.sharding.Mesh
+  should_stop: Callable[[], bool]
+  console: Any                           # a rich console; None is standard output
+  finished: bool                         # the result is there, but perhaps not all evaluations
 
   @property
-  def model_folder(self) -> Path:
-    return self.folder / 'model'
+  def where(self) -> str:
+    """The path of its config, for messages."""
+    return f'config.stages.{self.name}'
+
+  @property
+  def identity(self) -> str:
+    """What its result is known by."""
+    return identity(self.settings, self.config, identities(self.inputs))
+
+  @property
+  def resume_identity(self) -> str:
+    """What its checkpoints are known by."""
+    return resume_identity(self.settings, self.config, identities(self.inputs))
+
+  def stop(self, step: int) -> NoReturn:
+    """Raises StopRequested; the state after `step` is saved."""
+    raise StopRequested(f'stage {self.name!r} was asked to stop: its state after step {step} is '
+                        f'saved in {self.workdir}; run the same command to go on')
 
 
-def open_artifact(folder: str | Path) -> Artifact:
-  return Artifact(Path(folder), checkpoint.read_manifest(folder))
+def begin(
+    kind: str, settings: Section, config: Any, inputs: Mapping[str, Artifact],
+    workdir: str | Path, *, stage: str, mesh: jax.sharding.Mesh | None = None,
+    should_stop: Callable[[], bool] = lambda: False, console=None,
+) -> StageRun:
+  """Checks a config and the stage's folder, and notes there what the run is begun with.
 
+  Arguments as of the stages' `run`.
 
-def leave_artifact(
-    workdir: Path, *, kind: str, stage: str, config_hash: str, inputs: Mapping[str, Artifact],
-    model: ModelConfig, params: Any, tokenizer: Tokenizer, template: str, scores: Mapping[str, Any],
-    compute: Compute, dtype: str = 'float32', more_files: tuple[str, ...] = (),
-) -> Artifact:
-  """Exports the model to `workdir/model` in Hugging Face form, and writes the manifest, last.
-
-  The manifest also lists `more_files`, which are in `workdir` already.
+  Raises:
+    FileNotFoundError, ValueError: the config cannot run, a model is missing or does not fit it,
+      the mesh does not divide its batches, or the folder holds a run of something else.
   """
-  hosts.from_first((workdir / 'model').remove)
-  huggingface.export(workdir / 'model', model, params, tokenizer=tokenizer, dtype=dtype)
+  config = plain(config)
+  settings.check(config, f'config.stages.{stage}')
+  mesh = mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
+  check_mesh(config, mesh, f'config.stages.{stage}')
+  check_models(config, inputs, mesh, f'config.stages.{stage}')
+  folder = Path(workdir)
 
-  def write() -> checkpoint.Manifest:
-    files = tuple(f'model/{name}' for name in sorted((workdir / 'model').file_sizes()))
-    manifest = checkpoint.Manifest(
-        kind=kind, stage=stage, config_hash=config_hash,
-        parents=tuple(artifact.manifest.config_hash for artifact in inputs.values()),
-        model=model.to_dict(), tokenizer=tokenizer.source, template=template,
-        files=files + more_files, scores=dict(scores), compute=compute.to_dict())
-    checkpoint.write_manifest(workdir, manifest)
-    return manifest
-  return Artifact(workdir, hosts.from_first(write))
+  def prepare() -> FolderState:
+    found = look(settings, config, identities(inputs), folder)
+    if found.state in ('new', 'resumes'):
+      (folder / 'manifest.json').remove()    # of a result that is extended
+      (folder / 'stage.json').write_text(to_json({
+          'config': config, 'inputs': identities(inputs),
+          'identity': identity(settings, config, identities(inputs)),
+          'resume_identity': resume_identity(settings, config, identities(inputs))}))
+    return found
 
+  found = hosts.from_first(prepare)
+  if found.state == 'differs':
+    raise ValueError(f'{folder} holds another run of stage {stage!r}{found.why}: use the config '
+                     'that it was begun with, or another workdir')
+  hosts.together(lambda: _check_shared(folder))
+  return StageRun(kind, stage, settings, config, inputs, folder, mesh, should_stop, console,
+                  finished=found.state in ('done', 'evaluates'))
+
+
+def _check_shared(folder: Path) -> None:
+  if not ((folder / 'stage.json').exists() or (folder / 'manifest.json').exists()):
+    raise ValueError(f'host {hosts.index()} does not see what host 0 wrote to {folder}: give a '
+                     'workdir that all hosts share, a bucket or a disk')
+
+
+# What a folder holds.
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderState:
+  """What is in a stage's folder, compared with what a config asks for.
+
+  Attributes:
+    state: 'new' (nothing is there), 'resumes' (a run goes on), 'done', 'evaluates' (done, but for
+      some evaluations), or 'differs' (another result, or a run of another one).
+    why: what follows the state in a sentence.
+    identity: of what is there, where it differs.
+  """
+  state: str
+  why: str = ''
+  identity: str = ''
+
+
+def look(
+    settings: Section, config: Config, inputs: Mapping[str, str], folder: Path,
+) -> FolderState:
+  """Compares a stage's folder with what a config asks for; nothing is written.
+
+  Args:
+    settings: the stage's.
+    config: the stage's.
+    inputs: the identities of its inputs by name.
+    folder: the stage's.
+  """
+  manifest = checkpoint.read_manifest(folder) if (folder / 'manifest.json').exists() else None
+  if manifest and manifest.identity == identity(settings, config, inputs):
+    return _missing_evaluations(settings, config, manifest.identity, inputs, folder)
+  step, meta = _last_checkpoint(folder)
+  begun = _begun(folder)
+  there = begun.get('resume_identity') or meta.get('identity', '')
+  if not (manifest or begun or meta):
+    return FolderState('new')
+  if there == resume_identity(settings, config, inputs):
+    return _resume(settings, config, begun.get('config'), step, finished=manifest is not None)
+  if begun:
+    why = _difference(settings, config, inputs, begun)
+  else:
+    why = ': its config changed'
+  return FolderState('differs', why, manifest.identity if manifest else begun.get('identity', there))
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+  path = folder / 'stage.json'
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _last_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any]]:
+  with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
+    step = checkpoints.latest_step()
+    return step, {} if step is None else checkpoints.read_meta(step)
+
+
+def _missing_evaluations(
+    settings: Section, config: Config, trained: str, inputs: Mapping[str, str], folder: Path,
+) -> FolderState:
+  """The state of a finished stage: are there evaluations that it lacks?"""
+  missing = [name for name, wanted in wanted_evaluations(settings, config, trained, inputs).items()
+             if read_evaluation(folder, name).get('identity') != wanted]
+  return FolderState('evaluates', f': {", ".join(missing)}') if missing else FolderState('done')
+
+
+def wanted_evaluations(
+    settings: Section, config: Config, trained: str, inputs: Mapping[str, str],
+) -> dict[str, str]:
+  """The identities of a stage's evaluations by name; arguments as of `evaluation_identity`."""
+  entries = settings.fields.get('evaluations')
+  if not isinstance(entries, Entries):
+    return {}
+  return {name: evaluation_identity(entries.section, one, trained, inputs)
+          for name, one in config['evaluations'].items()}
+
+
+def read_evaluation(folder: Path, name: str) -> dict[str, Any]:
+  """What an evaluation has left in a stage's folder; empty if there is nothing."""
+  path = folder / 'evaluations' / f'{name}.json'
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _resume(
+    settings: Section, config: Config, before: Config | None, step: int | None, *, finished: bool,
+) -> FolderState:
+  """The state of a folder whose run differs at most in fields that may be raised."""
+  at = ', no step is saved' if step is None else f' at step {step}'
+  for name, field in settings.fields.items():
+    if before and isinstance(field, Field) and field.extends:
+      old, new = before[name] or math.inf, config[name] or math.inf
+      if (finished and new < old) or (step is not None and new < step):
+        return FolderState('differs', f': config.{name} was lowered from {before[name]} to '
+                                      f'{config[name]}')
+      if finished and new > old:
+        at += f', config.{name} was raised from {before[name]} to {config[name]}'
+  if finished and step is None:
+    return FolderState('differs', ': its checkpoints are not there')
+  return FolderState('resumes', at)
+
+
+def _difference(
+    settings: Section, config: Config, inputs: Mapping[str, str], begun: Mapping[str, Any],
+) -> str:
+  changed = changed_fields(settings, begun['config'], config, 'config')
+  if changed:
+    reasons = {field.restart for name, field in settings.fields.items()
+               if isinstance(field, Field) and field.restart and f'config.{name}' in changed}
+    return f': {", ".join(changed)} changed' + ''.join(
+        f' ({reason}, so it starts again)' for reason in sorted(reasons))
+  new = next((name for name in inputs if begun['inputs'].get(name) != inputs[name]), '')
+  return f' because its input {new!r} is new' if new else ': its inputs changed'
+
+
+# What every run does last.
 
 
 def draw_curves(workdir: Path) -> None:
   """Draws `curves.png` of the metrics in `workdir`."""
   hosts.from_first(lambda: metrics.plot_curves(metrics.read_metrics(workdir),
                                                workdir / 'curves.png'))
+
+
+def leave_artifact(
+    run: StageRun, *, model: ModelConfig, params: Any, tokenizer: Tokenizer, template: str,
+    scores: Mapping[str, Any], compute: Compute, dtype: str = 'float32',
+    more_files: tuple[str, ...] = (),
+) -> Artifact:
+  """Exports the model to the folder's `model` in Hugging Face form, and writes the manifest.
+
+  Args:
+    run: of the stage.
+    model: the model's shape.
+    params: its parameters.
+    tokenizer: exported with it.
+    template: the name of the prompt template that it was trained with.
+    scores: what was measured, by name.
+    compute: what the stage took.
+    dtype: of the exported weights.
+    more_files: others that the manifest lists, which are in the folder already.
+  """
+  folder = run.workdir
+  hosts.from_first((folder / 'model').remove)
+  huggingface.export(folder / 'model', model, params, tokenizer=tokenizer, dtype=dtype)
+  exported = hosts.from_first(lambda: tuple(
+      f'model/{name}' for name in sorted((folder / 'model').file_sizes())))
+  return leave_files(
+      run, files=exported + more_files, template=template, scores=scores, compute=compute,
+      model=model.to_dict(), tokenizer=tokenizer.source)
+
+
+def leave_files(
+    run: StageRun, *, files: tuple[str, ...], template: str, scores: Mapping[str, Any],
+    compute: Compute, **more: Any,
+) -> Artifact:
+  """Writes the manifest, with which the folder is an Artifact.
+
+  Args:
+    run: of the stage.
+    files: what it has left, relative to the folder.
+    template, scores, compute: as of `leave_artifact`.
+    more: other fields of the manifest.
+  """
+  manifest = checkpoint.Manifest(
+      kind=run.kind, stage=run.name, identity=run.identity, parents=identities(run.inputs),
+      template=template, files=files, scores=dict(scores), compute=compute.to_dict(), **more)
+  hosts.from_first(lambda: checkpoint.write_manifest(run.workdir, manifest))
+  return Artifact(run.workdir, manifest)

@@ -14,7 +14,8 @@ from r1jax.data import curation, miniature_general
 from r1jax.data.jsonl import preference_source, safety_source
 from r1jax.rewards.extract import final_summary
 from r1jax.stages import supervised
-from r1jax.stages.stage import Artifact
+from r1jax.stages.artifact import Artifact
+from r1jax.stages.config import Field, Section
 from r1jax.tokenization import Tokenizer, encode_prompt, opens_think, render_prompt
 
 _WIDTH = 16    # widths of encoded texts are multiples of it: few programs are compiled
@@ -78,9 +79,10 @@ def _pair(rng, question, chosen, rejected, margin=1.0) -> Example:
 
 
 # Name -> (loader of a split and objective, the fields that `data` may have besides, with defaults).
-DATASETS: dict[str, tuple[Callable, dict[str, Any]]] = {
-    'miniature': (_miniature, dict(size=10_000)),
-    'jsonl': (_jsonl, dict(folder='')),
+DATASETS: dict[str, tuple[Callable, Section]] = {
+    'miniature': (_miniature, Section(dict(
+        size=Field(10_000, 'examples of the split', at_least=1)))),
+    'jsonl': (_jsonl, Section(dict(folder=Field('', 'where train.jsonl and test.jsonl are')))),
 }
 
 
@@ -94,10 +96,10 @@ def load_examples(config: Mapping[str, Any], split: str) -> list[Example]:
   """
   if not config['data']:
     return []
-  load, defaults = DATASETS[config['data']['name']]
+  load, section = DATASETS[config['data']['name']]
   fields = {field: value for field, value in config['data'].items() if field != 'name'}
   rng = random.Random(f'{config["seed"]} {split} {config["objective"]}')
-  return load(split, config['objective'], rng, **defaults | fields)
+  return load(split, config['objective'], rng, **section.default | fields)
 
 
 def drawn_examples(

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load, save
 
-from r1jax import checkpoint, losses
 from r1jax import evaluate as evaluation
+from r1jax import losses
 from r1jax.models import Model, ModelConfig, compute
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path, to_json
@@ -26,37 +26,18 @@ from r1jax.stages import (
   evaluate,
   loading,
   program_shapes,
-  sft,
   supervised,
   supervised_program_shapes,
 )
-from r1jax.stages.config import check_choice, check_config, plain
-from r1jax.stages.reward_model.data import DATASETS, Encoded, Example, encode, load_split
-from r1jax.stages.stage import Artifact, draw_curves, leave_artifact, open_artifact
+from r1jax.stages.artifact import Artifact, open_artifact
+from r1jax.stages.config import plain
+from r1jax.stages.reward_model.data import Encoded, Example, encode, load_examples, load_split
+from r1jax.stages.reward_model.settings import SETTINGS
+from r1jax.stages.stage import begin, draw_curves, leave_artifact
 from r1jax.tokenization import Tokenizer
 from r1jax.training.scalar_head import completion_rewards, init_scalar, scalar_axes
 
-OBJECTIVES = ('helpfulness', 'safety')
 _HEAD, _SETTINGS = 'head.safetensors', 'reward_model.json'
-
-DEFAULT = dict(
-    kind='reward_model', inputs=(), seed=0,
-    model=loading.MODEL,
-    objective='helpfulness',       # or 'safety'
-    data={},                       # name, and the fields of `reward_model_data.DATASETS`
-    sample_stages=(),                    # input stages of kind 'reject', pattern='drawn', to learn from
-    pairs_per_question=4,          # of helpfulness, at most, from these draws
-    template='miniature',
-    max_tokens=8192,               # of prompt and completion; what is longer is dropped, counted
-    pairs=dict(                    # of objective='helpfulness'
-        max_length_ratio=2.0,      # of longer to shorter, in tokens; 0: lengths are not matched
-        margin=0.0,                # times a pair's own
-        centring_coefficient=0.01),
-    rows=256, micro_batches=1, epochs=1,    # rows: pairs, or judged completions, of a batch
-    optimizer=sft.OPTIMIZER | dict(learning_rate=6e-6, final_learning_rate=6e-7),
-    held_out=1000,                 # examples of the test split, at most
-    checkpoint_every=200, keep_checkpoints=2, log_every=10,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,26 +138,11 @@ def _accuracy(examples: Sequence[Example], odds: np.ndarray) -> dict[str, Any]:
 # The stage.
 
 
-def check(config: Mapping[str, Any], where: str) -> None:
-  """Refuses impossible settings before anything is loaded."""
-  check_config(config, DEFAULT, where)
-  supervised.check_batches(config, where)
-  check_choice(config['objective'], OBJECTIVES, f'{where}.objective')
-  supervised.check_sample_stages(config, where, 'data')
-  if config['data']:
-    check_choice(config['data'].get('name'), DATASETS, f'{where}.data.name')
-    known = {'name': ''} | DATASETS[config['data']['name']][1]
-    check_config(known | config['data'], known, f'{where}.data')
-  pairs = config['pairs']
-  if pairs['max_length_ratio'] and pairs['max_length_ratio'] < 1:
-    raise ValueError(f'{where}.pairs.max_length_ratio={pairs["max_length_ratio"]} leaves no pair: '
-                     'set it to at least 1, or to 0 for pairs of any lengths')
-  for name in ('margin', 'centring_coefficient'):
-    if pairs[name] < 0:
-      raise ValueError(f'{where}.pairs.{name}={pairs[name]} is below 0: set it to at least 0')
-  for name, least in (('max_tokens', 2), ('held_out', 2), ('pairs_per_question', 1)):
-    if config[name] < least:
-      raise ValueError(f'{where}.{name}={config[name]} is too few: set it to at least {least}')
+def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+  """Reads `data`; errors as of `data.load_examples`."""
+  del tokenizer
+  for split in ('train', 'test'):
+    load_examples(config, split)
 
 
 def run(
@@ -193,8 +159,11 @@ def run(
   longer side is the better one: what a model that had learnt only length would reach.
   """
   config = plain(config)
-  check(config, f'config.stages.{stage}')
-  workdir, mesh = Path(workdir), mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
+  run = begin('reward_model', SETTINGS, config, inputs, workdir, stage=stage, mesh=mesh,
+              should_stop=should_stop, console=console)
+  if run.finished:
+    return open_artifact(run.workdir)
+  workdir, mesh = run.workdir, run.mesh
   with sharding.use(mesh):
     loaded = loading.load_model(inputs=inputs, mesh=mesh, **config['model'])
     train = load_split(config, inputs, loaded.tokenizer, 'train')
@@ -207,10 +176,9 @@ def run(
     labels, margins = (np.asarray(column, np.float32) for column in zip(
         *((example.label, example.margin) for example in train.examples)))
     params = supervised.train(
-        config, begun.params, (train.encoded, labels, margins), workdir,
+        run, begun.params, (train.encoded, labels, margins),
         loss=make_loss(loaded.model, config), normalizer=lambda batch: len(batch[1]),
-        logical_axes=scalar_axes(loaded.model), stage=stage, mesh=mesh, should_stop=should_stop,
-        console=console)
+        logical_axes=scalar_axes(loaded.model))
     trained = dataclasses.replace(begun, params=params)
     table['after'] = measure(trained)
     if config['objective'] == 'helpfulness':
@@ -224,9 +192,7 @@ def run(
     hosts.from_first(lambda: (workdir / _SETTINGS).write_text(
         to_json({'objective': config['objective']})))
     return leave_artifact(
-        workdir, kind='reward_model', stage=stage, config_hash=checkpoint.config_hash(config),
-        inputs=inputs, model=loaded.model.config, params=params['backbone'],
-        tokenizer=loaded.tokenizer, template=config['template'], more_files=(_HEAD, _SETTINGS),
+        run, model=loaded.model.config, params=params['backbone'], tokenizer=loaded.tokenizer, template=config['template'], more_files=(_HEAD, _SETTINGS),
         scores=table | {'examples': len(train.examples)} | train.counts,
         compute=_computed(config, loaded.model.config, train.encoded, test.encoded))
 

@@ -14,8 +14,8 @@ from r1jax.models.compute import Compute
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import THINK_CLOSING, THINK_OPENING
 from r1jax.rewards.suite import RewardFunction, Rewards, RewardSuite, named_rewards
+from r1jax.stages.artifact import Artifact
 from r1jax.stages.reward_model.train import RewardModel, load_reward_model, make_rewards
-from r1jax.stages.stage import Artifact
 from r1jax.tokenization import Tokenizer, opens_think
 
 _TRUTH = 'skill'    # the rule that knows which general tasks are done

@@ -1,176 +1,221 @@
-"""The settings of the RL stage, and what is refused of them before anything is loaded."""
+"""The settings of the RL stage."""
 from collections.abc import Iterator, Mapping
-import math
+import dataclasses
 from typing import Any
 
-from r1jax import losses
-from r1jax.rewards.suite import named_rewards
-from r1jax.stages import auxiliary, datasets, evaluate, loading
-from r1jax.stages.config import check_choice, check_config, check_sampling
+from r1jax import divergences, losses
+from r1jax.stages import evaluate
+from r1jax.stages.config import Entries, Field, Section, Weights
+from r1jax.stages.datasets import data_field
+from r1jax.stages.fields import (
+    EXPERTS,
+    MAX_PROMPT_LENGTH,
+    MODEL,
+    OVERLONG_PROMPT,
+    REWARD_WEIGHTS,
+    REWARD_WORKERS,
+    TEMPLATE,
+    checkpoints,
+    common,
+    divisible,
+    evaluations,
+    optimizer,
+    sampling,
+)
 from r1jax.stages.rl import programs as rl_programs
 
-_OPTIMIZER = dict(learning_rate=3e-6, warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0,
-                  beta1=0.9, beta2=0.95)
-REWARD_MODEL = dict(source='', weight=1.0)   # an input stage or an Artifact's folder
+_WHOLE_COMPLETION = ('sequence', 'product')    # ratio levels with one ratio a completion
 
-DEFAULT = dict(
-    kind='rl', inputs=(), seed=0,
-    steps=100,                  # optimiser updates in all
-    model=loading.MODEL,
-    data={},                    # name, and the fields of `stages.datasets.DATASETS`
-    template='miniature', max_prompt_length=64, overlong='skip',
-    prompts_per_batch=32, group_size=16,  # a rollout: prompts_per_batch × group_size completions
-    dynamic_sampling_rounds=0,             # more rollouts at most until groups of unequal rewards fill a batch
-    epochs=1, mini_batches=1,   # updates of a rollout: epochs × mini_batches
-    micro_batches=1,            # accumulated in one update
-    packing=dict(               # scoring and updates on rows full of prompts and completions
-        row_length=0,           # tokens of a row; 0: unpacked, padded to the longest completion
-        rows=1),                # of a micro-batch (at least one a part of the mesh's batch axis)
-    sampling=dict(max_new_tokens=128, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, chunk=32,
-                  rollout_sharding='train'),   # of the sampler's weights on the mesh, or 'tensor'
-    rewards={}, reward_workers=2, reward_timeout_s=5.0,
-    reward_models={},           # name -> fields of REWARD_MODEL; σ(score) is the reward
-    general_prompts=dict(               # prompts of other data, judged by their own rewards alone
-        data={},
-        prompts_per_batch=0,              # so many of `prompts_per_batch`; 0: none
-        from_step=0,            # in rollouts that begin at this step or later
-        rewards={}, reward_models={}),
-    overlong_buffer=0,          # the last tokens, over which DAPO's penalty falls to −1; 0: none
-    advantage='group_relative',
-    loss=dict(                  # keywords of `losses.policy_loss`; 0 (or 'none') leaves a term out
-        ratio_level='token', clip='ppo', clip_epsilon_low=0.2, clip_epsilon_high=0.2, dual_clip=0.0,
-        aggregation='sequence_mean', entropy_coefficient=0.0, old_kl_coefficient=0.0,
-        correction='none', correction_low=0.0, correction_high=2.0),
-    kl_coefficient=0.0, kl_estimator='k3', kl_place='loss',
-    kl_controller=dict(rule='fixed', target=0.01, horizon=10_000.0),
-    reference_refresh=0,        # steps between replacements of the reference by the policy; 0: none
-    optimizer=_OPTIMIZER,
-    experts=auxiliary.EXPERTS,
-    critic=dict(                # of advantage='gae'
-        source='',              # its backbone, and a reward model's head; '': the policy's backbone
-        gamma=1.0, gae_lambda=1.0, whiten_rewards=False, whiten_advantages=True, clip_epsilon=0.2,
-        optimizer=_OPTIMIZER | dict(learning_rate=1e-5)),
-    in_host_memory=(),          # of 'reference' and 'optimizer', what waits there until it is used
-    checkpoint_every=20, keep_checkpoints=2,   # iterations, checkpoints
-    print_samples_every=10,           # iterations between two printed samples
-    evaluations={},             # name -> fields of `stages.evaluate.DEFAULT`, run when trained
-)
+REWARDS = dict(
+    rewards=Weights(REWARD_WEIGHTS, 'weights of rules'),
+    reward_models=Entries(Section(dict(
+        source=Field('', "an input stage of kind 'reward_model', or the folder of its Artifact"),
+        weight=Field(1.0, 'of the reward, sigmoid(score)'))), 'reward models by name', partial=True))
+
+GENERAL_PROMPTS = Section(dict(
+    data=data_field('the questions', required=False),
+    prompts_per_batch=Field(0, 'how many of all prompts_per_batch are general ones; 0: none',
+                            at_least=0),
+    from_step=Field(0, 'they come in with the first rollout at or after this step', at_least=0),
+    **REWARDS), 'prompts of other data, judged by rewards of their own')
+
+LOSS = Section(dict(
+    ratio_level=Field('token', 'what a probability ratio is of', choices=losses.RATIO_LEVELS),
+    clip=Field('ppo', 'which clip', choices=losses.CLIPS),
+    clip_epsilon_low=Field(0.2, 'ratios are clipped below 1 - this', at_least=0, at_most=1),
+    clip_epsilon_high=Field(0.2, 'ratios are clipped above 1 + this', at_least=0),
+    dual_clip=Field(0.0, 'bound of the ratio where the advantage is negative; 0: none', at_least=0),
+    aggregation=Field('sequence_mean', 'how token losses are averaged',
+                      choices=losses.AGGREGATIONS),
+    entropy_coefficient=Field(0.0, 'of the entropy bonus'),
+    old_kl_coefficient=Field(0.0, 'of the KL to the old policy', at_least=0),
+    correction=Field('none', 'importance weights for the mismatch of sampler and trainer',
+                     choices=(rl_programs.NO_CORRECTION, *losses.CORRECTIONS)),
+    correction_low=Field(0.0, 'lower bound of these weights', at_least=0),
+    correction_high=Field(2.0, 'upper bound of these weights', above=0)),
+    'keywords of `losses.policy_loss`')
+
+CRITIC = Section(dict(
+    source=Field('', "its backbone, and a reward model's head; '' for the policy's backbone"),
+    gamma=Field(1.0, 'discount', at_least=0, at_most=1),
+    gae_lambda=Field(1.0, 'lambda of generalised advantage estimation', at_least=0, at_most=1),
+    whiten_rewards=Field(False, 'whether token rewards are divided by their deviation'),
+    whiten_advantages=Field(True, 'whether advantages are whitened'),
+    clip_epsilon=Field(0.2, 'by which a value may move in one rollout', at_least=0),
+    optimizer=Section(optimizer(1e-5), 'AdamW')), "of advantage='gae'")
+
+PACKING = Section(dict(
+    row_length=Field(0, 'tokens of a row; 0: not packed but padded to the longest completion',
+                     at_least=0),
+    rows=Field(1, 'rows of a micro-batch, at least one for each part of the mesh', at_least=1)),
+    'scoring and updates on rows full of prompts and completions', how=True)
 
 
-def check(config: Mapping[str, Any], where: str, *, own_rewards: bool = False) -> None:
-  """Refuses impossible combinations before anything is loaded or compiled.
+def _impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
+  yield from _faults_without_rewards(config)
+  yield from _reward_faults(config)
 
-  Raises:
-    ValueError: naming the field; `config.rewards` is passed over where `own_rewards` replace it.
-  """
-  check_config(config, DEFAULT, where)
-  check_choice(config['advantage'], rl_programs.ADVANTAGES, f'{where}.advantage')
-  check_choice(config['loss']['correction'], (rl_programs.NO_CORRECTION, *losses.CORRECTIONS),
-               f'{where}.loss.correction')
-  datasets.check_data(config['data'], f'{where}.data')
-  check_sampling(config['sampling'], f'{where}.sampling')
-  auxiliary.check_experts(config['experts'], f'{where}.experts')
-  for fault in (*_batch_faults(config), *_advantage_faults(config), *_loss_faults(config)):
-    raise ValueError(f'{where}.{fault}')
-  _check_rewards(config, where, own_rewards=own_rewards)
+
+def _faults_without_rewards(config: Mapping[str, Any]) -> Iterator[str]:
+  yield from _batch_faults(config)
+  yield from _packing_faults(config)
+  yield from _advantage_faults(config)
+  yield from _loss_faults(config)
   if config['general_prompts']['prompts_per_batch']:
-    _check_general(config, where)
-  for name, evaluation in config['evaluations'].items():
-    evaluate.check(evaluation, f'{where}.evaluations.{name}')
-
-
-def _check_rewards(part: Mapping[str, Any], where: str, *, own_rewards: bool = False) -> None:
-  """Refuses `rewards` and `reward_models` that are none, or are unknown."""
-  if not own_rewards:
-    if not (part['rewards'] or part['reward_models']):
-      raise ValueError(f"{where}.rewards is empty: name at least one, as {{'number': 1.0, "
-                       "'format': 1.0}, or a reward model in reward_models")
-    named_rewards(part['rewards'])
-  for name, settings in part['reward_models'].items():
-    path = f'{where}.reward_models.{name}'
-    if not isinstance(settings, Mapping):
-      raise ValueError(f'{path}={settings!r} must hold fields ({", ".join(REWARD_MODEL)})')
-    check_config(REWARD_MODEL | settings, REWARD_MODEL, path)
-    if not settings.get('source'):
-      raise ValueError(f"{path}.source is empty: name an input stage of kind 'reward_model', or "
-                       "the folder of its Artifact")
-    if not math.isfinite(settings.get('weight', 1.0)):
-      raise ValueError(f'{path}.weight={settings["weight"]} is no finite number: give one')
-
-
-def _check_general(config: Mapping[str, Any], where: str) -> None:
-  general, path = config['general_prompts'], f'{where}.general_prompts'
-  if not 0 < general['prompts_per_batch'] < config['prompts_per_batch']:
-    raise ValueError(f'{path}.prompts_per_batch={general["prompts_per_batch"]} leaves no prompt of one kind: set it '
-                     f'from 1 to {config["prompts_per_batch"] - 1}, below {where}.prompts_per_batch, or to 0 for none')
-  updates = config['epochs'] * config['mini_batches']
-  last = (config['steps'] - 1) // updates * updates
-  if not 0 <= general['from_step'] <= last:
-    raise ValueError(f'{path}.from_step={general["from_step"]} is at no rollout: of '
-                     f'steps={config["steps"]} the last one begins after step {last}, so set it '
-                     f'from 0 to {last}')
-  datasets.check_data(general['data'], f'{path}.data')
-  _check_rewards(general, path)
+    yield from _general_faults(config)
 
 
 def _batch_faults(config: Mapping[str, Any]) -> Iterator[str]:
-  for what in config['in_host_memory']:
-    if what not in ('reference', 'optimizer'):
-      yield f"in_host_memory has {what!r}: it may have 'reference' and 'optimizer'"
-  for name in ('steps', 'prompts_per_batch', 'group_size', 'epochs', 'mini_batches', 'micro_batches',
-               'checkpoint_every', 'print_samples_every'):
-    if config[name] < 1:
-      yield f'{name}={config[name]} leaves nothing to do: set it to at least 1'
-  pieces = config['mini_batches'] * config['micro_batches']
-  if config['prompts_per_batch'] % pieces:
-    yield (f'prompts_per_batch={config["prompts_per_batch"]} cannot be split into mini_batches × micro_batches = '
-           f'{pieces} parts of whole groups: use a multiple of {pieces}')
+  yield from divisible(config, 'steps', 'epochs', 'mini_batches')
+  yield from divisible(config, 'prompts_per_batch', 'mini_batches', 'micro_batches')
+  for name in config['in_host_memory']:
+    if name not in ('reference', 'optimizer'):
+      yield f"in_host_memory must hold 'reference' or 'optimizer', got {name!r}"
   longest = config['sampling']['max_new_tokens']
-  yield from _packing_faults(config, config['max_prompt_length'] + longest)
-  if not 0 <= config['overlong_buffer'] < longest:
-    yield (f'overlong_buffer={config["overlong_buffer"]} leaves no length without a penalty: set it '
-           f'from 0 to below sampling.max_new_tokens={longest}')
+  if config['overlong_buffer'] >= longest:
+    yield (f'overlong_buffer must be below sampling.max_new_tokens={longest}, got '
+           f'{config["overlong_buffer"]}')
 
 
-def _packing_faults(config: Mapping[str, Any], longest: int) -> Iterator[str]:
-  row_length, rows = config['packing']['row_length'], config['packing']['rows']
+def _packing_faults(config: Mapping[str, Any]) -> Iterator[str]:
+  row_length = config['packing']['row_length']
+  longest = config['max_prompt_length'] + config['sampling']['max_new_tokens']
   if row_length and row_length < longest:
-    yield (f'packing.row_length={row_length} has no room for a prompt and its completion: set it '
-           f'to at least max_prompt_length + sampling.max_new_tokens = {longest}, or to 0')
-  if rows < 1:
-    yield f'packing.rows={rows} leaves nothing to do: set it to at least 1'
+    yield (f'packing.row_length must be at least max_prompt_length + sampling.max_new_tokens = '
+           f'{longest}, or 0, got {row_length}')
   if row_length and config['micro_batches'] > 1:
-    yield (f'micro_batches={config["micro_batches"]} with packing.row_length={row_length}: set '
-           'packing.rows, the rows of a micro-batch, and micro_batches=1; their number follows')
+    yield (f'micro_batches must be 1 with packing.row_length={row_length}, where packing.rows '
+           f'sets the size of a micro-batch, got {config["micro_batches"]}')
 
 
 def _advantage_faults(config: Mapping[str, Any]) -> Iterator[str]:
   kind, level = config['advantage'], config['loss']['ratio_level']
   if config['group_size'] == 1 and kind in ('group_relative', 'leave_one_out'):
-    yield (f'group_size=1 has no group for advantage={kind!r}: use at least 2 completions a prompt, '
-           "or advantage='batch_normalized', 'reinforce_pp' or 'gae'")
-  if kind not in rl_programs.SEQUENCE_ADVANTAGES and level in ('sequence', 'product'):
-    yield (f'loss.ratio_level={level!r} has one ratio a completion and advantage={kind!r} differs '
-           "by token: use ratio_level='token' or 'sequence_token'")
+    yield (f"group_size must be at least 2 with advantage={kind!r}, got 1; or set advantage to "
+           "'batch_normalized', 'reinforce_pp' or 'gae'")
+  if kind not in rl_programs.SEQUENCE_ADVANTAGES and level in _WHOLE_COMPLETION:
+    yield (f"loss.ratio_level must be 'token' or 'sequence_token' with advantage={kind!r}, which "
+           f'differs by token, got {level!r}')
   if config['critic']['source'] and kind != 'gae':
-    yield (f"critic.source={config['critic']['source']!r} without a critic: set advantage='gae', or "
-           "critic.source=''")
+    yield (f"critic.source must be empty where there is no critic, got "
+           f"{config['critic']['source']!r}; or set advantage='gae'")
 
 
 def _loss_faults(config: Mapping[str, Any]) -> Iterator[str]:
   loss, kl, rule = config['loss'], config['kl_coefficient'], config['kl_controller']['rule']
-  dual, old_kl = loss['dual_clip'], loss['old_kl_coefficient']
-  if dual and (loss['clip'] != 'ppo' or dual <= 1):
-    yield (f"loss.dual_clip={dual} with loss.clip={loss['clip']!r} is no bound: set it above 1 with "
-           "clip='ppo', or to 0")
-  if old_kl and config['epochs'] * config['mini_batches'] == 1:
-    yield (f'loss.old_kl_coefficient={old_kl} constrains nothing with one update a rollout: raise '
-           'epochs or mini_batches, or set it to 0')
+  if loss['clip'] == 'ppo' and loss['clip_epsilon_low'] >= 1:
+    yield (f"loss.clip_epsilon_low must be below 1 with loss.clip='ppo', got "
+           f'{loss["clip_epsilon_low"]}')
+  if loss['dual_clip'] and (loss['clip'] != 'ppo' or loss['dual_clip'] <= 1):
+    yield (f"loss.dual_clip must be above 1 and go with loss.clip='ppo', or be 0, got "
+           f"{loss['dual_clip']} with loss.clip={loss['clip']!r}")
+  if loss['correction_low'] > loss['correction_high']:
+    yield (f'loss.correction_low must be at most loss.correction_high={loss["correction_high"]}, '
+           f'got {loss["correction_low"]}')
+  if loss['old_kl_coefficient'] and config['epochs'] * config['mini_batches'] == 1:
+    yield (f'loss.old_kl_coefficient must be 0 with one update a rollout, where the policy is the '
+           f'old one, got {loss["old_kl_coefficient"]}; or raise epochs or mini_batches')
   if config['reference_refresh'] and not kl:
-    yield (f'reference_refresh={config["reference_refresh"]} without a reference: set '
-           'kl_coefficient above 0, or reference_refresh to 0')
+    yield (f'reference_refresh must be 0 without a reference, got {config["reference_refresh"]}; '
+           'or set kl_coefficient above 0')
   if config['kl_place'] == 'reward' and not kl:
-    yield "kl_place='reward' without a KL: set kl_coefficient above 0, or kl_place='loss'"
-  if rule != 'fixed' and not (kl or old_kl):
-    yield (f'kl_controller.rule={rule!r} has no coefficient to adapt: set kl_coefficient or '
-           "loss.old_kl_coefficient above 0, or rule='fixed'")
+    yield "kl_place must be 'loss' where kl_coefficient is 0, got 'reward'"
+  if rule != 'fixed' and not (kl or loss['old_kl_coefficient']):
+    yield (f"kl_controller.rule must be 'fixed' where kl_coefficient and loss.old_kl_coefficient "
+           f'are 0, got {rule!r}')
+
+
+def _reward_faults(part: Mapping[str, Any], where: str = '') -> Iterator[str]:
+  """Faults of `rewards` and `reward_models`, those of general prompts where `where` says so."""
+  if not (part['rewards'] or part['reward_models']):
+    yield (f"{where}rewards must not be empty: name at least one, such as {{'number': 1.0, "
+           "'format': 1.0}, or a reward model in reward_models")
+  for name, settings in part['reward_models'].items():
+    if not settings.get('source'):
+      yield (f"{where}reward_models.{name}.source must not be empty: name an input stage of kind "
+             "'reward_model', or the folder of its Artifact")
+
+
+def _general_faults(config: Mapping[str, Any]) -> Iterator[str]:
+  general, limit = config['general_prompts'], config['prompts_per_batch']
+  if not general['prompts_per_batch'] < limit:
+    yield (f'general_prompts.prompts_per_batch must be below prompts_per_batch={limit}, got '
+           f'{general["prompts_per_batch"]}')
+  updates = config['epochs'] * config['mini_batches']
+  last = (config['steps'] - 1) // updates * updates
+  if general['from_step'] > last:
+    yield (f'general_prompts.from_step must be at most {last}, after which the last rollout '
+           f'begins, got {general["from_step"]}')
+  if not general['data']:
+    yield 'general_prompts.data must not be empty: name a dataset'
+  yield from _reward_faults(general, 'general_prompts.')
+
+
+SETTINGS = Section(common('rl') | dict(
+    steps=Field(100, 'optimiser updates in all, a multiple of the updates of a rollout',
+                at_least=1, extends=True),
+    model=MODEL,
+    data=data_field('the problems'),
+    template=TEMPLATE, max_prompt_length=MAX_PROMPT_LENGTH, overlong=OVERLONG_PROMPT,
+    prompts_per_batch=Field(32, 'prompts of a rollout', at_least=1),
+    group_size=Field(16, 'completions of a prompt', at_least=1),
+    dynamic_sampling_rounds=Field(
+        0, 'more rollouts at most, until groups of unequal rewards fill the batch', at_least=0),
+    epochs=Field(1, 'passes over a rollout; it serves epochs * mini_batches updates', at_least=1),
+    mini_batches=Field(1, 'updates in a pass', at_least=1),
+    micro_batches=Field(1, 'parts of a mini-batch whose gradients are accumulated', at_least=1,
+                        how=True),
+    packing=PACKING,
+    sampling=sampling(greedy=False),
+    **REWARDS, **REWARD_WORKERS,
+    general_prompts=GENERAL_PROMPTS,
+    overlong_buffer=Field(0, "the last tokens of a completion, over which DAPO's penalty falls to "
+                             '-1; 0: no penalty', at_least=0),
+    advantage=Field('group_relative', 'how rewards become advantages',
+                    choices=rl_programs.ADVANTAGES),
+    loss=LOSS,
+    kl_coefficient=Field(0.0, 'of the KL to the reference', at_least=0),
+    kl_estimator=Field('k3', 'how the KL in the loss is estimated',
+                       choices=tuple(divergences.ESTIMATORS)),
+    kl_place=Field('loss', 'whether the KL is a term of the loss or of the token rewards',
+                   choices=('loss', 'reward')),
+    kl_controller=Section(dict(
+        rule=Field('fixed', 'how the KL coefficient follows the measured KL',
+                   choices=('fixed', 'double_or_halve', 'proportional')),
+        target=Field(0.01, 'the KL that is aimed at, in nats', above=0),
+        horizon=Field(10_000.0, "completions over which 'proportional' adapts", above=0))),
+    reference_refresh=Field(
+        0, 'steps between replacements of the reference by the policy; 0: never', at_least=0),
+    optimizer=Section(optimizer(3e-6), 'AdamW'),
+    experts=EXPERTS,
+    critic=CRITIC,
+    in_host_memory=Field((), "of 'reference' and 'optimizer', what waits in host memory until it "
+                             'is used', how=True),
+    **checkpoints(20, 'iterations'),
+    print_samples_every=Field(10, 'iterations between printed samples', at_least=1, how=True),
+    evaluations=evaluations(evaluate.SETTINGS)), 'reinforcement learning',
+    pairs=_impossible_pairs)
+
+# Where functions are given instead of `rewards`, as from a notebook.
+OWN_REWARDS = dataclasses.replace(SETTINGS, pairs=_faults_without_rewards)
+DEFAULT = SETTINGS.default

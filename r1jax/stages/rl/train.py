@@ -27,19 +27,23 @@ from r1jax.runtime import hardware, hosts, sharding
 from r1jax.runtime.storage import Path
 from r1jax.sampling.sampler import Interrupted
 from r1jax.stages import auxiliary, evaluate, loading
-from r1jax.stages.config import check_mesh, plain
+from r1jax.stages.artifact import Artifact
+from r1jax.stages.config import plain
 from r1jax.stages.reward_model.train import load_reward_model
 from r1jax.stages.rl import metrics as rl_metrics
 from r1jax.stages.rl import programs as rl_programs
 from r1jax.stages.rl import rewards as rl_rewards
-from r1jax.stages.rl.program_shapes import shapes as shapes
 from r1jax.stages.rl.prompts import Counters, PromptMixture
-from r1jax.stages.rl.settings import DEFAULT as DEFAULT
-from r1jax.stages.rl.settings import check as check
-from r1jax.stages.stage import Artifact, StopRequested, draw_curves, leave_artifact
-from r1jax.tokenization import stop_ids
+from r1jax.stages.rl.settings import OWN_REWARDS, SETTINGS
+from r1jax.stages.stage import StageRun, begin, draw_curves, leave_artifact
+from r1jax.tokenization import Tokenizer, stop_ids
 from r1jax.training import scalar_head as reward_model
 from r1jax.training import train_step
+
+
+def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+  """Reads the prompts; errors as of `PromptMixture`."""
+  PromptMixture(config, tokenizer)
 
 
 def run(
@@ -65,15 +69,15 @@ def run(
     StopRequested: see `should_stop`.
   """
   config = plain(config)
-  check(config, f'config.stages.{stage}', own_rewards=reward_functions is not None)
-  mesh = mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
-  check_mesh(config, mesh, f'config.stages.{stage}')
+  run = begin('rl', SETTINGS if reward_functions is None else OWN_REWARDS, config, inputs, workdir,
+              stage=stage, mesh=mesh, should_stop=should_stop, console=console)
   if config['in_host_memory']:
     sharding.check_host_memory(
-        mesh, f'config.stages.{stage}.in_host_memory={list(config["in_host_memory"])}')
-  with sharding.use(mesh):
-    trainer = _Trainer(config, inputs, Path(workdir), stage, mesh, should_stop, reward_functions,
-                       console)
+        run.mesh, f'{run.where}.in_host_memory={list(config["in_host_memory"])}')
+  with sharding.use(run.mesh):
+    if run.finished:
+      return evaluate.complete(run)
+    trainer = _Trainer(run, reward_functions)
     try:
       return trainer.run()
     finally:
@@ -106,23 +110,26 @@ class _Round(NamedTuple):
 
 class _Trainer:
 
-  def __init__(self, config, inputs, workdir, stage, mesh, should_stop, reward_functions, console):
-    self.config, self.inputs, self.workdir, self.stage = config, inputs, workdir, stage
-    self.mesh, self.should_stop, self.console = mesh, should_stop, console
+  def __init__(self, stage_run: StageRun, reward_functions):
+    self.stage_run = stage_run
+    config, inputs, workdir, mesh = (
+        stage_run.config, stage_run.inputs, stage_run.workdir, stage_run.mesh)
+    self.config, self.inputs, self.workdir, self.mesh = config, inputs, workdir, mesh
+    self.should_stop, self.console = stage_run.should_stop, stage_run.console
     loaded = loading.load_model(mesh=mesh, inputs=inputs, **config['model'])
     self.model, self.tokenizer = loaded.model, loaded.tokenizer
-    auxiliary.check_model(config, self.model.config, f'config.stages.{stage}')
+    auxiliary.check_model(config, self.model.config, stage_run.where)
     self.stop_ids = stop_ids(config['template'], self.tokenizer)
     self.updates = config['epochs'] * config['mini_batches']
     self.iterations = -(-config['steps'] // self.updates)
     self.mixture = PromptMixture(config, self.tokenizer)
-    evaluate.check_sources(config['evaluations'], inputs, self.tokenizer)
+    evaluate.check_sources(stage_run, self.tokenizer)
     self.judges = rl_rewards.make_judges(config, inputs, self.tokenizer, mesh=mesh,
                                          reward_functions=reward_functions)
     optimizer = train_step.make_optimizer(**config['optimizer'])
     critic_optimizer = train_step.make_optimizer(**config['critic']['optimizer'])
     self.programs = rl_programs.make_programs(self.model, optimizer, critic_optimizer, config,
-                                              self.stop_ids, should_stop)
+                                              self.stop_ids, self.should_stop)
     self.state = self._begin(loaded.params, optimizer, self.model.logical_axes)
     self.reference = self.critic = None
     if config['kl_coefficient']:
@@ -134,7 +141,6 @@ class _Trainer:
       self.critic = self._begin(critic, critic_optimizer, reward_model.scalar_axes(self.model))
     self.place, self.batch = _Place(kl_coefficient=float(np.float32(
         config['loss']['old_kl_coefficient'] or config['kl_coefficient']))), None
-    self.hash = checkpoint.config_hash(config)
     self.checkpoints = checkpoint.Checkpointer(workdir / 'checkpoints',
                                                keep=config['keep_checkpoints'])
     self._restore()
@@ -393,14 +399,11 @@ class _Trainer:
   def _finish(self) -> Artifact:
     hosts.together(self.checkpoints.wait)
     table = evaluate.run_all(
-        self.config['evaluations'], self.inputs, self.workdir,
-        trained=loading.LoadedModel(self.model, self.state.params, self.tokenizer),
-        mesh=self.mesh, should_stop=self.should_stop, console=self.console)
+        self.stage_run, loading.LoadedModel(self.model, self.state.params, self.tokenizer))
     draw_curves(self.workdir)
     records = hosts.from_first(lambda: metrics.read_metrics(self.workdir))
     return leave_artifact(
-        self.workdir, kind='rl', stage=self.stage, config_hash=self.hash, inputs=self.inputs,
-        model=self.model.config, params=self.state.params, tokenizer=self.tokenizer,
+        self.stage_run, model=self.model.config, params=self.state.params, tokenizer=self.tokenizer,
         template=self.config['template'], scores=table,
         compute=compute.from_metrics(records) + evaluate.computed(table, self.workdir))
 
@@ -430,16 +433,14 @@ class _Trainer:
     self.writer.flush()
     length = None if self.batch is None else self.batch.completion_mask.shape[1]
     self.checkpoints.save(step, items, dataclasses.asdict(self.place) | {
-        'config_hash': self.hash, 'batch_length': length})
+        'identity': self.stage_run.resume_identity, 'batch_length': length})
 
   def _restore(self):
     step = hosts.from_first(self.checkpoints.latest_step)
     if step is None:
       return
     meta = self.checkpoints.read_meta(step)
-    if meta.pop('config_hash') != self.hash:
-      raise ValueError(f'{self.workdir} holds a run with another config: use the config it was '
-                       'begun with, or another workdir')
+    meta.pop('identity')
     length = meta.pop('batch_length')
     templates = self._items()
     if length is not None:
@@ -477,9 +478,7 @@ class _Trainer:
   def _stop(self):
     self._save()
     hosts.together(self.checkpoints.wait)   # the first seals it: till then nobody takes leave
-    raise StopRequested(
-        f'stage {self.stage!r} was asked to stop: its state after step {self._steps_done()} is '
-        f'saved in {self.workdir}; run the same command to go on')
+    self.stage_run.stop(self._steps_done())
 
 
 def _rest(state: TrainState) -> dict[str, Any]:

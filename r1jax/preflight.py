@@ -1,0 +1,90 @@
+"""What a chain of stages would load, checked before any of them computes: `pipeline` calls `check`."""
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+
+from r1jax.runtime import sharding
+from r1jax.runtime.storage import Path, to_json
+from r1jax.stages import evaluate, loading
+from r1jax.stages.artifact import TRAINED
+from r1jax.stages.config import check_mesh
+
+Stages = Mapping[str, Mapping[str, Any]]
+
+
+def check(
+    stages: Stages, names: Iterable[str], kinds: Mapping[str, Any], mesh: jax.sharding.Mesh,
+) -> None:
+  """Checks mesh, models and data of stages of a chain, without reading weights.
+
+  A stage that begins with the model of an earlier stage is checked with what that one begins with:
+  it has the same shape and tokenizer. Where that is trained from nothing, only the mesh is checked.
+
+  Args:
+    stages: all of the chain, each right by itself.
+    names: those to check.
+    kinds: the modules of stages by kind.
+    mesh: on which they are to run.
+
+  Raises:
+    FileNotFoundError, ValueError: naming what is wrong.
+  """
+  seen: set[str] = set()
+  for name in names:
+    where, stage = f'config.stages.{name}', stages[name]
+    check_mesh(stage, mesh, where)
+    if stage.get('in_host_memory'):
+      sharding.check_host_memory(mesh, f'{where}.in_host_memory={list(stage["in_host_memory"])}')
+    _check_reward_models(stages, stage, where)
+    source = _root(stages, stage)
+    if source is None:
+      continue
+    rooted = _rooted(stages, stage, source)
+    loading.check_models(rooted, {}, mesh, where)
+    tokenizer = loading.find_tokenizer(source, {})
+    kinds[stage['kind']].check_data(rooted, tokenizer)
+    for one in rooted.get('evaluations', {}).values():
+      of_stage = one['model']['source'] == TRAINED
+      key = to_json({name: one[name] for name in (
+          'data', 'split', 'template', 'max_prompt_length', 'overlong', 'problems', 'shots', 'seed',
+          )} | {'tokenizer': source if of_stage else one['model']['source']})
+      if key not in seen:
+        seen.add(key)
+        evaluate.problem_stream(one, tokenizer if of_stage else loading.find_tokenizer(
+            one['model']['source'], {}))
+
+
+def _root(stages: Stages, stage: Mapping[str, Any]) -> str | None:
+  """The source from which the model of a stage descends, outside the chain; None if there is none."""
+  while 'model' in stage:
+    source = stage['model']['source']
+    if source not in stages:
+      return source
+    stage = stages[source]
+  return None
+
+
+def _rooted(stages: Stages, stage: Mapping[str, Any], source: str) -> dict[str, Any]:
+  """A stage's config with sources outside the chain in place of stages."""
+  evaluations = {}
+  for name, one in stage.get('evaluations', {}).items():
+    if one['model']['source'] != TRAINED:
+      found = _root(stages, one)
+      if found is None:
+        continue
+      one = {**one, 'model': {**one['model'], 'source': found}}
+    evaluations[name] = one
+  rooted = {**stage, 'model': {**stage['model'], 'source': source}}
+  return rooted | ({'evaluations': evaluations} if 'evaluations' in stage else {})
+
+
+def _check_reward_models(stages: Stages, stage: Mapping[str, Any], where: str) -> None:
+  """Refuses folders of reward models that are not there."""
+  for part, path in ((stage, where), (stage.get('general_prompts', {}), f'{where}.general_prompts')):
+    for name, settings in part.get('reward_models', {}).items():
+      source = settings['source']
+      if source not in stages and not (Path(source) / 'manifest.json').exists():
+        raise FileNotFoundError(
+            f'{path}.reward_models.{name}.source={source!r} is neither a stage nor the folder of an '
+            "Artifact: name a stage of kind 'reward_model', or the folder that it has left")

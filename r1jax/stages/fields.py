@@ -1,0 +1,104 @@
+"""Settings that several stages have."""
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from r1jax import tokenization
+from r1jax.models import PRESETS
+from r1jax.rewards.suite import REWARDS
+from r1jax.runtime import sharding
+from r1jax.stages.config import Entries, Field, Section
+
+MAX_TOKENS = 2 ** 20    # more than any model reads: what is above is a slip
+
+
+def common(kind: str) -> dict[str, Field]:
+  """The fields that each stage begins with."""
+  return dict(
+      kind=Field(kind, 'the kind of stage', choices=(kind,)),
+      inputs=Field((), 'the stages that it reads'),
+      seed=Field(0, 'seed of everything that is random', at_least=0))
+
+
+COMPUTE_DTYPE = Field('float32', 'type of activations and products; parameters stay float32',
+                      choices=('float32', 'bfloat16'))
+REMAT = Field(False, 'whether the backward pass computes activations again, to save memory',
+              how=True)
+
+MODEL = Section(dict(
+    source=Field('miniature', "an input stage, a Hugging Face folder, a .gguf file, 'miniature', "
+                              "'miniature_small', 'smollm2', or 'random' (of the shape of preset)"),
+    compute_dtype=COMPUTE_DTYPE,
+    remat=REMAT,
+    preset=Field('', "the published shape that the source must have, which the plan uses where the "
+                     "source is not at hand; '' for that of the source", choices=('', *PRESETS))),
+    'what the stage begins with')
+
+TEMPLATE = Field('miniature', 'how a question becomes a prompt',
+                 choices=tuple(tokenization.TEMPLATES))
+MAX_PROMPT_LENGTH = Field(64, 'tokens of a prompt', at_least=1, at_most=MAX_TOKENS)
+OVERLONG_PROMPT = Field('skip', 'what becomes of prompts that are longer',
+                        choices=('skip', 'error'))
+
+
+def sampling(*, greedy: bool) -> Section:
+  """How completions are drawn; `greedy` says whether a temperature of 0 is allowed."""
+  bounds: dict[str, Any] = dict(at_least=0.0) if greedy else dict(above=0.0)
+  return Section(dict(
+      max_new_tokens=Field(128, 'tokens of a completion', at_least=1, at_most=MAX_TOKENS),
+      temperature=Field(1.0, 'divides the logits' + (', 0 is greedy' if greedy else ''), **bounds),
+      top_k=Field(0, 'tokens kept, the likeliest; 0 keeps all', at_least=0),
+      top_p=Field(1.0, 'share of the probability that is kept', above=0, at_most=1),
+      min_p=Field(0.0, "least probability that is kept, as a share of the likeliest token's",
+                  at_least=0, at_most=1),
+      chunk=Field(32, 'tokens drawn by one device program', at_least=1, how=True),
+      rollout_sharding=Field(
+          'train', "how the sampler's weights lie on the mesh: as in training, or split by tensor",
+          choices=tuple(sharding.ROLLOUT_SHARDINGS), how=True)), 'how completions are drawn')
+
+
+REWARD_WORKERS = dict(
+    reward_workers=Field(2, 'worker processes for rewards', at_least=1, how=True),
+    reward_timeout_s=Field(5.0, 'seconds that a worker may take for one answer', above=0, how=True))
+
+
+def checkpoints(every: int, unit: str) -> dict[str, Field]:
+  """When a run is saved."""
+  return dict(
+      checkpoint_every=Field(every, f'{unit} between checkpoints', at_least=1, how=True),
+      keep_checkpoints=Field(2, 'checkpoints that are kept', at_least=1, how=True))
+
+
+def optimizer(learning_rate: float) -> dict[str, Field]:
+  """Fields of AdamW at a constant learning rate."""
+  return dict(
+      learning_rate=Field(learning_rate, 'after the warm-up', at_least=0),
+      warmup_steps=Field(0, 'steps of linear warm-up', at_least=0),
+      weight_decay=Field(0.0, "AdamW's, of matrices", at_least=0),
+      max_grad_norm=Field(1.0, 'the gradient is scaled to at most this norm; 0 for no clipping',
+                          at_least=0),
+      beta1=Field(0.9, 'decay of the first moment', at_least=0, below=1),
+      beta2=Field(0.95, 'decay of the second moment', at_least=0, below=1))
+
+
+EXPERTS = Section(dict(
+    balance_coefficient=Field(0.0, "times DeepSeek-V3's loss that balances the load within a row",
+                              at_least=0),
+    bias_rate=Field(0.0, 'by which the balancing biases move after every update', at_least=0)),
+    'of a mixture of experts')
+
+REWARD_WEIGHTS = tuple(REWARDS)
+
+
+def divisible(config: Mapping[str, Any], field: str, *divisors: str) -> Iterator[str]:
+  """A fault where a field is not a multiple of the product of others."""
+  product = 1
+  for name in divisors:
+    product *= config[name]
+  if config[field] % product:
+    yield (f'{field} must be a multiple of {" * ".join(divisors)} = {product}, got '
+           f'{config[field]}')
+
+
+def evaluations(section: Section) -> Entries:
+  """The evaluations that end a stage."""
+  return Entries(section, 'run on the trained model at the end, by name', how=True)
