@@ -178,5 +178,5 @@ def test_expert_iteration_runs_to_its_end(compiled, one_device, tmp_path):
   scores = artifacts['draw'].manifest.scores
   kept = list(metrics.read_jsonl(tmp_path / 'draw' / 'samples'))
   assert 1 <= scores['correct'] == scores['kept'] == len(kept) <= scores['drawn'] == 8 * 4
-  assert artifacts['tuned'].manifest.parents == (artifacts['draw'].manifest.config_hash,)
+  assert artifacts['tuned'].manifest.parents == {'draw': artifacts['draw'].identity}
   assert 'expert iteration' in (tmp_path / 'tuned' / 'results.md').read_text()

@@ -79,9 +79,9 @@ def test_a_wrong_override_is_told_as_a_person_would(override, sentence, monkeypa
 # Arguments after --config=... --workdir=..., and what the one line of complaint must say.
 WRONG = {
     f'{ZERO}.stepz=2': [f"{ZERO}.stepz=2 names no field of the config: did you mean 'steps'?"],
-    f'{ZERO}.prompts_per_batch=0': ['config.stages.zero.prompts_per_batch=0 leaves nothing to do', 'at least 1'],
+    f'{ZERO}.prompts_per_batch=0': ['config.stages.zero.prompts_per_batch must be at least 1, got 0'],
     f'{ZERO}.model.source=/nowhere': ["There is no model '/nowhere': name", 'as model.source'],
-    '--only=zeroo': ["only='zeroo' is unknown: the nearest is 'zero' (known: zero)"],
+    '--only=zeroo': ["only='zeroo' is not a stage: did you mean 'zero'? (known: zero)"],
     '--workdir=': ['--workdir is missing: give --config=FILE and --workdir=FOLDER'],
     '--config=r1_zero.py:tyni': ['r1_zero.py:tyni is unknown: use one of tiny'],
     '--config=nothing.py': ['No such file', 'nothing.py'],
@@ -114,14 +114,15 @@ def test_what_is_wrong_is_said_in_one_line(compiled, tmp_path):
     ('--from=base', 'runs', 'left out: not there'),
     ('--until=base', 'left out: not there', 'left out: not there'),
     ('--only=base,other', 'left out: not there', 'runs')])
-def test_a_plan_is_printed_and_nothing_is_run(flag, zero, other, compiled, tmp_path):
+def test_a_dry_run_lists_the_stages_and_runs_nothing(flag, zero, other, compiled, tmp_path):
   experiment = write_experiment(tmp_path, {
       'base': runs.rl_config('miniature'),
       'zero': runs.rl_config('base', inputs=('base',)), 'other': runs.rl_config('miniature')})
-  process = start(experiment, tmp_path / 'run', '--plan', flag, compiled=compiled)
+  process = start(experiment, tmp_path / 'run', '--dry_run', flag, compiled=compiled)
   output, complaint = process.communicate()
   assert process.returncode == 0, complaint
-  assert output.splitlines() == ['stage  kind  inputs  state',
+  assert 'config.stages.zero.steps = 2 (default 100)' in output.splitlines()
+  assert output.splitlines()[-4:] == ['stage  kind  inputs  state',
                                  'base   rl    -       runs',
                                  f'other  rl    -       {other}',
                                  f'zero   rl    base    {zero}']

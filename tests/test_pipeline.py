@@ -9,11 +9,13 @@ import runs
 from runs import base, compiled, no_curves, one_device  # noqa: F401 (fixtures)
 
 from r1jax import checkpoint, metrics, pipeline
+from r1jax.models.compute import Compute
 from r1jax.runtime.storage import Path
 from r1jax.stages import reject
-from r1jax.stages.config import check_config
-from r1jax.stages.artifact import Artifact, open_artifact
-from r1jax.stages.stage import StopRequested
+from r1jax.stages.artifact import open_artifact
+from r1jax.stages.config import Field, Section
+from r1jax.stages.fields import common
+from r1jax.stages.stage import StopRequested, begin, leave_files
 
 
 def chain():
@@ -42,9 +44,9 @@ def test_stages_are_chained_each_once(compiled, one_device, tmp_path, capsys):
   kinds = {name: artifact.manifest.kind for name, artifact in artifacts.items()}
   assert kinds == dict(draw='reject', tuned='sft', scored='evaluate')
   parents = {name: artifact.manifest.parents for name, artifact in artifacts.items()}
-  hashes = {name: artifact.manifest.config_hash for name, artifact in artifacts.items()}
-  assert parents == dict(draw=(), tuned=(hashes['draw'],),
-                         scored=(hashes['tuned'], hashes['draw']))
+  hashes = {name: artifact.manifest.identity for name, artifact in artifacts.items()}
+  assert parents == dict(draw={}, tuned={'draw': hashes['draw']},
+                         scored={name: hashes[name] for name in ('tuned', 'draw')})
 
   before = files(tmp_path)
   capsys.readouterr()
@@ -52,7 +54,7 @@ def test_stages_are_chained_each_once(compiled, one_device, tmp_path, capsys):
   assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == [
       'state', 'done', 'done', 'done']
   assert files(tmp_path) == before
-  assert {name: artifact.manifest.config_hash for name, artifact in again.items()} == hashes
+  assert {name: artifact.manifest.identity for name, artifact in again.items()} == hashes
 
   config['stages']['tuned'] = runs.merged(config['stages']['tuned'], dict(epochs=2))
   pipeline.run(config, tmp_path)
@@ -82,16 +84,16 @@ def test_a_run_that_was_stopped_goes_on_with_its_stage(base, one_device, tmp_pat
 
 ZERO = runs.rl_config('miniature')
 REFUSED = {
-    'no stage': (stages(), 'config.stages is empty'),
-    'a number': (stages(zero=3), 'config.stages.zero=3 is no stage'),
-    'kind': (stages(zero=ZERO | dict(kind='rlhf')), "kind='rlhf' is unknown: the nearest is 'rl'"),
-    'no kind': (stages(zero={}), 'kind=None is unknown'),
+    'no stage': (stages(), 'config.stages must name at least one stage, got {}'),
+    'a number': (stages(zero=3), 'config.stages.zero must hold a kind and its fields, got 3'),
+    'kind': (stages(zero=ZERO | dict(kind='rlhf')), "kind must be one of .*got 'rlhf': did you mean 'rl'"),
+    'no kind': (stages(zero={}), 'kind must be one of .*got None'),
     'field': (stages(zero=ZERO | dict(stepz=2)),
-              r'config.stages.zero.stepz is no field: did you mean config.stages.zero.steps\?'),
+              r'config.stages.zero.stepz is not a field: did you mean config.stages.zero.steps\?'),
     'top': (stages(zero=ZERO) | dict(stagez={}), r'config.stagez .*did you mean config.stages\?'),
     'mesh': (dict(stages=dict(zero=ZERO), mesh=dict(fsdp=1, tensr=1)), 'did you mean .*tensor'),
     'no such input': (stages(zero=ZERO, one=ZERO | dict(inputs=('zeroo',))),
-                      "one.inputs names 'zeroo', which is no stage: did you mean 'zero'"),
+                      "one.inputs names 'zeroo', which is not a stage: did you mean 'zero'"),
     'itself': (stages(zero=ZERO | dict(inputs=('zero',))), r"cycle \('zero' reads 'zero'\)"),
     'a cycle': (stages(zero=ZERO | dict(inputs=('b',)), a=ZERO, b=ZERO | dict(inputs=('a', 'c')),
                        c=ZERO | dict(inputs=('b',))), r"cycle \('b' reads 'c', 'c' reads 'b'\)"),
@@ -100,9 +102,9 @@ REFUSED = {
     'a source within': (stages(zero=ZERO, one=ZERO | dict(
         evaluations=dict(first=runs.evaluation_config(model=dict(source='zero'))))),
         r"config.stages.one.evaluations.first.model.source='zero' is a stage"),
-    'inputs': (stages(zero=ZERO | dict(inputs='base')), "inputs='base' is a str: make it a tuple"),
+    'inputs': (stages(zero=ZERO | dict(inputs='base')), "inputs must be a tuple .*got 'base'"),
     'a later stage': (stages(zero=ZERO, one=ZERO | dict(template='r1zero')),
-                      "config.stages.one.template='r1zero' is unknown"),
+                      "config.stages.one.template must be one of .*got 'r1zero'"),
 }
 
 
@@ -144,27 +146,27 @@ def test_a_users_own_questions_are_trained_on(base, one_device, tmp_path):
 
 # Stages that compute nothing: what a chain of them runs, and why.
 
-SUM = dict(kind='sum', inputs=(), number=0, more=dict(steps=2, scale=1.0), logging=dict(every=1))
+SUM_SETTINGS = Section(common('sum') | dict(
+    number=Field(0, 'its own'),
+    more=Section(dict(steps=Field(2, 'each of which is saved'), scale=Field(1.0, 'not used'))),
+    logging=Section(dict(every=Field(1, 'not used')), how=True)))
+SUM = SUM_SETTINGS.default
 
 
-def run_sum(ran, config, inputs, workdir, *, stage, mesh, should_stop):
+def run_sum(ran, config, inputs, workdir, **options):
   """Leaves its number and its inputs' sum, after `steps` steps of which each is saved."""
-  config_hash = checkpoint.config_hash(config)
+  run = begin('sum', SUM_SETTINGS, config, inputs, workdir, **options)
   with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpoints:
     first = checkpoints.latest_step() or 0
-    ran.append((stage, first))
+    ran.append((run.name, first))
     for step in range(first, config['more']['steps']):
-      if should_stop():
+      if run.should_stop():
         raise StopRequested(f'stopped after {step} steps')
-      checkpoints.save(step + 1, {'x': np.zeros(1)}, {'config_hash': config_hash})
+      checkpoints.save(step + 1, {'x': np.zeros(1)}, {'identity': run.resume_identity})
   total = config['number'] + sum(
       int((artifact.folder / 'sum').read_text()) for artifact in inputs.values())
   (workdir / 'sum').write_text(str(total))
-  manifest = checkpoint.Manifest(
-      'sum', stage, config_hash, tuple(one.manifest.config_hash for one in inputs.values()),
-      files=('sum',))
-  checkpoint.write_manifest(workdir, manifest)
-  return Artifact(workdir, manifest)
+  return leave_files(run, files=('sum',), template='', scores={}, compute=Compute())
 
 
 @pytest.fixture
@@ -172,8 +174,7 @@ def ran(monkeypatch, one_device):
   """(stage, step it began at) of the stages of kind 'sum' that ran, to be cleared by the test."""
   ran = []
   monkeypatch.setitem(pipeline.KINDS, 'sum', types.SimpleNamespace(
-      check=lambda config, where: check_config(config, SUM, where),
-      run=lambda *args, **keywords: run_sum(ran, *args, **keywords)))
+      SETTINGS=SUM_SETTINGS, run=lambda *args, **keywords: run_sum(ran, *args, **keywords)))
   return ran
 
 
@@ -202,7 +203,7 @@ def do(config, workdir, ran, **keywords):
 
 
 def states(config, workdir, **keywords):
-  return {stage.name: str(stage) for stage in pipeline.plan(config, workdir, **keywords)}
+  return {stage.name: str(stage) for stage in pipeline.state(config, workdir, **keywords)}
 
 
 def value(workdir, name='d'):
@@ -292,9 +293,9 @@ def test_only_from_and_until_choose_stages(ran, workdir):
 
 def test_a_choice_that_cannot_run_is_refused_by_name(ran, tmp_path):
   for keywords, sentence in (
-      (dict(only=['ee']), "only='ee' is unknown: the nearest is 'e'"),
-      (dict(from_='aa'), "from='aa' is unknown: the nearest is 'a'"),
-      (dict(until='x'), "until='x' is unknown: the nearest is "),
+      (dict(only=['ee']), "only='ee' is not a stage: did you mean 'e'"),
+      (dict(from_='aa'), "from='aa' is not a stage: did you mean 'a'"),
+      (dict(until='x'), "until='x' is not a stage: did you mean "),
       (dict(only=['a'], until='b'), 'only goes with neither from nor until'),
       (dict(from_='e', until='d'), "until='d' does not depend on from='e'"),
       (dict(only=['b']), "stage 'b' reads 'a', which is left out: not there; run 'a', too"),
@@ -315,7 +316,7 @@ def test_the_plan_is_listed_before_anything_runs_and_changes_nothing(ran, workdi
   assert states(sums(), workdir)['a'] == 'runs' and not workdir.exists()
   pipeline.run(sums(), workdir, until='b')
   before = workdir.file_sizes()
-  listed = pipeline.listing(pipeline.plan(sums(b__number=2), workdir, from_='b', until='b'))
+  listed = pipeline.listing(pipeline.state(sums(b__number=2), workdir, from_='b', until='b'))
   assert listed.splitlines() == [
       'stage  kind  inputs  state',
       'a      sum   -       done',

@@ -27,6 +27,7 @@ from r1jax.records import Batch
 from r1jax.runtime import sharding
 from r1jax.stages import loading, program_shapes
 from r1jax.stages.config import plain
+from r1jax.stages.fields import MODEL
 from r1jax.stages.rl import programs as rl_programs
 from r1jax.training import train_step
 
@@ -156,11 +157,11 @@ def test_every_kind_of_stage_has_its_programs():
 
 
 def test_a_shape_comes_from_the_source_or_the_chain_or_the_preset():
-  stages = {'zero': dict(kind='rl', model=loading.MODEL | dict(source='Nowhere', preset='qwen3_8b')),
-            'next': dict(kind='sft', model=loading.MODEL | dict(source='zero')),
+  stages = {'zero': dict(kind='rl', model=MODEL.default | dict(source='Nowhere', preset='qwen3_8b')),
+            'next': dict(kind='sft', model=MODEL.default | dict(source='zero')),
             'base': dict(kind='pretrain', preset='miniature_small')}
   shape_of = estimate.shape_finder(stages, 'config.stages.x')
-  of = lambda **model: shape_of(loading.MODEL | model)
+  of = lambda **model: shape_of(MODEL.default | model)
   assert of(source='next') == models.PRESETS['qwen3_8b']
   assert of(source='base') == models.PRESETS['miniature_small']
   assert of(source='miniature', preset='qwen3_8b') == models.PRESETS['miniature']
@@ -221,7 +222,7 @@ def test_a_search_finds_settings_that_fit():
 def test_a_search_goes_over_all_meshes_that_all_stages_bear():
   """Without compiling: 8 chips for a mixture with 4 experts and one key/value head."""
   moe = dict(source=loading.RANDOM, preset='tiny_qwen3_moe')
-  config = zero(prompts_per_batch=6, micro_batches=1, model=loading.MODEL | moe)
+  config = zero(prompts_per_batch=6, micro_batches=1, model=MODEL.default | moe)
   config['stages']['more'] = config['stages']['zero'] | dict(prompts_per_batch=2)
   topology = chips.Topology('test:8', CHIP, tuple(jax.devices()))
   found = [{axis: size for axis, size in mesh.items() if size > 1}

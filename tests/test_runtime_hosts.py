@@ -17,6 +17,7 @@ from r1jax.checkpoint import Checkpointer
 from r1jax.rewards.suite import Rewards
 from r1jax.runtime import hosts, joining, sharding
 from r1jax.runtime.storage import Path
+from r1jax.stages import stage
 
 
 @pytest.fixture(scope='module')
@@ -73,9 +74,9 @@ def test_hosts_of_other_configs_or_with_a_disk_of_their_own_are_refused(monkeypa
   with pytest.raises(ValueError, match='host 2 was started with another config'):
     pipeline._check_same({'seed': 0})
   with pytest.raises(ValueError, match='host 0 does not see what host 0 wrote'):
-    pipeline._check_shared(Path(tmp_path))
+    stage._check_shared(Path(tmp_path))
   (tmp_path / 'stage.json').write_text('{}')
-  pipeline._check_shared(Path(tmp_path))
+  stage._check_shared(Path(tmp_path))
 
 
 @pytest.mark.parametrize('fields, said', [

@@ -383,29 +383,29 @@ def test_a_policy_is_rewarded_by_a_reward_model_alone(base, tmp_path):
 def test_impossible_mixtures_and_reward_models_are_refused(base, general):
   missing = dict(reward_models={'good': dict(weight=1.0)})
   cases = {
-      'general_prompts.prompts_per_batch=4 leaves no prompt of one kind: set it from 1 to 3':
+      'general_prompts.prompts_per_batch must be below prompts_per_batch=4, got 4':
           dict(general_prompts=dict(prompts_per_batch=4)),
-      'general_prompts.prompts_per_batch=-1 leaves no prompt': dict(general_prompts=dict(prompts_per_batch=-1)),
-      'general_prompts.from_step=3 is at no rollout: of steps=3 .*after step 2':
+      'general_prompts.prompts_per_batch must be at least 0, got -1': dict(general_prompts=dict(prompts_per_batch=-1)),
+      'general_prompts.from_step must be at most 2, .*got 3':
           dict(general_prompts=dict(from_step=3)),
-      'general_prompts.from_step=-1 is at no rollout': dict(general_prompts=dict(from_step=-1)),
-      'from_step=3 is at no rollout: of steps=4 .*after step 0':
+      'general_prompts.from_step must be at least 0, got -1': dict(general_prompts=dict(from_step=-1)),
+      'from_step must be at most 0, .*got 3':
           dict(steps=4, epochs=4, general_prompts=dict(from_step=3)),
-      "general_prompts.data.name='jsnl' is unknown: the nearest is 'jsonl'":
+      "general_prompts.data.name must be .*got 'jsnl': did you mean 'jsonl'":
           dict(general_prompts=dict(data=dict(name='jsnl'))),
-      'general_prompts.data.foldr is no field': dict(general_prompts=dict(data=dict(foldr='x'))),
-      'general_prompts.prompt is no field: did you mean .*general_prompts.prompts_per_batch':
+      'general_prompts.data.foldr is not a field': dict(general_prompts=dict(data=dict(foldr='x'))),
+      'general_prompts.prompt is not a field: did you mean .*general_prompts.prompts_per_batch':
           dict(general_prompts=dict(prompt=1)),
-      "There is no reward named 'formt'": dict(general_prompts=dict(rewards={'formt': 1.0})),
-      'zero.reward_models.good.source is empty: name an input stage': missing,
-      'zero.general_prompts.reward_models.good.source is empty': dict(general_prompts=missing),
-      'reward_models.good.wieght is no field: did you mean .*good.weight':
+      "general_prompts.rewards.formt is not one of": dict(general_prompts=dict(rewards={'formt': 1.0})),
+      'zero.reward_models.good.source must not be empty: name an input stage': missing,
+      'zero.general_prompts.reward_models.good.source must not be empty': dict(general_prompts=missing),
+      'reward_models.good.wieght is not a field: did you mean .*good.weight':
           dict(reward_models={'good': dict(source='x', wieght=1.0)}),
-      "reward_models.good.weight='1' is a str": dict(
+      "reward_models.good.weight must be a float .*got '1'": dict(
           reward_models={'good': dict(source='x', weight='1')}),
-      'reward_models.good.weight=nan is no finite number': dict(
+      'reward_models.good.weight must be a finite number, got nan': dict(
           reward_models={'good': dict(source='x', weight=float('nan'))}),
-      "reward_models.good='x' must hold fields .source, weight": dict(reward_models={'good': 'x'})}
+      "reward_models.good must hold the fields source, weight, got 'x'": dict(reward_models={'good': 'x'})}
 
   def with_known_rules(**fields):
     config = mixed_config(base, general)
@@ -414,14 +414,14 @@ def test_impossible_mixtures_and_reward_models_are_refused(base, general):
   for sentence, fields in cases.items():
     config = with_known_rules(**fields)
     with pytest.raises(ValueError, match=sentence) as refusal:
-      rl.check(config, 'config.stages.zero')
+      rl.SETTINGS.check(config, 'config.stages.zero')
     assert '\n' not in str(refusal.value)
   config = with_known_rules()
   config['general_prompts'] |= dict(rewards={}, reward_models={})
-  with pytest.raises(ValueError, match='general_prompts.rewards is empty: name at least one'):
-    rl.check(config, 'config.stages.zero')
+  with pytest.raises(ValueError, match='general_prompts.rewards must not be empty: name at least one'):
+    rl.SETTINGS.check(config, 'config.stages.zero')
   config['general_prompts']['prompts_per_batch'] = 0
-  rl.check(config | dict(rewards={}, reward_models={'good': dict(source='x')}), 'zero')
+  rl.SETTINGS.check(config | dict(rewards={}, reward_models={'good': dict(source='x')}), 'zero')
 
 
 def test_a_source_that_is_no_reward_model_is_named_before_anything_is_computed(base, tmp_path):

@@ -12,6 +12,7 @@ from r1jax.models import Experts, Latent, ModelConfig, huggingface
 from r1jax.models.moe import Routing
 from r1jax.records import Batch
 from r1jax.stages import auxiliary, loading, rl, sft
+from r1jax.stages.fields import EXPERTS
 from r1jax.stages.rl import programs as rl_programs
 from r1jax.tokenization import load_tokenizer
 from r1jax.training import train_step
@@ -182,7 +183,7 @@ def test_rl_balances_experts_packed_or_not(row_length, compiled, tmp_path):
 def test_what_a_model_cannot_have_is_refused():
   dense = ModelConfig('qwen3', vocab_size=8, width=8, num_layers=1, num_heads=1, num_kv_heads=1,
                       head_dim=8, mlp_width=8)
-  settings = lambda **fields: dict(experts=auxiliary.EXPERTS | fields)
+  settings = lambda **fields: dict(experts=EXPERTS.default | fields)
   auxiliary.check_model(settings(), dense, 'stage')
   with pytest.raises(ValueError, match='stage.experts=.*no experts: leave both at 0'):
     auxiliary.check_model(settings(balance_coefficient=0.1), dense, 'stage')
@@ -191,14 +192,14 @@ def test_what_a_model_cannot_have_is_refused():
                         experts=Experts(count=4, per_token=2, width=8))
   with pytest.raises(ValueError, match='stage.experts.bias_rate=0.1 is set, but the routing of'):
     auxiliary.check_model(settings(bias_rate=0.1), softmax, 'stage')
-  with pytest.raises(ValueError, match='stage.experts.bias_rate=-1 is no share'):
-    auxiliary.check_experts(dict(bias_rate=-1), 'stage.experts')
-  with pytest.raises(ValueError, match='prediction_coefficient=-0.1 is no share'):
-    sft.check(runs.sft_config('base', prediction_coefficient=-0.1), 'stage')
+  with pytest.raises(ValueError, match='stage.experts.bias_rate must be at least 0, got -1'):
+    EXPERTS.check(EXPERTS.default | dict(bias_rate=-1), 'stage.experts')
+  with pytest.raises(ValueError, match='prediction_coefficient must be at least 0, got -0.1'):
+    sft.SETTINGS.check(runs.sft_config('base', prediction_coefficient=-0.1), 'stage')
 
 
 def test_no_counts_without_experts():
   empty = Routing(jnp.zeros((1, 2, 4)), jnp.zeros((1, 2, 4)), jnp.zeros((1, 2)))
-  assert auxiliary.balance([], None, SHAPE, auxiliary.EXPERTS, 2)[1] == {}
-  value, measured = auxiliary.balance([empty], None, SHAPE, auxiliary.EXPERTS, 2)
+  assert auxiliary.balance([], None, SHAPE, EXPERTS.default, 2)[1] == {}
+  value, measured = auxiliary.balance([empty], None, SHAPE, EXPERTS.default, 2)
   assert value == 0 and measured['experts/balance_loss'] == 0

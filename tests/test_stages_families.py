@@ -42,5 +42,5 @@ def test_a_random_model_runs_with_the_tokenizer_of_the_miniature(compiled, tmp_p
   config = runs.rl_config('random', model=settings, sampling=dict(max_new_tokens=4))
   artifact = rl.run(config, {}, tmp_path)
   assert artifact.manifest.model['width'] == models.PRESETS['tiny_qwen3'].width
-  with pytest.raises(ValueError, match="model.source='random' has no shape: set model.preset to"):
+  with pytest.raises(ValueError, match="model.preset must name the shape of model.source='random'"):
     rl.run(plain(config) | dict(model=config['model'] | dict(preset='')), {}, tmp_path / '2')

@@ -16,11 +16,11 @@ from r1jax.models import huggingface
 from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import reward_model, rl
+from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.stages.reward_model import data as reward_model_data
 from r1jax.stages.reward_model import train as reward_model_train
 from r1jax.stages.reward_model.data import Example
 from r1jax.stages.rl import train as rl_train
-from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.tokenization import load_tokenizer
 from r1jax.training.scalar_head import init_scalar
 
@@ -336,7 +336,7 @@ def test_what_was_drawn_is_enough_to_learn_from(base, tmp_path):
   scores = artifact.manifest.scores
   assert scores['drawn'] == scores['examples'] == 120 - scores['after']['examples'] > 90
   assert scores['after']['accuracy'][0] > 0.9
-  assert artifact.manifest.parents == ('of the draw',)
+  assert artifact.manifest.parents == {'preference_samples': 'of the draw'}
 
 
 def test_pitfall_20_stopped_reward_model_equals_uninterrupted(base, preferences, helpful, tmp_path):
@@ -404,15 +404,15 @@ def test_a_critic_begins_as_a_reward_model(base, helpful, tmp_path, monkeypatch)
 
 def test_impossible_reward_models_are_refused(base, preferences, judged, helpful, tmp_path):
   for fields, sentence in (
-      (dict(objective='helpful'), "objective='helpful' is unknown: the nearest is 'helpfulness'"),
-      (dict(data=dict(name='jsnl')), "data.name='jsnl' is unknown: the nearest is 'jsonl'"),
+      (dict(objective='helpful'), "objective must be .*got 'helpful': did you mean 'helpfulness'"),
+      (dict(data=dict(name='jsnl')), "data.name must be .*got 'jsnl': did you mean 'jsonl'"),
       (dict(data=dict(foldr='x')), 'did you mean .*data.folder'),
-      (dict(rows=3, micro_batches=2), 'rows=3 is not a multiple of micro_batches=2'),
-      (dict(pairs=dict(max_length_ratio=0.5)), 'max_length_ratio=0.5 leaves no pair'),
-      (dict(pairs=dict(margin=-1.0)), 'margin=-1.0 is below 0'),
-      (dict(held_out=0), 'held_out=0 is too few'),
-      (dict(pairs_per_question=0), 'pairs_per_question=0 is too few'),
-      (dict(sample_stages=('preference_samples',)), r"sample_stages='preference_samples' is none of its inputs \[\]"),
+      (dict(rows=3, micro_batches=2), 'rows must be a multiple of micro_batches = 2, got 3'),
+      (dict(pairs=dict(max_length_ratio=0.5)), 'max_length_ratio must be at least 1, or 0 .*got 0.5'),
+      (dict(pairs=dict(margin=-1.0)), 'margin must be at least 0, got -1.0'),
+      (dict(held_out=0), 'held_out must be at least 2, got 0'),
+      (dict(pairs_per_question=0), 'pairs_per_question must be at least 1, got 0'),
+      (dict(sample_stages=('preference_samples',)), r"sample_stages names 'preference_samples', which is not one of inputs=\[\]"),
       (dict(rows=128), 'the data fill 96 rows and a batch has rows=128'),
       (dict(max_tokens=4), r'no example left \(dropped/long 96, .*raise max_tokens'),
       (dict(objective='safety'), 'train.jsonl, line 1: the field "completion" is missing')):
@@ -422,8 +422,8 @@ def test_impossible_reward_models_are_refused(base, preferences, judged, helpful
   write(tmp_path, 'train', [dict(prompt='q', completion='a', safe=True)] * 4)
   with pytest.raises(ValueError, match='all 4 completions of the train split .* same judgement'):
     reward_model.run(config_of(base, tmp_path, objective='safety'), {}, tmp_path / 'run')
-  with pytest.raises(ValueError, match='nothing to learn: set at least one of sample_stages and data$'):
-    reward_model.check(config_of(base) | dict(data={}), 'config.stages.helpful')
+  with pytest.raises(ValueError, match='sample_stages must not be empty where data is'):
+    reward_model.SETTINGS.check(config_of(base) | dict(data={}), 'config.stages.helpful')
   inputs = {'draw': leave(tmp_path / 'draw', [line('q', 'yes')], []),
             'rl': leave(tmp_path / 'rl', [], [], kind='rl')}
   drawn = config_of(base, inputs=('draw', 'rl')) | dict(data={})

@@ -133,39 +133,39 @@ def test_a_mesh_of_four_devices_draws_the_same_rollouts_and_learns_the_same(base
 
 
 REFUSED = {
-    'unknown field': (dict(stepz=2), 'zero.stepz .*did you mean config.stages.zero.steps?'),
+    'unknown field': (dict(stepz=2), 'zero.stepz is not a field: did you mean config.stages.zero.steps[?]'),
     'unknown field within': (dict(sampling=dict(top_q=1)), 'sampling.top_q .*sampling.top_[pk]'),
-    'wrong type': (dict(group_size=2.5), 'group_size=2.5 is a float: make it a int'),
-    'wrong type within': (dict(optimizer=dict(beta1='0.9')), "beta1='0.9' is a str"),
-    'a flag is no number': (dict(steps=True), 'steps=True is a bool'),
-    'a number is no flag': (dict(model=dict(remat=1)), 'remat=1 is a int'),
-    'no fields': (dict(optimizer=3), 'optimizer=3 must hold fields'),
-    'nothing to do': (dict(steps=0), 'steps=0 leaves nothing to do'),
-    'a group of one': (dict(group_size=1), "group_size=1 .*'reinforce_pp' or 'gae'"),
+    'wrong type': (dict(group_size=2.5), r'group_size must be an int such as 16, got 2.5 \(a float\)'),
+    'wrong type within': (dict(optimizer=dict(beta1='0.9')), "beta1 must be a float .*got '0.9'"),
+    'a flag is no number': (dict(steps=True), 'steps must be an int .*got True'),
+    'a number is no flag': (dict(model=dict(remat=1)), 'remat must be a bool .*got 1'),
+    'no fields': (dict(optimizer=3), 'optimizer must hold the fields learning_rate, .*got 3'),
+    'nothing to do': (dict(steps=0), 'steps must be at least 1, got 0'),
+    'a group of one': (dict(group_size=1), "group_size must be at least 2 .*'reinforce_pp' or 'gae'"),
     'none to leave out': (dict(group_size=1, advantage='leave_one_out'),
-                          'group_size=1 .*at least 2'),
-    'parts of groups': (dict(prompts_per_batch=6, mini_batches=2, micro_batches=2), 'a multiple of 4'),
-    'reward': (dict(rewards={'formt': 1.0}), "'formt': did you mean 'format'"),
-    'no reward': (dict(rewards={}), 'rewards is empty'),
-    'dataset': (dict(data=dict(name='gsm8')), "data.name='gsm8' .*nearest is 'gsm8k'"),
+                          'group_size must be at least 2 .*got 1'),
+    'parts of groups': (dict(prompts_per_batch=6, mini_batches=2, micro_batches=2), 'prompts_per_batch must be a multiple of .* = 4, got 6'),
+    'reward': (dict(rewards={'formt': 1.0}), "rewards.formt is not one of .*did you mean 'format'"),
+    'no reward': (dict(rewards={}), 'rewards must not be empty'),
+    'dataset': (dict(data=dict(name='gsm8')), "data.name must be one of .*got 'gsm8': did you mean 'gsm8k'"),
     'field of a dataset': (dict(data=dict(name='gsm8k', foldr='')), 'foldr .*data.folder'),
-    'template': (dict(template='r1zero'), "template='r1zero' .*nearest is 'r1_zero'"),
-    'type of numbers': (dict(model=dict(compute_dtype='float16')), "compute_dtype='float16'"),
-    'aggregation': (dict(loss=dict(aggregation='mean')), "aggregation='mean' .*token_mean"),
-    'estimator': (dict(kl_estimator='k4'), "kl_estimator='k4' .*k3"),
-    'advantage': (dict(advantage='gea'), "advantage='gea' .*nearest is 'gae'"),
+    'template': (dict(template='r1zero'), "template must be .*got 'r1zero': did you mean 'r1_zero'"),
+    'type of numbers': (dict(model=dict(compute_dtype='float16')), "compute_dtype must be one of .*got 'float16'"),
+    'aggregation': (dict(loss=dict(aggregation='mean')), "aggregation must be one of .*token_mean.*got 'mean'"),
+    'estimator': (dict(kl_estimator='k4'), "kl_estimator must be one of .*k3.*got 'k4'"),
+    'advantage': (dict(advantage='gea'), "advantage must be .*got 'gea': did you mean 'gae'"),
     'a ratio a completion': (dict(advantage='gae', loss=dict(ratio_level='sequence')),
-                             "ratio_level='sequence' .*'sequence_token'"),
+                             "ratio_level must be .*'sequence_token' .*got 'sequence'"),
     'a critic that is not asked for': (dict(critic=dict(source='miniature')),
-                                       "critic.source='miniature' without a critic"),
-    'dual clip': (dict(loss=dict(dual_clip=0.5)), 'dual_clip=0.5 .*above 1'),
+                                       "critic.source must be empty .*got 'miniature'"),
+    'dual clip': (dict(loss=dict(dual_clip=0.5)), 'dual_clip must be above 1 .*got 0.5'),
     'no old policy': (dict(loss=dict(old_kl_coefficient=0.1)), 'raise epochs or mini_batches'),
-    'no KL for the reward': (dict(kl_place='reward'), "kl_place='reward' without a KL"),
-    'nothing to adapt': (dict(kl_controller=dict(rule='proportional')), 'no coefficient to adapt'),
-    'penalty everywhere': (dict(overlong_buffer=8), 'overlong_buffer=8 .*below .*max_new_tokens=8'),
-    'temperature': (dict(sampling=dict(temperature=-1.0)), 'temperature=-1.0 is out of range'),
-    'length': (dict(sampling=dict(max_new_tokens=0)), 'max_new_tokens=0 draws nothing'),
-    'refresh': (dict(reference_refresh=4), 'reference_refresh=4 without a reference'),
+    'no KL for the reward': (dict(kl_place='reward'), "kl_place must be 'loss' where kl_coefficient is 0"),
+    'nothing to adapt': (dict(kl_controller=dict(rule='proportional')), "kl_controller.rule must be 'fixed' where"),
+    'penalty everywhere': (dict(overlong_buffer=8), 'overlong_buffer must be below .*max_new_tokens=8, got 8'),
+    'temperature': (dict(sampling=dict(temperature=-1.0)), 'temperature must be above 0, got -1.0'),
+    'length': (dict(sampling=dict(max_new_tokens=0)), 'max_new_tokens must be at least 1 .*got 0'),
+    'refresh': (dict(reference_refresh=4), 'reference_refresh must be 0 without a reference, got 4'),
     'evaluation': (dict(evaluations={'x': dict(evaluate.DEFAULT, data=runs.DATA, sample=2)}),
                    'evaluations.x.sample .*evaluations.x.sampling'),
 }
@@ -177,18 +177,18 @@ def test_an_impossible_config_is_refused_before_anything_is_loaded(case):
   config = runs.merged(runs.rl_config('base'), fields)
   config |= {name: fields[name] for name in ('rewards', 'data', 'evaluations') if name in fields}
   with pytest.raises(ValueError, match=sentence) as refusal:
-    rl.check(config, 'config.stages.zero')
+    rl.SETTINGS.check(config, 'config.stages.zero')
   assert '\n' not in str(refusal.value)
 
 
 def test_the_default_lacks_data_and_rewards_alone():
-  with pytest.raises(ValueError, match='data.name=None'):
-    rl.check(rl.DEFAULT, 'zero')
-  rl.check(rl.DEFAULT | dict(data=runs.DATA, rewards={'number': 1.0}), 'zero')
+  with pytest.raises(ValueError, match="data.name must be one of .*got None"):
+    rl.SETTINGS.check(rl.DEFAULT, 'zero')
+  rl.SETTINGS.check(rl.DEFAULT | dict(data=runs.DATA, rewards={'number': 1.0}), 'zero')
   config = dict(rl.DEFAULT, data=runs.DATA, rewards={'number': 1.0})
   del config['steps']
   with pytest.raises(ValueError, match='zero.steps is missing'):
-    rl.check(config, 'zero')
+    rl.SETTINGS.check(config, 'zero')
 
 
 @pytest.fixture
@@ -300,7 +300,7 @@ def test_a_workdir_of_another_config_or_a_torn_checkpoint_is_refused(base, tmp_p
   rl.run(config, {}, tmp_path, reward_functions=BYTES)
   before = runs.result_of(tmp_path)
   other = runs.merged(config, dict(optimizer=dict(learning_rate=2e-2)))
-  with pytest.raises(ValueError, match='holds a run with another config: use the config it was'):
+  with pytest.raises(ValueError, match='holds another run of stage .rl.: config.optimizer.learning_rate changed: use the config'):
     rl.run(other, {}, tmp_path, reward_functions=BYTES)
   assert runs.result_of(tmp_path) == before
   largest = max((tmp_path / 'checkpoints' / '1' / 'params').rglob('*'),

@@ -92,7 +92,7 @@ def sft_config(base):
 def test_fine_tuning_learns_and_leaves_an_artifact(tuned):
   records = metrics.read_metrics(tuned.folder)
   assert len(records) % 3 == 0 and records[-1]['loss'] < records[0]['loss'] - 0.5
-  assert tuned.manifest.parents == ('of the draw',) and 'tuned' in tuned.manifest.scores
+  assert tuned.manifest.parents == {'draw': 'of the draw'} and 'tuned' in tuned.manifest.scores
   assert huggingface.read_config(tuned.model_folder) == runs.SHAPE
 
 
@@ -197,21 +197,21 @@ def test_several_sources_are_learnt_together_and_counted(base, drawn, tmp_path, 
 
 def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
   for fields, sentence in (
-      (dict(rows=3, micro_batches=2), 'rows=3 is not a multiple of micro_batches=2'),
-      (dict(sample_stages=('draw', 'drawn')), r"sample_stages='drawn' is none of its inputs \['draw'\]"),
-      (dict(sample_stages='draw'), "sample_stages='draw' is a str: make it a tuple"),
-      (dict(sample_stages=()), 'has nothing to learn: set at least one of sample_stages, files and data'),
-      (dict(data=dict(name='miniature', tasks=())), 'data.tasks is no field of the data'),
+      (dict(rows=3, micro_batches=2), 'rows must be a multiple of micro_batches = 2, got 3'),
+      (dict(sample_stages=('draw', 'drawn')), r"sample_stages names 'drawn', which is not one of inputs=\['draw'\]"),
+      (dict(sample_stages='draw'), "sample_stages must be a tuple .*got 'draw'"),
+      (dict(sample_stages=()), 'sample_stages must not be empty where files and data are'),
+      (dict(data=dict(name='miniature', tasks=())), 'data.tasks is not a field'),
       (dict(data=dict(name='reasoning_gym')), 'example 0 of the data .* has no reasoning to learn'),
-      (dict(epochs=0), 'epochs=0 leaves nothing to do'),
+      (dict(epochs=0), 'epochs must be at least 1, got 0'),
       (dict(optimizer=dict(learning_rat=1.0)), 'did you mean .*learning_rate'),
       (dict(rows=64), 'the data fill .* rows and a batch has rows=64'),
-      (dict(last_step=-1), 'last_step=-1 is no step: use 0'),
+      (dict(last_step=-1), 'last_step must be at least 0, got -1'),
       (dict(row_length=4, overlong='error'), 'raise row_length')):
     with pytest.raises(ValueError, match=sentence) as refusal:
       sft.run(runs.sft_config(base, **fields), drawn, tmp_path)
     assert '\n' not in str(refusal.value)
-  with pytest.raises(ValueError, match='holds a run with another config'):
+  with pytest.raises(ValueError, match='holds another run of stage .sft.: config.optimizer.learning_rate changed'):
     sft.run(runs.merged(sft_config(base), dict(optimizer=dict(learning_rate=0.5))), drawn,
             tuned.folder)
   other = checkpoint.Manifest('rl', 'draw', 'x')
@@ -295,8 +295,8 @@ def test_the_kept_and_the_refused_can_both_be_read(tmp_path, monkeypatch):
 
 
 def test_nothing_left_is_said_with_the_counts(base, tmp_path):
-  with pytest.raises(ValueError, match=r"0 of 16 completions of stage 'draw' are left "
-                     r'\(refused/correct 16, refused/truncated \d+\), min_kept=1: read why'):
+  with pytest.raises(ValueError, match=r"stage 'draw' kept 0 of 16 completions "
+                     r'\(refused/correct 16, refused/truncated \d+\), fewer than min_kept=1: read why'):
     reject.run(reject_config(model=dict(source=base)), {}, tmp_path, stage='draw')
   assert not (tmp_path / 'manifest.json').exists()
   refused = list(metrics.read_jsonl(tmp_path / 'refused'))
@@ -308,21 +308,21 @@ def test_nothing_left_is_said_with_the_counts(base, tmp_path):
 
 
 def test_impossible_rejection_is_refused():
-  for fields, sentence in ((dict(keep=0), 'keep=0 keeps nothing'),
-                           (dict(keep=3, min_kept=4), 'min_kept=4 cannot be kept: use 0 to keep=3'),
-                           (dict(correctness_reward='nmber'), "'nmber': did you mean 'number'"),
-                           (dict(completions_per_problem=0), 'completions_per_problem=0 leaves nothing to do'),
-                           (dict(pattern='sumary'), "pattern='sumary' .*'summary'"),
+  for fields, sentence in ((dict(keep=0), 'keep must be at least 1, got 0'),
+                           (dict(keep=3, min_kept=4), 'min_kept must be at most keep=3, got 4'),
+                           (dict(correctness_reward='nmber'), "correctness_reward must be .*got 'nmber': did you mean 'number'"),
+                           (dict(completions_per_problem=0), 'completions_per_problem must be at least 1, got 0'),
+                           (dict(pattern='sumary'), "pattern must be .*got 'sumary'"),
                            (dict(filters=dict(languge={})), 'did you mean .*filters.language[?]'),
                            (dict(filters=dict(cap=dict(perprompt=2))), 'mean .*cap.per_prompt[?]'),
-                           (dict(filters=dict(cap=dict(per_prompt='2'))), 'make it a int'),
-                           (dict(filters=dict(cap=3)), 'cap=3 must hold fields'),
-                           (dict(filters=dict(code=dict(max=3))), 'has no settings'),
+                           (dict(filters=dict(cap=dict(per_prompt='2'))), 'filters.cap.per_prompt must be an int'),
+                           (dict(filters=dict(cap=3)), 'filters.cap must hold the fields per_prompt, got 3'),
+                           (dict(filters=dict(code=dict(max=3))), 'filters.code.max is not a field'),
                            (dict(filters=dict(language=dict(target='xx'))),
                             "stages.draw.filters.language: The language 'xx' is not known"),
                            (dict(filters=dict(cap=dict(per_prompt=0))), 'per_prompt=0 leaves')):
     with pytest.raises(ValueError, match=sentence):
-      reject.check(reject_config(**fields), 'config.stages.draw')
+      reject.SETTINGS.check(reject_config(**fields), 'config.stages.draw')
 
 
 # Pre-training.
@@ -374,8 +374,8 @@ def test_every_token_of_the_corpus_is_learnt_once(tiny_blocks, compiled, tmp_pat
 
 
 def test_impossible_pre_training_is_refused(tiny_blocks):
-  for fields, sentence in ((dict(documents=100), 'documents=100 is no multiple of 40'),
-                           (dict(preset='minature'), "preset='minature' .*'miniature'"),
-                           (dict(rows=0), 'rows=0 leaves nothing to do')):
+  for fields, sentence in ((dict(documents=100), 'documents must be a multiple of 40, got 100'),
+                           (dict(preset='minature'), "preset must be .*got 'minature': did you mean 'miniature'"),
+                           (dict(rows=0), 'rows must be at least 1, got 0')):
     with pytest.raises(ValueError, match=sentence):
-      pretrain.check(tiny_blocks | fields, 'config.stages.base')
+      pretrain.SETTINGS.check(tiny_blocks | fields, 'config.stages.base')

@@ -71,14 +71,16 @@ def _plan(config, name, only, mean_length, steps, search, json_file, cache) -> N
 
   import rich.console
 
-  from r1jax import pipeline
+  from r1jax import checks, pipeline
   from r1jax.plan import chips, estimate, table
   from r1jax.plan import search as searching
-  from r1jax.stages.config import check_choice, plain
+  from r1jax.stages.config import plain
   config = plain(config)
   pipeline.check(config)
   for stage in only:
-    check_choice(stage, config['stages'], 'stage')
+    if stage not in config['stages']:
+      raise ValueError(f'stage={stage!r} is not in the config: '
+                       f'{checks.did_you_mean(stage, config["stages"])}')
   topology = chips.open_topology(name)
   console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
   print(table.assumed(topology), flush=True)

@@ -79,8 +79,8 @@ class Field:
     return ' and '.join(bounds) or 'a finite number'
 
   def computed(self, value: Any) -> Any:
-    """The value as it enters the identity."""
-    return value
+    """The value as it enters the identity: an int where a float is meant counts as that float."""
+    return float(value) if isinstance(self.default, float) else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,7 +341,7 @@ def _allowed(field: Field | Named | Entries | Weights) -> str:
 
 
 def _nearest(word: Any, words: Iterable) -> str:
-  return f': did you mean {nearest(word, map(str, words))!r}?'
+  return f': did you mean {nearest(word, map(str, words))!r}?' if isinstance(word, str) else ''
 
 
 def _article(name: str) -> str:

@@ -16,7 +16,7 @@ from r1jax.data.prompts import PromptStream
 from r1jax.models import Model, ModelConfig, compute
 from r1jax.rewards.language import target_language
 from r1jax.rewards.skills import CHECKS, by_check
-from r1jax.rewards.suite import RewardSuite, named_rewards
+from r1jax.rewards.suite import REWARDS, RewardSuite, named_rewards
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.sampling.sampler import Interrupted, Sampler, Sampling, make_sampler
@@ -28,7 +28,6 @@ from r1jax.stages.fields import (
   MAX_PROMPT_LENGTH,
   MODEL,
   OVERLONG_PROMPT,
-  REWARD_WEIGHTS,
   REWARD_WORKERS,
   TEMPLATE,
   common,
@@ -65,7 +64,7 @@ SETTINGS = Section(common('evaluate') | dict(
     shots=Field(0, 'examples of the train split shown before every question', at_least=0),
     sampling=sampling(greedy=True),
     correctness_reward=Field('number', 'the reward that decides what is correct, where an example '
-                             'names no check of its own', choices=REWARD_WEIGHTS),
+                             'names no check of its own', choices=REWARDS),
     **REWARD_WORKERS), 'an evaluation of one model')
 SEVERAL_SETTINGS = Section(common('evaluate') | dict(
     model=MODEL,

@@ -4,7 +4,6 @@ from typing import Any
 
 from r1jax import tokenization
 from r1jax.models import PRESETS
-from r1jax.rewards.suite import REWARDS
 from r1jax.runtime import sharding
 from r1jax.stages.config import Entries, Field, Section
 
@@ -85,8 +84,6 @@ EXPERTS = Section(dict(
                               at_least=0),
     bias_rate=Field(0.0, 'by which the balancing biases move after every update', at_least=0)),
     'of a mixture of experts')
-
-REWARD_WEIGHTS = tuple(REWARDS)
 
 
 def divisible(config: Mapping[str, Any], field: str, *divisors: str) -> Iterator[str]:

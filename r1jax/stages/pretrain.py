@@ -37,7 +37,7 @@ def _impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
 SETTINGS = Section(common('pretrain') | dict(
     preset=Field('miniature', 'the shape of the model', choices=tuple(models.PRESETS)),
     compute_dtype=COMPUTE_DTYPE, remat=REMAT,
-    documents=Field(400_000, "documents of the miniature's corpus", at_least=_BLOCK),
+    documents=Field(400_000, "documents of the miniature's corpus", at_least=1),
     **sft.batches(rows=64, row_length=160),
     optimizer=sft.optimizer_section(3e-3, warmup_steps=50, final_learning_rate=1.5e-4,
                                     weight_decay=0.1),

@@ -165,10 +165,10 @@ def look(
   step, meta = _last_checkpoint(folder)
   begun = _begun(folder)
   there = begun.get('resume_identity') or meta.get('identity', '')
-  if not (manifest or begun or meta):
-    return FolderState('new')
   if there == resume_identity(settings, config, inputs):
     return _resume(settings, config, begun.get('config'), step, finished=manifest is not None)
+  if manifest is None and step is None:    # nothing is lost by beginning again
+    return FolderState('new')
   if begun:
     why = _difference(settings, config, inputs, begun)
   else:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from r1jax import divergences, losses
+from r1jax.rewards import suite
 from r1jax.stages import evaluate
 from r1jax.stages.config import Entries, Field, Section, Weights
 from r1jax.stages.datasets import data_field
@@ -12,7 +13,6 @@ from r1jax.stages.fields import (
     MAX_PROMPT_LENGTH,
     MODEL,
     OVERLONG_PROMPT,
-    REWARD_WEIGHTS,
     REWARD_WORKERS,
     TEMPLATE,
     checkpoints,
@@ -27,7 +27,7 @@ from r1jax.stages.rl import programs as rl_programs
 _WHOLE_COMPLETION = ('sequence', 'product')    # ratio levels with one ratio a completion
 
 REWARDS = dict(
-    rewards=Weights(REWARD_WEIGHTS, 'weights of rules'),
+    rewards=Weights(suite.REWARDS, 'weights of rules'),
     reward_models=Entries(Section(dict(
         source=Field('', "an input stage of kind 'reward_model', or the folder of its Artifact"),
         weight=Field(1.0, 'of the reward, sigmoid(score)'))), 'reward models by name', partial=True))

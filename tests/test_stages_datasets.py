@@ -1,0 +1,23 @@
+import pytest
+
+from r1jax.stages import datasets
+
+DATA = datasets.data_field('the problems')
+
+
+def test_every_dataset_is_checked_by_its_own_fields():
+  for name, (_, section) in datasets.DATASETS.items():
+    assert not list(DATA.faults(dict(section.default, name=name), 'data'))
+    assert not list(DATA.faults(dict(name=name), 'data'))      # the rest has defaults
+    fault, = DATA.faults(dict(section.default, name=name, sede=1), 'data')
+    assert fault.startswith('data.sede is not a field: did you mean data.')
+  fault, = DATA.faults(dict(name='minature'), 'data')
+  assert fault.endswith("got 'minature': did you mean 'miniature'?")
+
+
+def test_train_and_test_of_reasoning_gym_are_apart():
+  pytest.importorskip('reasoning_gym')
+  drawn = {(split, seed): [example['question'] for example in datasets.load_examples(
+      dict(name='reasoning_gym', task='chain_sum', size=50, seed=seed), split)]
+      for split in ('train', 'test') for seed in (0, 1)}
+  assert len({tuple(questions) for questions in drawn.values()}) == 4
