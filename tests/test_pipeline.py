@@ -272,8 +272,13 @@ def test_a_result_without_a_record_is_known_by_its_manifest_or_checkpoint(ran, t
             should_stop=lambda: False)
   found = states(sums(), tmp_path)
   assert found['a'] == found['b'] == 'done'
-  assert states(sums(a__number=2), tmp_path)['a'] == 'runs again: its config changed'
+  assert states(sums(a__number=2), tmp_path)['a'] == 'runs again: config.number changed'
   assert states(sums(a__number=2), tmp_path)['b'] == "runs again because its input 'a' is new"
+  for name in 'ab':
+    (Path(tmp_path) / name / 'stage.json').remove()
+  found = states(sums(), tmp_path)
+  assert found['a'] == found['b'] == 'done'
+  assert states(sums(a__number=2), tmp_path)['a'] == 'runs again: its config changed'
   (Path(tmp_path) / 'a' / 'manifest.json').remove()
   assert states(sums(), tmp_path)['a'] == 'resumes at step 2'
   assert states(sums(a__number=2), tmp_path)['a'] == 'runs again: its config changed'

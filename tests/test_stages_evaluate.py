@@ -1,4 +1,5 @@
 import json
+import types
 
 import jax
 import numpy as np
@@ -147,7 +148,8 @@ def test_no_problem_is_counted_twice(base, tmp_path, monkeypatch):
                        f"'miniature' has only {found} prompts .*: lower problems to {found}, or"):
       evaluate.run(config, {}, tmp_path)
     with pytest.raises(ValueError, match=f'has only {found} prompts'):   # and before training
-      evaluate.check_sources({'x': config}, {}, None)
+      evaluate.check_sources(types.SimpleNamespace(
+          kind='rl', config={'evaluations': {'x': config}}, inputs={}), None)
 
 
 def test_one_model_is_evaluated_in_several_ways(base, tmp_path):
@@ -164,7 +166,7 @@ def test_one_model_is_evaluated_in_several_ways(base, tmp_path):
   alone = evaluate.run(stage_config(base), {}, tmp_path / 'alone')
   assert artifact.manifest.scores['sums'] == alone.manifest.scores['evaluate']
   with pytest.raises(ValueError, match='evaluations is empty'):
-    evaluate.SETTINGS.check(evaluate.SEVERAL, 'config.stages.base')
+    evaluate.SEVERAL_SETTINGS.check(evaluate.SEVERAL, 'config.stages.base')
 
 
 def test_shots_stand_before_every_question(base):

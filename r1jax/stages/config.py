@@ -122,7 +122,8 @@ class Section:
     if name in self.fields:
       yield from self.fields[name].faults(value, f'{path}.{name}')
     else:
-      yield f'{path}.{name} is not a field: did you mean {path}.{nearest(name, self.fields)}?'
+      meant = f'did you mean {path}.{nearest(name, self.fields)}?' if self.fields else 'there are none'
+      yield f'{path}.{name} is not a field: {meant}'
 
   def computed(self, config: Config) -> dict[str, Any]:
     """The fields that decide what is computed."""
