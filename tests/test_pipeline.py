@@ -265,19 +265,19 @@ def test_an_interrupted_stage_goes_on_unless_its_config_or_inputs_changed(ran, w
 
 
 def test_a_result_without_a_record_is_known_by_its_manifest_or_checkpoint(ran, tmp_path):
-  for name, inputs in (('a', ()), ('b', ('a',))):
+  for name, inputs in (('a', ()), ('b', ('a',)), ('c', ('a',)), ('d', ('b', 'c'))):
     stage = sums()['stages'][name]
     inputs = {needed: open_artifact(tmp_path / needed) for needed in inputs}
     run_sum(ran, stage, inputs, Path(tmp_path / name), stage=name, mesh=None,
             should_stop=lambda: False)
   found = states(sums(), tmp_path)
-  assert found['a'] == found['b'] == 'done'
+  assert [found[name] for name in 'abcd'] == ['done'] * 4
   assert states(sums(a__number=2), tmp_path)['a'] == 'runs again: config.number changed'
   assert states(sums(a__number=2), tmp_path)['b'] == "runs again because its input 'a' is new"
-  for name in 'ab':
+  for name in 'abcd':
     (Path(tmp_path) / name / 'stage.json').remove()
   found = states(sums(), tmp_path)
-  assert found['a'] == found['b'] == 'done'
+  assert [found[name] for name in 'abcd'] == ['done'] * 4
   assert states(sums(a__number=2), tmp_path)['a'] == 'runs again: its config changed'
   (Path(tmp_path) / 'a' / 'manifest.json').remove()
   assert states(sums(), tmp_path)['a'] == 'resumes at step 2'

@@ -1,0 +1,211 @@
+"""What a stage's folder holds, compared with what is asked for: what goes on, and what runs again."""
+import shutil
+
+import pytest
+import runs
+from runs import base, compiled, no_curves, one_device  # noqa: F401 (fixtures)
+
+from r1jax import pipeline
+from r1jax.stages import evaluate, rl, sft
+from r1jax.stages.artifact import open_artifact
+from r1jax.stages.stage import StopRequested
+
+# Settings that decide how a run is done, watched or measured, each with another value.
+HOW = {
+    'micro_batches': dict(micro_batches=2),
+    'packing': dict(packing=dict(row_length=64, rows=2)),
+    'rematerialisation': dict(model=dict(remat=True)),
+    'chunk': dict(sampling=dict(chunk=4)),
+    'sharding of the sampler': dict(sampling=dict(rollout_sharding='tensor')),
+    'reward workers': dict(reward_workers=1),
+    'reward timeout': dict(reward_timeout_s=9.0),
+    'checkpoint cadence': dict(checkpoint_every=7),
+    'checkpoints kept': dict(keep_checkpoints=5),
+    'printed samples': dict(print_samples_every=3),
+    'host memory': dict(in_host_memory=('optimizer',)),
+}
+WHAT = {
+    'learning rate': (dict(optimizer=dict(learning_rate=0.5)), 'config.optimizer.learning_rate'),
+    'seed': (dict(seed=4), 'config.seed'),
+    'data': (dict(data=dict(seed=9)), 'config.data.seed'),
+    'reward weight': (dict(rewards={'format': 1.0}), 'config.rewards.format'),
+    'temperature': (dict(sampling=dict(temperature=0.5)), 'config.sampling.temperature'),
+    'group size': (dict(group_size=4), 'config.group_size'),
+    'mini-batches': (dict(mini_batches=2), 'config.mini_batches'),
+}
+
+
+def config_of(base, **fields):
+  return dict(stages=dict(zero=runs.rl_config(base, **fields)), mesh=dict(fsdp=1))
+
+
+def state_of(config, workdir):
+  found, = pipeline.state(config, workdir)
+  return found
+
+
+@pytest.fixture(scope='module')
+def stopped(base, tmp_path_factory):
+  """A chain of one stage of RL, stopped after its first update of two."""
+  workdir = tmp_path_factory.mktemp('stopped')
+  with pytest.raises(StopRequested):
+    rl.run(runs.rl_config(base), {}, workdir / 'zero', stage='zero', should_stop=runs.stop_at(2))
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def finished(base, tmp_path_factory):
+  """The same, with all updates done."""
+  workdir = tmp_path_factory.mktemp('finished')
+  rl.run(runs.rl_config(base), {}, workdir / 'zero', stage='zero')
+  return workdir
+
+
+@pytest.mark.parametrize('setting', HOW)
+def test_how_a_run_is_done_neither_restarts_it_nor_invalidates_its_result(
+    setting, base, stopped, finished):
+  config = config_of(base, **HOW[setting])
+  assert str(state_of(config, stopped)) == 'resumes at step 1'
+  assert str(state_of(config, finished)) == 'done'
+
+
+def test_neither_does_the_mesh(base, stopped, finished):
+  config = config_of(base) | dict(mesh=dict(fsdp=2, tensor=4))
+  assert str(state_of(config, stopped)) == 'resumes at step 1'
+  assert str(state_of(config, finished)) == 'done'
+
+
+@pytest.mark.parametrize('setting', WHAT)
+def test_what_is_computed_runs_again(setting, base, stopped, finished):
+  fields, named = WHAT[setting]
+  for workdir in (stopped, finished):
+    found = state_of(config_of(base, **fields), workdir)
+    assert str(found) == f'runs again: {named} changed' and found.replaces
+
+
+def test_a_run_goes_on_with_other_settings_to_the_same_result(
+    base, stopped, finished, one_device, tmp_path):
+  """All at once, but for those that change the order of sums."""
+  shutil.copytree(stopped, tmp_path / 'run')
+  config = config_of(base)
+  for name in HOW.keys() - {'micro_batches', 'packing', 'rematerialisation', 'host memory'}:
+    config['stages']['zero'] = runs.merged(config['stages']['zero'], HOW[name])
+  pipeline.run(config, tmp_path / 'run')
+  same, other = (runs.result_of(workdir / 'zero') for workdir in (finished, tmp_path / 'run'))
+  assert {name: same[name] for name in same if name != 'metrics'} == {
+      name: other[name] for name in other if name != 'metrics'}
+  assert [row['loss'] for row in same['metrics']] == [row['loss'] for row in other['metrics']]
+
+
+def test_a_run_goes_on_with_other_sums_to_nearly_the_same_result(
+    base, stopped, finished, one_device, tmp_path):
+  shutil.copytree(stopped, tmp_path / 'run')
+  fields = HOW['micro_batches'] | HOW['rematerialisation']
+  pipeline.run(config_of(base, **fields), tmp_path / 'run')
+  want, got = (runs.result_of(workdir / 'zero')['metrics'] for workdir in (finished, tmp_path / 'run'))
+  assert float(got[-1]['grad_norm']) == pytest.approx(float(want[-1]['grad_norm']), rel=1e-4)
+
+
+# Steps that are raised.
+
+
+def test_raised_steps_end_where_a_run_of_that_length_ends(base, finished, one_device, tmp_path):
+  longer = config_of(base, steps=4, evaluations={'trained': runs.evaluation_config()})
+  shutil.copytree(finished, tmp_path / 'run')
+  assert str(state_of(longer, tmp_path / 'run')) == (
+      'resumes at step 2, config.steps was raised from 2 to 4')
+  pipeline.run(longer, tmp_path / 'run')
+  rl.run(longer['stages']['zero'], {}, tmp_path / 'whole', stage='zero')
+  runs.assert_same(tmp_path / 'run' / 'zero', tmp_path / 'whole')
+  assert str(state_of(longer, tmp_path / 'run')) == 'done'
+
+
+def test_steps_of_a_stopped_run_may_change_in_what_is_still_to_come(base, stopped, finished):
+  assert str(state_of(config_of(base, steps=6), stopped)) == 'resumes at step 1'
+  assert str(state_of(config_of(base, steps=1), stopped)) == 'resumes at step 1'
+  assert str(state_of(config_of(base, steps=1), finished)) == (
+      'runs again: config.steps was lowered from 2 to 1')
+
+
+def test_a_schedule_over_the_whole_run_says_that_it_starts_again(base, one_device, tmp_path):
+  own = tmp_path / 'own.jsonl'
+  own.write_text('{"prompt": "1+1?", "reasoning": "1+1=2.", "summary": "2"}\n' * 8)
+  config = runs.sft_config(base, inputs=(), sample_stages=(), files=(str(own),), rows=1, epochs=2,
+                           last_step=2)
+  sft.run(config, {}, tmp_path / 'run' / 'tuned', stage='tuned')
+
+  def state(**fields):
+    return str(state_of(dict(stages=dict(tuned=config | fields)), tmp_path / 'run'))
+  assert state() == 'done'
+  assert state(last_step=3) == 'resumes at step 2, config.last_step was raised from 2 to 3'
+  assert state(last_step=0) == 'resumes at step 2, config.last_step was raised from 2 to 0'
+  assert state(last_step=1) == 'runs again: config.last_step was lowered from 2 to 1'
+  assert state(epochs=3) == ('runs again: config.epochs changed (the learning rate follows a cosine '
+                             'over all epochs, so it starts again)')
+  sft.run(config | dict(last_step=3), {}, tmp_path / 'run' / 'tuned', stage='tuned')
+  sft.run(config | dict(last_step=3), {}, tmp_path / 'whole', stage='tuned')
+  runs.assert_same(tmp_path / 'run' / 'tuned', tmp_path / 'whole')
+
+
+# Evaluations.
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+  """The configs of the evaluations that run."""
+  evaluated, evaluate_model = [], evaluate.evaluate_model
+
+  def record(config, *args, **keywords):
+    evaluated.append(config)
+    return evaluate_model(config, *args, **keywords)
+  monkeypatch.setattr(evaluate, 'evaluate_model', record)
+  return evaluated
+
+
+def test_an_added_evaluation_runs_alone_on_the_stages_model(
+    base, finished, one_device, tmp_path, evaluated, monkeypatch):
+  monkeypatch.setattr(rl.train, '_Trainer', lambda *_: pytest.fail('something is trained'))
+  shutil.copytree(finished, tmp_path / 'run')
+  one, two = (runs.evaluation_config(problems=problems) for problems in (2, 3))
+  config = config_of(base, evaluations={'one': one})
+  assert str(state_of(config, tmp_path / 'run')) == 'evaluates: one'
+  first = pipeline.run(config, tmp_path / 'run')['zero']
+  assert len(evaluated) == 1 and set(first.manifest.scores) == {'one'}
+  config['stages']['zero']['evaluations']['two'] = two
+  assert str(state_of(config, tmp_path / 'run')) == 'evaluates: two'
+  both = pipeline.run(config, tmp_path / 'run')['zero']
+  assert [one['problems'] for one in evaluated] == [2, 3]
+  assert both.identity == first.identity == open_artifact(finished / 'zero').identity
+  assert both.manifest.scores['one'] == first.manifest.scores['one']
+  assert both.manifest.compute['evaluated'] > first.manifest.compute['evaluated'] > 0
+  assert both.manifest.compute['trained'] == first.manifest.compute['trained']
+  table = (tmp_path / 'run' / 'zero' / 'results.md').read_text()
+  assert '| one |' in table and '| two |' in table
+  # It is what the stage would have left with them from the start.
+  monkeypatch.undo()
+  whole = rl.run(config['stages']['zero'], {}, tmp_path / 'whole', stage='zero')
+  assert whole.manifest.scores == both.manifest.scores
+
+
+def test_an_evaluation_with_other_settings_runs_again_and_how_it_is_run_does_not_count(
+    base, finished, one_device, tmp_path, evaluated):
+  shutil.copytree(finished, tmp_path / 'run')
+  config = config_of(base, evaluations={'one': runs.evaluation_config()})
+  pipeline.run(config, tmp_path / 'run')
+  settings = config['stages']['zero']['evaluations']
+  settings['one'] = runs.merged(settings['one'], dict(prompts_per_batch=1, reward_workers=1))
+  assert str(state_of(config, tmp_path / 'run')) == 'done'
+  settings['one'] = runs.merged(settings['one'], dict(sampling=dict(temperature=0.3)))
+  assert str(state_of(config, tmp_path / 'run')) == 'evaluates: one'
+  pipeline.run(config, tmp_path / 'run')
+  assert [one['sampling']['temperature'] for one in evaluated] == [1.0, 0.3]
+
+
+def test_an_input_that_only_an_evaluation_reads_does_not_identify_the_result(base, finished):
+  config = config_of(base)
+  before = state_of(config, finished).identity
+  config['stages']['zero'] |= dict(inputs=('other',), evaluations={
+      'other': runs.evaluation_config(model=dict(source='other'))})
+  config['stages']['other'] = runs.rl_config(base, seed=3)
+  found = {one.name: one for one in pipeline.state(config, finished)}
+  assert found['zero'].identity == before and found['zero'].state == 'evaluates'
