@@ -28,8 +28,8 @@ qwen3_30b_a3b Qwen3-30B-A3B-Base, likewise, a mixture of experts: v5e:8x16, v6e:
               with --config.mesh.expert=16 and the other settings of qwen3_0_6b.
 deepseek_v3   DeepSeek-V3-Base, the report's; its FP8 weights are read as they are published.
               Completions of up to 8,192 tokens. TPU v5p:8x8x8, 512 chips, with mesh.expert=32,
-              mesh.sequence=8, mesh.tensor=2; or v5p:8x8x16, 1,024 chips, with mesh.expert=32,
-              mesh.sequence=4, mesh.tensor=8; micro_batches=1, sampling.rollout_sharding=tensor.
+              mesh.context=8, mesh.tensor=2; or v5p:8x8x16, 1,024 chips, with mesh.expert=32,
+              mesh.context=4, mesh.tensor=8; micro_batches=1, sampling.rollout_sharding=tensor.
 
 TPU slices are the smallest that the plan fits (docs/scale.md has the settings of each, and how
 to have it search for others).

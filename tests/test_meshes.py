@@ -43,14 +43,14 @@ def mesh_of(**sizes):
 
 def test_rollouts_are_those_of_one_device(meshes):
   programs = meshes.Programs('moe')
-  tokens, logprobs = programs.draw(mesh_of(expert=2, sequence=2, tensor=2), 'tensor')
+  tokens, logprobs = programs.draw(mesh_of(expert=2, context=2, tensor=2), 'tensor')
   assert tokens == 0 and logprobs < 1e-5 and programs.rollout.mask.sum() > 50
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name, sizes', [
-    ('moe', dict(expert=2, sequence=2, tensor=2)),
-    ('deepseek', dict(fsdp=2, expert=2, sequence=2))])
+    ('moe', dict(expert=2, context=2, tensor=2)),
+    ('deepseek', dict(fsdp=2, expert=2, context=2))])
 def test_loss_and_gradients_are_those_of_one_device(name, sizes, meshes, monkeypatch):
   monkeypatch.setattr(moe, 'GATHERED_TOKENS', 8)      # so that they are gathered in chunks
   programs = meshes.Programs(name)
@@ -107,7 +107,7 @@ def test_gradients_of_experts_are_scattered_as_they_are_summed(tiny_config):
       tiny_config, family='qwen3_moe', layers=((('experts',), 2),),
       experts=Experts(count=4, per_token=2, width=wide))
   compiled, _ = compiled_gradient(
-      build(config, remat=True), mesh_of(replica=2, fsdp=2, expert=2), (8, 4))
+      build(config, remat=True), mesh_of(data=2, fsdp=2, expert=2), (8, 4))
   down, gate_up = (2 * wide * width // 2 * by for by in (1, 2))     # of a layer, on a device
   sizes = {'all-gather': [], 'all-reduce': [], 'reduce-scatter': []}
   for computation in hlo.parse(compiled.as_text())[0].values():
@@ -117,16 +117,16 @@ def test_gradients_of_experts_are_scattered_as_they_are_summed(tiny_config):
   large = {opcode: sorted(n for n in found if n >= down) for opcode, found in sizes.items()}
   assert large['all-gather'] == [2 * down] * 2 + [2 * gate_up] * 2  # forward and backward
   assert large['reduce-scatter'] == [down, gate_up]
-  assert large['all-reduce'] == [down, gate_up]         # of these parts, over replicas
+  assert large['all-reduce'] == [down, gate_up]         # of these parts, over the data axis
 
 
-@pytest.mark.parametrize('placement', sharding.ROLLOUT_SHARDINGS)
-def test_decoding_gathers_no_weights_that_lie_whole(placement, tiny):
+@pytest.mark.parametrize('rollout_sharding', sharding.ROLLOUT_SHARDINGS)
+def test_decoding_gathers_no_weights_that_lie_whole(rollout_sharding, tiny):
   mesh = mesh_of(fsdp=4)
   sampler = make_sampler(tiny.model, group_size=2, max_new_tokens=4, stop_ids=(3,),
-                         placement=placement)
+                         rollout_sharding=rollout_sharding)
   prompts = Prompts(np.zeros((4, 6), np.int32), np.ones(4, np.int32), np.arange(4))
-  with sharding.rules(sharding.ROLLOUT_SHARDINGS[placement]):
+  with sharding.rules(sharding.ROLLOUT_SHARDINGS[rollout_sharding]):
     placed = sharding.shardings(mesh, tiny.model.logical_axes, tiny.params)
   params = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=where), tiny.params, placed)
@@ -136,19 +136,19 @@ def test_decoding_gathers_no_weights_that_lie_whole(placement, tiny):
     cache = jax.eval_shape(lambda cache: transformer.with_suffix(cache, 8, 4), state.cache)
     state = dataclasses.replace(state, cache=cache)
     found = gathers(sampler.decode_chunk.lower(params, state, 4).compile())
-  assert bool(found) == (placement == 'train')
+  assert bool(found) == (rollout_sharding == 'train')
 
 
 def test_an_axis_of_the_mesh_is_used_once_and_only_as_far_as_it_divides():
-  mesh = sharding.make_mesh(2, 2, np.arange(16), expert=2, sequence=2)
+  mesh = sharding.make_mesh(2, 2, np.arange(16), expert=2, context=2)
   spec = lambda shape, *axes: sharding.spec_that_divides(mesh, shape, axes)
-  assert spec((8, 16), 'expert', 'embed') == P('expert', ('fsdp', 'sequence'))
-  assert spec((16, 8), 'embed', 'mlp') == P(('fsdp', 'expert', 'sequence'), 'tensor')
+  assert spec((8, 16), 'expert', 'embed') == P('expert', ('fsdp', 'context'))
+  assert spec((16, 8), 'embed', 'mlp') == P(('fsdp', 'expert', 'context'), 'tensor')
   assert spec((12, 7), 'embed', 'mlp') == P(('fsdp', 'expert'), None)
-  assert spec((6, 4), 'batch', 'sequence') == P('fsdp', 'sequence')
+  assert spec((6, 4), 'batch', 'sequence') == P('fsdp', 'context')
   with sharding.rules(sharding.ROLLOUT_RULES):
     assert spec((8, 16), 'expert', 'embed') == P('expert', None)
-    assert spec((8, 1), 'batch', 'sequence') == P(('fsdp', 'expert', 'sequence'), None)
+    assert spec((8, 1), 'batch', 'sequence') == P(('fsdp', 'expert', 'context'), None)
 
 
 def test_parts_of_a_size_are_those_of_the_axes_that_divide_it():
@@ -161,12 +161,12 @@ def test_parts_of_a_size_are_those_of_the_axes_that_divide_it():
 @pytest.mark.parametrize('config, words', [
     (rl.DEFAULT | dict(prompts_per_batch=12, mini_batches=2, micro_batches=3),
      r'x.prompts_per_batch / mini_batches / micro_batches=2 cannot .* fsdp=2 × expert=2: .* multiple of 4'),
-    (rl.DEFAULT | dict(max_prompt_length=63), 'x.max_prompt_length=63 .* sequence=2: .* of 2'),
+    (rl.DEFAULT | dict(max_prompt_length=63), 'x.max_prompt_length=63 .* context=2: .* of 2'),
     (rl.DEFAULT | dict(sampling=rl.DEFAULT['sampling'] | dict(max_new_tokens=7)),
      'x.sampling.max_new_tokens=7 .* multiple of 2'),
     (sft.DEFAULT | dict(rows=6, row_length=64), 'x.rows=6 cannot .* multiple of 4')])
 def test_a_batch_that_the_mesh_does_not_divide_is_refused(config, words):
-  mesh = sharding.make_mesh(2, 1, np.arange(8), expert=2, sequence=2)
+  mesh = sharding.make_mesh(2, 1, np.arange(8), expert=2, context=2)
   with pytest.raises(ValueError, match=words):
     check_mesh(config, mesh, 'x')
   check_mesh(config, sharding.make_mesh(devices=np.arange(1)), 'x')

@@ -162,11 +162,11 @@ def test_one_token_is_never_long_and_many_are():
   assert is_long(attention.LONG, 0) and not is_long(attention.LONG - 1, 0)
 
 
-@pytest.mark.parametrize('fsdp, sequence, groups', [(2, 2, 4), (4, 1, 4), (4, 1, 2)])
-def test_on_a_mesh_of_eight_rows_queries_and_heads_are_split(fsdp, sequence, groups, monkeypatch):
+@pytest.mark.parametrize('fsdp, context, groups', [(2, 2, 4), (4, 1, 4), (4, 1, 2)])
+def test_on_a_mesh_of_eight_rows_queries_and_heads_are_split(fsdp, context, groups, monkeypatch):
   """Values and gradients of one device; groups stay whole: two are not split over four devices."""
   monkeypatch.setitem(flash._BLOCKS, 'cpu', 16)
-  mesh = sharding.make_mesh(fsdp=fsdp, sequence=sequence, tensor=2)
+  mesh = sharding.make_mesh(fsdp=fsdp, context=context, tensor=2)
   rng = np.random.default_rng(0)
   draw = lambda *shape: jnp.asarray(rng.normal(0, 1, shape), jnp.float32)
   arrays = draw(8, 40, 2, 2, D), draw(8, 40, 2, D), draw(8, 40, 2, D), KeyValue(
@@ -187,7 +187,7 @@ def test_on_a_mesh_of_eight_rows_queries_and_heads_are_split(fsdp, sequence, gro
   with sharding.use(mesh):
     lowered = step.lower(sharding.place(arrays, mesh, batch=True))
     got = lowered.compile()(sharding.place(arrays, mesh, batch=True))
-  rows, tokens = 8 if groups < fsdp else 8 // fsdp, 40 // sequence
+  rows, tokens = 8 if groups < fsdp else 8 // fsdp, 40 // context
   assert f'tensor<{rows}x{tokens}x1x2x{D}xf32>' in lowered.as_text()
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
     np.testing.assert_allclose(a, b, atol=1e-5)

@@ -228,8 +228,8 @@ def test_a_search_goes_over_all_meshes_that_all_stages_bear():
   found = [{axis: size for axis, size in mesh.items() if size > 1}
            for mesh in search._meshes(config, ['zero', 'more'], topology, True)]
   assert sorted(found, key=str) == [
-      {'expert': 2, 'sequence': 4}, {'fsdp': 2, 'sequence': 4}, {'sequence': 8}]
-  assert found[0] == {'expert': 2, 'sequence': 4}     # the cheapest
+      {'expert': 2, 'context': 4}, {'fsdp': 2, 'context': 4}, {'context': 8}]
+  assert found[0] == {'expert': 2, 'context': 4}     # the cheapest
 
 
 @pytest.fixture

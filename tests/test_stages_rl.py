@@ -118,7 +118,7 @@ def test_a_mesh_of_four_devices_draws_the_same_rollouts_and_learns_the_same(base
   # ones would decide the second update.
   config = runs.rl_config(base, rewards={}, optimizer=dict(learning_rate=1e-4))
   for name, size in (('one', 1), ('four', 2)):
-    mesh = sharding.make_mesh(fsdp=size, sequence=size, devices=jax.devices()[:size ** 2])
+    mesh = sharding.make_mesh(fsdp=size, context=size, devices=jax.devices()[:size ** 2])
     rl.run(config, {}, tmp_path / name, mesh=mesh, reward_functions=BYTES)
   one, four = (list(metrics.read_jsonl(tmp_path / name / 'rollouts')) for name in ('one', 'four'))
   assert one == four

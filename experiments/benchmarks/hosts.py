@@ -20,8 +20,8 @@ import time
 
 ROOT = pathlib.Path(__file__).parents[2]
 # The experiment's size, and the most devices along an axis.
-MODELS = {'dense': ('tiny', dict(replica=4, fsdp=8, sequence=4, tensor=2)),
-          'experts': ('qwen3_30b_a3b', dict(replica=4, fsdp=8, sequence=4, expert=4))}
+MODELS = {'dense': ('tiny', dict(data=4, fsdp=8, context=4, tensor=2)),
+          'experts': ('qwen3_30b_a3b', dict(data=4, fsdp=8, context=4, expert=4))}
 
 
 def layouts(most: dict[str, int]) -> Iterator[tuple[int, int, dict[str, int]]]:

@@ -156,7 +156,7 @@ def attend_long(
 ) -> jax.Array:
   """`attend` in memory linear in length: each part by blocks, then merged by their log-sum-exps.
 
-  On a mesh rows are split by whole groups and heads as everywhere, queries along 'sequence' too;
+  On a mesh rows are split by whole groups and heads as everywhere, queries along 'context' too;
   each device has all keys and values of its rows and heads.
 
   Args:

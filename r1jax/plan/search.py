@@ -89,12 +89,12 @@ def _meshes(config, names, topology: Topology, gathered: bool) -> Iterator[dict[
   count, priced = len(topology.devices), []
   shapes = [_shape(config, name) for name in names]
   experts = [1] if not all(shape.experts for shape in shapes) else _powers(count)
-  for expert, sequence, tensor in itertools.product(experts, _powers(count), _powers(count)):
-    if count % (expert * sequence * tensor):
+  for expert, context, tensor in itertools.product(experts, _powers(count), _powers(count)):
+    if count % (expert * context * tensor):
       continue
-    fsdp = count // (expert * sequence * tensor)
+    fsdp = count // (expert * context * tensor)
     mesh = dict.fromkeys(config['mesh'], 1) | dict(
-        fsdp=fsdp, expert=expert, sequence=sequence, tensor=tensor)
+        fsdp=fsdp, expert=expert, context=context, tensor=tensor)
     candidate = {**config, 'mesh': mesh}
     tightest = [next(_settings(candidate, name, topology, gathered), None) for name in names]
     if None in tightest:
@@ -102,7 +102,7 @@ def _meshes(config, names, topology: Topology, gathered: bool) -> Iterator[dict[
     filled = max(rough_bytes(one, name) for one, name in zip(tightest, names))
     # Tokens are gathered over an expert axis, and weights where there is none.
     whole = max(shape.experts.count / expert if shape.experts else 1 for shape in shapes)
-    priced.append(((filled > topology.chip.memory, sequence * tensor ** 2 * whole), mesh))
+    priced.append(((filled > topology.chip.memory, context * tensor ** 2 * whole), mesh))
   return (mesh for _, mesh in sorted(priced, key=lambda one: one[0]))
 
 
@@ -187,7 +187,7 @@ def _rollout_sharding(stage: Mapping[str, Any]) -> str:
 def _least_bytes(config: Mapping[str, Any], name: str) -> float:
   """Of a chip, what a stage holds at the least: its state, and then gradients or a full cache."""
   stage, mesh, shape = config['stages'][name], config['mesh'], _shape(config, name)
-  held = 4 * num_params(shape) / (math.prod(mesh.values()) / mesh['replica'])
+  held = 4 * num_params(shape) / (math.prod(mesh.values()) / mesh['data'])
   hosted = stage.get('in_host_memory', ())
   reference = held * bool(stage.get('kl_coefficient') and 'reference' not in hosted)
   cache = _cache_bytes(stage, mesh, shape)
@@ -207,10 +207,10 @@ def _cache_bytes(stage, mesh, shape) -> float:
                 for one in stage.get('evaluations', {}).values()), default=0.0)
   sampling = stage['sampling']
   width = 2 if stage['model']['compute_dtype'] == 'bfloat16' else 4
-  shards = mesh['replica'] * mesh['fsdp'] * mesh['expert']
-  spread = shards * mesh['sequence'] * mesh['tensor'] / mesh['replica']
+  shards = mesh['data'] * mesh['fsdp'] * mesh['expert']
+  spread = shards * mesh['context'] * mesh['tensor'] / mesh['data']
   if sampling['rollout_sharding'] == 'tensor':
-    spread, shards = mesh['tensor'] * mesh['expert'], shards * mesh['sequence']
+    spread, shards = mesh['tensor'] * mesh['expert'], shards * mesh['context']
   prompts = min(stage['prompts_per_batch'], stage.get('problems', stage['prompts_per_batch']))
   rows = prompts * (stage.get('group_size') or stage['completions_per_problem'])
   heads = shape.latent.rank + shape.latent.rope_dim if shape.latent else (
@@ -236,10 +236,10 @@ def rough_bytes(config: Mapping[str, Any], name: str) -> float:
     rows, length = stage['rows'], stage.get('row_length') or 2 * stage['max_tokens']
   pieces = stage['micro_batches'] * stage.get('mini_batches', 1)
   tokens = rows * length / pieces / (
-      mesh['replica'] * mesh['fsdp'] * mesh['expert'] * mesh['sequence'])
+      mesh['data'] * mesh['fsdp'] * mesh['expert'] * mesh['context'])
   working = 6 * shape.width + 3 * shape.mlp_width / mesh['tensor']
   if shape.experts:      # their rows are more than the tokens
     working += shape.experts.per_token * (shape.width + 3 * shape.experts.width / mesh['tensor'])
   kept = shape.width if model['remat'] else working
-  held = 4 * num_params(shape) / (math.prod(mesh.values()) / mesh['replica'])
+  held = 4 * num_params(shape) / (math.prod(mesh.values()) / mesh['data'])
   return max(least, 4 * held + width * tokens * (kept * shape.num_layers + 2 * working))

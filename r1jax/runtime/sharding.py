@@ -1,4 +1,11 @@
-"""Meshes, and the one table that says which mesh axis a logical axis of an array lies on."""
+"""Meshes, and the one table that says which mesh axes a logical axis of an array is split over.
+
+There are two kinds of names. A *mesh axis* is a dimension of the device grid: one of `AXES`, and a
+field of `config.mesh`. A *logical axis* says what a dimension of an array means: a key of `RULES`,
+whose value lists mesh axes. Models annotate arrays with logical axes only. Only `'expert'` is both:
+the logical axis of experts is split over the mesh axis of that name. The positions of a row are the
+logical axis `'sequence'`, which is split over the mesh axis `'context'`.
+"""
 from collections.abc import Mapping, Sequence
 import contextlib
 import contextvars
@@ -12,17 +19,18 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-# Outermost first: what is far apart on a network talks least. Replicas meet once an update, fsdp and
-# expert axes once a layer, sequence and tensor axes several times a layer.
-AXES = ('replica', 'fsdp', 'expert', 'sequence', 'tensor')
-_ROWS = ('replica', 'fsdp', 'expert')
+# Axes of the mesh, outermost first: devices that are far apart on the network should exchange the
+# least. The data axis communicates once per update, fsdp and expert once per layer, context and
+# tensor several times per layer.
+AXES = ('data', 'fsdp', 'expert', 'context', 'tensor')
+_ROWS = ('data', 'fsdp', 'expert')
 
 # Logical axis -> the mesh axes it is split over; a mesh axis is used once an array, by the first
 # logical axis that names it. Parameters and moments: the first block. Activations, caches, batches:
 # the second.
 RULES = {
-    'embed': ('fsdp', 'expert', 'sequence'),   # gathered a layer at a time: `gathered`
-    'rank': ('fsdp', 'expert', 'sequence'),
+    'embed': ('fsdp', 'expert', 'context'),   # gathered a layer at a time: `gathered`
+    'rank': ('fsdp', 'expert', 'context'),
     'vocab': ('tensor',),
     'kv_heads': ('tensor',),
     'heads': ('tensor',),
@@ -30,20 +38,20 @@ RULES = {
     'expert': ('expert',),
 
     'batch': _ROWS,                            # prompts or rows, always split by whole groups
-    'sequence': ('sequence',),                 # places of a row
+    'sequence': ('context',),                  # the positions of a row
 }
 
 # While decoding: weights are whole but for tensor and expert axes, so that no token waits for a
-# gather; the sequence axis, of no use to a token at a time, takes rows.
+# gather; the context axis, of no use to a token at a time, takes rows.
 ROLLOUT_RULES = RULES | {
-    'embed': (), 'rank': (), 'batch': (*_ROWS, 'sequence'), 'sequence': ()}
+    'embed': (), 'rank': (), 'batch': (*_ROWS, 'context'), 'sequence': ()}
 # What a sampler may be told of its copy of the weights.
 ROLLOUT_SHARDINGS = {'train': RULES, 'tensor': ROLLOUT_RULES}
 _rules = contextvars.ContextVar('rules', default=RULES)
 
 
-def make_mesh(fsdp: int = 1, tensor: int = 1, devices=None, *, replica: int = 1, expert: int = 1,
-              sequence: int = 1) -> jax.sharding.Mesh:
+def make_mesh(fsdp: int = 1, tensor: int = 1, devices=None, *, data: int = 1, expert: int = 1,
+              context: int = 1) -> jax.sharding.Mesh:
   """A mesh of these sizes; one size may be -1 and then takes all devices left.
 
   Chips of a TPU are laid out so that an axis runs along links of their torus where it can.
@@ -51,7 +59,7 @@ def make_mesh(fsdp: int = 1, tensor: int = 1, devices=None, *, replica: int = 1,
   Raises ValueError where the sizes do not use up the devices exactly.
   """
   devices = np.asarray(jax.devices() if devices is None else devices)
-  given = dict(replica=replica, fsdp=fsdp, expert=expert, sequence=sequence, tensor=tensor)
+  given = dict(data=data, fsdp=fsdp, expert=expert, context=context, tensor=tensor)
   sizes = list(given.values())
   others = -math.prod(sizes)
   if sizes.count(-1) == 1 and others > 0 and devices.size % others == 0:

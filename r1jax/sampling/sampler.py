@@ -176,7 +176,7 @@ def make_sampler(
     compute_dtype: parameters are cast to it once a rollout, and placed.
     rollout_sharding: how this copy of the parameters lies on the ambient mesh. 'train': as they lie; a
       layer's weights are gathered at every token. 'tensor': whole but for tensor and expert axes,
-      as `sharding.ROLLOUT_RULES` say; rows also lie along the sequence axis.
+      as `sharding.ROLLOUT_RULES` say; rows also lie along the context axis.
     seed: of the run; with the iteration, example id, sample and token index it makes the keys.
     chunk: tokens a device program draws before the host looks again; cache buckets are multiples.
     should_stop: asked between chunks; True raises `Interrupted`.
