@@ -24,8 +24,7 @@ NAMES = ('reward', 'reward_std', 'rewards/number/mean', 'rewards/format/mean',
          'completions/mean_length', 'completions/clipped_ratio',
          'sampling/logprob_difference/mean', 'sampling/logprob_difference/max', 'grad_norm',
          'loss', 'timing_s/step', 'timing_s/rollout', 'timing_s/update', 'tokens_per_second',
-         'model_flops_utilisation', 'reflective_words', 'repetition', 'language_mixing',
-         'skipped_updates')
+         'reflective_words', 'repetition', 'language_mixing', 'skipped_updates')
 
 
 def load(name):

@@ -110,7 +110,7 @@ def test_gradients_of_experts_are_scattered_as_they_are_summed(tiny_config):
       build(config, remat=True), mesh_of(data=2, fsdp=2, expert=2), (8, 4))
   down, gate_up = (2 * wide * width // 2 * by for by in (1, 2))     # of a layer, on a device
   sizes = {'all-gather': [], 'all-reduce': [], 'reduce-scatter': []}
-  for computation in hlo.parse(compiled.as_text())[0].values():
+  for computation in hlo.parse(compiled.as_text()).computations.values():
     for one in computation.values():
       if one.opcode in sizes:
         sizes[one.opcode] += [math.prod(shape.dims) for shape in one.shapes]

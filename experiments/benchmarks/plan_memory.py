@@ -18,7 +18,8 @@ sys.path.append(str(pathlib.Path(__file__).parents[1]))
 import r1_zero
 
 from r1jax.pipeline import KINDS
-from r1jax.plan import chips, compiler, estimate
+from r1jax.plan import compiler, estimate
+from r1jax.plan.topology import open_topology
 from r1jax.runtime import sharding
 from r1jax.stages import loading
 from r1jax.stages.config import plain
@@ -72,13 +73,13 @@ def real_bytes(program, stage, mesh) -> float:
 
 
 def main():
-  topology = dataclasses.replace(chips.open_topology('local'), devices=tuple(jax.devices()[:1]))
+  topology = dataclasses.replace(open_topology('local'), devices=tuple(jax.devices()[:1]))
   config = plain(r1_zero.get_config('tiny'))
   stage = config['stages']['zero']
   stage['prompts_per_batch'], stage['micro_batches'] = 64, 1
   program, figures = planned_update(config, topology)
   real = real_bytes(program, stage, sharding.make_mesh(1, 1, topology.devices))
-  print(f'update of {stage["prompts"]} x {stage["group_size"]} completions on '
+  print(f'update of {stage["prompts_per_batch"]} x {stage["group_size"]} completions on '
         f'{topology.devices[0].device_kind}: planned {figures.total / MIB:.1f} MiB '
         f'(arguments {figures.arguments / MIB:.1f}, temporaries {figures.temporaries / MIB:.1f}), '
         f'in use {real / MIB:.1f} MiB, {real / figures.total - 1:+.1%}')

@@ -1,4 +1,5 @@
-"""Compiles a program for a topology, and reads off what it takes: memory, operations, traffic."""
+"""Compiles a program for a topology and reads what it takes: memory, operations, communication."""
+from collections.abc import Iterable
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -6,166 +7,228 @@ import json
 import pathlib
 import re
 import tempfile
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from r1jax.plan import chips, hlo
-from r1jax.plan.chips import Topology
+from r1jax.plan import collectives, costs
+from r1jax.plan.collectives import Collective
+from r1jax.plan.costs import InstructionCost
+from r1jax.plan.topology import Topology
 from r1jax.runtime import sharding
+from r1jax.runtime.hardware import Chip
 from r1jax.runtime.storage import Path
 from r1jax.stages import program_shapes
 
-_FORM = 4     # of what the cache keeps
+_CACHE_VERSION = 5     # of what the cache keeps
+_Specs = list | None   # the PartitionSpec of each output, as JSON has it
 
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-  """Collectives of one kind and place in a program, on one device."""
+  """Collectives that are alike, on one device.
+
+  Attributes:
+    kind: as 'all-gather'.
+    axes: the mesh axes along which they communicate: 'fsdp', 'fsdp+tensor'.
+    shape: of the operand.
+    loops: how many loops are around them; 0: they run once.
+    times: how often they run in all.
+    moved: bytes that a device sends in all.
+    seconds: that they take in all.
+    where: their `op_name`, the place in the traced program that they came from.
+  """
   kind: str
-  axes: str                # of the mesh: 'fsdp', 'fsdp+tensor'
-  shape: str               # of the operand
-  loops: int               # loops around it; 0: it runs once
+  axes: str
+  shape: str
+  loops: int
   times: float
-  moved: float             # bytes that a device sends, in all
-  seconds: float           # in all
-  where: str               # the program's own name for it
+  moved: float
+  seconds: float
+  where: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """Bytes of a device that a program takes, but for its machine code."""
+  """Bytes that a program takes on a device, without its machine code.
+
+  `aliased` are the outputs that are written over donated arguments.
+  """
   arguments: float
   outputs: float
-  aliased: float           # outputs that lie where donated arguments were
+  aliased: float
   temporaries: float
 
   @property
   def total(self) -> float:
-    """While it runs."""
+    """Bytes in use while it runs."""
     return self.arguments + self.outputs - self.aliased + self.temporaries
 
 
 @dataclasses.dataclass(frozen=True)
 class Figures(Memory):
-  """Of one run of a program on one device; bytes, seconds."""
+  """What one run of a program takes on one device.
+
+  Attributes:
+    name: the program's.
+    flops: floating-point operations.
+    bytes: between main memory and chip.
+    core_seconds: sum over instructions of the longer of their arithmetic and their bytes.
+    traffic: its collectives, the longest first.
+    longest: the instructions that take the longest.
+    unknown_loops: how many loops have a trip count that depends on the data.
+    too_large: the compiler refused it because it does not fit; the other figures are then unknown.
+  """
   name: str = ''
   flops: float = 0.0
   bytes: float = 0.0
-  core_seconds: float = 0.0        # Σ over instructions of the longer of arithmetic and memory
+  core_seconds: float = 0.0
   traffic: tuple[Traffic, ...] = ()
-  longest: tuple[hlo.Part, ...] = ()
+  longest: tuple[InstructionCost, ...] = ()
   unknown_loops: int = 0
-  too_large: bool = False          # the compiler refused: it does not fit, and the rest is unknown
+  too_large: bool = False
 
 
 def compile_program(
     program: program_shapes.ProgramShapes, mesh: jax.sharding.Mesh, topology: Topology,
     cache: str | pathlib.Path = '',
 ) -> tuple[Figures, Any]:
-  """(figures, the placed shapes of what it returns or None: not `followed`, or too large)."""
+  """Compiles a program, or reads its figures from the cache.
+
+  Args:
+    program: what to compile.
+    mesh: of the topology's devices.
+    topology: what to compile for.
+    cache: a folder that keeps figures; '' for none.
+
+  Returns:
+    (figures, output shapes with their shardings). The shapes are None where no other program takes
+    them (`program.followed` is false), or where the program is too large.
+
+  Raises:
+    ValueError: the compiler refuses the program for another reason than its size.
+  """
+  function = cast(jax.stages.Wrapped, program.function)
   with sharding.use(mesh):
-    lowered = program.function.lower(*program.arguments, **program.keywords)
+    lowered = function.lower(*program.arguments, **program.keywords)
+  file = None
+  if cache and not topology.local:
+    file = pathlib.Path(cache) / f'{_cache_key(program, lowered, mesh, topology)}.json'
+  if file and file.exists():
+    kept = json.loads(file.read_text())
+    figures, specs = _figures_from_json(kept['figures'], program.name), kept['specs']
+  else:
+    figures, specs = _compile(program, lowered, mesh, topology)
+    if file:
+      file.parent.mkdir(parents=True, exist_ok=True)
+      Path(file).write_text(json.dumps({'figures': dataclasses.asdict(figures), 'specs': specs}))
+  return figures, _output_shapes(lowered, specs, mesh)
+
+
+def _cache_key(program: program_shapes.ProgramShapes, lowered, mesh, topology: Topology) -> str:
+  """A hash of everything that the figures depend on."""
   beside = program_shapes.bytes_on_a_device(program.beside)
-  key = hashlib.sha256('\n'.join((
-      str(_FORM), jax.__version__, _compiler_version(topology), topology.name,
+  return hashlib.sha256('\n'.join((
+      str(_CACHE_VERSION), jax.__version__, _compiler_version(topology), topology.name,
       str(mesh.shape_tuple), repr(topology.chip),
       str((program.unknown_trips, program.followed, beside)), lowered.as_text(),
   )).encode()).hexdigest()[:32]
-  kept = pathlib.Path(cache) / f'{key}.json' if cache and not topology.local else None
-  if kept and kept.exists():
-    found = json.loads(kept.read_text())
-    figures = Figures(**found['figures'] | {
-        'name': program.name,
-        'traffic': tuple(Traffic(**one) for one in found['figures']['traffic']),
-        'longest': tuple(hlo.Part(**one) for one in found['figures']['longest'])})
-    return figures, _placed(lowered, found['specs'], mesh)
-  figures, specs = _compile(program, lowered, mesh, topology)
-  if kept:
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    Path(kept).write_text(json.dumps({'figures': dataclasses.asdict(figures), 'specs': specs}))
-  return figures, _placed(lowered, specs, mesh)
 
 
-# What libtpu says of its buffers: a line for each, with its size, kind of memory and use.
-_ALLOCATION = re.compile(r'^allocation \d+: size (\d+)(?:, color (\d+))?, page \d+, (.*)$', re.M)
-_LITTLE = 2 ** 24      # bytes; a program that takes less is compiled to its end
-_SHARE = 95            # % of a chip's memory that rematerialisation and scheduling fill by default
+def _compiler_version(topology: Topology) -> str:
+  return '' if topology.local else importlib.metadata.version('libtpu')
 
 
-def _compile(program, lowered, mesh, topology) -> tuple[Figures, list | None]:
-  """(figures, the PartitionSpec of each output as a list; None where these are not to be had)."""
-  found = None
+def _figures_from_json(kept: dict[str, Any], name: str) -> Figures:
+  return Figures(**kept | {
+      'name': name, 'traffic': tuple(Traffic(**one) for one in kept['traffic']),
+      'longest': tuple(InstructionCost(**one) for one in kept['longest'])})
+
+
+def _compile(program, lowered, mesh, topology: Topology) -> tuple[Figures, _Specs]:
+  """(figures, specs of the outputs or None where the compilation stopped before they are known)."""
+  found, specs = None, None
   try:
     if topology.tpu and not program.followed:
       beside = program_shapes.bytes_on_a_device(program.beside)
-      found, specs = _optimise(lowered, topology.chip, beside), None
+      found = _compile_without_code(lowered, topology.chip, beside)
     if found is None:
-      found, specs = _finish(lowered, topology)
+      found, specs = _compile_fully(lowered, topology)
   except jax.errors.JaxRuntimeError as error:
-    return _refused(program.name, str(error)), None
+    return _too_large_figures(program.name, str(error)), None
   text, memory = found
-  chip = topology.chip
-  cost = hlo.cost(text, flops_per_second=chip.flops, bytes_per_second=chip.bandwidth,
-                  unknown_trips=program.unknown_trips)
+  cost = costs.cost(text, flops_per_second=topology.chip.flops,
+                    bytes_per_second=topology.chip.bandwidth, unknown_trips=program.unknown_trips)
   return Figures(
       **dataclasses.asdict(memory), name=program.name, flops=cost.flops, bytes=cost.bytes,
-      core_seconds=cost.core_seconds, traffic=_traffic(cost, mesh, topology), longest=cost.longest,
-      unknown_loops=cost.unknown_loops), specs
+      core_seconds=cost.core_seconds, traffic=_traffic(cost.collectives, mesh, topology),
+      longest=cost.longest, unknown_loops=cost.unknown_loops), specs
 
 
-def _finish(lowered, topology: Topology) -> tuple[tuple[str, Memory], list]:
-  """((optimised HLO, memory), PartitionSpecs of the outputs) of a program compiled to its end."""
+def _compile_fully(lowered, topology: Topology) -> tuple[tuple[str, Memory], list]:
+  """((optimised HLO, memory), PartitionSpecs of the outputs) of a complete compilation."""
   with tempfile.TemporaryDirectory() as folder:
-    options = _options(folder) if topology.tpu else {}
+    options = _dump_options(folder) if topology.tpu else {}
     compiled = lowered.compile(compiler_options=options)
-    # libtpu writes HLO that another version of jaxlib cannot always read back: take its own text.
+    # jaxlib cannot always read back the HLO of another version's libtpu: use the text it dumped.
     text = _dumped(folder, 'after_optimizations') if topology.tpu else compiled.as_text()
   memory = compiled.memory_analysis()
-  specs = [_spec(where) for where in jax.tree.leaves(compiled.output_shardings)]
+  specs = [_spec_to_json(placed) for placed in jax.tree.leaves(compiled.output_shardings)]
   return (text, Memory(memory.argument_size_in_bytes, memory.output_size_in_bytes,
-                        memory.alias_size_in_bytes, memory.temp_size_in_bytes)), specs
+                       memory.alias_size_in_bytes, memory.temp_size_in_bytes)), specs
 
 
-def _optimise(lowered, chip: chips.Chip, beside: float) -> tuple[str, Memory] | None:
-  """(optimised HLO, memory) of a program; None where it is too small for this, or memory is scarce.
+# Compiling for a TPU without generating machine code.
 
-  Machine code takes most of compiling, and libtpu has no way to stop before it. But that is where
-  it refuses what exceeds a chip's memory. So the chip is said to have a part of its memory, a third
-  less than the program takes, which is found first with a chip of next to none. A program that is
-  refused has its temporaries packed in another way, some tighter, some looser: where this could
-  decide whether it fits, it is compiled to its end.
+_SMALL_PROGRAM = 2 ** 24      # bytes; a program that takes less is compiled completely
+_MEMORY_LIMIT = 95     # % of a chip's memory that rematerialisation and scheduling fill by default
+
+
+def _compile_without_code(lowered, chip: Chip, beside: float) -> tuple[str, Memory] | None:
+  """(optimised HLO, memory) of a program; None where it must be compiled completely.
+
+  Generating machine code takes most of the compilation, and libtpu has no option to stop before it.
+  But just before it, libtpu refuses a program that exceeds the chip's memory. So libtpu is told
+  that the chip has less memory than the program needs: first next to none, to find out what it
+  needs, and then two thirds of that.
+
+  libtpu packs the temporaries of a refused program in another way, sometimes more tightly,
+  sometimes less. Where that could decide whether the program fits, or where the program is small,
+  it is compiled completely.
   """
-  scarce = lambda memory: memory.total + memory.temporaries + beside > chip.memory
-  found = _stopped(lowered, chip, int(chip.memory / _LITTLE))
-  if found and not scarce(found[1]):
-    found = _stopped(lowered, chip, int(1.5 * chip.memory / found[1].total) + 1)
-  return None if found and scarce(found[1]) else found
+  def is_scarce(memory: Memory) -> bool:
+    return memory.total + memory.temporaries + beside > chip.memory
+  found = _stop_at_memory_check(lowered, chip, int(chip.memory / _SMALL_PROGRAM))
+  if found and not is_scarce(found[1]):
+    found = _stop_at_memory_check(lowered, chip, int(1.5 * chip.memory / found[1].total) + 1)
+  return None if found and is_scarce(found[1]) else found
 
 
-def _stopped(lowered, chip: chips.Chip, part: int) -> tuple[str, Memory] | None:
-  """(optimised HLO, memory) of a program that exceeds 1/part of a chip's memory, else None.
+def _stop_at_memory_check(lowered, chip: Chip, divisor: int) -> tuple[str, Memory] | None:
+  """(optimised HLO, memory) of a program that exceeds memory / divisor of a chip, else None.
 
-  Rematerialisation and scheduling, which stay below a share of the memory, are given `part` times
-  the share: their limits, and so the program, are those of the whole memory.
+  Rematerialisation and scheduling keep below a percentage of the memory. It is multiplied by the
+  divisor, so that their limits, and so the program, are those of a chip with all its memory.
   """
   with tempfile.TemporaryDirectory() as folder:
-    limits = dict(xla_tpu_max_hbm_size_mib=int(chip.memory / part / 2 ** 20),
-                  xla_jf_rematerialization_percent_shared_memory_limit=_SHARE * part,
-                  xla_tpu_scheduler_percent_shared_memory_limit=_SHARE * part)
+    limits = dict(xla_tpu_max_hbm_size_mib=int(chip.memory / divisor / 2 ** 20),
+                  xla_jf_rematerialization_percent_shared_memory_limit=_MEMORY_LIMIT * divisor,
+                  xla_tpu_scheduler_percent_shared_memory_limit=_MEMORY_LIMIT * divisor)
     try:
-      lowered.compile(compiler_options=_options(folder) | limits)
+      lowered.compile(compiler_options=_dump_options(folder) | limits)
       return None
     except jax.errors.JaxRuntimeError as error:
-      _refused('', str(error))
+      _too_large_figures('', str(error))     # raises if it was refused for another reason
     return (_dumped(folder, 'after_optimizations'),
             _read_memory(_dumped(folder, 'after_optimizations-buffer-assignment')))
 
 
-def _options(folder: str) -> dict[str, Any]:
-  """For libtpu: to write what it makes into a folder; and machine code, which is never run, in the
-  order in which it is emitted, which takes a third of the time."""
+def _dump_options(folder: str) -> dict[str, Any]:
+  """Options for libtpu: write the HLO to a folder, and do not schedule the machine code.
+
+  The code is never run; without scheduling it takes a third of the time to generate.
+  """
   return {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True, 'xla_jf_vliw_fuel': 0}
 
 
@@ -173,13 +236,17 @@ def _dumped(folder: str, what: str) -> str:
   return max(pathlib.Path(folder).glob(f'*{what}.txt')).read_text()
 
 
+# A line of libtpu's buffer assignment: an allocation with its size, kind of memory and use.
+_ALLOCATION = re.compile(r'^allocation \d+: size (\d+)(?:, color (\d+))?, page \d+, (.*)$', re.M)
+
+
 def _read_memory(assignment: str) -> Memory:
-  """The memory of a chip that libtpu's buffer assignment gives to a program."""
+  """The main memory of a chip that libtpu's buffer assignment gives to a program."""
   sizes = dict.fromkeys(('arguments', 'outputs', 'aliased', 'temporaries'), 0.0)
-  for size, colour, what in _ALLOCATION.findall(assignment):
-    if colour not in ('', '0'):      # of the chip's own small memories, or of the host
+  for size, color, use in _ALLOCATION.findall(assignment):
+    if color not in ('', '0'):      # the chip's small memories, or the host's
       continue
-    argument, returned = 'parameter' in what, 'maybe-live-out' in what
+    argument, returned = 'parameter' in use, 'maybe-live-out' in use
     for name, holds in (('arguments', argument), ('outputs', returned),
                         ('aliased', argument and returned),
                         ('temporaries', not argument and not returned)):
@@ -190,53 +257,56 @@ def _read_memory(assignment: str) -> Memory:
 _UNITS = {'': 1, 'B': 1, 'K': 2 ** 10, 'M': 2 ** 20, 'G': 2 ** 30, 'T': 2 ** 40}
 
 
-def _refused(name: str, said: str) -> Figures:
-  """What the compiler says of a program that does not fit.
+def _too_large_figures(name: str, message: str) -> Figures:
+  """What the compiler's error message says of a program that does not fit.
 
   Raises:
-    ValueError: it refused for another reason.
+    ValueError: the program was refused for another reason.
   """
-  used = (re.search(r'Used ([\d.]+)([KMGT]?)B? of [\d.]+[KMGT]?B? hbm', said) or
-          re.search(r'required for .*? \(([\d.]+)([KMGT]?)B?\) exceeds available HBM', said))
+  used = (re.search(r'Used ([\d.]+)([KMGT]?)B? of [\d.]+[KMGT]?B? hbm', message) or
+          re.search(r'required for .*? \(([\d.]+)([KMGT]?)B?\) exceeds available HBM', message))
   if used is None:
-    raise ValueError(f'the compiler refuses {name!r}: {" ".join(said.split())[:300]}')
-  arguments = re.search(r'arguments +([\d.]+)([KMGT]?)', said)
-  size = lambda found: float(found[1]) * _UNITS[found[2]] if found else 0.0
-  return Figures(size(arguments), 0.0, 0.0, size(used) - size(arguments), name=name, too_large=True)
+    raise ValueError(f'the compiler refuses {name!r}: {" ".join(message.split())[:300]}')
+  arguments = re.search(r'arguments +([\d.]+)([KMGT]?)', message)
+  total = float(used[1]) * _UNITS[used[2]]
+  known = float(arguments[1]) * _UNITS[arguments[2]] if arguments else 0.0
+  return Figures(known, 0.0, 0.0, total - known, name=name, too_large=True)
 
 
-def _traffic(found: hlo.Cost, mesh, topology: Topology) -> tuple[Traffic, ...]:
-  """The collectives of a program, alike ones together, the longest first."""
+def _traffic(
+    found: Iterable[Collective], mesh: jax.sharding.Mesh, topology: Topology,
+) -> tuple[Traffic, ...]:
+  """The collectives of a program, those that are alike together, the longest first."""
   together: dict[tuple, Traffic] = {}
-  for one in found.collectives:
-    axes = chips.axes_of(one, mesh.shape_tuple)
+  for one in found:
+    axes = collectives.mesh_axes(one, mesh.shape_tuple)
     key = one.kind, axes, one.shape, one.loops, one.where
-    before = together.get(key, Traffic(*key[:4], 0.0, 0.0, 0.0, one.where))
+    before = together.get(key) or Traffic(
+        one.kind, axes, one.shape, one.loops, 0.0, 0.0, 0.0, one.where)
     together[key] = dataclasses.replace(
         before, times=before.times + one.times, moved=before.moved + one.moved * one.times,
-        seconds=before.seconds + one.times * chips.network_seconds(one, topology))
-  return tuple(sorted(together.values(), key=lambda one: (-one.seconds, -one.moved)))
+        seconds=before.seconds + one.times * collectives.network_seconds(one, topology))
+  return tuple(sorted(together.values(), key=_longest_first))
 
 
-def _spec(where) -> list:
-  """A NamedSharding's PartitionSpec as JSON has it."""
-  if not isinstance(where, NamedSharding):
+def _longest_first(traffic: Traffic) -> tuple[float, float]:
+  return -traffic.seconds, -traffic.moved
+
+
+def _spec_to_json(placed) -> list:
+  """A NamedSharding's PartitionSpec as JSON has it; of any other sharding, []."""
+  if not isinstance(placed, NamedSharding):
     return []
-  return [list(axis) if isinstance(axis, tuple) else axis for axis in where.spec]
+  return [list(axis) if isinstance(axis, tuple) else axis for axis in placed.spec]
 
 
-def _placed(lowered, specs: list | None, mesh):
+def _output_shapes(lowered, specs: _Specs, mesh: jax.sharding.Mesh):
+  """The shapes of a program's outputs with their shardings; None where these are unknown."""
   if specs is None:
     return None
   leaves, structure = jax.tree.flatten(lowered.out_info)
-  where = [NamedSharding(mesh, PartitionSpec(*(
+  placed = [NamedSharding(mesh, PartitionSpec(*(
       tuple(axis) if isinstance(axis, list) else axis for axis in spec))) for spec in specs]
   return jax.tree.unflatten(structure, [
       jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one)
-      for leaf, one in zip(leaves, where, strict=True)])
-
-
-def _compiler_version(topology: Topology) -> str:
-  if topology.local:
-    return ''
-  return importlib.metadata.version('libtpu')
+      for leaf, one in zip(leaves, placed, strict=True)])

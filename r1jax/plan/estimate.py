@@ -1,4 +1,4 @@
-"""What a stage takes on a topology: the memory, work and time of its programs together."""
+"""What a stage takes on a topology: the memory, operations and time of all its programs."""
 from collections.abc import Callable, Mapping
 import dataclasses
 import pathlib
@@ -6,22 +6,31 @@ from typing import Any
 
 from r1jax.models import PRESETS, ModelConfig
 from r1jax.pipeline import KINDS
-from r1jax.plan import chips
-from r1jax.plan.chips import Topology
 from r1jax.plan.compiler import Figures, compile_program
+from r1jax.plan.topology import Topology
 from r1jax.runtime import sharding
+from r1jax.runtime.hardware import Chip
 from r1jax.stages import loading, program_shapes
 from r1jax.stages.config import check_mesh
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """A program of a stage, its figures, and what an iteration of the stage makes of it."""
+  """A program of a stage: its figures, and its share of an iteration of the stage.
+
+  Attributes:
+    figures: of one run.
+    times: runs per iteration.
+    useful: the model's operations per iteration on all devices, by `models.compute`.
+    beside: bytes on a device of arrays that are in memory but not arguments.
+    chip: the data sheet of a device.
+    num_chips: how many devices there are.
+  """
   figures: Figures
-  times: float             # a run of the program, an iteration
-  useful: float            # operations on all devices, an iteration
-  beside: float            # bytes on a device of what lies in memory besides
-  chip: chips.Chip
+  times: float
+  useful: float
+  beside: float
+  chip: Chip
   num_chips: int
 
   @property
@@ -31,42 +40,55 @@ class Estimate:
 
   @property
   def fits(self) -> bool:
+    """Whether it fits into the memory of a chip."""
     return not self.figures.too_large and self.resident <= self.chip.memory
 
   @property
   def compute_seconds(self) -> float:
+    """Seconds of arithmetic per iteration, at the chip's peak."""
     return self.times * self.figures.flops / self.chip.flops
 
   @property
   def memory_seconds(self) -> float:
+    """Seconds per iteration that its bytes take at the memory's bandwidth."""
     return self.times * self.figures.bytes / self.chip.bandwidth
 
   @property
   def network_seconds(self) -> float:
+    """Seconds of collectives per iteration."""
     return self.times * sum(one.seconds for one in self.figures.traffic)
 
   @property
   def overlapped(self) -> float:
-    """Seconds an iteration, where arithmetic, memory and network all hide behind the longest."""
+    """Seconds per iteration if arithmetic, memory and network overlap: the longest of the three."""
     return max(self.compute_seconds, self.memory_seconds, self.network_seconds)
 
   @property
   def in_turn(self) -> float:
-    """Seconds an iteration, one instruction after the other, collectives never hidden."""
+    """Seconds per iteration if instructions, and then collectives, run one after the other."""
     return self.times * self.figures.core_seconds + self.network_seconds
 
   @property
   def serial(self) -> float:
-    """Seconds an iteration, where nothing overlaps, not even reading with multiplying."""
+    """Seconds per iteration if nothing overlaps, not even reading and multiplying."""
     return self.compute_seconds + self.memory_seconds + self.network_seconds
 
   def utilisation(self, seconds: float) -> float:
+    """Useful operations over what the chips could do in this time."""
     return self.useful / (seconds * self.num_chips * self.chip.flops) if seconds else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
-  """Of one stage; `work` is None where a program that others depend on does not fit."""
+  """The plan of one stage.
+
+  Attributes:
+    name: the stage's.
+    kind: the stage's.
+    mesh: its axes and their sizes.
+    estimates: of its programs.
+    work: of an iteration; None where a program that others depend on does not fit.
+  """
   name: str
   kind: str
   mesh: Mapping[str, int]
@@ -75,20 +97,29 @@ class StagePlan:
 
   @property
   def fits(self) -> bool:
+    """Whether all programs fit."""
     return self.work is not None and all(one.fits for one in self.estimates)
 
   def seconds(self, bound: str) -> float:
-    """Of an iteration, by 'overlapped', 'in_turn' or 'serial'."""
+    """Seconds per iteration; `bound` is 'overlapped', 'in_turn' or 'serial'."""
     return sum(getattr(one, bound) for one in self.estimates)
 
   def utilisation(self, bound: str) -> float:
+    """Useful operations over what the chips could do in the time of an iteration."""
     seconds, first = self.seconds(bound), self.estimates[0]
     useful = sum(one.useful for one in self.estimates)
     return useful / (seconds * first.num_chips * first.chip.flops) if seconds else 0.0
 
 
 def shape_finder(stages: Mapping[str, Mapping], where: str) -> Callable[[Mapping], ModelConfig]:
-  """shape_of(`model` part) -> ModelConfig, through stages that start from another one's model."""
+  """A function from the `model` part of a stage to its ModelConfig.
+
+  It follows `source` through stages that start from the model of another stage.
+
+  Args:
+    stages: the `stages` part of the config.
+    where: the path of the stage in the config, for error messages.
+  """
   def shape_of(model: Mapping[str, Any]) -> ModelConfig:
     stage = stages.get(model['source'])
     if stage is None:
@@ -104,19 +135,19 @@ def plan_stage(
     cache: str | pathlib.Path = '', progress: Callable[[str], None] = lambda name: None,
     until_too_large: bool = False,
 ) -> StagePlan:
-  """Compiles the programs of a stage; a dict `config` that `pipeline.check` has passed.
+  """Compiles the programs of a stage and adds up what they take.
 
   Args:
-    config: the whole config.
-    name: the stage's.
+    config: the whole config, a dict that `pipeline.check` has accepted.
+    name: the stage's name.
     topology: what to compile for.
-    mean_length: of completions; 0: all have the greatest length.
-    cache: a folder that keeps figures, '' for none.
-    progress: is told the name of each program before it is compiled.
-    until_too_large: leave out the programs behind the first that does not fit.
+    mean_length: mean tokens of a completion; 0: all have the greatest length.
+    cache: a folder that keeps figures; '' for none.
+    progress: is called with the name of each program before it is compiled.
+    until_too_large: stop at the first program that does not fit.
 
   Raises:
-    ValueError: the mesh does not fit the topology, or a model's shape is nowhere to be found.
+    ValueError: the mesh does not fit the topology, or a model's shape is unknown.
   """
   mesh = sharding.make_mesh(**config['mesh'], devices=topology.devices)
   stage = config['stages'][name]

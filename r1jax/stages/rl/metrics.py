@@ -12,7 +12,7 @@ from r1jax.runtime import sharding
 
 def iteration_record(
     measured: Sequence[Mapping[str, float]], seconds: Mapping[str, float], *, remat: bool,
-    peak_flops: float,
+    peak_flops: float | None,
 ) -> dict[str, float]:
   """What was measured of an iteration, with its seconds and its speed.
 
@@ -21,7 +21,8 @@ def iteration_record(
       updates, of names that end with '/max' the greatest, and the last count of refused updates.
     seconds: by 'timing_s/<name>'; 'timing_s/rollout' is absent after a resumed rollout.
     remat: whether training computes activations twice, which is no useful work.
-    peak_flops: floating-point operations that the devices can do in a second.
+    peak_flops: floating-point operations per second that the devices can do; where it is None
+      there is no 'model_flops_utilisation'.
   """
   rollout, *updates = measured
   record = dict(rollout)
@@ -30,9 +31,10 @@ def iteration_record(
     record[name] = max(values) if name.endswith('/max') else float(np.mean(values))
   record['skipped_updates'] = updates[-1]['skipped_updates']
   record |= seconds | {
-      'tokens_per_second': rollout['num_tokens'] / seconds['timing_s/step'],
-      'model_flops_utilisation':
-          _work(rollout, remat=remat) / seconds['timing_s/step'] / peak_flops}
+      'tokens_per_second': rollout['num_tokens'] / seconds['timing_s/step']}
+  if peak_flops is not None:
+    record['model_flops_utilisation'] = (
+        _work(rollout, remat=remat) / seconds['timing_s/step'] / peak_flops)
   if 'timing_s/rollout' in seconds:
     record['timing_s/rollout_per_token'] = seconds['timing_s/rollout'] / rollout['num_tokens']
   return record

@@ -149,7 +149,9 @@ class _Trainer:
     self.writer = metrics.MetricWriter(workdir, resume_step=self._steps_done() + 1)
     self.rollout_writer = metrics.RolloutWriter(
         workdir, resume_iteration=self.place.iteration + bool(self.place.update))
-    self.peak_flops = hardware.peak_flops()
+    self.peak_flops = hardware.peak_flops(config['model']['compute_dtype'])
+    if self.peak_flops is None and hosts.is_first():
+      print(hardware.no_peak_message(), flush=True)
 
   def _load_critic(self, settings):
     """The parameters of a reward model, head included, or a new head on those of another model."""

@@ -1,0 +1,79 @@
+"""Bytes that an instruction of a compiled program reads from main memory and writes to it."""
+from collections.abc import Iterable
+import math
+
+from r1jax.plan.hlo import Computation, Instruction, Module, Shape, parameters_of, root_of
+
+_SLICES = ('dynamic-slice', 'slice', 'gather')
+
+
+def bytes_accessed(one: Instruction, around: Computation, module: Module) -> float:
+  """Bytes that one run of an instruction moves between main memory and chip.
+
+  Where only a slice of an array is read, or only a slice is written in place, the slice counts.
+
+  Args:
+    one: the instruction.
+    around: the computation that it stands in.
+    module: the whole program.
+  """
+  operands = [_main_memory_bytes(around[name].shapes) for name in one.operands]
+  if one.opcode in _SLICES:
+    return 2 * _main_memory_bytes(one.shapes)
+  if one.opcode == 'dynamic-update-slice':
+    return 2 * operands[1]
+  if one.opcode == 'copy-start':
+    return _main_memory_bytes(one.shapes[:1]) + operands[0]
+  if one.opcode.endswith('-start'):    # its result is (operands, results, ...)
+    return 2 * sum(operands)
+  if one.opcode != 'fusion':
+    return _main_memory_bytes(one.shapes) + sum(operands)
+  fused, total = module.computations[one.called[0]], 0.0
+  for size, parameter in zip(operands, parameters_of(fused)):
+    total += min(size, _bytes_read(parameter, fused, module)) if size else 0.0
+  return total + _bytes_written(one, fused, module)
+
+
+def _main_memory_bytes(shapes: Iterable[Shape]) -> float:
+  return sum(shape.bytes for shape in shapes if shape.space == 0)
+
+
+def _bytes_read(name: str, fused: Computation, module: Module) -> float:
+  """Bytes of one of its values that the instructions of a fusion read; ∞: all of it."""
+  total = 0.0
+  for user in fused.values():
+    if name not in user.operands:
+      continue
+    if user.opcode in _SLICES and user.operands[0] == name:
+      total += sum(shape.bytes for shape in user.shapes)
+    elif user.opcode == 'dynamic-update-slice' and user.operands[0] == name:
+      continue    # written in place
+    elif user.opcode == 'bitcast':
+      total += _bytes_read(user.name, fused, module)
+    elif user.opcode == 'fusion':
+      inner = module.computations[user.called[0]]
+      total += sum(_bytes_read(parameter, inner, module)
+                   for parameter, operand in zip(parameters_of(inner), user.operands)
+                   if operand == name)
+    else:
+      return math.inf
+  return total
+
+
+def _bytes_written(fusion: Instruction, fused: Computation, module: Module) -> float:
+  """Bytes that a fusion writes; of what it updates in place, the update."""
+  root = root_of(fused)
+  results = [fused[name] for name in root.operands] if root.opcode == 'tuple' else [root]
+  total = 0.0
+  for result, shape in zip(results, fusion.shapes):
+    while result.opcode == 'bitcast':
+      result = fused[result.operands[0]]
+    if shape.space != 0:
+      continue
+    if result.opcode == 'fusion' and len(fusion.shapes) == 1:
+      total += _bytes_written(fusion, module.computations[result.called[0]], module)
+    elif result.opcode == 'dynamic-update-slice':
+      total += fused[result.operands[1]].shapes[0].bytes
+    else:
+      total += shape.bytes
+  return total
