@@ -75,7 +75,7 @@ def compiled_gradient(model, mesh, shape):
   placed = sharding.shardings(mesh, model.logical_axes, shapes)
   params = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=where), shapes, placed)
-  tokens = sharding.abstract(jax.ShapeDtypeStruct(shape, jnp.int32), mesh, batch=True)
+  tokens = sharding.shapes_on(jax.ShapeDtypeStruct(shape, jnp.int32), mesh, batch=True)
 
   def loss(params, tokens):
     hidden, _, _ = model.apply(params, tokens, segment_ids=jnp.ones_like(tokens),
@@ -152,10 +152,10 @@ def test_an_axis_of_the_mesh_is_used_once_and_only_as_far_as_it_divides():
 
 
 def test_parts_of_a_size_are_those_of_the_axes_that_divide_it():
-  assert sharding.parts('batch') == 1
+  assert sharding.num_shards('batch') == 1
   with sharding.use(mesh_of(fsdp=2, expert=2, tensor=2)):
-    assert [sharding.parts('batch', size) for size in (None, 4, 6, 3)] == [4, 4, 2, 1]
-    assert sharding.parts('sequence') == 1 and sharding.parts('vocab', 7) == 1
+    assert [sharding.num_shards('batch', size) for size in (None, 4, 6, 3)] == [4, 4, 2, 1]
+    assert sharding.num_shards('sequence') == 1 and sharding.num_shards('vocab', 7) == 1
 
 
 @pytest.mark.parametrize('config, words', [
@@ -188,9 +188,9 @@ def test_reference_and_optimizer_wait_in_host_memory(base, tmp_path):   # noqa: 
   rewards = {'bytes': (runs.by_bytes, 1.0)}
   rl.run(config, {}, tmp_path / 'device', reward_functions=rewards)
   config['in_host_memory'] = ('reference', 'optimizer')
-  seen, score = [], rl.sharding.in_device_memory
+  seen, score = [], sharding.in_device_memory
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(rl.sharding, 'in_device_memory', lambda tree: (seen.extend(
+    patch.setattr(sharding, 'in_device_memory', lambda tree: (seen.extend(
         x.sharding.memory_kind for x in jax.tree.leaves(tree)), score(tree))[1])
     begun = tmp_path / 'host' / 'checkpoints' / '1'
     with pytest.raises(StopRequested):
@@ -209,6 +209,6 @@ def test_host_memory_is_refused_where_there_is_none():
   mesh = types.SimpleNamespace(devices=np.array([device]))
   with pytest.raises(ValueError, match="x: tpu devices have no memory 'pinned_host' .*device"):
     sharding.check_host_memory(mesh, 'x')
-  with pytest.raises(ValueError, match="in_host_memory has 'critic'"):
-    rl.check(rl.DEFAULT | dict(rewards={'exact_match': 1.0}, data=runs.DATA,
+  with pytest.raises(ValueError, match="in_host_memory must hold .*, got 'critic'"):
+    rl.SETTINGS.check(rl.DEFAULT | dict(rewards={'exact_match': 1.0}, data=runs.DATA,
                                in_host_memory=('critic',)), 'x')

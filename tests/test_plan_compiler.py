@@ -56,12 +56,12 @@ def test_figures_are_kept(tmp_path, monkeypatch):
   mesh = sharding.make_mesh(4, 1, topology.devices)
   double = jax.jit(lambda x: x @ x.T)
   program = program_shapes.ProgramShapes(
-      'double', double, (sharding.abstract(like(8, 4), mesh, batch=True),))
+      'double', double, (sharding.shapes_on(like(8, 4), mesh, batch=True),))
   first = compiler.compile_program(program, mesh, topology, tmp_path)
   monkeypatch.setattr(compiler, '_compile', None)
   assert compiler.compile_program(program, mesh, topology, tmp_path) == first
   other = dataclasses.replace(program, arguments=(
-      sharding.abstract(like(16, 4), mesh, batch=True),))
+      sharding.shapes_on(like(16, 4), mesh, batch=True),))
   with pytest.raises(TypeError):
     compiler.compile_program(other, mesh, topology, tmp_path)
 

@@ -10,8 +10,9 @@ from r1jax import models
 from r1jax.pipeline import KINDS
 from r1jax.plan import compiler, estimate
 from r1jax.runtime import sharding
-from r1jax.stages import loading, program_shapes
+from r1jax.stages import program_shapes
 from r1jax.stages.config import plain
+from r1jax.stages.fields import MODEL
 
 
 def test_a_plan_counts_what_lies_besides():
@@ -72,14 +73,14 @@ def test_every_kind_of_stage_has_its_programs():
 
 
 def test_a_shape_comes_from_the_source_or_the_chain_or_the_preset():
-  stages = {'zero': dict(kind='rl', model=loading.MODEL | dict(
+  stages = {'zero': dict(kind='rl', model=MODEL.default | dict(
                 source='Nowhere', preset='qwen3_8b')),
-            'next': dict(kind='sft', model=loading.MODEL | dict(source='zero')),
+            'next': dict(kind='sft', model=MODEL.default | dict(source='zero')),
             'base': dict(kind='pretrain', preset='miniature_small')}
   shape_of = estimate.shape_finder(stages, 'config.stages.x')
 
   def of(**model):
-    return shape_of(loading.MODEL | model)
+    return shape_of(MODEL.default | model)
   assert of(source='next') == models.PRESETS['qwen3_8b']
   assert of(source='base') == models.PRESETS['miniature_small']
   assert of(source='miniature', preset='qwen3_8b') == models.PRESETS['miniature']

@@ -14,6 +14,7 @@ from r1jax.plan.topology import Topology
 from r1jax.runtime import sharding
 from r1jax.stages import loading
 from r1jax.stages.config import plain
+from r1jax.stages.fields import MODEL
 
 
 @pytest.mark.slow
@@ -37,7 +38,7 @@ def test_a_search_finds_settings_that_fit():
 def test_a_search_goes_over_all_meshes_that_all_stages_bear():
   """Without compiling: 8 chips for a mixture with 4 experts and one key/value head."""
   moe = dict(source=loading.RANDOM, preset='tiny_qwen3_moe')
-  config = zero(prompts_per_batch=6, micro_batches=1, model=loading.MODEL | moe)
+  config = zero(prompts_per_batch=6, micro_batches=1, model=MODEL.default | moe)
   config['stages']['more'] = config['stages']['zero'] | dict(prompts_per_batch=2)
   topology = Topology('test:8', CHIP, tuple(jax.devices()))
   found = [{axis: size for axis, size in mesh.items() if size > 1}

@@ -213,7 +213,7 @@ def _merge_long(queries, parts, *, window):
 
 def _on_mesh(run, queries, parts):
   """run(queries, parts) with each device's rows, heads and queries: XLA cannot split a kernel."""
-  if not sharding.spread():
+  if not sharding.is_multi_device():
     return run(queries, parts)
   mesh = jax.sharding.get_abstract_mesh()
   shape = min(keys.shape[0] for keys, *_ in parts), *queries.shape[1:3]

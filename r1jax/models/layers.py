@@ -49,7 +49,7 @@ def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
   With more axes XLA transposes activations in the backward pass: nearly twice the time on a CPU.
   Rows and places that a mesh splits apart cannot be joined.
   """
-  if sharding.parts('sequence') > 1:
+  if sharding.num_shards('sequence') > 1:
     return x @ matrix.astype(x.dtype)
   rows = x.reshape(-1, x.shape[-1]) @ matrix.astype(x.dtype)
   return rows.reshape(*x.shape[:-1], -1)
@@ -99,7 +99,7 @@ class Mlp(nnx.Module):
     self.activation = config.activation
 
   def __call__(self, x):
-    if sharding.parts('mlp') > 1:   # a split last axis cannot be joined with the one before it
+    if sharding.num_shards('mlp') > 1:   # a split last axis cannot be joined with the one before it
       both = jnp.einsum('ntd,dgf->ntgf', x, self.gate_up[...].astype(x.dtype))
       gate, up = both[..., 0, :], both[..., 1, :]
     else:

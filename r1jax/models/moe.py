@@ -187,7 +187,7 @@ def _apply_experts(x, chosen, weights, gate_up, down, activation):
   `joined`.
   """
   run = functools.partial(_run_experts, activation=activation)
-  if not sharding.spread():
+  if not sharding.is_multi_device():
     return run(x, chosen, weights, gate_up, down)
   mesh = jax.sharding.get_abstract_mesh()
   tokens = sharding.spec_that_divides(mesh, x.shape[:2], ('batch', 'sequence'))
@@ -218,7 +218,7 @@ def joined(gate_up: jax.Array) -> jax.Array:
   split over devices, each has its gates and then its ups, so that no weight moves between them.
   """
   *leading, width, _, wide = gate_up.shape
-  parts = sharding.parts('mlp', wide)
+  parts = sharding.num_shards('mlp', wide)
   columns = gate_up.reshape(*leading, width, 2, parts, wide // parts)
   return sharding.constrain(
       jnp.swapaxes(columns, -3, -2).reshape(*leading, width, 2 * wide),

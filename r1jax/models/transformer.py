@@ -195,7 +195,7 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
         return x
       x = x if path[-1].key in FLOAT32_PARAMETERS else x.astype(dtype)
       return x if 'expert' in axes else sharding.gathered(x, *axes)
-    if not sharding.spread():
+    if not sharding.is_multi_device():
       return params
     return jax.tree_util.tree_map_with_path(one, params, axes)
 

@@ -76,14 +76,17 @@ def _plan(config, name: str, only: list[str], mean_length: int, steps: int, sear
 
   import rich.console
 
-  from r1jax import pipeline
+  from r1jax import checks, pipeline
   from r1jax.plan import estimate, table
   from r1jax.plan.topology import open_topology
-  from r1jax.stages.config import check_choice, plain
+  from r1jax.stages.config import plain
   config = plain(config)
   pipeline.check(config)
+  config['mesh'] = pipeline.MESH.default | config.get('mesh', {})
   for stage in only:
-    check_choice(stage, config['stages'], 'stage')
+    if stage not in config['stages']:
+      raise ValueError(
+          f'stage={stage!r} is not a stage: {checks.did_you_mean(stage, config["stages"])}')
   topology = open_topology(name)
   console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
   print(table.describe(topology), flush=True)

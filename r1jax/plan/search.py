@@ -12,7 +12,7 @@ import operator
 import pathlib
 from typing import Any
 
-from r1jax.pipeline import KINDS
+from r1jax.pipeline import settings_of
 from r1jax.plan import estimate, rough_memory
 from r1jax.plan.topology import Topology
 from r1jax.runtime import sharding
@@ -169,7 +169,7 @@ def _settings(config: Config, name: str, topology: Topology,
   for micro, remat, rollout_sharding in itertools.product(micros, (False, True), rollout_shardings):
     candidate = _with_settings(config, name, micro, remat, rollout_sharding)
     try:
-      KINDS[stage['kind']].check(candidate['stages'][name], name)
+      settings_of(stage).check(candidate['stages'][name], name)
       check_mesh(candidate['stages'][name], mesh, name)
     except ValueError:      # a batch or a length that this mesh does not divide
       continue

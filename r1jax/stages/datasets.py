@@ -99,4 +99,4 @@ def prompts_at_a_time(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> int
   So many that the mesh splits them evenly, as it does no others, where there are enough for that.
   """
   prompts = min(config['prompts_per_batch'], config['problems'])
-  return prompts - prompts % sharding.batch_parts(mesh) or prompts
+  return prompts - prompts % sharding.num_batch_shards(mesh) or prompts

@@ -91,7 +91,7 @@ def state_of(params, optimizer, logical_axes, mesh: jax.sharding.Mesh):
 
 def table(mesh: jax.sharding.Mesh, *shape: int, dtype: str = 'float32'):
   """The placed shape of an array of a batch."""
-  return sharding.abstract(jax.ShapeDtypeStruct(shape, dtype), mesh, batch=True)
+  return sharding.shapes_on(jax.ShapeDtypeStruct(shape, dtype), mesh, batch=True)
 
 
 def model_of(settings: Mapping[str, Any], shape: ModelConfig) -> Model:

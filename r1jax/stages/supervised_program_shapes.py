@@ -48,7 +48,7 @@ def reward_update(
 def _update(config, mesh, params, logical_axes, loss, after, batch, useful) -> ProgramShapes:
   optimizer = train_step.make_optimizer(**config['optimizer'])
   state = program_shapes.state_of(params, optimizer, logical_axes, mesh)
-  normalizer = sharding.abstract(program_shapes.scalar(), mesh)
+  normalizer = sharding.shapes_on(program_shapes.scalar(), mesh)
   return ProgramShapes('update', supervised.make_update(config, loss, optimizer, after),
                  (state, batch, normalizer), useful=useful)
 

@@ -56,7 +56,7 @@ def token_logprobs(
   hidden, targets = _by_device(hidden), _by_device(targets)     # [b, s, N / b, T / s, ..]
   *lead, n, t, _ = hidden.shape
   vocab = unembedding.shape[0]
-  at_once = max(1, max_logits * sharding.parts('vocab', vocab) // (n * vocab))
+  at_once = max(1, max_logits * sharding.num_shards('vocab', vocab) // (n * vocab))
   whole = 8 if at_once >= 8 else 1     # rows of a tile of memory
   at_once -= at_once % whole
   chunks = -(-t // at_once)
@@ -79,10 +79,10 @@ def token_logprobs(
 
 def _by_device(x):
   """[N, T, ..] as [b, s, N / b, T / s, ..], rows over b devices of the mesh and places over s."""
-  if not sharding.spread():
+  if not sharding.is_multi_device():
     return x
   n, t = x.shape[:2]
-  b, s = sharding.parts('batch', n), sharding.parts('sequence')
+  b, s = sharding.num_shards('batch', n), sharding.num_shards('sequence')
   x = jnp.pad(x, ((0, 0), (0, -t % s), *((0, 0),) * (x.ndim - 2)))
   x = jnp.swapaxes(x.reshape(b, n // b, s, -1, *x.shape[2:]), 1, 2)
   return sharding.constrain(x, 'batch', 'sequence')
@@ -191,7 +191,7 @@ def completion_hidden(
   # is run all the same where a mesh splits places, so that they divide, and in long rows, whose
   # lengths tiles of memory then divide.
   length = completion_tokens.shape[1]
-  count = length - (sharding.parts('sequence') == 1 and length < attention.LONG)
+  count = length - (sharding.num_shards('sequence') == 1 and length < attention.LONG)
   inputs, needed = completion_tokens[:, :count], jnp.arange(count) < length - 1
   if count:
     starts = jnp.repeat(prompt_lengths, group_size)[:, None]

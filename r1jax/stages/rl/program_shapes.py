@@ -78,7 +78,7 @@ def shapes(
       config, mesh, config['prompts_per_batch'] // config['mini_batches'], updates > 1, reference, critic),
       mean_length)
   normalizers = rl_programs.Normalizers(
-      *sharding.abstract([program_shapes.scalar()] * len(rl_programs.Normalizers._fields), mesh))
+      *sharding.shapes_on([program_shapes.scalar()] * len(rl_programs.Normalizers._fields), mesh))
   trained = compute.training(model.config, *lengths, remat=False, times=config['epochs']).trained
   others = () if config['mini_batches'] == 1 else whole
   yield ProgramShapes('update', run.update, (state, batch, normalizers), times=updates, useful=trained,
@@ -99,7 +99,7 @@ def _packed(config, mesh, batch: Batch, mean_length: float) -> tuple[Batch | Pac
   rows, length = batch.completion_tokens.shape
   packing = rl_programs.pack_lengths(
       np.full(prompts, longest), np.full(rows, int(mean_length)), longest + length, config, mesh)
-  return PackedBatch(batch, sharding.abstract(packing, mesh)), int(packing.num_micro_batches)
+  return PackedBatch(batch, sharding.shapes_on(packing, mesh)), int(packing.num_micro_batches)
 
 
 def _batch(config, mesh, prompts: int, old: bool, reference, critic) -> Batch:

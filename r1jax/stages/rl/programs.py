@@ -78,7 +78,7 @@ def pack_lengths(
     settings: Mapping[str, Any], mesh: jax.sharding.Mesh,
 ) -> Packing:
   """The packing of prompts [B] and completions [N] of these lengths; `longest` of `pack_groups`."""
-  parts = sharding.batch_parts(mesh)
+  parts = sharding.num_batch_shards(mesh)
   return pack_groups(
       prompt_lengths, completion_lengths, row_length=settings['packing']['row_length'],
       num_rows=-(-settings['packing']['rows'] // parts) * parts, longest=longest)
