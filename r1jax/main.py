@@ -75,11 +75,11 @@ def main() -> None:
       if dry_run.value:
         print(pipeline.dry_run(flag.value, workdir.value, **stages))
         return
-      witness = joining.join(joining.Joining(
+      reporter = joining.join(joining.Joining(
           coordinator.value, num_hosts.value, host.value, wait.value, lost.value))
-      asked = _listen(several=witness is not None)
-      should_stop = hosts.StopNotice() if witness else lambda: bool(asked)
-      with ending(witness), jax.transfer_guard_device_to_host('disallow'):
+      asked = _listen(several=reporter is not None)
+      should_stop = hosts.StopNotice() if reporter else lambda: bool(asked)
+      with ending(reporter), jax.transfer_guard_device_to_host('disallow'):
         pipeline.run(flag.value, workdir.value, **stages, should_stop=should_stop)
     except StopRequested as stop:
       if hosts.is_first():
@@ -122,10 +122,11 @@ def _listen(*, several: bool) -> list[int]:
 
 
 @contextlib.contextmanager
-def ending(witness):
-  """Dismisses the witness when all hosts end alike, well or with the same error.
+def ending(reporter):
+  """Closes the crash reporter when all hosts end alike, normally or with the same error.
 
-  Where another died, or this one alone failed, jax takes no leave: the witness speaks.
+  When another host died, or only this one failed, jax cannot shut down: the reporter then prints
+  its message.
   """
   import jax
 
@@ -133,7 +134,7 @@ def ending(witness):
   try:
     yield
   except Exception as error:
-    if witness is None or isinstance(error, StopRequested):
+    if reporter is None or isinstance(error, StopRequested):
       raise
     if os.environ.get('R1JAX_TRACEBACK') or not isinstance(
         error, (*FORESEEN, jax.errors.JaxRuntimeError)):
@@ -144,11 +145,11 @@ def ending(witness):
     _silence()
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       jax.distributed.shutdown()
-      witness.dismiss()
+      reporter.close()
     os._exit(1)    # other threads may still wait for the dead
   finally:
-    if witness is not None:
-      witness.dismiss()
+    if reporter is not None:
+      reporter.close()
 
 
 def end(error: Exception, sentence: str) -> None:

@@ -141,7 +141,9 @@ def test_decoding_gathers_no_weights_that_lie_whole(rollout_sharding, tiny):
 
 def test_an_axis_of_the_mesh_is_used_once_and_only_as_far_as_it_divides():
   mesh = sharding.make_mesh(2, 2, np.arange(16), expert=2, context=2)
-  spec = lambda shape, *axes: sharding.spec_that_divides(mesh, shape, axes)
+
+  def spec(shape, *axes):
+    return sharding.spec_that_divides(mesh, shape, axes)
   assert spec((8, 16), 'expert', 'embed') == P('expert', ('fsdp', 'context'))
   assert spec((16, 8), 'embed', 'mlp') == P(('fsdp', 'expert', 'context'), 'tensor')
   assert spec((12, 7), 'embed', 'mlp') == P(('fsdp', 'expert'), None)
@@ -160,7 +162,8 @@ def test_parts_of_a_size_are_those_of_the_axes_that_divide_it():
 
 @pytest.mark.parametrize('config, words', [
     (rl.DEFAULT | dict(prompts_per_batch=12, mini_batches=2, micro_batches=3),
-     r'x.prompts_per_batch / mini_batches / micro_batches=2 cannot .* fsdp=2 × expert=2: .* multiple of 4'),
+     'x.prompts_per_batch / mini_batches / micro_batches=2 cannot .* fsdp=2 × expert=2: .* '
+     'multiple of 4'),
     (rl.DEFAULT | dict(max_prompt_length=63), 'x.max_prompt_length=63 .* context=2: .* of 2'),
     (rl.DEFAULT | dict(sampling=rl.DEFAULT['sampling'] | dict(max_new_tokens=7)),
      'x.sampling.max_new_tokens=7 .* multiple of 2'),

@@ -80,9 +80,9 @@ def test_hosts_of_other_configs_or_with_a_disk_of_their_own_are_refused(monkeypa
 
 
 @pytest.mark.parametrize('fields, said', [
-    (dict(coordinator='10.0.0.2', num_hosts=2, host=0), "coordinator='10.0.0.2' is no address"),
+    (dict(coordinator='10.0.0.2', num_hosts=2, host=0), "coordinator='10.0.0.2' is not an address"),
     (dict(coordinator='a:70000', num_hosts=2, host=0), 'HOST:PORT'),
-    (dict(coordinator='a:1', host=0), 'num_hosts=0'),
+    (dict(coordinator='a:1', host=0), 'num_hosts must be at least 1, got 0'),
     (dict(coordinator='a:1', num_hosts=2, host=2), 'from 0 to 1'),
     (dict(num_hosts=2, host=0), '--coordinator=HOST:PORT'),
     (dict(coordinator='a:1', num_hosts=2, host=0, lost_s=0), 'lost_s=0')])
@@ -122,14 +122,14 @@ def free_port():
     return found.getsockname()[1]
 
 
-def call_roll(*told, num_hosts=2, wait_s=1):
+def wait_for_hosts(*told, num_hosts=2, wait_s=1):
   """What each process says that is told (its number, how many there are), in their order."""
   said, address = [None] * len(told), f'127.0.0.1:{free_port()}'
 
   def tell(place, host, count):
     how = joining.Joining(address, count, host, wait_s)
     try:
-      (joining._call_roll if host == 0 else joining._report)(how)
+      (joining._wait_for_hosts if host == 0 else joining._report_to_coordinator)(how)
     except joining.JoinError as error:
       said[place] = str(error)
   threads = [threading.Thread(target=tell, args=(place, *one)) for place, one in enumerate(told)]
@@ -140,23 +140,24 @@ def call_roll(*told, num_hosts=2, wait_s=1):
   return said
 
 
-def test_all_answer_the_roll():
-  assert call_roll((1, 3), (0, 3), (2, 3), wait_s=10) == [None] * 3
+def test_hosts_that_all_report_find_each_other():
+  assert wait_for_hosts((1, 3), (0, 3), (2, 3), wait_s=10) == [None] * 3
 
 
 def test_those_who_are_missing_are_named_to_all():
-  said = call_roll((0, 4), (2, 4))
+  said = wait_for_hosts((0, 4), (2, 4))
   assert said[0] == said[1] and 'num_hosts=4 hosts 1, 3 did not answer' in said[0]
 
 
 def test_two_hosts_of_one_number_and_other_counts_are_refused():
-  assert all('two hosts say host=1' in one
-             for one in call_roll((0, 3), (1, 3), (1, 3), wait_s=10))
-  assert all('says num_hosts=3 and host 0 says 2' in one for one in call_roll((0, 2), (1, 3)))
+  assert all('two hosts have host=1' in one
+             for one in wait_for_hosts((0, 3), (1, 3), (1, 3), wait_s=10))
+  assert all('has num_hosts=3 and host 0 has num_hosts=2' in one
+             for one in wait_for_hosts((0, 2), (1, 3)))
 
 
 def test_a_coordinator_that_nobody_reaches_is_named():
-  (said,) = call_roll((1, 2))
+  (said,) = wait_for_hosts((1, 2))
   assert re.search(r'host 1 cannot reach the coordinator 127.0.0.1:\d+ within join_wait_s=1', said)
 
 
@@ -173,7 +174,7 @@ def kill(processes):
     process.wait()
 
 
-LAST_WORDS = 'r1jax: host 0 of 2 ended, since another host died'
+LAST_WORDS = 'r1jax: host 0 of 2 ended because another host died'
 
 
 @pytest.fixture
@@ -218,8 +219,10 @@ def test_an_error_of_all_hosts_is_said_without_a_death(two_hosts):
 
 def start_run(base, workdir, compiled, num_hosts=1, devices=4, **mesh):
   port = free_port()
-  join = lambda host: (f'--coordinator=127.0.0.1:{port}', f'--num_hosts={num_hosts}',
-                       f'--host={host}', '--lost_s=30') if num_hosts > 1 else ()
+
+  def join(host):
+    return (f'--coordinator=127.0.0.1:{port}', f'--num_hosts={num_hosts}', f'--host={host}',
+            '--lost_s=30') if num_hosts > 1 else ()
   return [runs.start(
       '-m', 'r1jax.main', f'--config=tests/hosts_config.py:{base}', f'--workdir={workdir}',
       f'--compilation_cache={compiled}', *join(host),

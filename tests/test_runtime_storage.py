@@ -32,7 +32,7 @@ def test_files_and_folders_behave_alike_everywhere(folder):
 
 
 def test_a_file_is_read_by_ranges(folder, monkeypatch):
-  monkeypatch.setattr(storage, '_AT_ONCE', 100)
+  monkeypatch.setattr(storage, '_REQUEST_BYTES', 100)
   content = np.random.default_rng(0).integers(0, 256, 1_050).astype(np.uint8)
   (folder / 'a').write_bytes(content.tobytes())
   ranges = Ranges(folder / 'a')

@@ -1,10 +1,10 @@
-"""Several processes as one program: who is first, what all know, and when all stop.
+"""Several processes as one program: which host is first, exchanging values, stopping together.
 
-`jax.distributed` joins the processes (`r1jax.joining`); here is what the host side of a run needs
-besides. Every function that says "on all hosts" must be called by all of them, in the same order.
-With one process each does nothing more than it says.
+`jax.distributed` joins the processes (`r1jax.runtime.joining`); here is what else the host side of
+a run needs. Every function that says "on all hosts" must be called by all of them, in the same
+order. With one process none of them communicates.
 
-The first host alone writes metrics, rollouts, tables and manifests, and prints.
+Only the first host writes metrics, rollouts, tables and manifests, and prints.
 """
 from collections.abc import Callable
 import itertools
@@ -15,15 +15,18 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-_WAIT_S = 7 * 24 * 3600    # a host that works is waited for; one that dies ends the run itself
-_numbers = itertools.count()
+# Seconds at a barrier: a host that is working is waited for, and one that dies ends the run anyway.
+_BARRIER_S = 7 * 24 * 3600
+_barrier_numbers = itertools.count()
 
 
 def count() -> int:
+  """How many hosts there are."""
   return jax.process_count()
 
 
 def index() -> int:
+  """The number of this host, from 0."""
   return jax.process_index()
 
 
@@ -33,23 +36,23 @@ def is_first() -> bool:
 
 
 def barrier() -> None:
-  """Returns on all hosts once all have called it, without a device: a wait may be long."""
+  """Returns on all hosts once all have called it. It needs no device: a wait may be long."""
   if count() > 1:
-    from jax._src import distributed  # jax has no public barrier that needs no device
-    distributed.global_state.client.wait_at_barrier(
-        f'r1jax {next(_numbers)}', timeout_in_ms=1000 * _WAIT_S)
+    from jax._src import distributed  # jax has no public barrier without a device
+    client: Any = distributed.global_state.client
+    client.wait_at_barrier(f'r1jax {next(_barrier_numbers)}', timeout_in_ms=1000 * _BARRIER_S)
 
 
 def gather(value: Any) -> list:
-  """[each host's value, by host] on all hosts; a value is anything that pickle takes."""
+  """The value of each host, in the order of hosts, on all hosts. Values must be picklable."""
   if count() == 1:
     return [value]
   content = np.frombuffer(pickle.dumps(value), np.uint8)
   barrier()
   with jax.transfer_guard_device_to_host('allow'):
     sizes = multihost_utils.process_allgather(np.int32(content.size))
-    room = 1 << int(sizes.max() - 1).bit_length()    # few sizes, so that few are ever compiled
-    contents = multihost_utils.process_allgather(np.pad(content, (0, room - content.size)))
+    padded = 1 << int(sizes.max() - 1).bit_length()    # powers of two, so that few are compiled
+    contents = multihost_utils.process_allgather(np.pad(content, (0, padded - content.size)))
   return [pickle.loads(row[:size].tobytes()) for row, size in zip(contents, sizes)]
 
 
@@ -59,10 +62,11 @@ class _Outcome(NamedTuple):
 
 
 def together(function: Callable[[], Any]) -> list:
-  """[what `function()` gives on each host] on all hosts.
+  """The results of `function()` on each host, in the order of hosts, on all hosts.
 
   Raises:
-    Exception: what the first of the hosts raised whose call failed, on all hosts.
+    Exception: where the call failed, its own error; on the other hosts, that of the first host
+      whose call failed.
   """
   if count() == 1:
     return [function()]
@@ -70,7 +74,7 @@ def together(function: Callable[[], Any]) -> list:
     own = _Outcome(function(), None)
   except Exception as error:
     own = _Outcome(None, error)
-  outcomes = gather(_Outcome(own.value, _travelling(own.error)))
+  outcomes = gather(_Outcome(own.value, _picklable(own.error)))
   if own.error is not None:
     raise own.error
   for outcome in outcomes:
@@ -80,16 +84,16 @@ def together(function: Callable[[], Any]) -> list:
 
 
 def from_first(function: Callable[[], Any]) -> Any:
-  """What `function()` gives on the first host, which alone calls it, on all hosts.
+  """The result of `function()`, which only the first host calls, on all hosts.
 
   Raises:
-    Exception: what it raises, on all hosts.
+    Exception: what the call raises, on all hosts.
   """
   return together(function if is_first() else lambda: None)[0]
 
 
-def _travelling(error: Exception | None) -> Exception | None:
-  """The error as another process can raise it."""
+def _picklable(error: Exception | None) -> Exception | None:
+  """The error, or one with its message if other processes could not raise it."""
   try:
     pickle.loads(pickle.dumps(error))
     return error
@@ -98,17 +102,21 @@ def _travelling(error: Exception | None) -> Exception | None:
 
 
 class StopNotice:
-  """`should_stop` of several hosts: a SIGTERM at one of them stops all at the same question.
+  """The `should_stop` of several hosts: a SIGTERM to one of them stops all at the same call.
 
-  All hosts ask equally often. A question costs no communication: jax passes the notice on in the
-  background, and names a question that no host has reached yet.
+  All hosts must call it equally often. A call does not communicate: jax passes the notice on in the
+  background, and chooses a call that no host has reached yet.
+
+  Attributes:
+    asked: whether the run was asked to stop.
   """
 
   def __init__(self):
-    self._questions = itertools.count()
+    self._calls = itertools.count()
     self.asked = False
 
   def __call__(self) -> bool:
-    reached = multihost_utils.reached_preemption_sync_point(next(self._questions))
+    """Whether all hosts are to stop now."""
+    reached = multihost_utils.reached_preemption_sync_point(next(self._calls))
     self.asked = self.asked or reached
     return self.asked

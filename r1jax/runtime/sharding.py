@@ -6,12 +6,13 @@ whose value lists mesh axes. Models annotate arrays with logical axes only. Only
 the logical axis of experts is split over the mesh axis of that name. The positions of a row are the
 logical axis `'sequence'`, which is split over the mesh axis `'context'`.
 """
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import contextvars
 import functools
 import itertools
 import math
+from typing import Any
 
 import jax
 from jax.experimental import mesh_utils, multihost_utils
@@ -342,7 +343,7 @@ def owners(mesh: jax.sharding.Mesh | None, num_groups: int) -> np.ndarray:
   """
   if mesh is None:
     return np.zeros(num_groups, int)
-  held = _by_rows(mesh, num_groups).devices_indices_map((num_groups,))
+  held: Mapping[Any, Any] = _by_rows(mesh, num_groups).devices_indices_map((num_groups,))
   holders: list[set[int]] = [set() for _ in range(num_groups)]
   for device, (rows,) in held.items():
     for group in range(*rows.indices(num_groups)):

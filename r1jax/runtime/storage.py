@@ -1,8 +1,8 @@
 """Paths that may be local or in a bucket: `Path('/tmp/run')`, `Path('gs://bucket/run')`.
 
-One class over fsspec, which speaks to local disks, `gs://` (with gcsfs installed), `memory://` and
-many more. Buckets cannot append and have no folders, so a file is written whole, all or nothing:
-who reads it, even after a kill, finds its old content or its new one.
+One class over fsspec, which supports local disks, `gs://` (with gcsfs installed), `memory://` and
+many more. Buckets cannot append and have no folders, so a file is always written as a whole and
+atomically: a reader finds its old content or its new one, even after a kill.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 import numpy as np
 
-_AT_ONCE = 1024 ** 2   # bytes that one request asks a bucket for; it answers many at a time
+_REQUEST_BYTES = 1024 ** 2   # of one request to a bucket, which answers many at a time
 
 
 class Path:
@@ -26,8 +26,9 @@ class Path:
   Args:
     location: a local path (made absolute, `~` expanded), a URL, or another `Path`.
 
-  Raises ValueError where a URL's scheme is unknown, ImportError where the package that speaks it
-  (gcsfs for `gs://`) is not installed.
+  Raises:
+    ValueError: the URL's scheme is unknown.
+    ImportError: the package for the scheme (gcsfs for `gs://`) is not installed.
   """
 
   def __init__(self, location: str | os.PathLike | Path):
@@ -51,39 +52,44 @@ class Path:
 
   @property
   def name(self) -> str:
+    """The last component of the path."""
     return posixpath.basename(self._location)
 
   def exists(self) -> bool:
+    """Whether there is such a file or folder."""
     return self.fs.exists(self._root)
 
   def iterdir(self) -> Iterator[Path]:
-    """The files and folders in this folder, sorted; none where there is no such folder."""
+    """The files and folders in this folder, sorted; none if it does not exist."""
     if self.exists():
       found = self.fs.ls(self._root, detail=False)
       yield from (self / posixpath.basename(name.rstrip('/')) for name in sorted(found))
 
   def file_sizes(self) -> dict[str, int]:
-    """Bytes of every file at any depth, by its path relative to this folder."""
+    """The size in bytes of every file at any depth, by its path relative to this folder."""
     found = self.fs.find(self._root, detail=True)
     return {posixpath.relpath(name, self._root): info['size'] for name, info in found.items()}
 
   def read_bytes(self) -> bytes:
+    """The content of this file."""
     return self.fs.cat_file(self._root)
 
   def read_text(self) -> str:
+    """The content of this file, decoded as UTF-8."""
     return self.read_bytes().decode()
 
   def write_bytes(self, content: bytes) -> None:
-    """Writes the whole file, all or nothing; folders on the way are created.
+    """Writes the whole file atomically, and creates its parent folders.
 
-    Raises OSError where it cannot be written (a full disk, say); an older file is then as it was.
+    Raises:
+      OSError: it cannot be written, for example because the disk is full; an older file is kept.
     """
     self.write_parts([content])
 
   def write_parts(self, parts: Iterable[bytes | memoryview]) -> None:
-    """As `write_bytes`, of content that comes in parts.
+    """Writes content that comes in parts; otherwise as `write_bytes`.
 
-    On a disk one part is in memory at a time; for a bucket they are gathered first.
+    On a disk only one part is in memory at a time; for a bucket all parts are gathered first.
     """
     if not self.is_local:
       content = io.BytesIO()
@@ -102,23 +108,23 @@ class Path:
       Path(partial).remove()
       if not isinstance(error, OSError):
         raise
-      raise OSError(error.errno, f'{error.strerror}; mend that or choose another workdir',
+      raise OSError(error.errno, f'{error.strerror}; fix that or choose another workdir',
                     self._root) from error
 
   def write_text(self, text: str) -> None:
-    """Writes the whole file in UTF-8; a lone surrogate becomes `\\udxxx`, as JSON escapes it."""
+    r"""Writes the whole file in UTF-8; a lone surrogate becomes `\udxxx`, as JSON escapes it."""
     self.write_bytes(text.encode('utf-8', 'backslashreplace'))
 
   def remove(self) -> None:
-    """Removes this file, or this folder and all that is in it, if there is one."""
+    """Removes this file, or this folder with all its content, if it exists."""
     if self.exists():
       self.fs.rm(self._root, recursive=True)
 
   def move_to(self, target: Path) -> None:
-    """Moves this folder to `target` of the same file system, where nothing is yet.
+    """Moves this folder to `target` on the same file system, which must not exist.
 
-    On a disk that is one step. A bucket's files are copied and then removed, those of the folder
-    itself last and by name: a kill on the way loses none.
+    On a disk this is one step. A bucket's files are copied and then removed, those directly in the
+    folder last and by name, so that a kill in between loses none.
     """
     if self.is_local:
       os.rename(self._root, target._root)
@@ -130,7 +136,7 @@ class Path:
     self.remove()
 
   def copy_to(self, target: Path) -> None:
-    """Copies this folder's files into the folder `target`; one of the two is local."""
+    """Copies this folder's files into the folder `target`; one of the two must be local."""
     for name in self.file_sizes():
       source, copy = self / name, target / name
       if target.is_local:
@@ -140,42 +146,48 @@ class Path:
 
 
 class Ranges:
-  """An open file that is read by ranges: `size` bytes, on a disk (`is_local`) or in a bucket.
+  """An open file, on a disk or in a bucket, that is read in ranges of bytes.
 
-  From a disk bytes come by `pread`: mapped pages would count as the process' memory, and a file
+  A disk is read with `pread`: memory-mapped pages would count as the process's memory, and a file
   that shrinks would kill it.
+
+  Attributes:
+    size: of the file in bytes.
+    is_local: whether it is on a disk.
   """
 
   def __init__(self, path: Path):
     self._path, self.is_local = path, path.is_local
     self._file = open(path, 'rb', buffering=0) if path.is_local else None
-    self.size = os.fstat(self._file.fileno()).st_size if path.is_local else path.fs.size(path._root)
+    self.size: int = path.fs.size(path._root) if self._file is None else os.fstat(
+        self._file.fileno()).st_size
 
   def close(self) -> None:
+    """Closes the file."""
     if self._file is not None:
       self._file.close()
 
   def fill(self, out: np.ndarray, offset: int) -> int:
-    """Reads bytes from `offset` on into `out` [uint8]; how many, fewer where the file ends."""
+    """Reads bytes from `offset` on into `out` [uint8]; returns how many, fewer at the end."""
     if self._file is None:
       return self._fetch(out, offset)
-    done = 0
+    done, buffer = 0, memoryview(out.data)
     while done < len(out) and (count := os.preadv(
-        self._file.fileno(), [memoryview(out)[done:]], offset + done)):
+        self._file.fileno(), [buffer[done:]], offset + done)):
       done += count
     return done
 
   def _fetch(self, out: np.ndarray, offset: int) -> int:
     end = max(offset, min(offset + len(out), self.size))
-    starts = range(offset, end, _AT_ONCE)
+    starts = range(offset, end, _REQUEST_BYTES)
     parts = self._path.fs.cat_ranges(
         [self._path._root] * len(starts), list(starts),
-        [min(start + _AT_ONCE, end) for start in starts], on_error='return')
+        [min(start + _REQUEST_BYTES, end) for start in starts], on_error='return')
     done = 0
     for start, part in zip(starts, parts):
-      if isinstance(part, Exception):    # not every file system would raise it
+      if isinstance(part, Exception):    # not every file system raises it itself
         raise part
-      if start != offset + done:    # the part before was cut short
+      if start != offset + done:    # the previous part was cut short
         break
       out[done:done + len(part)] = np.frombuffer(part, np.uint8)
       done += len(part)
@@ -185,8 +197,8 @@ class Ranges:
 def to_json(value: object) -> str:
   """`value` as one line of JSON.
 
-  Arrays become lists. JSON has no NaN and no infinity: they become the strings 'NaN', 'Infinity'
-  and '-Infinity', which `float` reads back.
+  Arrays become lists. JSON has no NaN or infinity: these become the strings 'NaN', 'Infinity' and
+  '-Infinity', which `float` reads back.
   """
   return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
 
