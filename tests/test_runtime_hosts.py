@@ -278,8 +278,8 @@ def test_two_hosts_do_what_one_does_stop_together_and_go_on_alone(
     want, got = (list(metrics.read_jsonl(run / part)) for run in (one, two))
     assert want == got, part
   assert len({record['completion'] for record in got}) > 20
-  for stage, steps in (('sft', 3), ('zero', 40)):
-    want, got = (metrics.read_metrics(run / stage) for run in (one, two))
+  for name, steps in (('sft', 3), ('zero', 40)):
+    want, got = (metrics.read_metrics(run / name) for run in (one, two))
     assert got[-1]['step'] == steps
     for ours, theirs in zip(want, got, strict=True):
       assert untimed(theirs) == pytest.approx(untimed(ours), rel=1e-5, abs=1e-5)

@@ -86,7 +86,7 @@ def _plan(config, name: str, only: list[str], mean_length: int, steps: int, sear
   for stage in only:
     if stage not in config['stages']:
       raise ValueError(
-          f'stage={stage!r} is not a stage: {checks.did_you_mean(stage, config["stages"])}')
+          f'stage={stage!r} is not in the config: {checks.did_you_mean(stage, config["stages"])}')
   topology = open_topology(name)
   console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
   print(table.describe(topology), flush=True)
