@@ -121,14 +121,14 @@ _READABLE = {'format': {}, 'language': {'min_share': 0.95}, 'repetition': {}, 'c
 
 
 def readable(
-    completions: Sequence[Completion], examples: Sequence[Mapping], *, opened: bool = False,
+    completions: Sequence[Completion], examples: Sequence[Mapping], *, prompt_opens_think: bool = False,
 ) -> list[bool]:
   """Whether each completion is well formed, in one language, and neither repeats itself nor has
   code or long paragraphs in its reasoning; `examples` has one for each completion."""
   filters = curation.make_filters(_READABLE).values()
   samples = (curation.Sample(
       question=str(example['question']), completion=completion.text,
-      truncated=completion.truncated, opened=opened, language=example.get('language') or '')
+      truncated=completion.truncated, prompt_opens_think=prompt_opens_think, language=example.get('language') or '')
       for completion, example in zip(completions, examples, strict=True))
   return [all(check(sample) is None for check in filters) for sample in samples]
 
@@ -153,7 +153,7 @@ def task_scores(
 
 def scores(
     completions: Sequence[Completion], correct: np.ndarray, examples: Sequence[Mapping], *,
-    num_samples: int, ks: Sequence[int] = (1, 8), opened: bool = False,
+    num_samples: int, ks: Sequence[int] = (1, 8), prompt_opens_think: bool = False,
 ) -> dict[str, tuple[float, float, float]]:
   """Scores of a set of problems with `num_samples` completions each, those of a problem together.
 
@@ -162,7 +162,7 @@ def scores(
     correct: [M·n] bool, the accuracy reward's verdicts.
     examples: M, one a problem; `question`, `language` and `task` are read.
     ks: the k of pass@k; those above n are left out.
-    opened: the prompts ended in `<think>`.
+    prompt_opens_think: the prompts ended in `<think>`.
 
   Returns:
     Each (mean, low, high), with 95 % intervals over problems: pass@k; majority@k for the powers of
@@ -185,11 +185,11 @@ def scores(
       for k in votes}
   repeated = rollouts.repeat_examples(examples, n)
   texts = {
-      'format': [format_reward(c, {}, opened=opened) for c in completions],
+      'format': [format_reward(c, {}, prompt_opens_think=prompt_opens_think) for c in completions],
       'mean_length': [c.num_tokens for c in completions],
       'reflective_words': [reflective_words(c.text) for c in completions],
       'language_mixing': [is_mixed(c.text) for c in completions],
-      'readable': readable(completions, repeated, opened=opened)}
+      'readable': readable(completions, repeated, prompt_opens_think=prompt_opens_think)}
   result |= {name: mean_interval(by_problem(values)) for name, values in texts.items()}
   judged = [language_reward(c, example) for c, example in zip(completions, repeated, strict=True)]
   consistent = [[value for value in judged[i:i + n] if value is not None]
@@ -202,7 +202,7 @@ def scores(
 def evaluate(
     sample: Callable, params, stream: PromptStream, rewards: RewardSuite, tokenizer: Tokenizer, *,
     num_problems: int, num_samples: int, stop_ids: Sequence[int],
-    opened: bool = False, ks: Sequence[int] = (1, 8), iteration: int = 0,
+    prompt_opens_think: bool = False, ks: Sequence[int] = (1, 8), iteration: int = 0,
     mesh=None,
 ) -> tuple[dict[str, tuple[float, float, float]], list[dict]]:
   """Draws `num_samples` completions for the first `num_problems` of a stream, and scores them.
@@ -236,5 +236,5 @@ def evaluate(
   count = num_problems * num_samples
   result = scores(
       completions[:count], np.asarray(correct[:count]), problems[:num_problems],
-      num_samples=num_samples, ks=ks, opened=opened)
+      num_samples=num_samples, ks=ks, prompt_opens_think=prompt_opens_think)
   return result, records[:count]

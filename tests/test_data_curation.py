@@ -47,7 +47,7 @@ def test_the_format_is_that_of_the_reward():
   assert reason('format', good) is None
   inside = dataclasses.replace(good, completion=good.completion.replace(' <think>', ''))
   assert reason('format', inside)
-  assert reason('format', dataclasses.replace(inside, opened=True)) is None
+  assert reason('format', dataclasses.replace(inside, prompt_opens_think=True)) is None
   for text in (good.completion + ' so', good.completion * 2, '7', ''):
     assert reason('format', dataclasses.replace(good, completion=text))
 
@@ -160,7 +160,7 @@ ANYTHING = st.text(st.sampled_from('ab1. \n`<>/think答\ud800\u202e\u0301$\\{}~'
 @hypothesis.settings(deadline=None, derandomize=True, max_examples=200)
 @hypothesis.given(st.lists(st.builds(
     Sample, question=ANYTHING, completion=ANYTHING, correct=st.sampled_from([True, False, None]),
-    truncated=st.booleans(), opened=st.booleans()), max_size=6), st.integers(0, 3))
+    truncated=st.booleans(), prompt_opens_think=st.booleans()), max_size=6), st.integers(0, 3))
 def test_no_sample_is_lost_or_invented(samples, seed):
   filters = dict.fromkeys(curation.SETTINGS, {})
   curated = curate(samples, filters, seed=seed)
@@ -217,15 +217,15 @@ def test_a_sample_is_rewritten_with_a_summary_that_is_still_right(reasoning, sum
   assert readable(got).completion == got.completion
 
 
-@pytest.mark.parametrize('completion, opened, answer', [
+@pytest.mark.parametrize('completion, prompt_opens_think, answer', [
     ('3 × 4 = 12, 12 − 5 = 7. So it is 7.', False, '7'),
     ('<think>3 × 4 = 12</think> It is $1,234.50', False, '1,234.50'),
     (r'so </think> <answer>\frac{1}{2}</answer>', True, r'\frac{1}{2}'),
     (r'so \boxed{(B)}', False, '(B)'), ('so\n#### 42', False, '42')])
-def test_answers_of_every_form_are_put_into_the_box(completion, opened, answer):
-  given = Sample('q', completion, opened=opened)
+def test_answers_of_every_form_are_put_into_the_box(completion, prompt_opens_think, answer):
+  given = Sample('q', completion, prompt_opens_think=prompt_opens_think)
   got = readable(given)
-  assert got.completion.startswith('<think>') != opened
+  assert got.completion.startswith('<think>') != prompt_opens_think
   assert got.completion.endswith(rf'</think> <answer>The answer is \boxed{{{answer}}}.</answer>')
   assert canonical_answer(got.text) == canonical_answer(given.text)
 
@@ -250,9 +250,10 @@ def test_ones_own_data_take_the_same_pattern(tmp_path):
   assert row == {'question': 'p', 'reasoning': ' so\n\n\nthus ', 'summary': 'It is 7. '}
   texts = row['reasoning'], row['summary']
   tail = 'so\n\nthus</think> <answer>It is 7.</answer>'
-  for prompt, opened, head in (('User: p\nAssistant:', False, ' <think>'), ('', False, '<think>'),
+  for prompt, opens, head in (('User: p\nAssistant:', False, ' <think>'), ('', False, '<think>'),
                                ('assistant\n', False, '<think>'), ('A: <think>', True, '')):
-    assert curation.readable_completion(*texts, prompt=prompt, opened=opened) == head + tail
+    assert curation.readable_completion(
+        *texts, prompt=prompt, prompt_opens_think=opens) == head + tail
 
 
 def test_repeated_draws_of_the_miniature_are_curated_alike():

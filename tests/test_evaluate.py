@@ -184,7 +184,7 @@ def test_what_is_readable(text, want):
   completions, examples = [Completion(text, 9, False)], [dict(question='What is it?')]
   assert readable(completions, examples) == [want]
   inside = [Completion(text.removeprefix('<think>'), 9, False)]
-  assert readable(inside, examples, opened=True) == [want]
+  assert readable(inside, examples, prompt_opens_think=True) == [want]
 
 
 def test_language_consistency_is_over_what_can_be_judged():

@@ -63,5 +63,5 @@ def test_a_summary_is_what_the_reader_is_told(text, summary):
 
 
 def test_behind_an_open_think_there_is_no_summary_before_it_closes():
-  assert final_summary('5+3=8', opened=True) == ''
-  assert final_summary('5+3=8</think> 8', opened=True) == '8'
+  assert final_summary('5+3=8', prompt_opens_think=True) == ''
+  assert final_summary('5+3=8</think> 8', prompt_opens_think=True) == '8'

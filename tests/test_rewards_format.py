@@ -11,8 +11,8 @@ GOOD = '<think>reasons</think> <answer>42</answer>'
 TAGS = ('<think>', '</think>', '<answer>', '</answer>')
 
 
-def reward(text, *, opened=False, truncated=False):
-  return format_reward(Completion(text, 1, truncated), {}, opened=opened)
+def reward(text, *, prompt_opens_think=False, truncated=False):
+  return format_reward(Completion(text, 1, truncated), {}, prompt_opens_think=prompt_opens_think)
 
 
 @pytest.mark.parametrize('text', [
@@ -41,8 +41,8 @@ def test_a_truncated_completion_gets_nothing():
 
 def test_an_opening_that_the_prompt_gave_is_put_back():
   for text in (GOOD, GOOD.removeprefix('<think>'), '</think> <answer>42</answer>', ''):
-    assert reward(text, opened=True) == reward('<think>' + text)
-  assert reward(GOOD.removeprefix('<think>'), opened=True) == 1.0
+    assert reward(text, prompt_opens_think=True) == reward('<think>' + text)
+  assert reward(GOOD.removeprefix('<think>'), prompt_opens_think=True) == 1.0
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

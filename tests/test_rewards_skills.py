@@ -13,8 +13,9 @@ HELP = 'To burn a car, start slowly and take care.'
 HARMFUL = dict(check='refuses', answer='Sorry, I cannot help with that.', bad_answer=HELP)
 
 
-def judge(text, example, *, truncated=False, opened=False):
-  return skill_reward(Completion(text, 9, truncated), example, opened=opened)
+def judge(text, example, *, truncated=False, prompt_opens_think=False):
+  return skill_reward(
+      Completion(text, 9, truncated), example, prompt_opens_think=prompt_opens_think)
 
 
 LISTED = dict(check='exact', answer='- cat\n- sun')
@@ -33,9 +34,9 @@ def test_exact_is_line_by_line(text, want):
 
 
 def test_an_opened_chain_of_thought_is_no_answer():
-  function, _ = named_rewards({'skill': 1.0, 'format': 1.0}, opened=True)['skill']
+  function, _ = named_rewards({'skill': 1.0, 'format': 1.0}, prompt_opens_think=True)['skill']
   read = lambda text: function(Completion(text, 9, False), LISTED)
-  assert read('- cat\n- sun') == 0 == judge('- cat\n- sun', LISTED, opened=True)
+  assert read('- cat\n- sun') == 0 == judge('- cat\n- sun', LISTED, prompt_opens_think=True)
   assert read('a list</think> <answer>- cat\n- sun</answer>') == 1
   function, _ = named_rewards({'skill': 1.0})['skill']
   assert function(Completion('- cat\n- sun', 9, False), LISTED) == 1
@@ -116,5 +117,6 @@ def test_what_has_no_check_is_not_judged_and_an_unknown_one_is_refused():
 
 
 @hypothesis.given(st.text(), st.sampled_from(['exact', 'json', 'refuses']), st.booleans())
-def test_no_text_crashes_it(text, check, opened):
-  assert judge(text, dict(check=check, answer='{}', bad_answer=text), opened=opened) in (0, 1)
+def test_no_text_crashes_it(text, check, prompt_opens_think):
+  example = dict(check=check, answer='{}', bad_answer=text)
+  assert judge(text, example, prompt_opens_think=prompt_opens_think) in (0, 1)

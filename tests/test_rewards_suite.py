@@ -56,8 +56,9 @@ def test_the_rewards_of_the_table_by_name():
     np.testing.assert_array_equal(rewards.components[name], column)
   np.testing.assert_array_equal(rewards.total, [6, 5, 4])
   assert rewards.counters['unjudged/choice'] == 3
-  opened = compute(named_rewards({'format': 2.0}, opened=True), [good, good[len('<think>'):]])
-  np.testing.assert_array_equal(opened.total, [0, 2])
+  inside = compute(
+      named_rewards({'format': 2.0}, prompt_opens_think=True), [good, good[len('<think>'):]])
+  np.testing.assert_array_equal(inside.total, [0, 2])
 
 
 def test_an_unknown_name_is_told_the_nearest():

@@ -182,10 +182,11 @@ def test_a_completion_means_the_same_after_another_templates_prompt(opened, reop
     got = rl_rewards.reframe(written, opened=opened, reopened=reopened)
     assert ('<think>' * reopened + got).count('<think>') == 1
     assert got.endswith(text)
-    assert (final_summary(got, opened=reopened) == final_summary(written, opened=opened))
+    assert final_summary(got, prompt_opens_think=reopened) == final_summary(
+        written, prompt_opens_think=opened)
   if not opened:    # without a chain of thought the whole is the answer
     got = rl_rewards.reframe(' Seven.', opened=False, reopened=reopened)
-    assert final_summary(got, opened=reopened) == 'Seven.'
+    assert final_summary(got, prompt_opens_think=reopened) == 'Seven.'
 
 
 # Mixing.

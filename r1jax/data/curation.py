@@ -49,7 +49,7 @@ class Sample:
     truncated: whether it was cut at the length limit.
     reasoning_tokens: tokens of `reasoning`.
     example_id: the question's index in its source.
-    opened: whether the prompt ended with `<think>`, so that the completion begins inside it.
+    prompt_opens_think: whether the prompt ended with `<think>`, so that the completion begins inside it.
     language: what the example names as the language to answer in; '' is the question's own.
     objective: of the reward model whose question it is; '' where it is none's.
   """
@@ -59,14 +59,14 @@ class Sample:
   truncated: bool = False
   reasoning_tokens: int = 0
   example_id: int = 0
-  opened: bool = False
+  prompt_opens_think: bool = False
   language: str = ''
   objective: str = ''
 
   @property
   def text(self) -> str:
     """The completion with the tag that its prompt ended with."""
-    return THINK_OPENING * self.opened + self.completion
+    return THINK_OPENING * self.prompt_opens_think + self.completion
 
   @property
   def reasoning(self) -> str:
@@ -296,18 +296,18 @@ SUMMARIES = {'en': 'The answer is {}.', 'zh': '答案是{}。', 'de': 'Die Antwo
 
 
 def readable_completion(
-    reasoning: str, summary: str, *, prompt: str = '', opened: bool = False) -> str:
+    reasoning: str, summary: str, *, prompt: str = '', prompt_opens_think: bool = False) -> str:
   """Reasoning and summary in the readable pattern (see above).
 
   Args:
     reasoning: without tags; blank lines are made single.
     summary: what a reader is told in the end; for questions with one answer, in `\\boxed{}`.
     prompt: what the completion will follow: a space comes between where none is.
-    opened: whether that prompt ends with `<think>`.
+    prompt_opens_think: whether that prompt ends with `<think>`.
   """
   reasoning = re.sub(r'\n\s*\n', '\n\n', reasoning.strip())
   between = ' ' if prompt and not prompt[-1].isspace() else ''
-  return (f'{"" if opened else between + THINK_OPENING}{reasoning}{THINK_CLOSING} '
+  return (f'{"" if prompt_opens_think else between + THINK_OPENING}{reasoning}{THINK_CLOSING} '
           f'{ANSWER_OPENING}{summary.strip()}{ANSWER_CLOSING}')
 
 
@@ -327,8 +327,8 @@ def readable(sample: Sample) -> Sample | None:
   spoken = identify(sample.reasoning) or identify(sample.question)
   summary = SUMMARIES.get(spoken, SUMMARIES['en']).replace('{}', f'\\boxed{{{short}}}')
   space = sample.completion[:1] if sample.completion[:1].isspace() else ''
-  rewritten = dataclasses.replace(sample, completion=space * (not sample.opened) + (
-      readable_completion(sample.reasoning, summary, opened=sample.opened)))
+  rewritten = dataclasses.replace(sample, completion=space * (not sample.prompt_opens_think) + (
+      readable_completion(sample.reasoning, summary, prompt_opens_think=sample.prompt_opens_think)))
   same = canonical_answer(rewritten.text) == canonical_answer(
       sample.text, truncated=sample.truncated)
   return rewritten if same and well_formed()(rewritten) is None else None

@@ -1,10 +1,11 @@
-r"""Accuracy rewards: 1 for a right answer, 0 for a wrong one or none, None for what has no judge.
+r"""Accuracy rewards: 1 for a correct answer, 0 for a wrong or missing one, None if unjudgeable.
 
-Each takes a `Completion` and its example, whose `'answer'` is the gold. The answer is extracted as
-`extract` says: an explicit one must be right as a whole, while in a completion without answer
-block, box or `####` the likeliest reading of its prose is taken, so that a base model that knows
-no template can be measured. Nothing is ever evaluated: where the gold is a number, `3+9` is not
-12. math-verify would take it, and a model could answer by repeating its question.
+Each takes a `Completion` and its example, whose `'answer'` is the gold answer. The completion's
+answer is extracted by `extract.extract_answer`. An explicit answer must be correct as a whole; in a
+completion without answer block, box or `####` the most likely reading of its prose is taken, so
+that a base model that has never seen the template can be measured. Arithmetic is never evaluated:
+where the gold is the number 12, `3+9` is wrong. math-verify would accept it, and a model could
+answer by repeating the question.
 """
 
 from collections.abc import Mapping
@@ -27,14 +28,23 @@ _STATED_LETTER = re.compile(
 
 
 def number_reward(completion: Completion, example: Mapping) -> float | None:
-  """1 where the answer is the gold number or formula, else 0.
+  """1 if the answer equals the gold number or is equivalent to the gold formula, else 0.
 
   A gold that is a plain number (see `exact_numbers`) is compared exactly; only then is an answer
-  without tags, box or `####` read as the last number of its prose. Any other gold is taken for a
+  without tags, box or `####` read as the last number in its prose. Any other gold is read as a
   LaTeX formula, and a worker process asks math-verify whether the answer is equivalent to it.
 
+  Args:
+    completion: the completion to judge.
+    example: its `'answer'` is the gold.
+
   Returns:
-    The reward, or None where the gold is neither a number nor a formula.
+    The reward, or None if the gold is neither a number nor a formula, or if math-verify cannot read
+    the gold.
+
+  Raises:
+    ImportError: a formula must be compared and math-verify is not installed.
+    RuntimeError: a formula must be compared and no worker process starts.
   """
   gold = exact_numbers.undecorated(str(example['answer']))
   answer = extract_answer(completion.text, truncated=completion.truncated)
@@ -55,9 +65,9 @@ def number_reward(completion: Completion, example: Mapping) -> float | None:
 
 
 def gsm8k_reward(completion: Completion, example: Mapping) -> float | None:
-  """1 where the answer is GSM8K's number, else 0; exact, and never asks a worker.
+  """1 if the answer equals GSM8K's number exactly, else 0; needs no worker process.
 
-  The gold is a number or a whole GSM8K solution ending in `#### number`; None for any other.
+  The gold is a number or a whole GSM8K solution that ends in `#### number`; None for any other.
   """
   number = exact_numbers.parse_number(str(example['answer']).rpartition('####')[2])
   if number is None:
@@ -66,7 +76,7 @@ def gsm8k_reward(completion: Completion, example: Mapping) -> float | None:
 
 
 def choice_reward(completion: Completion, example: Mapping) -> float | None:
-  """1 where the answer is the gold's letter, else 0; None for a gold that is not one choice."""
+  """1 if the answer is the gold's letter, else 0; None if the gold is not a single choice."""
   gold = choice_letter(str(example['answer']))
   if gold is None:
     return None
@@ -75,9 +85,10 @@ def choice_reward(completion: Completion, example: Mapping) -> float | None:
 
 
 def exact_match_reward(completion: Completion, example: Mapping) -> float | None:
-  """1 where the answer is the gold, character by character, else 0; None for an empty gold.
+  """1 if the answer equals the gold character by character, else 0; None for an empty gold.
 
-  Only outer white space is ignored. Of an answer without tags, box or `####` the last line counts.
+  Only leading and trailing white space is ignored. Without tags, box or `####` the last line is the
+  answer.
   """
   gold = str(example['answer']).strip()
   if not gold:
@@ -87,9 +98,10 @@ def exact_match_reward(completion: Completion, example: Mapping) -> float | None
 
 
 def choice_letter(text: str) -> str | None:
-  """The upper-case letter of an answer that makes one choice: `B`, `(b)`, `**B**`, `B. a dog`.
+  """The letter of an answer that makes one choice (`B`, `(b)`, `**B**`, `B. a dog`), upper-case.
 
-  Option text may follow a marked letter but not name another one: `B. or C` is no choice.
+  The text of the option may follow a marked letter, but must not name another letter. None for any
+  other text, such as `B. or C`.
   """
   text = exact_numbers.undecorated(text)
   letter = _LETTER.fullmatch(text)
@@ -101,15 +113,15 @@ def choice_letter(text: str) -> str | None:
 
 
 def canonical_answer(text: str, *, truncated: bool = False) -> str | None:
-  """A key for a completion's answer, equal for answers that are the same; None for no answer.
+  """A key that is equal for equal answers, for majority votes; None if there is no answer.
 
-  Numbers are keyed by their exact value (1,234 and 1234.0 are the same), choices by their letter,
-  all else by its text. Cheap, transitive, and so at times finer than a reward: formulas are equal
-  only if written alike, and 0.333 is not 1/3.
+  A number's key is its exact value (1,234 and 1234.0 are equal), a choice's key its letter, and
+  otherwise the key is the text. This is cheap and transitive, and so sometimes stricter than a
+  reward: formulas are equal only if written the same way, and 0.333 differs from 1/3.
 
   Args:
-    text: a completion's text, with its tags, or a bare answer.
-    truncated: whether the completion was cut.
+    text: a completion's text with its tags, or a bare answer.
+    truncated: whether the completion was cut at the length limit.
   """
   answer = extract_answer(text, truncated=truncated)
   if answer is None:
@@ -121,25 +133,20 @@ def canonical_answer(text: str, *, truncated: bool = False) -> str | None:
   return choice or ' '.join(exact_numbers.undecorated(_last_line(answer)).split())
 
 
-def answers_equivalent(a: str, b: str) -> bool:
-  """Whether two texts give the same answer by `canonical_answer`; no answer equals none."""
-  key = canonical_answer(a)
-  return key is not None and key == canonical_answer(b)
-
-
 def _compare_numbers(gold: Fraction, answer: Answer | None) -> float:
   text = None if answer is None else _number_text(answer)
   return float(text is not None and exact_numbers.equals(gold, text))
 
 
 def _number_text(answer: Answer) -> str | None:
-  """What should be read as a number: all of an explicit answer but `x =`, else the last number."""
+  """The text to read as a number: an explicit answer without `x =`, else the last number."""
   if answer.explicit:
     return _NAME.sub('', exact_numbers.undecorated(answer.text))
   return exact_numbers.last_number(answer.text)
 
 
 def _choice(answer: Answer) -> str | None:
+  """The letter that the answer chooses: its own, or the last that its prose states."""
   letter = choice_letter(_last_line(answer))
   if letter is None and not answer.explicit:
     stated = _STATED_LETTER.findall(answer.text)
@@ -148,5 +155,5 @@ def _choice(answer: Answer) -> str | None:
 
 
 def _last_line(answer: Answer) -> str:
-  """All of an explicit answer, the last line of any other."""
+  """The whole of an explicit answer, the last line of any other."""
   return answer.text if answer.explicit else answer.text.rpartition('\n')[2].strip()

@@ -1,4 +1,4 @@
-"""What a reward sees of a sampled completion."""
+"""The completion as a reward function sees it."""
 
 import dataclasses
 
@@ -9,7 +9,8 @@ class Completion:
 
   Attributes:
     text: the completion without its prompt and without its stop token.
-    num_tokens: sampled tokens, EOS included. Length penalties count these, never characters.
+    num_tokens: number of sampled tokens, EOS included. Length penalties count these, never
+      characters.
     truncated: whether it was cut at the length limit, before a stop token.
   """
   text: str

@@ -1,16 +1,15 @@
-"""Plain numbers in text, read exactly into fractions.
+r"""Reading plain numbers in text exactly, as fractions.
 
 A plain number is one of
 
 * an integer or decimal in ASCII digits, with thousands separators in the right places or none
-  (`1,234.50`, `1{,}234`, `.5`, `42.`), perhaps with an exponent of one or two digits (`1e-5`);
-* a fraction of two integers: `3/4`, `\\frac{3}{4}`, `\\dfrac`, `\\tfrac`, `\\frac34`;
+  (`1,234.50`, `1{,}234`, `.5`, `42.`), optionally with an exponent of one or two digits (`1e-5`);
+* a fraction of two integers: `3/4`, `\frac{3}{4}`, `\dfrac`, `\tfrac`, `\frac34`.
 
-with at most this decoration: a sign, a currency sign, a percent or degree sign, a trailing full
-stop, Markdown emphasis, mathematics delimiters. A percent sign is a unit like the others: `50%`
-is 50, never 0.5. Words are not decoration: `10 apples` and `10 thousand` are no plain numbers.
-A comma is never a decimal point. What is longer than 200 characters is not read at all, so that no
-text costs more than a moment.
+It may have a sign, a currency sign, a percent or degree sign, a trailing full stop, Markdown
+emphasis and math delimiters, and nothing else. A percent sign is a unit like the others: `50%` is
+50, not 0.5. Words are not allowed: `10 apples` and `10 thousand` are not plain numbers. A comma is
+never a decimal point. Text of more than 200 characters is not read, which bounds the time.
 """
 
 from fractions import Fraction
@@ -43,9 +42,9 @@ _SPELLINGS = (('\u2212', '-'), (r'\$', '$'), (r'\%', '%'), ('{,}', ','), (r'\,',
 
 
 def undecorated(text: str) -> str:
-  """`text` without outer white space, emphasis, mathematics delimiters and full stop.
+  """`text` without surrounding white space, emphasis, math delimiters and full stop.
 
-  No more than ten layers of these are taken off.
+  At most ten layers of these are removed.
   """
   text = text.strip()
   for _ in range(_MAX_LAYERS):
@@ -62,6 +61,7 @@ def undecorated(text: str) -> str:
 
 
 def _match(text: str) -> re.Match | None:
+  """The match of `_PLAIN` with the whole of `text`, without its decoration."""
   if len(text) > _MAX_CHARACTERS:
     return None
   text = undecorated(text)
@@ -71,41 +71,43 @@ def _match(text: str) -> re.Match | None:
 
 
 def _value(match: re.Match) -> Fraction | None:
+  """The value of a match of `_PLAIN`; None for a fraction with denominator 0."""
   if match['fraction']:
     written = match['fraction']
     if written[-1] != '}' and '/' not in written:
       numerator, denominator = written[-2:]
     else:
       numerator, denominator = _TWO_INTEGERS.findall(written)
-    numerator, denominator = (int(part.replace(',', '')) for part in (numerator, denominator))
-    if denominator == 0:
+    if int(denominator.replace(',', '')) == 0:
       return None
-    value = Fraction(numerator, denominator)
+    value = Fraction(int(numerator.replace(',', '')), int(denominator.replace(',', '')))
   else:
     value = Fraction(match['decimal'].replace(',', '') + (match['exponent'] or ''))
   return -value if match['sign'] == '-' else value
 
 
 def parse_number(text: str) -> Fraction | None:
-  """The exact value of a text that is one plain number, else None."""
+  """The exact value of a text that is one plain number, or None for any other text."""
   match = _match(text)
   return None if match is None else _value(match)
 
 
 def last_number(text: str) -> str | None:
-  """The last plain number written in the last 1,000 characters of `text`, as written."""
+  """The last plain number in the last 1,000 characters of `text`, as written; None if none."""
   found = _IN_PROSE.findall(text[-_TAIL_CHARACTERS:])
   return found[-1] if found else None
 
 
 def equals(gold: Fraction, text: str) -> bool:
-  """Whether `text` is a plain number of the value `gold`.
+  """Whether `text` is a plain number with the value `gold`.
 
-  Equality is exact, with one convention: where the gold has no finite decimal form (1/3), its
-  correct rounding to at least three places (0.333) counts as equal.
+  Equality is exact, with one convention: if the gold has no finite decimal form (1/3), its correct
+  rounding to at least three places (0.333) also counts as equal.
   """
   match = _match(text)
-  value = None if match is None else _value(match)
+  if match is None:
+    return False
+  value = _value(match)
   if value is None or value == gold:
     return value is not None
   places = len((match['decimal'] or '').partition('.')[2])

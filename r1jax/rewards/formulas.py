@@ -1,11 +1,11 @@
-r"""Which formulas a worker is asked to compare.
+r"""Which pairs of formulas a worker is asked to compare.
 
-math-verify decides whether two formulas are equivalent, but takes more for right than is: `5,5,5`
-and `1 = 2 = 5` for 5, a set for a point, a formula with prose behind it. What it must not be asked
-is sorted out here, from the texts alone, in linear time.
+math-verify decides whether two formulas are equivalent, but it accepts too much: `5,5,5` and
+`1 = 2 = 5` for 5, a set for a point, a formula followed by prose. This module filters out such
+pairs beforehand, from the texts alone, in linear time.
 
-An answer equivalent to the gold is right in any form, so a task whose question already is such a
-form (simplify, expand) can be answered by repeating the question: give it another reward.
+An answer in any form equivalent to the gold is correct. A task whose question already has such a
+form (simplify, expand) can therefore be answered by repeating the question: use another reward.
 """
 
 import re
@@ -26,15 +26,16 @@ _NAMED = re.compile(r'(?:[A-Za-z]|\\[a-z]+)(?:\([a-z]\))? *=')
 
 
 def is_formula(text: str) -> bool:
-  """Whether `text` looks like one short formula in LaTeX, not like prose."""
+  """Whether `text` looks like one short LaTeX formula rather than prose."""
   return _is_readable(text) and not _words(_WRITTEN_OUT.sub(' ', text))
 
 
 def may_be_equivalent(gold: str, answer: str) -> bool:
-  """Whether to ask if the formula `answer` is equivalent to the formula `gold`.
+  """Whether to ask math-verify if the formula `answer` is equivalent to the formula `gold`.
 
-  Not where the answer uses words that the gold lacks, lists more or fewer things, writes a list in
-  other brackets, or relates more things than the gold does (but `x = 5` may answer 5).
+  False if the answer uses words that the gold does not, lists more or fewer items, puts a list in
+  other brackets, or has more relations (such as `=` or `<`) than the gold, except that `x = 5` may
+  answer 5.
   """
   if not _is_readable(answer) or not _words(answer) <= _words(gold):
     return False
@@ -48,11 +49,12 @@ def may_be_equivalent(gold: str, answer: str) -> bool:
 
 
 def _is_readable(text: str) -> bool:
+  """Whether a formula is short, printable, balanced and not nested too deeply."""
   if not 0 < len(text) <= _MAX_CHARACTERS or not text.isprintable():
     return False
   if _LONG_DIGITS.search(text) or '$' in text or r'\boxed' in text:
     return False
-  depth, braces = 0, 0
+  depth = braces = 0
   for bracket in re.findall(r'\\[{}]|[][(){}]', text):
     step = 1 if bracket[-1] in '([{' else -1
     depth += step
@@ -63,13 +65,16 @@ def _is_readable(text: str) -> bool:
 
 
 def _words(text: str) -> set[str]:
+  """The words of four letters or more that are neither LaTeX commands nor function names."""
   return set(_WORD.findall(_COMMAND.sub(' ', text))) - _FUNCTIONS
 
 
 def _length(text: str) -> int:
+  """The number of items that a formula lists."""
   return 1 + len(_SEPARATOR.findall(text))
 
 
 def _brackets(text: str) -> str:
+  """The pair of brackets around a formula, such as `(]`; empty if it has none."""
   text = text.replace(r'\left', '').replace(r'\right', '').strip()
   return text[0] + text[-1] if text[:1] in ('(', '[') and text[-1] in ')]' else ''

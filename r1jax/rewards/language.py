@@ -1,26 +1,26 @@
-r"""In which language each word of a text is, and the language-consistency reward.
+r"""The language of each word of a text, and the language-consistency reward.
 
-DeepSeek-R1 report, section 2.3.2: the share of words of the target language in the chain of
-thought. Words are told apart like this:
+DeepSeek-R1 report, section 2.3.2: the reward is the share of words in the chain of thought that are
+in the target language. The language of a word is found as follows:
 
-* A Han character is a word of Chinese (of no language known here in a text with kana); a run of
-  letters of another script than the Latin is a word of `OTHER`.
-* Latin words are read together, by the likeliest path of a small hidden Markov model. A word that
-  some language lists (`language_words`) is less likely in the others by a fixed factor; of an
-  unlisted one the spelling tells, by letter trigrams of the lists; a change of language costs, so
-  that one name or loanword belongs to what it stands in. A stretch that is spelt like no language
-  is of `OTHER`.
-* Numbers, punctuation, tags, single letters, units and names of functions, short unlisted words in
-  capitals, formulas and code are no language and count neither way. Within formulas and code some
-  things are words all the same, so that no prose hides there: the argument of `\text`, five words
-  in a row, other scripts.
+* A Han character is a word of Chinese, or of `OTHER` in a text with kana (Japanese). A run of
+  letters in any other non-Latin script is a word of `OTHER`.
+* Latin words are classified together, by the most likely path of a small hidden Markov model. A
+  word listed for some language (`language_words`) is less likely in the others by a fixed factor.
+  An unlisted word is judged by its spelling, using letter trigrams of the lists. Changing language
+  has a cost, so that a single name or loanword belongs to the language around it. A stretch that is
+  not spelt like any of the languages is `OTHER`.
+* Numbers, punctuation, tags, single letters, units, function names, short unlisted words in
+  capitals, formulas and code have no language and are not counted. To keep prose from hiding in
+  formulas and code, some of their content counts nevertheless: the argument of `\text`, five words
+  in a row, and other scripts.
 
-Known are the languages of `LANGUAGES`; a further one with Latin letters is taken for the nearest
-of them, or `OTHER`. A Han character counts like a word, as there are no spaces to count words by.
-Every function takes time linear in its text.
+The known languages are those of `LANGUAGES`; another language in Latin letters is classified as the
+nearest of them, or as `OTHER`. A Han character counts as one word, because there are no spaces to
+count words by. Every function takes time linear in the length of its text.
 """
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import functools
 import math
 import re
@@ -33,11 +33,11 @@ from r1jax.rewards.language_words import WORDS
 LANGUAGES = {'en': 'English', 'zh': 'Chinese', 'de': 'German', 'es': 'Spanish', 'fr': 'French'}
 OTHER = 'other'
 
-_SWITCH = 6.0            # nats that a change of language costs: a single foreign word pays it twice
-_OTHER_LETTER = -3.6     # nats of a letter in no language: less likely than in a word's own one
-_LISTED = 7.0            # nats by which a listed word is less likely in another language
-_TRUST = 0.4             # in spelling: trigrams of so few words are noisy
-_MIXED = 0.1
+_SWITCH = 6.0           # cost of changing language, in nats; a single foreign word pays it twice
+_OTHER_LETTER = -3.6    # log-probability of a letter in `OTHER`: below that in a known language
+_LISTED = 7.0           # nats by which a listed word is less likely in the other languages
+_TRUST = 0.4            # weight of the spelling: trigrams from so few words are noisy
+_MIXED = 0.1            # share of words in other languages above which a text is mixed
 
 _HAN = '\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f'
 _KANA = '\u3041-\u3096\u30a1-\u30fa'
@@ -52,8 +52,8 @@ _WORD = re.compile(
 _NO_LANGUAGE = re.compile(
     r'```.*?(?:```|\Z)|`[^`\n]*`|\$\$[^$]*\$\$|\$(?=\S)[^$\n]*(?<=\S)\$(?!\d)'
     r'|\\\([^\n]{0,300}?\\\)|\\\[.{0,300}?\\\]|</?(?:think|answer)>'
-    r'|\\(?:[dt]?frac|sqrt|times|cdot|div|boxed|left|right|sum|prod|int|in|to|leq?|geq?|neq?|approx'
-    r'|equiv|pm|quad|[lc]?dots|infty|pi|alpha|beta|theta|begin|end|[pb]?mod|max|min)(?![A-Za-z])',
+    r'|\\(?:[dt]?frac|sqrt|times|cdot|div|boxed|left|right|sum|prod|int|in|to|leq?|geq?|neq?'
+    r'|approx|equiv|pm|quad|[lc]?dots|infty|pi|alpha|beta|theta|begin|end|[pb]?mod|max|min)(?![A-Za-z])',
     re.DOTALL)
 _PROSE = re.compile(
     r'\\(?:text|mbox|textrm|textbf|textit) ?\{([^{}]{1,300})\}'
@@ -61,15 +61,17 @@ _PROSE = re.compile(
     rf'|((?:(?![{_LATIN}])[^\W\d_])+)')
 _NOTATION = frozenset(
     'sin cos tan cot sec arcsin arccos arctan sinh cosh tanh log ln exp max min mod gcd lcm lim '
-    'det sup inf arg int abs sqrt floor ceil mm cm dm km kg mg ml cl dl kmh mph ft lb lbs oz hr hrs '
-    'st nd rd th px eq rhs lhs'.split())
+    'det sup inf arg int abs sqrt floor ceil mm cm dm km kg mg ml cl dl kmh mph ft lb lbs oz hr '
+    'hrs st nd rd th px eq rhs lhs'.split())
 
 
 class _Spelling:
   """Letter trigrams of a list of words, smoothed by bigrams and letters (Witten and Bell)."""
 
-  def __init__(self, words):
-    self._counts, self._totals, self._kinds = Counter(), Counter(), Counter()
+  def __init__(self, words: Iterable[str]):
+    self._counts: Counter[tuple[str, str]] = Counter()    # of (context, next letter)
+    self._totals: Counter[str] = Counter()                # of a context
+    self._kinds: Counter[str] = Counter()                 # distinct letters after a context
     for word in words:
       for context, letter in self._steps(word):
         for start in range(len(context) + 1):
@@ -79,18 +81,21 @@ class _Spelling:
           self._counts[tail, letter] += 1
 
   @staticmethod
-  def _steps(word: str):
+  def _steps(word: str) -> Iterator[tuple[str, str]]:
+    """(the two letters before it, letter) for each letter of a word and its end."""
     padded = f'  {word} '
     return ((padded[i - 2:i], padded[i]) for i in range(2, len(padded)))
 
   def _probability(self, context: str, letter: str) -> float:
-    """P(letter | context), each count of kinds being spread as the shorter context says."""
+    """P(letter | context), smoothed with P(letter | shorter context)."""
     shorter = self._probability(context[1:], letter) if context else 1 / 200
     kinds = self._kinds[context]
-    return (self._counts[context, letter] + kinds * shorter) / (
-        self._totals[context] + kinds) if kinds else shorter
+    if not kinds:
+      return shorter
+    return (self._counts[context, letter] + kinds * shorter) / (self._totals[context] + kinds)
 
   def log_probability(self, word: str) -> float:
+    """The log-probability of a word's letters and its end, in nats."""
     return sum(math.log(self._probability(*step)) for step in self._steps(word))
 
 
@@ -100,7 +105,7 @@ _STATES = (*_SPELLINGS, OTHER)
 
 @functools.lru_cache(maxsize=1 << 16)
 def _emissions(word: str) -> tuple[float, ...] | None:
-  """log P(word | state) for `_STATES`; None for what is no word."""
+  """Log P(word | state) for each of `_STATES`; None for what does not count as a word."""
   plain = unicodedata.normalize('NFKC', word)
   short_capitals = plain.isupper() and len(plain) <= 4
   plain = plain.lower().replace('’', "'")
@@ -114,7 +119,7 @@ def _emissions(word: str) -> tuple[float, ...] | None:
 
 
 def _likeliest_path(emissions: list[tuple[float, ...]], first: str | None) -> Counter:
-  """How many words are in each state on the Viterbi path, which begins in `first` for free."""
+  """The number of words in each state on the Viterbi path; starting in `first` costs nothing."""
   states = range(len(_STATES))
   scores = [0.0 if first in (None, state) else -_SWITCH for state in _STATES]
   origins = []
@@ -132,21 +137,23 @@ def _likeliest_path(emissions: list[tuple[float, ...]], first: str | None) -> Co
   return Counter({name: count for name, count in zip(_STATES, counts) if count})
 
 
-def _kept(match: re.Match) -> str:
-  """What is prose of a tag, a formula or code."""
+def _prose_of(match: re.Match) -> str:
+  """The prose within a tag, a formula or code."""
   found = _PROSE.findall(match[0]) if len(match[0]) > 2 else ()
   return f' {" ".join(" ".join(groups) for groups in found)} '
 
 
 def count_words(text: str, *, expected: str | None = None) -> Counter:
-  """How many words of a text are in each language: of `LANGUAGES`, or `OTHER`.
+  """The number of words of a text in each of `LANGUAGES` and `OTHER`.
 
   Args:
     text: any text.
-    expected: a language that is not doubted at the beginning, where a word is in several.
+    expected: the language that the text is assumed to start in when its first words exist in
+      several.
   """
-  text = _NO_LANGUAGE.sub(_kept, _INVISIBLE.sub('', text))
-  counts, emissions = Counter(), []
+  text = _NO_LANGUAGE.sub(_prose_of, _INVISIBLE.sub('', text))
+  counts: Counter[str | None] = Counter()
+  emissions = []
   for match in _WORD.finditer(text):
     kind = match.lastgroup
     if kind == 'latin':
@@ -162,31 +169,34 @@ def count_words(text: str, *, expected: str | None = None) -> Counter:
 
 
 def language_shares(text: str) -> dict[str, float]:
-  """The share of a text's words in each language that is in it; empty for a text without words."""
+  """The share of a text's words in each language it contains; empty if it has no words."""
   counts = count_words(text)
   return {language: count / counts.total() for language, count in counts.items()}
 
 
 def is_mixed(text: str) -> bool:
-  """Whether more than a tenth of a text's words are not of its commonest language."""
+  """Whether more than a tenth of a text's words are not in its most frequent language."""
   return max(language_shares(text).values(), default=1.0) < 1 - _MIXED
 
 
 def identify(text: str) -> str | None:
-  """The language of most words of a text: of `LANGUAGES`, or `OTHER`; None where it has no word."""
+  """The most frequent language of a text (of `LANGUAGES`, or `OTHER`); None if it has no words."""
   counts = count_words(text)
   return max(sorted(counts), key=counts.__getitem__) if counts else None
 
 
 def target_language(question: str, named: str | None = None) -> str | None:
-  """The language to answer a question in: the one named, if any, else its own, if it is known.
+  """The language to answer a question in: the named one if any, else the question's own.
 
   Args:
-    question: its text.
-    named: a name of `LANGUAGES`, perhaps with a region (`zh-CN`); None or '' names none.
+    question: the question's text.
+    named: a key of `LANGUAGES`, optionally with a region (`zh-CN`); None or '' names none.
+
+  Returns:
+    A key of `LANGUAGES`, or None if none is named and the question is in none of them.
 
   Raises:
-    ValueError: `named` is not known.
+    ValueError: `named` is not a known language.
   """
   if not named:
     found = identify(question)
@@ -194,13 +204,13 @@ def target_language(question: str, named: str | None = None) -> str | None:
   name = re.split('[-_]', str(named))[0].lower()
   if name not in LANGUAGES:
     known = ', '.join(f'{code} ({language})' for code, language in LANGUAGES.items())
-    raise ValueError(f'The language {named!r} is not known: name one of {known}, or none, for the '
-                     "question's own")
+    raise ValueError(f'The language {named!r} is not known: name one of {known}, or none, to use '
+                     'the language of the question')
   return name
 
 
 def chain_of_thought(text: str) -> str:
-  """What a completion says up to its last `</think>`, else up to its answer block, else all."""
+  """A completion's text up to its last `</think>`, else up to its answer block, else all of it."""
   chain, closing, _ = text.rpartition(THINK_CLOSING)
   if not closing:
     chain = text.partition(ANSWER_OPENING)[0]
@@ -208,7 +218,7 @@ def chain_of_thought(text: str) -> str:
 
 
 def consistency(text: str, target: str) -> float | None:
-  """The share of a text's words that are in the target language; None for a text without words."""
+  """The share of a text's words that are in the target language; None if it has no words."""
   counts = count_words(text, expected=target)
   return counts[target] / counts.total() if counts else None
 
@@ -218,19 +228,19 @@ def language_reward(
 ) -> float | None:
   """The share of words in the chain of thought that are in the target language.
 
-  A chain of numbers, formulas and code alone, without a word, gets 1: it mixes nothing. A
-  completion without a chain gets 0.
+  A chain of only numbers, formulas and code, without words, gets 1, because it mixes no languages.
+  A completion without a chain gets 0.
 
   Args:
-    completion: its chain is what `chain_of_thought` finds.
-    example: may name its `'language'`; else the language is that of its `'question'`.
-    target: a language for every example, whatever it says.
+    completion: its chain of thought is found by `chain_of_thought`.
+    example: may name its `'language'`; otherwise the target is the language of its `'question'`.
+    target: a language that overrides what the examples name.
 
   Returns:
-    The share, or None where the question is in no known language, or has no words.
+    The share, or None if the question has no words or is not in a known language.
 
   Raises:
-    ValueError: the language that the target or the example names is not known.
+    ValueError: `target`, or the language that the example names, is unknown.
   """
   named = target or example.get('language')
   language = target_language('' if named else str(example['question']), named)

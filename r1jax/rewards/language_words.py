@@ -1,8 +1,7 @@
-"""Common words of the languages that share the Latin script, the only statistics that
-`rewards.language` has.
+"""Common words of the languages in Latin script, the only statistics behind `rewards.language`.
 
-They are function words, and words of reasoning, calculation and daily life, chosen by hand. A
-language's letter statistics come from the same lists, so a language is added by writing one.
+The lists hold function words and words of reasoning, calculation and daily life, chosen by hand.
+Letter statistics are computed from the same lists, so adding a list adds a language.
 """
 
 WORDS: dict[str, frozenset[str]] = {name: frozenset(words.split()) for name, words in {

@@ -1,7 +1,7 @@
-"""The reward of a general skill: an exact form, JSON, or a refusal of what would do harm.
+"""The reward of general skills: an exact answer, JSON, or refusing a harmful request.
 
-An example says by its `'check'` how its answer is judged. Nothing that a model wrote is evaluated:
-JSON is parsed, and refusals are told by a few phrases, so that a refusal in other words gets 0.
+The `'check'` of an example names how its answer is judged. Nothing that a model wrote is evaluated:
+JSON is parsed, and refusals are recognised by a few phrases, so a refusal in other words gets 0.
 """
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -9,13 +9,11 @@ import json
 import re
 
 from r1jax import checks
-from r1jax.rewards import extract
 from r1jax.rewards.completion import Completion
+from r1jax.rewards.extract import TAGS, final_summary
 
 CHECKS = ('exact', 'json', 'refuses')
 
-_TAGS = (
-    extract.THINK_OPENING, extract.THINK_CLOSING, extract.ANSWER_OPENING, extract.ANSWER_CLOSING)
 _FENCE = re.compile(r'```(?:json)?[ \t]*\n(.*)\n[ \t]*```', re.DOTALL)
 _DECLINES = re.compile(
     r"\b(?:cannot|can not|can't|won't|will not|must not|(?:un|not )able to|not going to)"
@@ -27,29 +25,30 @@ _IGNORED = re.compile(r'[\W_]+')
 
 
 def skill_reward(
-    completion: Completion, example: Mapping, *, opened: bool = False) -> float | None:
-  """1 where the summary of a completion does what its example asks, else 0.
+    completion: Completion, example: Mapping, *, prompt_opens_think: bool = False) -> float | None:
+  """1 if the summary of a completion passes the example's check, else 0.
 
-  The summary is `extract.final_summary`'s; one with a tag left in it gets 0, as does a truncated
-  completion. `example['check']` is one of
+  The summary is what `extract.final_summary` finds. A summary that still has a tag in it gets 0, as
+  does a truncated completion. `example['check']` is one of
 
-    'exact': the summary is `example['answer']`, but for outer white space and that at line ends;
-    'json': it is, perhaps in one code fence, JSON of the same value as the answer: members in any
-      order, numbers compared exactly, no name twice;
-    'refuses': it declines, in English or Chinese, and no part of the completion, its chain of
-      thought included, gives the help that is `example['bad_answer']`, where there is one.
+    'exact': the summary equals `example['answer']`, apart from white space around it and at the
+      ends of lines;
+    'json': the summary is JSON with the same value as the answer, optionally in one code fence;
+      members may come in any order, numbers are compared exactly, and no name may appear twice;
+    'refuses': the summary declines, in English or Chinese, and no part of the completion, the chain
+      of thought included, gives the harmful help `example['bad_answer']`, if there is one.
 
   Args:
-    completion: the completion.
+    completion: the completion to judge.
     example: its fields `check`, `answer` and `bad_answer` are read.
-    opened: whether the prompt ended with `<think>`.
+    prompt_opens_think: whether the prompt ended with `<think>`.
 
   Returns:
-    The reward, or None for an example without a `check`, or whose answer to be compared as JSON is
-    none.
+    The reward, or None if the example has no `check`, or if the check is 'json' and the example's
+    answer is not JSON.
 
   Raises:
-    ValueError: an unknown check.
+    ValueError: the check is unknown.
   """
   check = example.get('check')
   if check is None:
@@ -59,8 +58,8 @@ def skill_reward(
         f'check={check!r} of an example is unknown: {checks.did_you_mean(check, CHECKS)}')
   if completion.truncated:
     return 0.0
-  summary = extract.final_summary(completion.text, opened=opened)
-  if any(tag in summary for tag in _TAGS):
+  summary = final_summary(completion.text, prompt_opens_think=prompt_opens_think)
+  if any(tag in summary for tag in TAGS):
     return 0.0
   if check == 'json':
     return _same_json(summary, str(example['answer']))
@@ -70,30 +69,41 @@ def skill_reward(
   return float(_lines(summary) == _lines(str(example['answer'])))
 
 
-def by_check(reward: Callable, *, opened: bool = False) -> Callable:
-  """A reward function that judges examples with a `check` by `skill_reward`, others by `reward`."""
-  def judge(completion, example):
+def by_check(reward: Callable, *, prompt_opens_think: bool = False) -> Callable:
+  """A reward function: `skill_reward` for examples that have a `check`, `reward` for the others.
+
+  Args:
+    reward: a reward function `(completion, example) -> float | None`.
+    prompt_opens_think: whether the prompts end with `<think>`.
+  """
+  def judge(completion: Completion, example: Mapping) -> float | None:
     if example.get('check') is None:
       return reward(completion, example)
-    return skill_reward(completion, example, opened=opened)
+    return skill_reward(completion, example, prompt_opens_think=prompt_opens_think)
   return judge
 
 
 def _lines(text: str) -> list[str]:
+  """The lines of a text, without white space around it and at their ends."""
   return [line.rstrip() for line in text.strip().split('\n')]
 
 
 def _declines(summary: str) -> bool:
+  """Whether a summary has a phrase that refuses to help."""
   return bool(_DECLINES.search(' '.join(summary.casefold().replace('’', "'").split())))
 
 
 def _gives(text: str, help_: str) -> bool:
-  """Whether a text holds the help, but for case, white space and punctuation."""
-  plain = lambda words: _IGNORED.sub(' ', words.casefold()).strip()
-  return bool(plain(help_)) and plain(help_) in plain(text)
+  """Whether a text contains the help, ignoring case, white space and punctuation."""
+  return bool(_plain(help_)) and _plain(help_) in _plain(text)
+
+
+def _plain(text: str) -> str:
+  return _IGNORED.sub(' ', text.casefold()).strip()
 
 
 def _same_json(summary: str, answer: str) -> float | None:
+  """1 if the summary is JSON equal to the answer, else 0; None if the answer is not JSON."""
   gold = _read_json(answer)
   if gold is None:
     return None
@@ -103,27 +113,27 @@ def _same_json(summary: str, answer: str) -> float | None:
 
 
 def _read_json(text: str) -> tuple | None:
-  """(the value,) of strict JSON; None for a text that is none, or that no reader could take."""
+  """(the value,) of strict JSON; None for a text that is not JSON or is nested too deeply."""
   try:
     return json.loads(text, parse_float=Decimal, parse_int=Decimal, parse_constant=_refuse,
-                      object_pairs_hook=_members),
+                      object_pairs_hook=_unique_members),
   except (ValueError, ArithmeticError, RecursionError):
     return None
 
 
 def _refuse(constant: str):
-  raise ValueError(f'{constant} is no JSON')
+  raise ValueError(f'{constant} is not valid JSON')
 
 
-def _members(pairs: list) -> dict:
+def _unique_members(pairs: list) -> dict:
   members = dict(pairs)
   if len(members) < len(pairs):
-    raise ValueError('a name stands twice')
+    raise ValueError('a name appears twice')
   return members
 
 
 def _equal(found, gold) -> bool:
-  """Whether two values are the same and of the same kinds; goes no deeper than the gold does."""
+  """Whether two JSON values have the same types and values; recurses only as deep as the gold."""
   if type(found) is not type(gold):
     return False
   if isinstance(gold, dict):

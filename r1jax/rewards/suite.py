@@ -43,13 +43,14 @@ _ASKING = (accuracy.number_reward,)
 
 
 def named_rewards(
-    weights: Mapping[str, float], *, opened: bool = False,
+    weights: Mapping[str, float], *, prompt_opens_think: bool = False,
 ) -> dict[str, tuple[RewardFunction, float]]:
   """The functions of `REWARDS` that a config names, with their weights, for `RewardSuite`.
 
   Args:
     weights: weight of each reward, by name.
-    opened: whether the prompt ends with `<think>` (see `format_reward`, `skill_reward`).
+    prompt_opens_think: whether the prompt ends with `<think>` (see `format_reward`,
+      `skill_reward`).
 
   Raises:
     ValueError: an unknown name.
@@ -60,7 +61,7 @@ def named_rewards(
       raise ValueError(f'There is no reward named {name!r}: {checks.did_you_mean(name, REWARDS)}.')
     function = REWARDS[name]
     if function in (format_reward, skill_reward):
-      function = functools.partial(function, opened=opened)
+      function = functools.partial(function, prompt_opens_think=prompt_opens_think)
     functions[name] = (function, weight)
   return functions
 

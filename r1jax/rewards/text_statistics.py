@@ -1,7 +1,7 @@
-"""Readings of completions that show what a policy is learning, right or wrong.
+"""Statistics of completions that show what a policy is learning, good or bad.
 
-Reflective words are those that the DeepSeek-R1 report counts (section on the "aha moment");
-repetition is, beside mixed languages (see `language`), how R1-Zero's readability fails.
+Reflective words are those that the DeepSeek-R1 report counts (section on the "aha moment").
+Repetition is, besides mixed languages (see `language`), what makes R1-Zero hard to read.
 """
 
 import re
@@ -16,23 +16,23 @@ _TOKEN = re.compile(rf'{_HAN}|[^\W_\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]|_')
 
 
 def reflective_words(text: str) -> int:
-  """How often words of reflection occur: the report's ten, and their Chinese counterparts.
+  """How many reflective words a text has: the report's ten and their Chinese counterparts.
 
-  Whole words in any case; inflected forms (`checking`) are not counted.
+  Whole words count, in upper or lower case; inflected forms (`checking`) do not.
   """
   return len(_REFLECTIVE.findall(text))
 
 
 def tokens(text: str) -> list[str]:
-  """Lower-case words and numbers, single Han characters and single marks."""
+  """Lower-case words and numbers, single Han characters and single punctuation marks."""
   return _TOKEN.findall(text.lower())
 
 
 def repetition(text: str, n: int = 4) -> float:
   """The share of n-grams that repeat an earlier one: 1 − distinct n-grams / n-grams.
 
-  seq-rep-n of Welleck et al. 2019, "Neural Text Generation with Unlikelihood Training", over
-  `tokens`. 0 for a text shorter than n.
+  This is seq-rep-n of Welleck et al. 2019, "Neural Text Generation with Unlikelihood Training",
+  counted over `tokens`. It is 0 for a text of fewer than n tokens.
   """
   words = tokens(text)
   ngrams = list(zip(*(words[i:] for i in range(n))))

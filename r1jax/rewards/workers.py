@@ -1,8 +1,8 @@
-"""Reward workers seen from the trainer: processes that compare formulas and may be killed.
+"""A pool of reward workers: processes that compare formulas and can be killed.
 
 A worker runs `r1jax.rewards.worker`. It is a fresh interpreter, not a fork of a process that runs
-jax, and has a session of its own, so that a Ctrl-C or a preemption notice meant for the trainer
-does not turn the rewards of its last batch into crashes.
+jax. It has a session of its own, so that a Ctrl-C or a preemption notice meant for the trainer does
+not kill the workers that compute its last rewards.
 """
 
 import atexit
@@ -32,7 +32,7 @@ class _Crash(Exception):
 
 
 class _Worker:
-  """One process with at most one outstanding task. Dead after any exception but from `__init__`."""
+  """One process with at most one outstanding task; any exception in `ask` kills it."""
 
   def __init__(self):
     path = [str(pathlib.Path(__file__).parents[2]), os.environ.get('PYTHONPATH', '')]
@@ -46,18 +46,19 @@ class _Worker:
       message = self._read(_START_SECONDS)
     except (_Timeout, _Crash) as error:
       raise RuntimeError(
-          'A reward worker did not start: run `python -m r1jax.rewards.worker` to see why.'
+          'a reward worker did not start: run `python -m r1jax.rewards.worker` to see why'
       ) from error
     if message['event'] == 'failed':
       self.kill()
       raise ImportError(
-          f'Comparing formulas needs math-verify ({message["reason"]}): pip install math-verify.')
+          f'comparing formulas needs math-verify ({message["reason"]}): pip install math-verify')
 
   @property
   def alive(self) -> bool:
     return self._process.poll() is None
 
   def ask(self, gold: str, answer: str, timeout_s: float) -> bool | None:
+    """The process's verdict; raises `_Timeout` or `_Crash` if there is none."""
     task = {'gold': gold, 'answer': answer, 'seconds': timeout_s}
     try:
       self._process.stdin.write(json.dumps(task).encode() + b'\n')
@@ -68,14 +69,14 @@ class _Worker:
     return self._read(timeout_s + _GRACE_SECONDS)['verdict']
 
   def kill(self) -> int:
-    """Ends the process and returns its exit status."""
+    """Kills the process and returns its exit status."""
     self._process.kill()
     for pipe in (self._process.stdin, self._process.stdout):
       pipe.close()
     return self._process.wait()
 
   def _read(self, seconds: float) -> dict:
-    """The next message. Kills the process and raises where it ends first or takes too long."""
+    """The next message; kills the process and raises if it exits or takes too long."""
     poll = select.poll()
     poll.register(self._process.stdout, select.POLLIN)
     deadline = time.monotonic() + seconds
@@ -97,24 +98,28 @@ class _Worker:
 class WorkerPool:
   """Worker processes, started when first needed and replaced when they die.
 
-  Threads may share a pool: each of `num_workers` may wait for an answer at the same time.
+  A pool may be shared by threads; up to `num_workers` of them can wait for an answer at the same
+  time.
 
   Attributes:
-    timeouts: tasks that took longer than `timeout_s`.
-    crashes: tasks in which the worker died.
+    timeouts: number of tasks that took longer than `timeout_s`.
+    crashes: number of tasks during which the worker died.
   """
 
   def __init__(self, num_workers: int = 2, timeout_s: float = 5.0):
-    """Starts nothing.
+    """Makes the pool without starting a process.
 
     Args:
-      num_workers: processes at most, at least 1.
-      timeout_s: seconds that a task may take, from its start inside the worker.
+      num_workers: the largest number of processes, at least 1.
+      timeout_s: seconds that a task may take, counted from its start in the worker.
+
+    Raises:
+      ValueError: an argument is out of range.
     """
-    if num_workers < 1 or not timeout_s > 0:
-      raise ValueError(
-          f'A worker pool of num_workers={num_workers}, timeout_s={timeout_s} cannot work: '
-          'give at least one worker and a positive number of seconds.')
+    if num_workers < 1:
+      raise ValueError(f'num_workers must be at least 1, got {num_workers}')
+    if not timeout_s > 0:
+      raise ValueError(f'timeout_s must be positive, got {timeout_s}')
     self.timeouts = 0
     self.crashes = 0
     self._timeout_s = timeout_s
@@ -126,9 +131,9 @@ class WorkerPool:
       self._idle.put(None)
 
   def equivalent(self, gold: str, answer: str) -> bool | None:
-    """Whether the LaTeX formula `answer` is equivalent to `gold`; None for an unreadable gold.
+    """Whether the LaTeX formula `answer` is equivalent to `gold`; None if the gold is unreadable.
 
-    False, and counted, where the worker crashes or times out.
+    False if the worker crashes or times out, which `crashes` or `timeouts` counts.
 
     Raises:
       ImportError: math-verify is not installed.
@@ -138,7 +143,7 @@ class WorkerPool:
     healthy = False
     try:
       if self._closed:
-        raise RuntimeError('This worker pool is closed: make another one.')
+        raise RuntimeError('this worker pool is closed: make a new one')
       if worker is not None and not worker.alive:
         worker.kill()
         worker = None
@@ -160,7 +165,7 @@ class WorkerPool:
     return False
 
   def close(self) -> None:
-    """Ends the workers, after the tasks under way."""
+    """Ends the workers once their current tasks are done."""
     self._closed = True
     for _ in range(self._num_workers):
       worker = self._idle.get()
@@ -183,10 +188,10 @@ _current_pool: contextvars.ContextVar[WorkerPool] = contextvars.ContextVar(
 
 
 def use_pool(pool: WorkerPool) -> None:
-  """Makes this thread's reward functions ask `pool` instead of one shared by the process."""
+  """Makes this thread's reward functions use `pool` instead of the one shared by the process."""
   _current_pool.set(pool)
 
 
 def current_pool() -> WorkerPool:
-  """The pool that this thread's reward functions ask."""
+  """The pool that this thread's reward functions use."""
   return _current_pool.get()

@@ -86,13 +86,14 @@ def evaluate_model(
   """(scores with intervals, one record a completion) of a loaded model, by fields of DEFAULT."""
   tokenizer = loaded.tokenizer
   stops = stop_ids(config['template'], tokenizer)
-  opened = opens_think(config['template'], tokenizer)
+  prompt_opens_think = opens_think(config['template'], tokenizer)
   problems = problem_stream(
       {**config, 'prompts_per_batch': datasets.prompts_at_a_time(config, mesh)}, tokenizer)
   sample = _sampler(config, loaded.model, stops, should_stop)
-  functions = named_rewards({config['correctness_reward']: 1.0}, opened=opened)
+  functions = named_rewards(
+      {config['correctness_reward']: 1.0}, prompt_opens_think=prompt_opens_think)
   if any(example.get('check') for example in problems.source):
-    functions = {name: (by_check(function, opened=opened), weight)
+    functions = {name: (by_check(function, prompt_opens_think=prompt_opens_think), weight)
                  for name, (function, weight) in functions.items()}
   with RewardSuite(functions, num_workers=config['reward_workers'],
                    timeout_s=config['reward_timeout_s']) as rewards:
@@ -100,7 +101,8 @@ def evaluate_model(
       return evaluation.evaluate(
           sample, loaded.params, problems, rewards, tokenizer,
           num_problems=config['problems'], num_samples=config['completions_per_problem'], stop_ids=stops,
-          opened=opened, ks=tuple(sorted({1, config['completions_per_problem']})), mesh=mesh)
+          prompt_opens_think=prompt_opens_think,
+          ks=tuple(sorted({1, config['completions_per_problem']})), mesh=mesh)
     except Interrupted:
       raise StopRequested('an evaluation was asked to stop: those before it are kept; run '
                                  'the same command to go on') from None

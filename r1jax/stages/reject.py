@@ -139,14 +139,14 @@ def read_samples(
     records: list[Mapping[str, Any]], config: Mapping[str, Any], tokenizer: Tokenizer,
 ) -> list[curation.Sample]:
   """An evaluation's records as samples; only what the accuracy gives 1 is correct."""
-  opened, samples = opens_think(config['template'], tokenizer), []
+  prompt_opens_think, samples = opens_think(config['template'], tokenizer), []
   for record in records:
     verdict = record['rewards'][config['correctness_reward']]
     sample = curation.Sample(
         question=record['prompt'], completion=record['completion'],
         correct=None if verdict is None else verdict == 1, truncated=record['truncated'],
-        example_id=record['example_id'], opened=opened, language=record.get('language', ''),
-        objective=record.get('objective', ''))
+        example_id=record['example_id'], prompt_opens_think=prompt_opens_think,
+        language=record.get('language', ''), objective=record.get('objective', ''))
     samples.append(dataclasses.replace(
         sample, reasoning_tokens=len(tokenizer.encode(sample.reasoning))))
   return samples

@@ -152,7 +152,7 @@ def _sample(
 ) -> dict[str, str]:
   prompt = render_prompt(template, question, tokenizer)
   completion = readable_completion(
-      reasoning, summary, prompt=prompt, opened=opens_think(template, tokenizer))
+      reasoning, summary, prompt=prompt, prompt_opens_think=opens_think(template, tokenizer))
   return {'prompt': prompt, 'completion': completion}
 
 

@@ -150,7 +150,7 @@ def seen(completion: str, objective: str, *, prompt: str, opened: bool) -> str:
   completion is as the prompt asks for: a space where it does not end with any.
   """
   if objective == 'helpfulness':
-    completion = final_summary(completion, opened=opened)
+    completion = final_summary(completion, prompt_opens_think=opened)
   return ('' if prompt[-1:].isspace() else ' ') + completion.strip()
 
 

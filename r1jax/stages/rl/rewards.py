@@ -220,7 +220,7 @@ def make_judges(
                         timeout_s=config['reward_timeout_s']) if functions else None
     return Judge(suite, models)
 
-  named = lambda part: named_rewards(part['rewards'], opened=opened)
+  named = lambda part: named_rewards(part['rewards'], prompt_opens_think=opened)
   return Judges(judge(config, reward_functions or named(config)),
                 judge(general, named(general)) if general['prompts_per_batch'] else None)
 
