@@ -10,6 +10,7 @@ import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
 from r1jax import metrics, rollout
+from r1jax.metrics import labels
 from r1jax.models import compute
 from r1jax.records import Batch
 from r1jax.rewards.completion import Completion
@@ -313,7 +314,7 @@ def test_pitfall_20_a_mixed_run_that_was_stopped_ends_as_if_it_was_not(
 
 def test_two_reward_models_have_a_curve_each():
   names = [f'rewards/reward_model/{name}/mean' for name in OBJECTIVES]
-  assert len(set(metrics._reward_titles(names).values())) == 2
+  assert len(set(labels.reward_titles(names).values())) == 2
 
 
 @pytest.mark.parametrize('advantage', ('group_relative', 'batch_normalized', 'gae'))

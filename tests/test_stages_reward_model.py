@@ -158,7 +158,7 @@ def test_the_miniature_is_split_and_its_labels_are_right(base, objective):
 def leave(folder, samples, refused, kind='reject'):
   """The Artifact of a stage that drew these lines."""
   for name, rows in (('samples', samples), ('refused', refused)):
-    metrics.JsonlParts(Path(folder) / name, key='part', resume=0).append(0, rows)
+    metrics.JsonlWriter(Path(folder) / name, key='part', resume=0).append(0, rows)
   checkpoint.write_manifest(Path(folder), checkpoint.Manifest(kind, 'preference_samples', 'of the draw'))
   return open_artifact(folder)
 

@@ -23,7 +23,7 @@ def drawn(tmp_path_factory):
   """The Artifact of a stage 'draw', with 24 samples."""
   folder = Path(tmp_path_factory.mktemp('draw'))
   examples = miniature.calculations('train', 24, min_steps=2, max_steps=4)
-  metrics.JsonlParts(folder / 'samples', key='part', resume=0).append(0, [
+  metrics.JsonlWriter(folder / 'samples', key='part', resume=0).append(0, [
       dict(prompt=f'User: {example["question"]}\nAssistant:', completion=f' {example["answer"]}.')
       for example in examples])
   checkpoint.write_manifest(folder, checkpoint.Manifest('reject', 'draw', 'of the draw'))

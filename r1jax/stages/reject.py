@@ -121,7 +121,7 @@ def _write(
   def write() -> tuple[str, ...]:
     for name, lines in written.items():
       (workdir / name).remove()
-      metrics.JsonlParts(workdir / name, key='part', resume=0).append(0, lines)
+      metrics.JsonlWriter(workdir / name, key='part', resume=0).append(0, lines)
     return tuple(f'{folder}/{name}' for folder in written
                  for name in (workdir / folder).file_sizes())
   return hosts.from_first(write)
