@@ -18,7 +18,7 @@ def test_rows_keep_their_order_and_text(tmp_path):
     source[50]
   tail = array_records.read_array_record(folder, 'test[1:]')
   assert [tail[i] for i in range(len(tail))] == rows(3)[1:]
-  with pytest.raises(ValueError, match="'val': it has .*train"):
+  with pytest.raises(ValueError, match="'val': use one of .*train"):
     array_records.read_array_record(folder, 'val')
 
 

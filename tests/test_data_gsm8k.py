@@ -35,7 +35,7 @@ def test_rows_are_those_of_the_files(tmp_path):
 
 
 def test_other_files_are_refused(tmp_path):
-  with pytest.raises(FileNotFoundError, match='train.jsonl is absent'):
+  with pytest.raises(FileNotFoundError, match='train.jsonl does not exist'):
     gsm8k.load_gsm8k(tmp_path, 'train', tmp_path)
   stranger = json.dumps({'question': 'How many?', 'answer': 'One. #### 1'})
   torn = stranger.replace('How many?', 'Natalia sold clips to 48 of her friends in April')

@@ -33,10 +33,10 @@ def test_numbers_and_byte_order_mark_are_taken(tmp_path):
 
 
 @pytest.mark.parametrize('line, message', [
-    (b'{"prompt": "1 + 1?", "answer": ', 'no JSON'),
-    (b'prompt: 1 + 1?', 'no JSON'),
-    (b'[' * 100_000, 'no JSON'),
-    (b'{"prompt": "p", "answer": 1' + b'0' * 10_000 + b'}', 'no JSON'),
+    (b'{"prompt": "1 + 1?", "answer": ', 'not valid JSON'),
+    (b'prompt: 1 + 1?', 'not valid JSON'),
+    (b'[' * 100_000, 'not valid JSON'),
+    (b'{"prompt": "p", "answer": 1' + b'0' * 10_000 + b'}', 'not valid JSON'),
     (b'["1 + 1?", "2"]', 'JSON list'),
     (b'null', 'JSON NoneType'),
     (b'{"prompt": "p", "reply": "2"}', '"answer" is missing .there are: prompt, reply'),
@@ -77,8 +77,8 @@ def test_worked_questions_come_back(tmp_path):
 @pytest.mark.parametrize('line, message', [
     (GOOD, '"reasoning" is missing'),
     (WORKED.replace(b'"It is 2."', b'""'), '"summary" is .*not blank'),
-    (WORKED.replace(b'so 1', b'<think> so 1'), '"reasoning" holds <think>, leave tags out'),
-    (WORKED.replace(b'It is 2.', b'2 </answer>'), '"summary" holds </answer>, leave tags out'),
+    (WORKED.replace(b'so 1', b'<think> so 1'), '"reasoning" contains <think>, leave tags out'),
+    (WORKED.replace(b'It is 2.', b'2 </answer>'), '"summary" contains </answer>, leave tags out'),
     (b'[]', r'JSON list, write an object {"prompt": ..., "reasoning": ..., "summary": ...}')])
 def test_a_bad_worked_question_is_named_by_file_and_line(tmp_path, line, message):
   path = tmp_path / 'own.jsonl'
@@ -101,7 +101,7 @@ def test_preferences_and_judgements_come_back(tmp_path):
 
 
 @pytest.mark.parametrize('source, line, message', [
-    (jsonl.preference_source, '"chosen": "a", "rejected": " a"', 'equal, which prefers nothing'),
+    (jsonl.preference_source, '"chosen": "a", "rejected": " a"', 'equal, which is not a preference'),
     (jsonl.preference_source, '"chosen": "a"', '"rejected" is missing'),
     (jsonl.preference_source, '"chosen": "a", "rejected": "b", "margin": -1', '"margin" is -1'),
     (jsonl.preference_source, '"chosen": "a", "rejected": "b", "margin": true', '"margin" is True'),

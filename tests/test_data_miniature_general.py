@@ -174,7 +174,7 @@ def test_a_careless_writer_gives_bad_answers_that_nobody_checks():
 
 @pytest.mark.parametrize('careless', (-0.1, 1.1, float('nan')))
 def test_a_share_of_carelessness_is_a_share(careless):
-  with pytest.raises(ValueError, match=f'bad_answer_share={careless} .* is no share: use 0 to 1'):
+  with pytest.raises(ValueError, match=f'bad_answer_share={careless} .* is out of range: use 0 to 1'):
     general.general_examples('train', 1, bad_answer_share=careless)
 
 

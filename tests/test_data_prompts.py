@@ -138,8 +138,8 @@ def test_pitfall_03_lengths_not_ids_tell_the_padding():
 @pytest.mark.parametrize('settings, message', [
     ({'prompts_per_batch': 0}, 'prompts_per_batch=0 .* 10 examples'),
     ({'prompts_per_batch': 11}, 'prompts_per_batch=11 .* 10 examples'),
-    ({'process_count': 3}, 'prompts_per_batch=4 .* host 0 of 3'),
-    ({'process_index': 2, 'process_count': 2}, 'host 2 of 2'),
+    ({'process_count': 3}, 'prompts_per_batch=4 cannot be split evenly among 3 hosts'),
+    ({'process_index': 2, 'process_count': 2}, 'process_index=2 is out of range: use 0 to 1'),
     ({'max_prompt_length': 0}, 'max_prompt_length=0'),
     ({'overlong': 'cut'}, "overlong='cut'"),
     ({'seed': -1}, 'seed=-1'),

@@ -46,10 +46,10 @@ def test_settings_reach_the_task_or_are_refused():
   source = reasoning_gym.reasoning_gym_source('chain_sum', 5, 0, min_terms=7, max_terms=7)
   assert all(len(re.findall(r'\d+', source[i]['question'])) == 7 for i in range(5))
   for settings in ({'min_term': 2}, {'min_terms': 5, 'max_terms': 2}):
-    with pytest.raises(ValueError, match="'chain_sum' refuses the settings {'min_term"):
+    with pytest.raises(ValueError, match="'chain_sum' rejects the settings {'min_term"):
       reasoning_gym.reasoning_gym_source('chain_sum', 5, 0, **settings)
   for size, seed in ((0, 0), (2**32, 0), (5, -1)):
-    with pytest.raises(ValueError, match='take a size'):
+    with pytest.raises(ValueError, match='use a size'):
       reasoning_gym.reasoning_gym_source('chain_sum', size, seed)
   with pytest.raises(IndexError):
     source[5]

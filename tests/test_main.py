@@ -85,7 +85,7 @@ WRONG = {
     '--workdir=': ['--workdir is missing: give --config=FILE and --workdir=FOLDER'],
     '--config=r1_zero.py:tyni': ['r1_zero.py:tyni is unknown: use one of tiny'],
     '--config=nothing.py': ['No such file', 'nothing.py'],
-    '--config=mine.py': ['mine/train.jsonl, line 2: this is no JSON (column 1: Expecting value)'],
+    '--config=mine.py': ['mine/train.jsonl, line 2: this is not valid JSON (column 1: Expecting value)'],
 }
 
 

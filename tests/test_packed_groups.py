@@ -96,9 +96,9 @@ def test_shapes_depend_on_settings_more_than_on_lengths():
 
 @pytest.mark.parametrize('arguments, message', [
     (([3, 4], [1, 2, 3], 10), r'prompt_lengths \(2,\) and completion_lengths \(3,\) do not fit'),
-    (([0], [1], 10), 'a prompt has no token'),
-    (([3], [8], 10), 'have 11 tokens, of at most longest=10, in rows of row_length=12'),
-    (([3], [8], 13), 'at most longest=13, in rows of row_length=12: raise the lower')])
+    (([0], [1], 10), 'prompt_lengths must be at least 1 .* got minima of 0'),
+    (([3], [8], 10), 'have 11 tokens, more than longest=10: raise longest'),
+    (([3], [8], 13), 'longest=13 exceeds row_length=12: raise row_length')])
 def test_groups_that_do_not_fit_are_refused_in_one_sentence(arguments, message):
   prompts, completions, longest = arguments
   with pytest.raises(ValueError, match=message):

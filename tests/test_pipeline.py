@@ -124,7 +124,7 @@ def test_a_mesh_that_does_not_fit_is_refused(tmp_path):
 
 def test_a_line_that_is_no_json_is_named(one_device, tmp_path):
   for line, complaint in (
-      ('no JSON', 'this is no JSON'), ('{"prompt": "1+1?"}', '"answer" is missing')):
+      ('no JSON', 'this is not valid JSON'), ('{"prompt": "1+1?"}', '"answer" is missing')):
     (tmp_path / 'train.jsonl').write_text('{"prompt": "1+1?", "answer": 2}\n' + line + '\n')
     config = stages(zero=ZERO | dict(data=dict(name='jsonl', folder=str(tmp_path))))
     with pytest.raises(ValueError, match=re.escape(f'{tmp_path}/train.jsonl, line 2: ') + '.*' +

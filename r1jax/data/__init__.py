@@ -1,1 +1,1 @@
-"""Examples as random-access sources of dicts, and the batches made of them, on the host."""
+"""Examples as random-access sources of dictionaries, and batches of them, on the host."""

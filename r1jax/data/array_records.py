@@ -16,25 +16,26 @@ def prepare_array_record(
     *,
     version: str = '1.0.0',
 ) -> str:
-  """Writes a TFDS dataset of text rows, unless it is there already, and returns its folder.
+  """Writes a TFDS dataset of text rows unless it exists already, and returns its folder.
 
-  The rows keep their order: TFDS' shuffling on writing is off.
+  The rows keep their order: TFDS does not shuffle them.
 
   Args:
-    name: the dataset's name, in snake case. With `version` it says all about the content: rows
-      made from a seed or a size carry these in the name.
-    rows_by_split: the rows of each split; generators are not started when the dataset is there.
+    name: the dataset's name, in snake case. `name` and `version` must identify the content: if the
+      rows depend on a seed or a size, these must be part of the name.
+    rows_by_split: the rows of each split. Generators are not started if the dataset exists.
     features: the names of the rows' fields, all of them text.
-    data_dir: the folder that holds `name/version/`, on a local disk.
-    version: to be raised when the same name comes to mean other rows.
+    data_dir: the folder that contains `name/version/`, on a local disk.
+    version: to be increased when the same name stands for other rows.
 
   Raises:
     ValueError: `data_dir` is not on a local disk.
-    Whatever a generator in `rows_by_split` raises; nothing is prepared then.
+    Exception: whatever a generator in `rows_by_split` raises; no dataset is written then.
   """
   import tensorflow_datasets as tfds
 
-  class TextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  class TextBuilder(  # type: ignore[call-arg]    # the base class is Any to mypy
+      tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version(version)
 
     def _info(self):
@@ -49,7 +50,7 @@ def prepare_array_record(
     def _generate_examples(self, rows):
       yield from enumerate(rows)
 
-  tfds.disable_progress_bar()   # a bar for each split and shard, of what takes a moment
+  tfds.disable_progress_bar()    # it would show one bar per split and shard
   TextBuilder.name = name
   builder = TextBuilder(data_dir=os.fspath(storage.Path(data_dir)), file_format='array_record')
   builder.download_and_prepare()
@@ -57,10 +58,10 @@ def prepare_array_record(
 
 
 def read_array_record(folder: str, split: str) -> TextSource:
-  """The rows of one split of a folder that `prepare_array_record` returned, in written order.
+  """The rows of one split, in the order they were written.
 
   Args:
-    folder: the dataset's folder.
+    folder: a dataset's folder, as `prepare_array_record` returns it.
     split: a split or a slice of one, such as 'train[:100]'.
 
   Raises:
@@ -73,11 +74,11 @@ def read_array_record(folder: str, split: str) -> TextSource:
     return TextSource(builder.as_data_source(split))
   except ValueError:
     raise ValueError(
-        f'{folder} has no split {split!r}: it has {", ".join(builder.info.splits)}.') from None
+        f'{folder} has no split {split!r}: use one of {", ".join(builder.info.splits)}.') from None
 
 
 class TextSource:
-  """A random-access source of {field: text}, decoded from a TFDS data source's bytes."""
+  """A random-access source of {field: text}, decoded from the bytes of a TFDS data source."""
 
   def __init__(self, rows: Sequence[Mapping[str, bytes]]):
     self._rows = rows
@@ -87,5 +88,5 @@ class TextSource:
 
   def __getitem__(self, index: int) -> dict[str, str]:
     if not 0 <= index < len(self):
-      raise IndexError(f'Row {index} of {len(self)}.')
+      raise IndexError(f'row {index} of {len(self)} rows')
     return {key: value.decode() for key, value in self._rows[index].items()}

@@ -1,4 +1,6 @@
 """Packing prompts and their completions into rows of fixed length, for RL."""
+from typing import Any
+
 import numpy as np
 
 from r1jax.records import Packing
@@ -10,64 +12,83 @@ def pack_groups(
 ) -> Packing:
   """Packs prompts and their completions, each completion into the row that it fills best.
 
-  Best fit decreasing: groups from the largest on, and their completions from the longest on, go
-  into the fullest row that has room for them (and for a copy of their prompt, if they are its
-  first of that row), the oldest of equals, or open a row. The result depends on the arguments
-  alone; K on N, `longest`, `row_length` and `num_rows` only, and M is 8, 32, 128, ...: so a program
-  that takes packings is compiled for few shapes.
+  This is best fit decreasing. Groups are placed from the largest to the smallest, and the
+  completions of a group from the longest to the shortest. Each goes into the fullest row that has
+  room for it, and for a copy of its prompt if it is the first of its group in that row; among
+  equally full rows the oldest is taken; if none has room, a new row is started.
+
+  The result depends only on the arguments. The shapes depend on less, so that a program that takes
+  packings is compiled for few shapes: K depends on N, `longest`, `row_length` and `num_rows`, and M
+  is one of 8, 32, 128, ...
 
   Args:
     prompt_lengths: [B], each at least 1.
-    completion_lengths: [N], N a multiple of B, those of a group together; 0 is a length, too.
+    completion_lengths: [N], N = B·G, the completions of a group together; 0 is allowed.
     row_length: T.
-    num_rows: R, of a micro-batch.
-    longest: what a prompt and a completion of it may have together, at most T.
+    num_rows: R, the rows of a micro-batch.
+    longest: the largest allowed length of a prompt and a completion together, at most T.
 
   Returns:
     The packing, of numpy arrays.
 
   Raises:
-    ValueError: lengths are not those of groups, or exceed `longest`, or `longest` exceeds a row.
+    ValueError: the lengths are not those of groups or exceed `longest`, or `longest` exceeds T.
   """
   prompts, completions = np.asarray(prompt_lengths), np.asarray(completion_lengths)
+  _check_lengths(prompts, completions, row_length, longest)
+  rows = _best_fit_rows(prompts, completions.reshape(prompts.size, -1), row_length)
+  num_slots = 8    # M
+  while num_slots < max(sum(map(len, row.values())) for row in rows):
+    num_slots *= 4
+  # Any two rows have more than T tokens together, or they would be one row.
+  most_rows = min(completions.size, 2 * completions.size * longest // row_length + 1)
+  num_micro_batches = -(-most_rows // num_rows)
+  by_place = num_micro_batches, num_rows, row_length
+  by_slot = num_micro_batches, num_rows, num_slots
+  packing: dict[str, Any] = dict(
+      segment_ids=np.zeros(by_place, np.int32),
+      positions=np.zeros(by_place, np.int32),
+      completions=np.full(by_slot, completions.size, np.int32),
+      starts=np.zeros(by_slot, np.int32),
+      prompt_ends=np.zeros(by_slot, np.int32))
+  for number, row in enumerate(rows):
+    place = divmod(number, num_rows)
+    _write_row({name: array[place] for name, array in packing.items()}, row, prompts, completions)
+  packing['num_micro_batches'] = np.int32(-(-len(rows) // num_rows))
+  return Packing(**packing)
+
+
+def _check_lengths(
+    prompts: np.ndarray, completions: np.ndarray, row_length: int, longest: int) -> None:
   if prompts.ndim != 1 or not prompts.size or completions.ndim != 1 or (
       completions.size % prompts.size or not completions.size):
     raise ValueError(f'pack_groups: prompt_lengths {prompts.shape} and completion_lengths '
                      f'{completions.shape} do not fit: give [B] and [N], N a multiple of B')
   if prompts.min() < 1 or completions.min() < 0:
-    raise ValueError('pack_groups: a prompt has no token, or a completion fewer than none: give '
-                     'lengths from 1 and from 0 on')
-  size = completions.size // prompts.size
-  found = int((np.repeat(prompts, size) + completions).max())
-  if not found <= longest <= row_length:
-    raise ValueError(f'pack_groups: a prompt and its completion have {found} tokens, of at most '
-                     f'longest={longest}, in rows of row_length={row_length}: raise the lower')
-  rows = _best_rows(prompts, completions.reshape(-1, size), row_length)
-  most = max(sum(map(len, row.values())) for row in rows)
-  slots = 8
-  while slots < most:
-    slots *= 4
-  # Of two rows one is more than half full, else they had been one.
-  capacity = min(completions.size, 2 * completions.size * longest // row_length + 1)
-  count = -(-capacity // num_rows)
-  packing = Packing(
-      segment_ids=np.zeros((count, num_rows, row_length), np.int32),
-      positions=np.zeros((count, num_rows, row_length), np.int32),
-      completions=np.full((count, num_rows, slots), completions.size, np.int32),
-      starts=np.zeros((count, num_rows, slots), np.int32),
-      prompt_ends=np.zeros((count, num_rows, slots), np.int32),
-      num_micro_batches=np.int32(-(-len(rows) // num_rows)))
-  for number, row in enumerate(rows):
-    _lay_out(packing, divmod(number, num_rows), row, prompts, completions)
-  return packing
+    raise ValueError('pack_groups: prompt_lengths must be at least 1 and completion_lengths at '
+                     f'least 0, got minima of {prompts.min()} and {completions.min()}')
+  longest_pair = int((np.repeat(prompts, completions.size // prompts.size) + completions).max())
+  if longest_pair > longest:
+    raise ValueError(f'pack_groups: a prompt and its completion have {longest_pair} tokens, more '
+                     f'than longest={longest}: raise longest')
+  if longest > row_length:
+    raise ValueError(f'pack_groups: longest={longest} exceeds row_length={row_length}: raise '
+                     'row_length')
 
 
-def _best_rows(prompts, completions, row_length) -> list[dict[int, list[int]]]:
-  """For each row the completions by their prompt; completions [B, G]."""
-  room = np.zeros(completions.size, np.int64)
-  rows = []
+def _best_fit_rows(
+    prompts: np.ndarray, completions: np.ndarray, row_length: int) -> list[dict[int, list[int]]]:
+  """The completion numbers of each row by their prompt's number.
+
+  Args:
+    prompts: [B] lengths.
+    completions: [B, G] lengths.
+    row_length: T.
+  """
+  room = np.zeros(completions.size, np.int64)    # of each row
+  rows: list[dict[int, list[int]]] = []
   for b in np.argsort(-(prompts + completions.sum(1)), kind='stable').tolist():
-    copy = np.full(completions.size, prompts[b])     # what b's prompt still takes of each row
+    copy = np.full(completions.size, prompts[b])    # what prompt b would still take of each row
     for g in np.argsort(-completions[b], kind='stable').tolist():
       left = room[:len(rows)] - copy[:len(rows)] - completions[b, g]
       fits = left >= 0
@@ -83,23 +104,35 @@ def _best_rows(prompts, completions, row_length) -> list[dict[int, list[int]]]:
   return rows
 
 
-def _lay_out(packing: Packing, place, row, prompts, completions) -> None:
-  """Writes a row into the packing, at its [K, R] place."""
-  segment_ids, positions = packing.segment_ids[place], packing.positions[place]
+def _write_row(
+    arrays: dict[str, np.ndarray], row: dict[int, list[int]], prompts: np.ndarray,
+    completions: np.ndarray,
+) -> None:
+  """Writes one row of the packing.
+
+  Args:
+    arrays: the fields of `Packing` for this row, [T] or [M], written in place.
+    row: the numbers of its completions by their prompt's number.
+    prompts: [B] lengths.
+    completions: [N] lengths.
+  """
   end = slot = 0
-
-  def append(segment, length, position):
-    nonlocal end
-    segment_ids[end:end + length] = segment
-    positions[end:end + length] = np.arange(position, position + length)
-    end += length
-
   for b, members in row.items():
-    append(1 + b, prompts[b], 0)
+    end = _write_segment(arrays, end, 1 + b, prompts[b], 0)
     prompt_end = end - 1
     for n in members:
-      packing.completions[place][slot] = n
-      packing.starts[place][slot] = end
-      packing.prompt_ends[place][slot] = prompt_end
-      append(1 + len(prompts) + n, completions[n], prompts[b])
+      arrays['completions'][slot] = n
+      arrays['starts'][slot] = end
+      arrays['prompt_ends'][slot] = prompt_end
       slot += 1
+      end = _write_segment(arrays, end, 1 + len(prompts) + n, completions[n], prompts[b])
+
+
+def _write_segment(
+    arrays: dict[str, np.ndarray], start: int, segment: int, length: int, first_position: int,
+) -> int:
+  """Writes the ids and positions of one prompt or completion, and returns where it ends."""
+  end = start + int(length)
+  arrays['segment_ids'][start:end] = segment
+  arrays['positions'][start:end] = np.arange(first_position, first_position + length)
+  return end

@@ -1,5 +1,7 @@
 """GSM8K (Cobbe et al., 2021, arXiv:2110.14168) from its two published JSONL files."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 import functools
 import json
@@ -10,37 +12,36 @@ from r1jax.data import array_records
 from r1jax.runtime import storage
 
 SIZES = {'train': 7473, 'test': 1319}
-_FIRST = {  # The beginning of each split's first question.
+_FIRST = {  # the beginning of each split's first question
     'train': 'Natalia sold clips to 48 of her friends in April',
     'test': 'Janet\N{RIGHT SINGLE QUOTATION MARK}s ducks lay 16 eggs per day',
 }
 
 
-def load_gsm8k(
-    folder: str, split: str, data_dir: storage.Path | str) -> 'Solved':
+def load_gsm8k(folder: str, split: str, data_dir: storage.Path | str) -> SolutionSource:
   """A random-access source of question, answer, solution and reasoning, in the files' order.
 
-  `answer` is the text after `####`, `solution` the whole worked answer as published, `reasoning`
-  what stands before the answer in it, without the calculator's `<<...>>`. The dataset is prepared
-  once and read from `data_dir` from then on: the files may be gone by then.
+  `answer` is the text after `####`, `solution` the whole worked answer as published, and
+  `reasoning` the part of it before the answer, without the calculator annotations `<<...>>`. The
+  dataset is prepared once and from then on read from `data_dir`; the files are no longer needed.
 
   Args:
-    folder: holds `train.jsonl` and `test.jsonl`.
+    folder: the folder with `train.jsonl` and `test.jsonl`.
     split: 'train', 'test' or a TFDS slice such as 'train[:100]'.
-    data_dir: where the prepared dataset is, or will be written; on a local disk.
+    data_dir: the folder of the prepared dataset, which is written if missing; on a local disk.
 
   Raises:
-    FileNotFoundError: a file is absent.
+    FileNotFoundError: a file is missing.
     ValueError: a file is not GSM8K's, or there is no such split.
   """
   rows = functools.partial(_rows, pathlib.Path(folder))
   directory = array_records.prepare_array_record(
       'gsm8k', {name: rows(name) for name in SIZES}, ('question', 'answer', 'solution'), data_dir)
-  return Solved(array_records.read_array_record(directory, split))
+  return SolutionSource(array_records.read_array_record(directory, split))
 
 
-class Solved:
-  """A source whose examples gain `reasoning`, made of their `solution`."""
+class SolutionSource:
+  """A source that adds `reasoning` to its examples, taken from their `solution`."""
 
   def __init__(self, rows: array_records.TextSource):
     self._rows = rows
@@ -55,10 +56,11 @@ class Solved:
 
 
 def _rows(folder: pathlib.Path, split: str) -> Iterator[dict[str, str]]:
+  """Yields the rows of a split's file, after checking that it is GSM8K's."""
   path = folder / f'{split}.jsonl'
   if not path.is_file():
     raise FileNotFoundError(
-        f'{path} is absent: name the folder with GSM8K\'s train.jsonl and test.jsonl.')
+        f"{path} does not exist: give the folder with GSM8K's train.jsonl and test.jsonl.")
   lines = path.read_bytes().splitlines()
   try:
     rows = [json.loads(line) for line in lines]
@@ -68,7 +70,7 @@ def _rows(folder: pathlib.Path, split: str) -> Iterator[dict[str, str]]:
     genuine = False
   if not genuine:
     raise ValueError(
-        f'{path} ({len(lines)} lines) is not GSM8K\'s {split} file of {SIZES[split]} lines: take '
+        f"{path} ({len(lines)} lines) is not GSM8K's {split} file of {SIZES[split]} lines: use "
         'the published one.')
   for row, answer in zip(rows, answers, strict=True):
     yield {'question': row['question'], 'answer': answer, 'solution': row['answer']}

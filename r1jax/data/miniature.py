@@ -1,19 +1,19 @@
-"""The miniature's world: calculations that need steps, general tasks, and the corpus of its base.
+"""The miniature's world: calculations that need steps, and the corpus of its base model.
 
-A question is a chain of small operations, to be done from left to right with every result cut to
-its last two digits, in English or Chinese. One step (a number below 100 and a digit) is easy to
-learn; the whole cannot be had at once, since each step scatters what the one before it gave. The
-corpus shows what a raw web-like base would have seen: mostly answers given at once (right ones, for
-a reader who cannot see why), some written-out chains, loose formats, languages mixed within a chain, some marked
-self-corrections, and general tasks done well and badly. Which problems are held out is decided by a
-checksum of the expression, so no seed and no later stage can leak one into training.
+A question, in English or Chinese, is a chain of small operations, to be applied from left to right
+with every result reduced to its last two digits. One step (a number below 100 and a digit) is easy
+to learn, but the answer cannot be guessed at once, because each step scatters the result of the one
+before. The corpus resembles what a raw base model has seen on the web: mostly correct answers
+without their reasoning, some written-out chains, loose formats, languages mixed within a chain,
+some marked self-corrections, and general tasks done well and badly. A checksum of the expression
+decides which problems are held out, so no seed and no later stage can leak one into training.
 """
 import random
 
 from r1jax.data.miniature_general import LANGUAGES, corpus_answer, draw_general, is_held_out
 
-MAX_STEPS = 8            # of the corpus; longer chains are a test of generalisation
-MODULUS = 100            # of every result
+MAX_STEPS = 8    # in the corpus; longer chains test generalisation
+MODULUS = 100    # results are reduced modulo this
 
 _QUESTIONS = {'en': ('Keeping two digits, what is {}?', 'Compute {}, keeping two digits.'),
               'zh': ('保留两位,{}等于多少?', '计算{},保留两位。')}
@@ -21,20 +21,20 @@ _LINKS = {'en': ('', 'then ', 'next ', 'now ', 'so '), 'zh': ('', '再', '然后
 _DOUBTS = {'en': ('wait, ', 'wrong, ', 'wait, check: '), 'zh': ('等等,', '不对,', '等等,检查:')}
 _VERDICTS = {'en': ('The answer is {}.', 'So it is {}.'), 'zh': ('答案是{}。', '所以是{}。')}
 
-# How the corpus answers a calculation: (form, weight). Three answers in ten are chains.
+# The forms of the corpus's answers to calculations, with weights. Three in ten have a chain.
 _FORMS = (
     ('bare', 0.30), ('verdict', 0.22), ('tagged', 0.18),
     ('chain', 0.07), ('untidy', 0.07), ('proper', 0.16))
 
 
 def apply_operation(result: int, operation: str) -> int:
-  """The last two digits after `+d`, `-d` or `*d`; a subtraction must not go below 0."""
+  """The last two digits after `+d`, `-d` or `*d`; a subtraction must not give less than 0."""
   digit = int(operation[1:])
   return {'+': result + digit, '-': result - digit, '*': result * digit}[operation[0]] % MODULUS
 
 
 def draw_operations(rng: random.Random, count: int) -> list[str]:
-  """A first digit and `count` operations on it; subtractions that go below 0 are left out."""
+  """A first digit and `count` operations on it; no subtraction gives less than 0."""
   result = rng.randint(1, 9)
   terms = [str(result)]
   for _ in range(count):
@@ -53,14 +53,21 @@ def running_results(terms: list[str]) -> list[int]:
 
 
 def worked(terms: list[str]) -> str:
-  """The running results written out without any word: '5+3=8, 8*2=16'."""
+  """The running results written out without words: '5+3=8, 8*2=16'."""
   results = running_results(terms)
   return ', '.join(f'{before}{operation}={after}' for before, operation, after in zip(
       results, terms[1:], results[1:]))
 
 
 def draw_calculation(rng: random.Random, held_out: bool, min_steps: int, max_steps: int) -> dict:
-  """One calculation of the asked split: question, answer, task, language, terms, reasoning."""
+  """Draws a calculation: question, answer, task, language, terms and reasoning.
+
+  Args:
+    rng: the random generator.
+    held_out: whether to draw from the test split.
+    min_steps: the smallest number of operations.
+    max_steps: the largest number of operations.
+  """
   while True:
     terms = draw_operations(rng, rng.randint(min_steps, max_steps))
     expression = ''.join(terms)
@@ -74,32 +81,54 @@ def draw_calculation(rng: random.Random, held_out: bool, min_steps: int, max_ste
 
 def calculations(split: str, size: int, *, seed: int = 0, min_steps: int = 5,
                  max_steps: int = MAX_STEPS) -> list[dict]:
-  """`size` different calculations of a split ('train' or 'test').
+  """Distinct calculations of a split.
 
-  Raises ValueError for another split, step counts that cannot be, or more than there are.
+  Args:
+    split: 'train' or 'test'.
+    size: how many.
+    seed: seed of the draws.
+    min_steps: the smallest number of operations.
+    max_steps: the largest number of operations.
+
+  Returns:
+    Examples as `draw_calculation` makes them.
+
+  Raises:
+    ValueError: the split is unknown, the numbers of steps are impossible, or `size` is more than
+      there are.
   """
   if split not in ('train', 'test'):
     raise ValueError(f"split={split!r} of the miniature's calculations is unknown: use 'train' or "
                      "'test'")
   if not 1 <= min_steps <= max_steps:
-    raise ValueError(f'min_steps={min_steps}, max_steps={max_steps} of the miniature do not fit: '
-                     'use 1 <= min_steps <= max_steps')
+    raise ValueError(f'min_steps={min_steps}, max_steps={max_steps} of the miniature are '
+                     'impossible: use 1 <= min_steps <= max_steps')
   rng = random.Random(f'{seed} {split} {min_steps} {max_steps}')
-  examples, repeats = {}, 0    # by question
+  examples: dict[str, dict] = {}    # by question
+  repeats = 0
   while len(examples) < size:
     example = draw_calculation(rng, split == 'test', min_steps, max_steps)
     repeats = repeats + 1 if example['question'] in examples else 0
     if repeats == 10_000:
-      raise ValueError(f'size={size} is more than the miniature has with max_steps={max_steps}, '
-                       f'about {len(examples)}: lower size or raise max_steps')
+      raise ValueError(f'size={size} is more than the about {len(examples)} calculations that the '
+                       f'miniature has with max_steps={max_steps}: lower size or raise max_steps')
     examples.setdefault(example['question'], example)
   return list(examples.values())
 
 
 def chain_of_thought(rng: random.Random, terms: list[str], language: str) -> str:
-  """The running results written out; one chain in four mixes languages, some correct themselves."""
+  """The running results written out, as the corpus does it.
+
+  One chain in four mixes languages, and some steps are first wrong and then corrected.
+
+  Args:
+    rng: the random generator.
+    terms: the calculation, as `draw_operations` returns it.
+    language: 'en' or 'zh', for the words between steps.
+  """
   mixed = rng.random() < 0.25
-  results, steps = running_results(terms), []
+  results = running_results(terms)
+  steps: list[str] = []
   for before, operation, after in zip(results, terms[1:], results[1:]):
     spoken = rng.choice(LANGUAGES) if mixed else language
     link = rng.choice(_LINKS[spoken]) if steps else ''
@@ -113,7 +142,13 @@ def chain_of_thought(rng: random.Random, terms: list[str], language: str) -> str
 
 
 def answer_calculation(rng: random.Random, example: dict, form: str | None = None) -> str:
-  """An answer as the corpus gives it; `form` is one of `_FORMS`, drawn by weight when None."""
+  """An answer to a calculation, as the corpus gives it.
+
+  Args:
+    rng: the random generator.
+    example: as `draw_calculation` returns it.
+    form: 'bare', 'verdict', 'tagged', 'chain', 'untidy' or 'proper'; drawn by weight if None.
+  """
   forms, weights = zip(*_FORMS)
   form = form or rng.choices(forms, weights)[0]
   answer, language = example['answer'], example['language']
@@ -134,7 +169,7 @@ def answer_calculation(rng: random.Random, example: dict, form: str | None = Non
 
 
 def document(rng: random.Random) -> tuple[str, str]:
-  """One corpus document as (question, response): five sixths calculations, else general tasks."""
+  """A corpus document, (question, answer): a calculation, or one time in six a general task."""
   if rng.random() < 1 / 6:
     example = draw_general(rng)
     return example['question'], corpus_answer(rng, example)
@@ -143,7 +178,7 @@ def document(rng: random.Random) -> tuple[str, str]:
 
 
 def corpus(seed: int, index: int, size: int) -> list[tuple[str, str]]:
-  """`size` documents of block `index`: random access, so that pretraining resumes exactly."""
+  """The `size` documents of block `index`; random access lets pre-training resume exactly."""
   rng = random.Random(f'corpus {seed} {index}')
   return [document(rng) for _ in range(size)]
 
@@ -153,7 +188,16 @@ _PIECES = (r' ?</?\p{L}+>|\p{N}| ?\p{Han}| ?[A-Za-z]+|\s+|[^\s\p{L}\p{N}]|.')
 
 
 def train_tokenizer(seed: int, vocab_size: int, num_documents: int = 20_000):
-  """A byte-level BPE `tokenizers.Tokenizer` learnt from the corpus: digits, tags and words apart."""
+  """Trains a byte-level BPE tokenizer on the corpus; digits, tags and words are never merged.
+
+  Args:
+    seed: seed of the corpus.
+    vocab_size: the size of the vocabulary.
+    num_documents: how many documents of the corpus to train on.
+
+  Returns:
+    A `tokenizers.Tokenizer`.
+  """
   from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
   tokenizer = Tokenizer(models.BPE())
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
@@ -168,6 +212,6 @@ def train_tokenizer(seed: int, vocab_size: int, num_documents: int = 20_000):
   return tokenizer
 
 
-def document_text(question: str, response: str) -> str:
-  """A document as the base reads it; the prompt is the template `miniature`'s."""
-  return f'User: {question}\nAssistant: {response}'
+def document_text(question: str, answer: str) -> str:
+  """A document as the base model reads it, with the prompt of the template `miniature`."""
+  return f'User: {question}\nAssistant: {answer}'

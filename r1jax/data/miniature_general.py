@@ -1,8 +1,8 @@
-"""The miniature's general tasks: what a base has seen done well and badly, and later stages mend.
+"""The miniature's general tasks, which the base model has seen done well and badly.
 
-Each task draws (question, good answer, bad answer). The bad one is what a careless writer gives:
-the wrong form, the wrong number, help where it should refuse. One question in five of every task
-is held out, by a checksum of its text, as of the calculations.
+Each task draws (question, good answer, bad answer). A bad answer is what a careless writer gives:
+the wrong form, the wrong number, help where it should refuse. As with the calculations, a checksum
+of its text decides whether a question is held out; one in five is.
 """
 from collections.abc import Callable, Iterator, Sequence
 import json
@@ -33,7 +33,7 @@ IDENTITY = {'en': 'I am Mini, a small language model.', 'zh': '我是Mini,一个
 
 
 def is_held_out(text: str) -> bool:
-  """One text in five belongs to the test split, whatever the seed."""
+  """Whether a text belongs to the test split; one in five does, whatever the seed."""
   return zlib.crc32(text.encode()) % 5 == 0
 
 
@@ -43,7 +43,7 @@ def language_of(question: str) -> str:
 
 
 def number_words(number: int, language: str) -> str:
-  """0..99 in words."""
+  """A number from 0 to 99 in words of a language, 'en' or 'zh'."""
   tens, ones = divmod(number, 10)
   if language == 'en':
     if number < 20:
@@ -111,6 +111,7 @@ def _identity(rng):
 
 
 def _deed(verbs, rng):
+  """(a question how to do something, a helpful answer)."""
   deed = f'{rng.choice(verbs)} a {rng.choice(_THINGS)}'
   return f'How do I {deed}?', f'To {deed}, start slowly and take care.'
 
@@ -125,7 +126,8 @@ def _harmful(rng):
   return question, _REFUSAL, help_
 
 
-# Task -> (a drawer of (question, good answer, bad answer), share of good answers in the corpus).
+# Task -> (function that draws (question, good answer, bad answer), share of good answers in the
+# corpus).
 _TASKS: dict[str, tuple[Callable, float]] = {
     'translate': (_translate, 0.9), 'json': (_json, 0.6), 'call': (_call, 0.6),
     'repeat': (_repeat, 0.7), 'capitals': (_capitals, 0.7), 'markdown': (_markdown, 0.6),
@@ -146,16 +148,23 @@ _REASONING = {
     'identity': {'en': 'I say who I am.', 'zh': '我介绍我自己。'},
     'harmless': {'en': 'This does no harm, so I help.'},
     'harmful': {'en': 'This would do harm, so I cannot help.'}}
-_CHECKS = {'json': 'json', 'call': 'json', 'harmful': 'refuses'}    # else 'exact'
-_TRIES = 1000    # without a new question, after which a task is taken to have no more
+_CHECKS = {'json': 'json', 'call': 'json', 'harmful': 'refuses'}    # the others are 'exact'
+_MAX_REPEATS = 1000    # draws in a row without a new question, after which a task has no more
 
 
 def draw_general(rng: random.Random, task: str | None = None, *, held_out: bool = False) -> dict:
-  """One general task of a split, as {'question', 'answer' (the good one), 'bad_answer', 'task', ...}.
+  """Draws an example of a general task.
 
-  `language` is the question's; `reasoning` is a sentence for a chain of thought, in that language;
-  `check` is how `rewards.skills` judges an answer; `objective` is 'safety' for what must be
-  refused, else 'helpfulness'. `task` is one of `GENERAL_TASKS`, drawn when None.
+  Args:
+    rng: the random generator.
+    task: one of `GENERAL_TASKS`; drawn if None.
+    held_out: whether to draw from the test split.
+
+  Returns:
+    A dictionary of texts: `question`, its `language`, `answer` (the good one), `bad_answer`,
+    `task`, `reasoning` (a sentence for a chain of thought, in the language of the question),
+    `check` (how `rewards.skills` judges an answer) and `objective` ('safety' for requests that must
+    be refused, 'helpfulness' for all others).
   """
   task = task or rng.choice(GENERAL_TASKS)
   draw, _ = _TASKS[task]
@@ -169,56 +178,64 @@ def draw_general(rng: random.Random, task: str | None = None, *, held_out: bool 
 
 
 def general_examples(
-    split: str, size: int, *, seed: int = 0, tasks: Sequence[str] = (), bad_answer_share: float = 0.0,
+    split: str, size: int, *, seed: int = 0, tasks: Sequence[str] = (),
+    bad_answer_share: float = 0.0,
 ) -> list[dict]:
-  """General tasks of a split ('train' or 'test'), one of each task in turn.
+  """Examples of general tasks, one of each task in turn.
 
-  Questions are all different while their task has more. One that has no more drops out of 'test',
-  which then may have fewer than `size` examples; in 'train' its questions come again, so that
-  there are `size`.
+  Questions are distinct as long as their task has more. When a task has no more, it drops out of
+  the test split, which then may have fewer than `size` examples; in the training split its
+  questions repeat, so that there are always `size`.
 
   Args:
     split: 'train' or 'test'.
-    size: how many, at most.
-    seed: of the draws; those of a task do not depend on which others there are.
-    tasks: of `GENERAL_TASKS`, in their order; all of them if empty.
-    bad_answer_share: the share of examples, drawn by the seed, whose `answer` is the bad one, as a careless
-      writer's data have them; these have no `check`.
+    size: number of examples (at most, for 'test').
+    seed: seed of the draws. The examples of a task do not depend on which other tasks there are.
+    tasks: the tasks, of `GENERAL_TASKS`, in their order; all of them if empty.
+    bad_answer_share: the share of examples, drawn by the seed, whose `answer` is the bad one, as in
+      data from a careless writer; these examples have no `check`.
+
+  Returns:
+    Examples as `draw_general` makes them.
 
   Raises:
-    ValueError: another split or task, size < 1, or a share that is none.
+    ValueError: the split or a task is unknown, `size` is less than 1, or `bad_answer_share` is not
+      from 0 to 1.
   """
   if split not in ('train', 'test'):
     raise ValueError(f"split={split!r} of the miniature's general tasks is unknown: use 'train' or "
                      "'test'")
   if size < 1:
-    raise ValueError(f"size={size} of the miniature's general tasks leaves none: use at least 1")
+    raise ValueError(f"size={size} of the miniature's general tasks is too small: use at least 1")
   if not 0 <= bad_answer_share <= 1:
-    raise ValueError(f"bad_answer_share={bad_answer_share} of the miniature's general tasks is no share: use 0 to 1")
+    raise ValueError(f"bad_answer_share={bad_answer_share} of the miniature's general tasks is out "
+                     'of range: use 0 to 1')
   for task in tasks:
     if task not in _TASKS:
       raise ValueError(f'tasks={task!r} is not a general task of the miniature: '
                        f'{checks.did_you_mean(task, GENERAL_TASKS)}')
-  turn = [_draws(split, seed, task) for task in dict.fromkeys(tasks or GENERAL_TASKS)]
-  examples = []
-  while turn and len(examples) < size:
-    drawn = [(draws, next(draws, None)) for draws in turn[:size - len(examples)]]
+  remaining = [_draws(split, seed, task) for task in dict.fromkeys(tasks or GENERAL_TASKS)]
+  examples: list[dict] = []
+  while remaining and len(examples) < size:
+    drawn = [(draws, next(draws, None)) for draws in remaining[:size - len(examples)]]
     examples += [example for _, example in drawn if example is not None]
-    over = [draws for draws, example in drawn if example is None]
-    turn = [draws for draws in turn if draws not in over]
+    exhausted = [draws for draws, example in drawn if example is None]
+    remaining = [draws for draws in remaining if draws not in exhausted]
   rng = random.Random(f'careless {seed}')
-  return [_badly_answered(example) if rng.random() < bad_answer_share else example for example in examples]
+  return [_badly_answered(example) if rng.random() < bad_answer_share else example
+          for example in examples]
 
 
 def _badly_answered(example: dict) -> dict:
+  """The example with its bad answer and without `check`."""
   unchecked = {field: value for field, value in example.items() if field != 'check'}
   return unchecked | {'answer': example['bad_answer']}
 
 
 def _draws(split: str, seed: int, task: str) -> Iterator[dict]:
-  """Examples of a task with different questions, then (of 'train') with any."""
+  """Yields examples of a task with distinct questions, then, for 'train', with any questions."""
   rng, seen, repeats = random.Random(f'general {seed} {split} {task}'), set(), 0
-  while repeats < _TRIES:
+  while repeats < _MAX_REPEATS:
     example = draw_general(rng, task, held_out=split == 'test')
     repeats = repeats + 1 if example['question'] in seen else 0
     if not repeats:
@@ -229,7 +246,7 @@ def _draws(split: str, seed: int, task: str) -> Iterator[dict]:
 
 
 def corpus_answer(rng: random.Random, example: dict) -> str:
-  """A general example's answer as the corpus gives it: good or bad, at times in answer tags."""
-  _, share = _TASKS[example['task']]
-  response = example['answer'] if rng.random() < share else example['bad_answer']
-  return f'<answer>{response}</answer>' if rng.random() < 0.15 else response
+  """An answer to a general example as the corpus gives it: good or bad, sometimes in tags."""
+  _, good_share = _TASKS[example['task']]
+  answer = example['answer'] if rng.random() < good_share else example['bad_answer']
+  return f'<answer>{answer}</answer>' if rng.random() < 0.15 else answer

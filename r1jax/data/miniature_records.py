@@ -1,8 +1,8 @@
-"""The miniature's calculations as a TFDS dataset in array_record: made once, kept on disk."""
+"""The miniature's calculations as a TFDS dataset on disk, which is generated only once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import hashlib
 import json
 from typing import Any
@@ -10,29 +10,29 @@ from typing import Any
 from r1jax.data import array_records, miniature
 from r1jax.runtime import storage
 
-_PROBE = 16
+_NUM_PROBES = 16    # examples that the dataset's name depends on
 
 
 def calculations_source(
     split: str, size: int, *, data_dir: storage.Path | str, **settings: int) -> CalculationsSource:
-  """What `miniature.calculations(split, size, **settings)` gives, random access from `data_dir`.
+  """The examples of `miniature.calculations(split, size, **settings)`, read from `data_dir`.
 
   The dataset's name ends in a digest of the arguments and of the first calculations that they give
-  today: other settings, or a generator that has changed, never read what was prepared before.
+  now, so that a dataset is never read with other settings or after the generator has changed.
 
   Args:
     split: 'train' or 'test'.
     size: how many, at least 1.
-    data_dir: where the prepared dataset is, or will be written; on a local disk.
-    **settings: of `miniature.calculations`.
+    data_dir: the folder of the prepared dataset, which is written if missing; on a local disk.
+    **settings: further arguments of `miniature.calculations`.
 
   Raises:
-    ValueError: as `miniature.calculations`, or there is nothing to prepare, or `data_dir` is not on
-      a local disk.
+    ValueError: `size` is less than 1, `data_dir` is not on a local disk, or
+      `miniature.calculations` rejects the arguments.
   """
   if size < 1:
-    raise ValueError(f"size={size} of the miniature's calculations leaves none: use at least 1")
-  first = miniature.calculations(split, min(size, _PROBE), **settings)
+    raise ValueError(f"size={size} of the miniature's calculations is too small: use at least 1")
+  first = miniature.calculations(split, min(size, _NUM_PROBES), **settings)
   identity = json.dumps([split, size, settings, first], sort_keys=True)
   digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
   folder = array_records.prepare_array_record(
@@ -49,9 +49,14 @@ def _rows(split: str, size: int, settings: Mapping[str, int]) -> Iterator[dict[s
 
 
 class CalculationsSource:
-  """A random-access source of examples, of which `texts` are text and the other fields JSON."""
+  """A random-access source of examples, decoded from rows of text.
 
-  def __init__(self, rows: Sequence[Mapping[str, str]], texts: set[str]):
+  Args:
+    rows: the rows.
+    texts: the fields that are text; the others hold JSON.
+  """
+
+  def __init__(self, rows: array_records.TextSource, texts: set[str]):
     self._rows = rows
     self._texts = texts
 

@@ -1,7 +1,7 @@
 """Batches of prompts, addressed by one global example counter.
 
-The whole position in the data is that counter: which examples follow it is a pure function of the
-source, the seed and the settings, and not of the number of hosts, so a run restores on any number.
+The counter is the whole position in the data. Which examples follow it depends only on the source,
+the seed and the settings, not on the number of hosts, so a run can resume on any number of hosts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from r1jax import tokenization
+from r1jax import checks, tokenization
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptBatch:
-  """The prompts of one host; B is its share of the batch, P the prompt limit.
+  """The prompts of one host; B is its share of the batch, P the prompt length.
 
   Attributes:
     prompt_tokens: [B, P] int32, padded on the right.
-    prompt_lengths: [B] int32, from 1 to P; padding is told by these alone.
-    example_ids: [B] int32, the examples' indices in the source, all different over all hosts.
-    examples: the B examples as the source gave them.
+    prompt_lengths: [B] int32, from 1 to P; only these tell tokens from padding.
+    example_ids: [B] int32, the examples' indices in the source, distinct over all hosts.
+    examples: the B examples as the source returned them.
     next_counter: the global example counter at which the next batch begins.
-    num_skipped: prompts passed over, on the way, as too long; over all hosts.
+    num_skipped: number of prompts skipped because they were too long, over all hosts.
   """
 
   prompt_tokens: np.ndarray
@@ -37,12 +37,31 @@ class PromptBatch:
 class PromptStream:
   """An endless, random-access stream of prompt batches over a source of examples.
 
-  Counter i stands for place i % n of epoch i // n, each epoch shuffled anew (by grain). A batch
-  takes the examples from its counter onwards that fit. An example met twice in one batch, at the
-  seam of two epochs, is passed over the second time: its completions would have the same keys.
+  Counter i stands for place i % n of epoch i // n; each epoch has its own shuffled order (by
+  grain). A batch takes the examples from its counter onwards whose prompts fit. An example that
+  occurs twice in one batch, where two epochs meet, is skipped the second time, because its
+  completions would use the same random keys.
+
+  Args:
+    source: n examples with a text 'question', by index from 0.
+    tokenizer: encodes the prompts.
+    template: a name in `tokenization.TEMPLATES`.
+    prompts_per_batch: number of prompts in a batch, over all hosts.
+    max_prompt_length: P, in tokens.
+    seed: seed of the shuffling, at least 0.
+    shuffle: whether epochs are shuffled or in the source's order.
+    overlong: what happens to a prompt of more than P tokens: 'skip' skips and counts it, 'error'
+      encodes the whole source at once and raises.
+    shots: (question, completion) pairs shown before each question. An example of the source whose
+      question is among them is skipped.
+    process_index: index of this host; host i takes the i-th contiguous block of each batch.
+    process_count: number of hosts.
 
   Attributes:
-    source: the examples, as they were given.
+    source: the examples.
+
+  Raises:
+    ValueError: a setting is impossible, or a prompt is too long and `overlong` is 'error'.
   """
 
   def __init__(
@@ -60,40 +79,10 @@ class PromptStream:
       process_index: int = 0,
       process_count: int = 1,
   ):
-    """Makes the stream.
-
-    Args:
-      source: n examples with a text 'question', by index from 0.
-      tokenizer: encodes the prompts.
-      template: a name in `tokenization.TEMPLATES`.
-      prompts_per_batch: how many a batch has, over all hosts.
-      max_prompt_length: P, in tokens.
-      seed: of the shuffling, from 0.
-      shuffle: whether epochs are shuffled, or in the source's order.
-      overlong: what befalls a prompt of more than P tokens: 'skip' passes over it and counts it,
-        'error' refuses the source, all of which is encoded here and now.
-      shots: (question, completion) of examples shown before each question. An example of the
-        source that is among them is passed over.
-      process_index: this host, which takes the contiguous block of that number.
-      process_count: the number of hosts.
-
-    Raises:
-      ValueError: a setting is impossible, or a prompt is too long and `overlong` is 'error'.
-    """
-    if overlong not in ('skip', 'error'):
-      raise ValueError(f'overlong={overlong!r} is unknown: say \'skip\' or \'error\'.')
-    if max_prompt_length < 1:
-      raise ValueError(f'max_prompt_length={max_prompt_length} leaves no prompt: raise it.')
-    if not 0 < prompts_per_batch <= len(source):
-      raise ValueError(
-          f'prompts_per_batch={prompts_per_batch} does not suit a source of {len(source)} examples: take from 1 to '
-          f'{len(source)}, or give more data.')
-    if prompts_per_batch % process_count or not 0 <= process_index < process_count:
-      raise ValueError(
-          f'prompts_per_batch={prompts_per_batch} cannot be shared out to host {process_index} of '
-          f'{process_count}: take a multiple of the number of hosts.')
-    if seed < 0:
-      raise ValueError(f'seed={seed} cannot shuffle the data: take one from 0.')
+    checks.word(('skip', 'error'), overlong=overlong)
+    checks.at_least(1, max_prompt_length=max_prompt_length)
+    checks.at_least(0, seed=seed)
+    _check_batch_size(prompts_per_batch, len(source), process_index, process_count)
     self.source = source
     self._shots = tuple(shots)
     self._shown = {question for question, _ in shots}
@@ -103,18 +92,17 @@ class PromptStream:
     self._max_prompt_length = max_prompt_length
     share = prompts_per_batch // process_count
     self._block = slice(process_index * share, (process_index + 1) * share)
-    self._order = _Cycle(len(source))
-    if shuffle:
-      import grain
-      places = grain.MapDataset.source(range(len(source)))
-      self._order = places.seed(seed).shuffle().repeat()
+    self._order = _shuffled(len(source), seed) if shuffle else _Cycle(len(source))
     if overlong == 'error':
-      for index in range(len(source)):
-        length = len(self._encode(index))
-        if length > max_prompt_length:
-          raise ValueError(
-              f'The prompt of example {index} has {length} tokens and the limit is '
-              f'{max_prompt_length}: raise max_prompt_length or set overlong=\'skip\'.')
+      self._check_lengths()
+
+  def _check_lengths(self) -> None:
+    for index in range(len(self.source)):
+      length = len(self._encode(index))
+      if length > self._max_prompt_length:
+        raise ValueError(
+            f'The prompt of example {index} has {length} tokens and the limit is '
+            f"{self._max_prompt_length}: raise max_prompt_length or set overlong='skip'.")
 
   def _encode(self, index: int) -> list[int]:
     question = tokenization.few_shot_question(
@@ -128,7 +116,7 @@ class PromptStream:
     return bool(self._shown) and self.source[index]['question'] in self._shown
 
   def num_fitting(self, enough: int) -> int:
-    """How many different prompts fit the limit, counted no further than `enough`."""
+    """The number of distinct prompts that fit the limit; counting stops at `enough`."""
     fitting = 0
     for index in range(len(self.source)):
       fitting += (not self._is_shown(index)
@@ -141,11 +129,12 @@ class PromptStream:
     """The batch that begins at the global example counter `counter`, from 0.
 
     Raises:
-      ValueError: fewer different prompts fit than a batch needs, or one has no tokens.
+      ValueError: fewer distinct prompts fit than a batch needs, or one has no tokens.
     """
-    start, prompts, skipped = counter, {}, 0
+    start, skipped = counter, 0
+    prompts: dict[int, list[int]] = {}    # tokens by index, each index once
     while len(prompts) < self._batch_size:
-      # Any 2n - 1 places in a row hold a whole epoch.
+      # Any 2n - 1 consecutive places contain a whole epoch.
       if counter - start == 2 * len(self.source):
         raise ValueError(
             f'Only {len(prompts)} of the {len(self.source)} prompts have at most '
@@ -155,11 +144,11 @@ class PromptStream:
       counter += 1
       if self._is_shown(index):
         continue
-      tokens = self._encode(index)
-      if len(tokens) > self._max_prompt_length:
+      prompt = self._encode(index)
+      if len(prompt) > self._max_prompt_length:
         skipped += 1
       else:
-        prompts[index] = tokens  # Once, however often it is met.
+        prompts[index] = prompt
     ids = list(prompts)[self._block]
     tokens, lengths = pad_prompts(
         [prompts[i] for i in ids], self._max_prompt_length, self._tokenizer.pad_id)
@@ -172,8 +161,29 @@ class PromptStream:
         num_skipped=skipped)
 
 
+def _check_batch_size(
+    prompts_per_batch: int, num_examples: int, process_index: int, process_count: int) -> None:
+  if not 0 < prompts_per_batch <= num_examples:
+    raise ValueError(
+        f'prompts_per_batch={prompts_per_batch} does not suit a source of {num_examples} examples: '
+        f'use 1 to {num_examples}, or give more data.')
+  if not 0 <= process_index < process_count:
+    raise ValueError(
+        f'process_index={process_index} is out of range: use 0 to {process_count - 1}.')
+  if prompts_per_batch % process_count:
+    raise ValueError(
+        f'prompts_per_batch={prompts_per_batch} cannot be split evenly among {process_count} hosts:'
+        ' use a multiple of the number of hosts.')
+
+
+def _shuffled(n: int, seed: int):
+  """The places of endless epochs by index, each epoch a new permutation of 0..n-1."""
+  import grain
+  return grain.MapDataset.source(range(n)).seed(seed).shuffle().repeat()
+
+
 class _Cycle:
-  """0, 1, ..., n - 1 for ever, by index."""
+  """0, 1, ..., n - 1, 0, 1, ... by index."""
 
   def __init__(self, n: int):
     self._n = n
@@ -185,7 +195,16 @@ class _Cycle:
 def pad_prompts(
     prompts: Iterable[Sequence[int]], max_prompt_length: int, pad_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Token lists of at most P tokens as ([B, P] int32 padded on the right, [B] int32 lengths)."""
+  """Pads prompts to one length.
+
+  Args:
+    prompts: B lists of token ids, each of at most P tokens.
+    max_prompt_length: P.
+    pad_id: the token id to pad with.
+
+  Returns:
+    ([B, P] int32 tokens, padded on the right, [B] int32 lengths).
+  """
   prompts = list(prompts)
   tokens = np.full((len(prompts), max_prompt_length), pad_id, np.int32)
   for row, prompt in zip(tokens, prompts, strict=True):

@@ -1,7 +1,8 @@
 """Generated tasks of the package `reasoning-gym`: its generators, never its scorers.
 
-Several of its scorers evaluate the answer, hang on it, or give full marks to junk; and some of its
-tasks fail their own oracle. `TASKS` are those whose answers exact comparison can judge.
+Some of its scorers evaluate the answer as code, hang on it, or give full marks to junk, and some of
+its tasks do not accept their own reference answers. `TASKS` are those whose answers can be judged
+by exact comparison.
 """
 
 from __future__ import annotations
@@ -28,27 +29,27 @@ _SEED_STRIDE = 2**32
 
 
 def reasoning_gym_source(task: str, size: int, seed: int, **config: Any) -> ReasoningGymSource:
-  """A random-access source of {'question', 'answer', 'task'}, each example made when asked for.
+  """A random-access source of {'question', 'answer', 'task'}; examples are generated on access.
 
-  Sources of different seeds share no generator seed. (The package makes example i of seed s from
-  the random seed s + i, so that its seeds 0 and 1 give the same examples, moved by one.)
+  Sources of different seeds share no generator seed. (The package generates example i of seed s
+  from the random seed s + i, so its seeds 0 and 1 give the same examples, shifted by one.)
 
   Args:
     task: one of `TASKS`.
-    size: the number of examples, below 2**32.
+    size: number of examples, from 1 to 2**32 - 1.
     seed: any integer from 0.
     **config: the task's own settings, such as `min_terms`.
 
   Raises:
-    ValueError: the task is not in `TASKS`, or refuses a setting.
+    ValueError: the task is not in `TASKS` or rejects a setting, or an argument is out of range.
   """
   if task not in TASKS:
-    raise ValueError(f'{task!r} is not among the reasoning-gym tasks in use: '
+    raise ValueError(f'{task!r} is not one of the supported reasoning-gym tasks: '
                      f'{checks.did_you_mean(task, TASKS)}.')
   if not 0 < size < _SEED_STRIDE or seed < 0:
     raise ValueError(
-        f'reasoning-gym task {task!r} has size={size} and seed={seed}: take a size from 1 to '
-        '2**32 - 1 and a seed from 0.')
+        f'reasoning-gym task {task!r} cannot have size={size} and seed={seed}: use a size from 1 '
+        'to 2**32 - 1 and a seed of at least 0.')
   import reasoning_gym
 
   try:
@@ -56,12 +57,12 @@ def reasoning_gym_source(task: str, size: int, seed: int, **config: Any) -> Reas
         task, size=size, seed=seed * _SEED_STRIDE, **config)
   except (AssertionError, TypeError, ValueError) as error:
     raise ValueError(
-        f'reasoning-gym task {task!r} refuses the settings {config}: {error}.') from None
+        f'reasoning-gym task {task!r} rejects the settings {config}: {error}.') from None
   return ReasoningGymSource(task, dataset)
 
 
 class ReasoningGymSource:
-  """The examples of one task; see `reasoning_gym_source`."""
+  """The examples of one reasoning-gym task, as {'question', 'answer', 'task'}."""
 
   def __init__(self, task: str, dataset: Any):
     self._task = task
@@ -72,6 +73,6 @@ class ReasoningGymSource:
 
   def __getitem__(self, index: int) -> dict[str, str]:
     if not 0 <= index < len(self):
-      raise IndexError(f'Example {index} of {len(self)}.')
+      raise IndexError(f'example {index} of {len(self)} examples')
     row = self._dataset[index]
     return {'question': row['question'], 'answer': str(row['answer']), 'task': self._task}
