@@ -1,4 +1,4 @@
-"""Filters on real, mixed, formula-laden and adversarial reasoning; the readable pattern."""
+"""Filters on real, mixed, formula-laden and adversarial reasoning."""
 import dataclasses
 import random
 import time
@@ -7,9 +7,10 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from r1jax.data import curation, jsonl
-from r1jax.data.curation import Sample, curate, readable
-from r1jax.rewards.accuracy import canonical_answer, number_reward
+from r1jax.data import curation
+from r1jax.data.curation import Sample, curate
+from r1jax.data.readable import rewrite
+from r1jax.rewards.accuracy import canonical_answer
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
 
@@ -169,7 +170,7 @@ def test_no_sample_is_lost_or_invented(samples, seed):
   assert sorted(both, key=repr) == sorted(samples, key=repr)
   assert all(reasons for _, reasons in curated.refused)
   for given in samples:
-    rewritten = readable(given)
+    rewritten = rewrite(given)
     if rewritten is not None:
       assert format_reward(Completion(rewritten.text, 0, False), {}) == 1
       assert canonical_answer(rewritten.text) == canonical_answer(
@@ -181,79 +182,23 @@ def test_huge_completions_take_linear_time(unit):
   given = Sample('q', (unit * 10**5)[:10**5])
   start = time.process_time()
   curate([given, given], dict.fromkeys(curation.SETTINGS, {}), seed=0)
-  readable(given)
+  rewrite(given)
   assert time.process_time() - start < 5      # seconds; about half of one
 
 
 @pytest.mark.parametrize('filters, sentence', [
     ({'length': dict(min_tokens=3, max_tokens=2)}, 'filters.length: min_tokens=3, max_tokens=2'),
     ({'length': dict(min_tokens=-1)}, 'filters.length: min_tokens=-1'),
-    ({'repetition': dict(max_share=1.5)}, 'filters.repetition: max_share=1.5 is no share'),
-    ({'repetition': dict(n=0)}, 'filters.repetition: n=0 leaves nothing'),
+    ({'repetition': dict(max_share=1.5)}, 'filters.repetition: max_share=1.5 is out of range'),
+    ({'repetition': dict(n=0)}, 'filters.repetition: n=0 is out of range'),
     ({'language': dict(target='klingon')}, "filters.language: The language 'klingon' is not known"),
     ({'language': dict(min_share=-0.1)}, 'filters.language: min_share=-0.1'),
     ({'paragraphs': dict(max_characters=0)}, 'filters.paragraphs: max_characters=0'),
     ({'duplicates': dict(max_similarity=2)}, 'filters.duplicates: max_similarity=2'),
-    ({'cap': dict(per_prompt=0)}, 'filters.cap: per_prompt=0 leaves nothing')])
+    ({'cap': dict(per_prompt=0)}, 'filters.cap: per_prompt=0 is out of range')])
 def test_impossible_settings_are_refused_by_name(filters, sentence):
   with pytest.raises(ValueError, match=sentence):
     curate([], filters, seed=0)
-
-
-# The readable pattern.
-
-
-@pytest.mark.parametrize('reasoning, summary', [
-    (ENGLISH, r'The answer is \boxed{7}.'), (CHINESE, r'答案是\boxed{7}。'),
-    (GERMAN, r'Die Antwort ist \boxed{7}.'), ('12 − 5 = 7', r'The answer is \boxed{7}.')])
-def test_a_sample_is_rewritten_with_a_summary_that_is_still_right(reasoning, summary):
-  given = sample(f'\n{reasoning}\n\n\n \nSo 7.\n')
-  got = readable(given)
-  assert got == dataclasses.replace(
-      given, completion=f' <think>{reasoning}\n\nSo 7.</think> <answer>{summary}</answer>')
-  completion = Completion(got.text, 9, False)
-  assert number_reward(completion, {'answer': '7'}) == format_reward(completion, {}) == 1
-  assert number_reward(completion, {'answer': '8'}) == 0
-  assert readable(got).completion == got.completion
-
-
-@pytest.mark.parametrize('completion, prompt_opens_think, answer', [
-    ('3 × 4 = 12, 12 − 5 = 7. So it is 7.', False, '7'),
-    ('<think>3 × 4 = 12</think> It is $1,234.50', False, '1,234.50'),
-    (r'so </think> <answer>\frac{1}{2}</answer>', True, r'\frac{1}{2}'),
-    (r'so \boxed{(B)}', False, '(B)'), ('so\n#### 42', False, '42')])
-def test_answers_of_every_form_are_put_into_the_box(completion, prompt_opens_think, answer):
-  given = Sample('q', completion, prompt_opens_think=prompt_opens_think)
-  got = readable(given)
-  assert got.completion.startswith('<think>') != prompt_opens_think
-  assert got.completion.endswith(rf'</think> <answer>The answer is \boxed{{{answer}}}.</answer>')
-  assert canonical_answer(got.text) == canonical_answer(given.text)
-
-
-@pytest.mark.parametrize('completion', [
-    '', 'no number', '<answer>7</answer>', '<think></think><answer>7</answer>',
-    '<think>so</think><answer>}{</answer>', '<think>so</think><answer>7</answer><answer>8</answer>',
-    '<think>a<think>b</think><answer>7</answer>', r'<think>so</think><answer>\boxed{7</answer>'])
-def test_what_cannot_be_rewritten_is_told(completion):
-  assert readable(Sample('q', completion)) is None
-
-
-def test_what_a_model_wrote_is_text_and_nothing_else():
-  given = sample(answer='{0.__class__} %s {}')
-  assert r'\boxed{{0.__class__} %s {}}' in readable(given).completion
-
-
-def test_ones_own_data_take_the_same_pattern(tmp_path):
-  path = tmp_path / 'own.jsonl'
-  path.write_text('{"prompt": "p", "reasoning": " so\\n\\n\\nthus ", "summary": "It is 7. "}\n')
-  row, = jsonl.reasoning_source(path)
-  assert row == {'question': 'p', 'reasoning': ' so\n\n\nthus ', 'summary': 'It is 7. '}
-  texts = row['reasoning'], row['summary']
-  tail = 'so\n\nthus</think> <answer>It is 7.</answer>'
-  for prompt, opens, head in (('User: p\nAssistant:', False, ' <think>'), ('', False, '<think>'),
-                               ('assistant\n', False, '<think>'), ('A: <think>', True, '')):
-    assert curation.readable_completion(
-        *texts, prompt=prompt, prompt_opens_think=opens) == head + tail
 
 
 def test_repeated_draws_of_the_miniature_are_curated_alike():
@@ -270,4 +215,4 @@ def test_repeated_draws_of_the_miniature_are_curated_alike():
   assert curated.counts['refused/format'] == 120 and 10 < curated.counts['refused/language'] < 120
   assert len({given.question for given in curated.kept}) == len(curated.kept) > 40
   for given in curated.kept:
-    assert canonical_answer(readable(given).text) == canonical_answer(given.text)
+    assert canonical_answer(rewrite(given).text) == canonical_answer(given.text)

@@ -1,21 +1,11 @@
-r"""Curation: small filters that say why a sample is not fit to learn from, and a rewriter.
+"""Curation: small filters that say why a sample should not be learnt from.
 
     curated = curate(samples, {'correct': {}, 'language': {'min_share': 0.95}, 'cap': {}}, seed=0)
     curated.kept, curated.refused, curated.counts
 
-DeepSeek-R1 report, sections 2.3.1 (cold start) and 2.3.3 (rejection sampling): chains with mixed
-languages, long paragraphs and code blocks are dropped; of the rest the correct ones are kept. What
-"readable" means is not given in numbers there: the defaults here are ours.
-
-The readable pattern of the cold start is `|special_token|<reasoning>|special_token|<summary>` in
-the report. Here it is
-
-    <think>reasoning</think> <answer>summary with the result in \boxed{}</answer>
-
-so that the templates, the format reward and the accuracy rewards of R1-Zero hold for it as they
-are: of a box inside an answer block the box is the answer. A cold start draws from R1-Zero, keeps
-what the filters leave, rewrites it (`readable`), adds data of one's own in the same pattern
-(`data.jsonl.reasoning_source`, `readable_completion`), and fine-tunes the base on it.
+DeepSeek-R1 report, sections 2.3.1 (cold start) and 2.3.3 (rejection sampling): chains of thought
+with mixed languages, long paragraphs or code blocks are dropped, and of the rest the correct ones
+are kept. The report gives no numbers for what is readable: the defaults here are ours.
 """
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -24,18 +14,12 @@ import random
 import re
 from typing import Any
 
-from r1jax.rewards import exact_numbers, text_statistics
-from r1jax.rewards.accuracy import canonical_answer
+from r1jax import checks
+from r1jax.rewards import text_statistics
 from r1jax.rewards.completion import Completion
-from r1jax.rewards.extract import (
-  ANSWER_CLOSING,
-  ANSWER_OPENING,
-  THINK_CLOSING,
-  THINK_OPENING,
-  extract_answer,
-)
+from r1jax.rewards.extract import THINK_OPENING
 from r1jax.rewards.format import format_reward
-from r1jax.rewards.language import chain_of_thought, count_words, identify, target_language
+from r1jax.rewards.language import chain_of_thought, count_words, target_language
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +28,15 @@ class Sample:
 
   Attributes:
     question: the example's question, without the template.
-    completion: its text, as sampled.
-    correct: the accuracy reward's verdict; None where it could not judge.
-    truncated: whether it was cut at the length limit.
-    reasoning_tokens: tokens of `reasoning`.
+    completion: the text as sampled.
+    correct: the verdict of the accuracy reward; None if it could not judge.
+    truncated: whether the completion was cut at the length limit.
+    reasoning_tokens: number of tokens of `reasoning`.
     example_id: the question's index in its source.
-    prompt_opens_think: whether the prompt ended with `<think>`, so that the completion begins inside it.
-    language: what the example names as the language to answer in; '' is the question's own.
-    objective: of the reward model whose question it is; '' where it is none's.
+    prompt_opens_think: whether the prompt ended with `<think>`, so that the completion begins
+      inside the reasoning.
+    language: the language to answer in that the example names; '' for that of the question.
+    objective: the objective of the reward model that the question is for; '' if it is for none.
   """
   question: str
   completion: str
@@ -65,46 +50,53 @@ class Sample:
 
   @property
   def text(self) -> str:
-    """The completion with the tag that its prompt ended with."""
+    """The completion, with the tag `<think>` if its prompt ended with it."""
     return THINK_OPENING * self.prompt_opens_think + self.completion
 
   @property
   def reasoning(self) -> str:
+    """The chain of thought, without tags."""
     return chain_of_thought(self.text)
 
 
 Filter = Callable[[Sample], str | None]
-WRONG = 'wrong answer'    # what `correct` says of what was judged
+SetFilter = Callable[[Sequence[Sample], int], dict[int, str]]
+WRONG = 'wrong answer'    # the reason of `correct` for an answer that was judged
 
 
-# Filters: each makes a `(sample) -> reason | None`, None for a sample that may stay.
+# Filters of single samples. Each function returns a filter `(sample) -> reason | None`, which gives
+# the reason to refuse a sample, or None to keep it.
 
 
 def correct() -> Filter:
-  """Refuses wrong answers, and those that could not be judged."""
-  return lambda sample: {True: None, False: WRONG}.get(sample.correct, 'answer not judged')
+  """Refuses wrong answers and answers that could not be judged."""
+  def check(sample: Sample) -> str | None:
+    if sample.correct is None:
+      return 'answer not judged'
+    return None if sample.correct else WRONG
+  return check
 
 
 def truncated() -> Filter:
-  """Refuses what was cut at the length limit."""
+  """Refuses completions that were cut at the length limit."""
   return lambda sample: 'truncated' if sample.truncated else None
 
 
 def well_formed() -> Filter:
-  """Refuses what the format reward does."""
-  def check(sample):
+  """Refuses completions that get no format reward."""
+  def check(sample: Sample) -> str | None:
     completion = Completion(sample.text, 0, sample.truncated)
     return None if format_reward(completion, {}) else 'not of the form think, answer'
   return check
 
 
 def length(min_tokens: int, max_tokens: int) -> Filter:
-  """Refuses reasoning of fewer or of more tokens; `max_tokens` of 0 is no limit."""
+  """Refuses reasoning of fewer than `min_tokens` or more than `max_tokens` tokens (0: no limit)."""
   if not 0 <= min_tokens <= (max_tokens or min_tokens):
-    raise ValueError(f'min_tokens={min_tokens}, max_tokens={max_tokens} leave no length: use '
+    raise ValueError(f'min_tokens={min_tokens}, max_tokens={max_tokens} are impossible: use '
                      '0 <= min_tokens <= max_tokens, or max_tokens=0 for no limit')
 
-  def check(sample):
+  def check(sample: Sample) -> str | None:
     count = sample.reasoning_tokens
     if count < min_tokens:
       return f'too short: reasoning of {count} tokens'
@@ -113,11 +105,11 @@ def length(min_tokens: int, max_tokens: int) -> Filter:
 
 
 def repetition(max_share: float, n: int) -> Filter:
-  """Refuses reasoning where more than `max_share` of the n-grams repeat an earlier one."""
+  """Refuses reasoning in which more than `max_share` of the n-grams repeat an earlier one."""
   _check_share(max_share=max_share)
-  _check_at_least_1(n=n)
+  checks.at_least(1, n=n)
 
-  def check(sample):
+  def check(sample: Sample) -> str | None:
     share = text_statistics.repetition(sample.reasoning, n)
     return f'repetition of {share:.2f}' if share > max_share else None
   return check
@@ -126,36 +118,41 @@ def repetition(max_share: float, n: int) -> Filter:
 def language(target: str, min_share: float) -> Filter:
   """Refuses reasoning with less than `min_share` of its words in the target language.
 
-  A target of '' is the one that the sample names, else the question's own. For a question in no known language, or without
-  words, the reasoning must be in some one language. Reasoning without words stays.
+  Reasoning without words is kept.
+
+  Args:
+    target: the target language; '' stands for the one that the sample names, or else that of its
+      question. If the question has no words or is not in a known language, the reasoning may be in
+      any single language.
+    min_share: from 0 to 1.
   """
   _check_share(min_share=min_share)
-  target_language('', target)
+  target_language('', target)    # raises if the target is unknown
 
-  def check(sample):
+  def check(sample: Sample) -> str | None:
     wanted = target_language(sample.question, target or sample.language)
     counts = count_words(sample.reasoning, expected=wanted)
-    if not counts or counts[wanted or max(counts, key=counts.get)] >= min_share * counts.total():
+    if not counts or counts[wanted or max(counts, key=counts.__getitem__)] >= min_share * counts.total():
       return None
     (most, count), *_ = counts.most_common()
     if wanted and most != wanted and count >= min_share * counts.total():
       return f'wrong language: {most} instead of {wanted}'
-    parts = ', '.join(f'{name} {n / counts.total():.2f}' for name, n in counts.most_common())
-    return f'mixed languages: {parts}'
+    shares = ', '.join(f'{name} {n / counts.total():.2f}' for name, n in counts.most_common())
+    return f'mixed languages: {shares}'
   return check
 
 
 def code() -> Filter:
-  """Refuses code blocks in the reasoning."""
+  """Refuses reasoning with a code block."""
   blocks = re.compile(r'```|^ {0,3}~~~', re.MULTILINE)
   return lambda sample: 'code block' if blocks.search(sample.reasoning) else None
 
 
 def paragraphs(max_characters: int) -> Filter:
-  """Refuses reasoning with a paragraph (what stands between blank lines) of more characters."""
-  _check_at_least_1(max_characters=max_characters)
+  """Refuses reasoning with a paragraph of more than `max_characters` between blank lines."""
+  checks.at_least(1, max_characters=max_characters)
 
-  def check(sample):
+  def check(sample: Sample) -> str | None:
     lines, longest, current = sample.reasoning.split('\n'), 0, 0
     for line in lines:
       current = current + len(line) + 1 if line.strip() else 0
@@ -164,22 +161,25 @@ def paragraphs(max_characters: int) -> Filter:
   return check
 
 
-# Filters of a set: each makes a `(samples, seed) -> {position: reason}` of those to refuse.
+# Filters of a set of samples. Each function returns a filter `(samples, seed) -> {index: reason}` of
+# the samples to refuse.
 
 
-def duplicates(max_similarity: float) -> Callable:
-  """Refuses what says the same as an earlier sample of the same question.
+def duplicates(max_similarity: float) -> SetFilter:
+  """Refuses samples that say the same as an earlier sample of the same question.
 
-  The same is: equal but for case, white space and punctuation; or near, the Jaccard similarity of
-  the two sets of three tokens in a row (words, numbers, Han characters, marks) being above
-  `max_similarity`. Samples of different questions are never compared: their wording may well be
-  alike. Time grows with the square of the samples of one question.
+  Two samples say the same if they are equal apart from case, white space and punctuation, or if the
+  Jaccard similarity of their sets of token trigrams (tokens are words, numbers, Han characters and
+  punctuation marks) exceeds `max_similarity`. Samples of different questions are never compared,
+  because their wording may well be similar. Time grows with the square of the number of samples per
+  question.
   """
   _check_share(max_similarity=max_similarity)
 
-  def find(samples, seed):
+  def find(samples: Sequence[Sample], seed: int) -> dict[int, str]:
     del seed
-    earlier, found = {}, {}
+    earlier: dict[str, dict[str, frozenset]] = {}
+    found = {}
     for place, sample in enumerate(samples):
       key, shingles = _normalised(sample.completion), _shingles(sample.completion)
       others = earlier.setdefault(_normalised(sample.question), {})
@@ -194,15 +194,15 @@ def duplicates(max_similarity: float) -> Callable:
   return find
 
 
-def cap(per_prompt: int) -> Callable:
-  """Leaves at most `per_prompt` samples of a question, drawn by the seed."""
-  _check_at_least_1(per_prompt=per_prompt)
+def cap(per_prompt: int) -> SetFilter:
+  """Keeps at most `per_prompt` samples of a question, drawn at random by the seed."""
+  checks.at_least(1, per_prompt=per_prompt)
 
-  def find(samples, seed):
-    places = {}
+  def find(samples: Sequence[Sample], seed: int) -> dict[int, str]:
+    places: dict[str, list[int]] = {}
     for place, sample in enumerate(samples):
       places.setdefault(_normalised(sample.question), []).append(place)
-    found = {}
+    found: dict[int, str] = {}
     for of_one in places.values():
       order = random.Random(f'{seed} {samples[of_one[0]].example_id}').sample(of_one, len(of_one))
       found |= dict.fromkeys(order[per_prompt:], f'more than {per_prompt} of this prompt')
@@ -210,7 +210,7 @@ def cap(per_prompt: int) -> Callable:
   return find
 
 
-# Name -> (maker, its settings by default). The order of the dicts is the order of work.
+# Name -> (function that makes the filter, default settings), in the order of application.
 FILTERS: dict[str, tuple[Callable[..., Filter], dict[str, Any]]] = {
     'correct': (correct, {}), 'truncated': (truncated, {}), 'format': (well_formed, {}),
     'length': (length, dict(min_tokens=1, max_tokens=0)),
@@ -219,7 +219,7 @@ FILTERS: dict[str, tuple[Callable[..., Filter], dict[str, Any]]] = {
     'code': (code, {}),
     'paragraphs': (paragraphs, dict(max_characters=2000)),
 }
-SET_FILTERS: dict[str, tuple[Callable[..., Callable], dict[str, Any]]] = {
+SET_FILTERS: dict[str, tuple[Callable[..., SetFilter], dict[str, Any]]] = {
     'duplicates': (duplicates, dict(max_similarity=0.9)),
     'cap': (cap, dict(per_prompt=4)),
 }
@@ -227,10 +227,14 @@ SETTINGS = {name: settings for name, (_, settings) in (FILTERS | SET_FILTERS).it
 
 
 def make_filters(filters: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable]:
-  """The filters of these names and settings, in the order in which they work.
+  """The filters with these names and settings, in the order of application.
+
+  Args:
+    filters: settings that differ from the defaults, by filter name. The caller checks names and
+      types, by `SETTINGS`.
 
   Raises:
-    ValueError: a setting is impossible. Names and types are the caller's to check (`SETTINGS`).
+    ValueError: a setting is out of range.
   """
   made = {}
   for name, (make, settings) in (FILTERS | SET_FILTERS).items():
@@ -244,13 +248,13 @@ def make_filters(filters: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable
 
 @dataclasses.dataclass(frozen=True)
 class Curated:
-  """Samples sorted into kept and refused.
+  """Samples divided into kept and refused ones, both in their original order.
 
   Attributes:
-    kept: in their order.
-    refused: each with its reasons by filter, in their order.
-    counts: drawn, kept, and `refused/<filter>` of every filter. A sample that several filters of
-      `FILTERS` refuse counts for each; those of `SET_FILTERS` see only what is left.
+    kept: the kept samples.
+    refused: the refused samples, each with its reasons by filter name.
+    counts: `drawn`, `kept`, and `refused/<filter>` for every filter. A sample that several of
+      `FILTERS` refuse counts for each of them; `SET_FILTERS` see only the samples left by others.
   """
   kept: list[Sample]
   refused: list[tuple[Sample, dict[str, str]]]
@@ -260,90 +264,45 @@ class Curated:
 def curate(
     samples: Sequence[Sample], filters: Mapping[str, Mapping[str, Any]], *, seed: int,
 ) -> Curated:
-  """Applies filters to samples; the same seed leaves the same.
+  """Applies filters to samples; the result depends only on the arguments.
 
   Args:
-    samples: in the order in which the first of several duplicates is kept.
-    filters: settings that differ from the defaults, by name of `FILTERS` or `SET_FILTERS`.
-    seed: of the draw of `cap`.
+    samples: the samples; the first of several duplicates is kept.
+    filters: settings that differ from the defaults, by name in `FILTERS` or `SET_FILTERS`.
+    seed: seed of the draws of `cap`.
 
   Raises:
-    ValueError: as `make_filters`.
+    ValueError: a setting is out of range.
   """
   made = make_filters(filters)
-  reasons = [{} for _ in samples]
-  for name in made:
+  reasons: list[dict[str, str]] = [{} for _ in samples]    # of each sample, by filter
+  for name, apply in made.items():
     if name in FILTERS:
-      for sample, why in zip(samples, reasons):
-        reason = made[name](sample)
+      for sample, found in zip(samples, reasons):
+        reason = apply(sample)
         if reason is not None:
-          why[name] = reason
+          found[name] = reason
     else:
-      left = [place for place, why in enumerate(reasons) if not why]
-      for found, reason in made[name]([samples[place] for place in left], seed).items():
-        reasons[left[found]][name] = reason
-  counts = Counter(name for why in reasons for name in why)
-  kept = [sample for sample, why in zip(samples, reasons) if not why]
-  refused = [(sample, why) for sample, why in zip(samples, reasons) if why]
+      left = [place for place, found in enumerate(reasons) if not found]
+      for index, reason in apply([samples[place] for place in left], seed).items():
+        reasons[left[index]][name] = reason
+  counts = Counter(name for found in reasons for name in found)
+  kept = [sample for sample, found in zip(samples, reasons) if not found]
+  refused = [(sample, found) for sample, found in zip(samples, reasons) if found]
   return Curated(kept, refused, {'drawn': len(samples), 'kept': len(kept)} | {
       f'refused/{name}': counts[name] for name in made})
 
-
-# The readable pattern.
-
-SUMMARIES = {'en': 'The answer is {}.', 'zh': '答案是{}。', 'de': 'Die Antwort ist {}.',
-             'es': 'La respuesta es {}.', 'fr': 'La réponse est {}.'}
-
-
-def readable_completion(
-    reasoning: str, summary: str, *, prompt: str = '', prompt_opens_think: bool = False) -> str:
-  """Reasoning and summary in the readable pattern (see above).
-
-  Args:
-    reasoning: without tags; blank lines are made single.
-    summary: what a reader is told in the end; for questions with one answer, in `\\boxed{}`.
-    prompt: what the completion will follow: a space comes between where none is.
-    prompt_opens_think: whether that prompt ends with `<think>`.
-  """
-  reasoning = re.sub(r'\n\s*\n', '\n\n', reasoning.strip())
-  between = ' ' if prompt and not prompt[-1].isspace() else ''
-  return (f'{"" if prompt_opens_think else between + THINK_OPENING}{reasoning}{THINK_CLOSING} '
-          f'{ANSWER_OPENING}{summary.strip()}{ANSWER_CLOSING}')
-
-
-def readable(sample: Sample) -> Sample | None:
-  """The sample in the readable pattern, its answer in a sentence in the reasoning's language.
-
-  White space before it stays. None for what has no reasoning, no answer that can be told from its
-  prose, or one that would not be read back the same.
-  """
-  answer = extract_answer(sample.text, truncated=sample.truncated)
-  if answer is None or not sample.reasoning:
-    return None
-  short = answer.text if answer.explicit else exact_numbers.last_number(answer.text)
-  short = exact_numbers.undecorated(short or '').lstrip('$')
-  if not short:
-    return None
-  spoken = identify(sample.reasoning) or identify(sample.question)
-  summary = SUMMARIES.get(spoken, SUMMARIES['en']).replace('{}', f'\\boxed{{{short}}}')
-  space = sample.completion[:1] if sample.completion[:1].isspace() else ''
-  rewritten = dataclasses.replace(sample, completion=space * (not sample.prompt_opens_think) + (
-      readable_completion(sample.reasoning, summary, prompt_opens_think=sample.prompt_opens_think)))
-  same = canonical_answer(rewritten.text) == canonical_answer(
-      sample.text, truncated=sample.truncated)
-  return rewritten if same and well_formed()(rewritten) is None else None
-
-
-# Helpers.
 
 _IGNORED = re.compile(r'[\s.,;:!?。，、；：！？…]+')
 
 
 def _normalised(text: str) -> str:
+  """The text without case, and with a space for each run of white space and punctuation."""
   return _IGNORED.sub(' ', text.casefold()).strip()
 
 
 def _shingles(text: str) -> frozenset[tuple[str, ...]]:
+  """The set of token trigrams; of a shorter text, all of its tokens."""
   tokens = text_statistics.tokens(text)
   return frozenset(zip(tokens, tokens[1:], tokens[2:])) or frozenset([tuple(tokens)])
 
@@ -356,10 +315,4 @@ def _jaccard(a: frozenset, b: frozenset) -> float:
 def _check_share(**share: float) -> None:
   for name, value in share.items():
     if not 0 <= value <= 1:
-      raise ValueError(f'{name}={value} is no share: use one from 0 to 1')
-
-
-def _check_at_least_1(**count: int) -> None:
-  for name, value in count.items():
-    if value < 1:
-      raise ValueError(f'{name}={value} leaves nothing: use at least 1')
+      raise ValueError(f'{name}={value} is out of range: use 0 to 1')

@@ -11,8 +11,8 @@ import jax
 from r1jax import checkpoint, metrics
 from r1jax import evaluate as evaluation
 from r1jax.checks import did_you_mean
-from r1jax.data.curation import readable_completion
 from r1jax.data.prompts import PromptStream
+from r1jax.data.readable import readable_completion
 from r1jax.models import Model, ModelConfig, compute
 from r1jax.rewards.language import target_language
 from r1jax.rewards.skills import CHECKS, by_check

@@ -13,6 +13,7 @@ import jax
 from r1jax import metrics
 from r1jax.checks import nearest
 from r1jax.data import curation
+from r1jax.data.readable import rewrite
 from r1jax.models import ModelConfig, compute
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path
@@ -54,7 +55,7 @@ SETTINGS = Section(evaluate.SETTINGS.fields | common('reject') | dict(
     filters=Field({}, 'settings of filters by name, besides those that keep what is correct and '
                       'whole; those left out are as of `data.curation.SETTINGS`'),
     pattern=Field('drawn', "'drawn' keeps completions as they are, 'summary' rewrites them as "
-                           '`data.curation.readable` does', choices=('drawn', 'summary')),
+                           '`data.readable.rewrite` does', choices=('drawn', 'summary')),
     keep=Field(10_000, 'samples kept at most, drawn by the seed', at_least=1),
     min_kept=Field(1, 'with fewer the stage stops; 0 where other data are learnt as well',
                    at_least=0, how=True)), 'rejection sampling', pairs=_impossible_pairs)
@@ -157,7 +158,7 @@ def select(samples: list[curation.Sample], config: Mapping[str, Any]) -> curatio
   curated = curation.curate(samples, ALWAYS | config['filters'], seed=config['seed'])
   kept, refused, counts = curated.kept, list(curated.refused), dict(curated.counts)
   if config['pattern'] == 'summary':
-    rewritten = [(sample, curation.readable(sample)) for sample in kept]
+    rewritten = [(sample, rewrite(sample)) for sample in kept]
     lost = [sample for sample, new in rewritten if new is None]
     kept = [new for _, new in rewritten if new is not None]
     refused += [(sample, {'pattern': 'has no answer to put in a summary'}) for sample in lost]

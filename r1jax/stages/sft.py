@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import losses
-from r1jax.data.curation import readable_completion
 from r1jax.data.jsonl import reasoning_source
 from r1jax.data.packing import PackedRows, pack
+from r1jax.data.readable import readable_completion
 from r1jax.masked import masked_sum
 from r1jax.models import Model, ModelConfig, compute
 from r1jax.rewards import extract
