@@ -1,4 +1,4 @@
-"""Evaluation: n samples a problem, unbiased pass@k, majority vote, readability, skills by task."""
+"""Evaluation: pass@k, majority vote, readability and skills, of n completions per problem."""
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 import math
@@ -19,7 +19,12 @@ from r1jax.tokenization import Tokenizer
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-  """The unbiased estimate 1 − C(n−c, k)/C(n, k) (arXiv:2107.03374, eq. 1), as a product.
+  """The unbiased estimate of pass@k, 1 − C(n−c, k)/C(n, k) (arXiv:2107.03374, eq. 1).
+
+  Args:
+    num_samples: n, the completions of a problem.
+    num_correct: c, how many of them are correct.
+    k: number of attempts.
 
   Raises:
     ValueError: unless 1 <= k <= n and 0 <= c <= n.
@@ -32,11 +37,15 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 
 def majority_vote(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
-  """Whether the commonest answer is right; on a tie, the share of the tied ones that are.
+  """1 if the most frequent answer is correct, else 0; of tied answers, the share that is correct.
 
   Args:
-    answers: canonical answers (equal strings are equivalent answers); None is no vote.
-    correct: whether each sample is right; equivalent answers are judged by their first sample.
+    answers: the answer of each sample in a canonical form, in which equivalent answers are equal
+      strings; None is not a vote.
+    correct: whether each sample is correct; equivalent answers are judged by their first sample.
+
+  Returns:
+    From 0 to 1; 0 if there are no votes.
   """
   votes = Counter(answer for answer in answers if answer is not None)
   if not votes:
@@ -47,13 +56,19 @@ def majority_vote(answers: Sequence[str | None], correct: Sequence[bool]) -> flo
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-  """(mean, low, high): a 95 % interval over problems, mean ± 1.96·std/√n, kept in 0..1 where the
-  values are. Samples of one problem depend on each other, so a value stands for a problem."""
-  values = np.asarray(values, float)
-  mean = float(values.mean())
-  half = 1.96 * float(values.std(ddof=1)) / math.sqrt(values.size) if values.size > 1 else math.inf
+  """(mean, low, high): the mean with its 95 % interval, mean ± 1.96·std/√n.
+
+  A single value has an unbounded interval. The interval is clipped to 0..1 if all values are in
+  0..1.
+
+  Args:
+    values: one value per problem, because samples of the same problem are not independent.
+  """
+  array = np.asarray(values, float)
+  mean = float(array.mean())
+  half = 1.96 * float(array.std(ddof=1)) / math.sqrt(array.size) if array.size > 1 else math.inf
   low, high = mean - half, mean + half
-  if values.min() >= 0 and values.max() <= 1:
+  if array.min() >= 0 and array.max() <= 1:
     low, high = max(0.0, low), min(1.0, high)
   return mean, low, high
 
@@ -62,41 +77,52 @@ def calibration(
     rewards: np.ndarray, labels: np.ndarray, *, weights: Sequence[float] | None = None,
     bins: int = 10,
 ) -> dict[str, float]:
-  """How far the probabilities σ(reward) of a binary label are to be trusted.
+  """How reliable the probabilities σ(reward) of a binary label are.
 
   Args:
-    rewards: [n], the log-odds that a reward model gives label 1.
+    rewards: [n], the log-odds that a reward model gives to label 1.
     labels: [n], 0 or 1.
-    weights: [n], of the examples; by default all the same.
-    bins: of equal width, over the confidence max(p, 1−p) from ½ to 1.
+    weights: [n], weights of the examples; equal by default.
+    bins: number of bins of equal width for the confidence max(p, 1−p), which is from ½ to 1.
 
   Returns:
     `calibration_error` (Guo et al., arXiv:1706.04599: the mean over examples of |accuracy −
-    confidence| of their bin), `brier` (mean (p − label)²) and `log_loss`, in nats. All stay the
-    same where a label and the sign of its reward are both turned round.
+    confidence| of their bin), `brier` (mean (p − label)²) and `log_loss` (in nats). None of them
+    changes if both a label and the sign of its reward are flipped.
   """
   rewards, labels = np.asarray(rewards, float), np.asarray(labels, float)
   with np.errstate(over='ignore'):
     probabilities = 1 / (1 + np.exp(-rewards))
     certainty = 1 / (1 + np.exp(-np.abs(rewards)))
-  place = np.minimum((2 * certainty - 1) * bins, bins - 1).astype(int)
-  mean = lambda values: float(np.average(values, weights=weights))
-  gap = correct(rewards, labels) - certainty
-  return {'calibration_error': sum(abs(mean(gap * (place == b))) for b in range(bins)),
+  bin_of = np.minimum((2 * certainty - 1) * bins, bins - 1).astype(int)
+
+  def mean(values: np.ndarray) -> float:
+    return float(np.average(values, weights=weights))
+
+  gap = sign_accuracy(rewards, labels) - certainty
+  return {'calibration_error': sum(abs(mean(gap * (bin_of == b))) for b in range(bins)),
           'brier': mean((probabilities - labels) ** 2),
           'log_loss': mean(np.logaddexp(0, rewards) - labels * rewards)}
 
 
-def correct(rewards: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """[n]: 1 where the sign of a reward agrees with its label, 0 or 1; half where it is 0."""
+def sign_accuracy(rewards: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """[n]: 1 where the sign of a reward agrees with its label (0 or 1), 0 where not; ½ for reward 0.
+
+  Args:
+    rewards: [n], log-odds of label 1.
+    labels: [n], 0 or 1.
+  """
   return 0.5 + 0.5 * np.sign(rewards) * (2 * np.asarray(labels, float) - 1)
 
 
 def stratified_interval(values: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-  """(mean, low, high) of shares in strata that weigh the same, whatever their sizes.
+  """(mean, low, high) of shares in T strata that have equal weights, whatever their sizes.
 
-  The mean of the T strata's means, ± 1.96·√(Σ var_t/n_t)/T, kept in 0..1. A stratum of one value
-  says nothing of its variance: the interval is then all of 0..1.
+  The mean of the strata's means with its 95 % interval, ± 1.96·√(Σ_t var_t/n_t)/T, clipped to 0..1.
+  If a stratum has a single value, its variance is unknown and the interval is 0..1.
+
+  Args:
+    values: the values of each stratum, from 0 to 1.
   """
   strata = [np.asarray(stratum, float) for stratum in values]
   mean = float(np.mean([stratum.mean() for stratum in strata]))
@@ -109,39 +135,58 @@ def stratified_interval(values: Sequence[Sequence[float]]) -> tuple[float, float
 
 def majority_of_blocks(
     answers: Sequence[str | None], correct: Sequence[bool], k: int) -> float:
-  """`majority_vote` of k samples: its mean over the whole blocks of k that follow each other."""
+  """The mean of `majority_vote` over the disjoint blocks of k consecutive samples.
+
+  Args:
+    answers: canonical answers of a problem's samples; None is not a vote.
+    correct: whether each sample is correct.
+    k: block size; samples after the last full block are not used.
+  """
   return float(np.mean([
       majority_vote(answers[start:start + k], correct[start:start + k])
       for start in range(0, len(answers) - k + 1, k)]))
 
 
-# What makes a completion readable, by the filters of `data.curation`.
+# Filters of `data.curation` that a readable completion passes, with their settings.
 _READABLE = {'format': {}, 'language': {'min_share': 0.95}, 'repetition': {}, 'code': {},
              'paragraphs': {}}
 
 
 def readable(
-    completions: Sequence[Completion], examples: Sequence[Mapping], *, prompt_opens_think: bool = False,
+    completions: Sequence[Completion], examples: Sequence[Mapping], *,
+    prompt_opens_think: bool = False,
 ) -> list[bool]:
-  """Whether each completion is well formed, in one language, and neither repeats itself nor has
-  code or long paragraphs in its reasoning; `examples` has one for each completion."""
+  """Whether each completion can be read by a person.
+
+  It must be well formed and in one language, and its reasoning must have neither repetitions nor
+  code nor long paragraphs.
+
+  Args:
+    completions: the completions.
+    examples: the example of each completion; `question` and `language` are read.
+    prompt_opens_think: whether the prompts ended with `<think>`.
+  """
   filters = curation.make_filters(_READABLE).values()
   samples = (curation.Sample(
       question=str(example['question']), completion=completion.text,
-      truncated=completion.truncated, prompt_opens_think=prompt_opens_think, language=example.get('language') or '')
+      truncated=completion.truncated, prompt_opens_think=prompt_opens_think,
+      language=example.get('language') or '')
       for completion, example in zip(completions, examples, strict=True))
   return [all(check(sample) is None for check in filters) for sample in samples]
 
 
 def task_scores(
     tasks: Sequence[str | None], shares: Sequence[float]) -> dict[str, tuple[float, float, float]]:
-  """`pass@1/<task>` of each task and `skills`, the mean over tasks; none where there is one task.
+  """`pass@1/<task>` for each task, and `skills`, their mean; empty unless there are several tasks.
 
   Args:
-    tasks: of each problem, None where it names none.
-    shares: of each problem's samples, how many are correct.
+    tasks: the task of each problem; None if it names none.
+    shares: the share of each problem's samples that are correct.
+
+  Returns:
+    (mean, low, high) by name, with 95 % intervals.
   """
-  by_task = {}
+  by_task: dict[str, list[float]] = {}
   for task, share in zip(tasks, shares, strict=True):
     if task:
       by_task.setdefault(task, []).append(share)
@@ -155,48 +200,65 @@ def scores(
     completions: Sequence[Completion], correct: np.ndarray, examples: Sequence[Mapping], *,
     num_samples: int, ks: Sequence[int] = (1, 8), prompt_opens_think: bool = False,
 ) -> dict[str, tuple[float, float, float]]:
-  """Scores of a set of problems with `num_samples` completions each, those of a problem together.
+  """Scores of M problems with n completions each; the completions of a problem are adjacent.
 
   Args:
     completions: M·n completions.
-    correct: [M·n] bool, the accuracy reward's verdicts.
-    examples: M, one a problem; `question`, `language` and `task` are read.
+    correct: [M·n] bool, the verdicts of the accuracy reward.
+    examples: M, one per problem; `question`, `language` and `task` are read.
+    num_samples: n.
     ks: the k of pass@k; those above n are left out.
-    prompt_opens_think: the prompts ended in `<think>`.
+    prompt_opens_think: whether the prompts ended with `<think>`.
 
   Returns:
-    Each (mean, low, high), with 95 % intervals over problems: pass@k; majority@k for the powers of
-    two below n (over blocks of k samples) and for n; format, mean_length (tokens),
-    reflective_words, language_mixing, language_consistency (over what `language_reward` judges,
-    absent where it judges nothing), readable; and `task_scores`.
+    (mean, low, high) by name, with 95 % intervals over problems: pass@k; majority@k for n and the
+    powers of two below it (over blocks of k samples); format, mean_length (tokens),
+    reflective_words, language_mixing, readable; language_consistency (over the completions that
+    `language_reward` can judge, missing if there are none); and those of `task_scores`.
   """
   n = num_samples
   verdicts = np.asarray(correct, bool).reshape(-1, n)
-  by_problem = lambda values: np.asarray(values, float).reshape(-1, n).mean(1)
   result = {
       f'pass@{k}': mean_interval([pass_at_k(n, int(row.sum()), k) for row in verdicts])
       for k in ks if k <= n}
-  answers = [accuracy.canonical_answer(c.text, truncated=c.truncated) for c in completions]
-  grouped = [answers[i:i + n] for i in range(0, len(answers), n)]
-  votes = [2 ** i for i in range(1, n.bit_length()) if 2 ** i < n] + [n] * (n > 1)
-  result |= {
-      f'majority@{k}': mean_interval([majority_of_blocks(group, list(row), k)
-                                      for group, row in zip(grouped, verdicts)])
-      for k in votes}
+  result |= _majority_scores(completions, verdicts)
   repeated = rollouts.repeat_examples(examples, n)
-  texts = {
+  values = {
       'format': [format_reward(c, {}, prompt_opens_think=prompt_opens_think) for c in completions],
       'mean_length': [c.num_tokens for c in completions],
       'reflective_words': [reflective_words(c.text) for c in completions],
       'language_mixing': [is_mixed(c.text) for c in completions],
       'readable': readable(completions, repeated, prompt_opens_think=prompt_opens_think)}
-  result |= {name: mean_interval(by_problem(values)) for name, values in texts.items()}
-  judged = [language_reward(c, example) for c, example in zip(completions, repeated, strict=True)]
-  consistent = [[value for value in judged[i:i + n] if value is not None]
-                for i in range(0, len(judged), n)]
-  if any(consistent):
-    result['language_consistency'] = mean_interval([np.mean(row) for row in consistent if row])
+  result |= {name: mean_interval(np.asarray(found, float).reshape(-1, n).mean(1))
+             for name, found in values.items()}
+  result |= _language_consistency(completions, repeated, n)
   return result | task_scores([example.get('task') for example in examples], verdicts.mean(1))
+
+
+def _majority_scores(
+    completions: Sequence[Completion], verdicts: np.ndarray,
+) -> dict[str, tuple[float, float, float]]:
+  """`majority@k` for n and the powers of two below it; verdicts [M, n]."""
+  n = verdicts.shape[1]
+  answers = [accuracy.canonical_answer(c.text, truncated=c.truncated) for c in completions]
+  grouped = [answers[i:i + n] for i in range(0, len(answers), n)]
+  ks = [2 ** i for i in range(1, n.bit_length()) if 2 ** i < n] + [n] * (n > 1)
+  return {f'majority@{k}': mean_interval([majority_of_blocks(group, list(row), k)
+                                          for group, row in zip(grouped, verdicts)])
+          for k in ks}
+
+
+def _language_consistency(
+    completions: Sequence[Completion], examples: Sequence[Mapping], n: int,
+) -> dict[str, tuple[float, float, float]]:
+  """`language_consistency` over what can be judged; empty if nothing can."""
+  judged = [language_reward(c, example) for c, example in zip(completions, examples, strict=True)]
+  by_problem = [[value for value in judged[i:i + n] if value is not None]
+                for i in range(0, len(judged), n)]
+  if not any(by_problem):
+    return {}
+  return {'language_consistency': mean_interval(
+      [float(np.mean(values)) for values in by_problem if values])}
 
 
 def evaluate(
@@ -208,16 +270,27 @@ def evaluate(
   """Draws `num_samples` completions for the first `num_problems` of a stream, and scores them.
 
   Args:
-    sample: from `sampler.make_sampler`, with group_size = num_samples.
+    sample: a function from `sampler.make_sampler`, with group_size = num_samples.
+    params: the parameters of the model.
+    stream: the prompts, not shuffled.
     rewards: a suite with one reward, the accuracy that decides what is correct.
-    stream: unshuffled prompts.
+    tokenizer: decodes the completions.
+    num_problems: M.
+    num_samples: n, completions per problem.
+    stop_ids: the token ids that end a completion.
+    prompt_opens_think: whether the prompts end with `<think>`.
+    ks: the k of pass@k.
     iteration: part of the random keys, as in training.
+    mesh: the mesh of devices that the model is on; None for a single device.
 
   Returns:
-    (scores, records): as `scores`, and one record a completion.
+    (scores, rows): what `scores` returns, and a row for each completion, as
+    `rollout.sample_records` makes them.
   """
-  completions, correct, records, problems, counter = [], [], [], [], 0
-  pending = []
+  completions: list[Completion] = []
+  problems: list[Mapping] = []
+  pending = []    # of batches whose rewards are being computed
+  counter = 0
   while len(completions) < num_problems * num_samples:
     prompts = stream.batch(counter)
     counter = prompts.next_counter
@@ -228,13 +301,15 @@ def evaluate(
     problems += prompts.examples
     pending.append((prompts, read, rollouts.SharedRewards(rewards, read, prompts.examples, owners)))
     completions += read
+  correct: list[bool] = []
+  rows: list[dict] = []
   for prompts, read, promise in pending:
     judged = promise.collect()
     correct += [value >= 1.0 for value in judged.total]
     texts = [example['question'] for example in prompts.examples]
-    records += rollouts.sample_records(prompts, texts, read, judged, group_size=num_samples)
+    rows += rollouts.sample_records(prompts, texts, read, judged, group_size=num_samples)
   count = num_problems * num_samples
   result = scores(
       completions[:count], np.asarray(correct[:count]), problems[:num_problems],
       num_samples=num_samples, ks=ks, prompt_opens_think=prompt_opens_think)
-  return result, records[:count]
+  return result, rows[:count]

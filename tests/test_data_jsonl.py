@@ -101,7 +101,7 @@ def test_preferences_and_judgements_come_back(tmp_path):
 
 
 @pytest.mark.parametrize('source, line, message', [
-    (jsonl.preference_source, '"chosen": "a", "rejected": " a"', 'equal, which is not a preference'),
+    (jsonl.preference_source, '"chosen": "a", "rejected": " a"', 'equal, which is not a pref'),
     (jsonl.preference_source, '"chosen": "a"', '"rejected" is missing'),
     (jsonl.preference_source, '"chosen": "a", "rejected": "b", "margin": -1', '"margin" is -1'),
     (jsonl.preference_source, '"chosen": "a", "rejected": "b", "margin": true', '"margin" is True'),

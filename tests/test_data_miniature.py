@@ -178,8 +178,8 @@ def test_calculations_and_corpus_depend_on_seed_and_block_alone(corpus):
 
 @hypothesis.given(st.text(), st.integers(0, COUNT - 1))
 def test_the_tokenizer_gives_every_text_back(tokenizer, corpus, text, index):
-  for text in (text, miniature.document_text(*corpus[index])):
-    assert tokenizer.decode(tokenizer.encode(text), skip_special=False) == text
+  for given in (text, miniature.document_text(*corpus[index])):
+    assert tokenizer.decode(tokenizer.encode(given), skip_special=False) == given
 
 
 def test_digits_and_tags_are_tokens_of_their_own(tokenizer):

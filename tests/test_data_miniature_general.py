@@ -113,10 +113,11 @@ def test_an_example_says_how_it_is_judged_and_thought_about(task, held_out):
   languages = set()
   for seed in range(40):
     example = general.draw_general(random.Random(seed), task, held_out=held_out)
-    judge = lambda text: skill_reward(Completion(text, 9, False), example)
     chain = f'<think>{example["reasoning"]}</think>'
-    assert judge(f'{chain} <answer>{example["answer"]}</answer>') == 1 == judge(example['answer'])
-    assert judge(f'{chain} <answer>{example["bad_answer"]}</answer>') == 0
+    good, bad = (f'{chain} <answer>{example[field]}</answer>' for field in ('answer', 'bad_answer'))
+    verdicts = [skill_reward(Completion(text, 9, False), example)
+                for text in (good, example['answer'], bad)]
+    assert verdicts == [1, 1, 0]
     assert consistency(example['reasoning'], example['language']) == 1
     languages.add(example['language'])
   assert example['objective'] == ('safety' if task == 'harmful' else 'helpfulness')
@@ -154,7 +155,8 @@ def test_training_examples_come_again_once_there_are_no_more():
 
 def test_a_careless_writer_gives_bad_answers_that_nobody_checks():
   careful, half, careless = (
-      general.general_examples('train', 600, seed=3, bad_answer_share=share) for share in (0.0, 0.5, 1.0))
+      general.general_examples('train', 600, seed=3, bad_answer_share=share)
+      for share in (0.0, 0.5, 1.0))
   for example in careful:
     assert is_right(example['task'], example['question'], example['answer']) and example['check']
   for example, other in zip(careful, careless, strict=True):
@@ -174,7 +176,7 @@ def test_a_careless_writer_gives_bad_answers_that_nobody_checks():
 
 @pytest.mark.parametrize('careless', (-0.1, 1.1, float('nan')))
 def test_a_share_of_carelessness_is_a_share(careless):
-  with pytest.raises(ValueError, match=f'bad_answer_share={careless} .* is out of range: use 0 to 1'):
+  with pytest.raises(ValueError, match=f'bad_answer_share={careless} .* out of range: use 0 to 1'):
     general.general_examples('train', 1, bad_answer_share=careless)
 
 

@@ -7,13 +7,13 @@ import pytest
 from r1jax.data.prompts import PromptBatch
 from r1jax.evaluate import (
   calibration,
-  correct,
   evaluate,
   majority_vote,
   mean_interval,
   pass_at_k,
   readable,
   scores,
+  sign_accuracy,
   task_scores,
 )
 from r1jax.records import Rollout
@@ -160,7 +160,7 @@ def test_calibration_does_not_depend_on_which_label_is_called_1():
   assert flipped == pytest.approx(calibration(odds, labels))
   twice = calibration(np.repeat(odds, 2), np.repeat(labels, 2), weights=np.tile([0.2, 0.3], 200))
   assert twice == pytest.approx(calibration(odds, labels))
-  np.testing.assert_array_equal(correct(np.array([2.0, -2.0, 0.0, 2.0]), [1, 1, 1, 0]),
+  np.testing.assert_array_equal(sign_accuracy(np.array([2.0, -2.0, 0.0, 2.0]), [1, 1, 1, 0]),
                                 [1, 0, 0.5, 0])
 
 
@@ -188,7 +188,8 @@ def test_what_is_readable(text, want):
 
 
 def test_language_consistency_is_over_what_can_be_judged():
-  completions = [Completion('<think>then 然后</think> 8', 9, False)] * 5 + [Completion('', 9, False)]
+  mixed = Completion('<think>then 然后</think> 8', 9, False)
+  completions = [mixed] * 5 + [Completion('', 9, False)]
   examples = [dict(question='5+3=?'), *[dict(question='5+3=?', language='zh')] * 2]
   got = scores(completions, np.zeros(6, bool), examples, num_samples=2)
   assert got['language_consistency'][0] == pytest.approx((2 / 3 + (2 / 3 + 0) / 2) / 2)

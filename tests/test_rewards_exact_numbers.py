@@ -38,7 +38,8 @@ def test_decoration_is_read(text, value):
 
 @pytest.mark.parametrize('text', [
     '', '.', '-', '--5', '1,23', '12,34,567', '0,005', '5,5,5', '1 = 2 = 5', '1/0', r'\frac{1}{0}',
-    '3+9', '2*5', '99**98**97', '1e999', '1.2.3', '10 apples', '10 thousand', '5 or 7', '٤٢', '４２',
+    '3+9', '2*5', '99**98**97', '1e999', '1.2.3', '10 apples', '10 thousand', '5 or 7', '٤٢',
+    '４２',
     '\u202e42', '4\x002', '4\ud8002', '9' * 201])
 def test_what_is_no_plain_number_is_not_read(text):
   assert exact_numbers.parse_number(text) is None

@@ -35,9 +35,10 @@ def test_exact_is_line_by_line(text, want):
 
 def test_an_opened_chain_of_thought_is_no_answer():
   function, _ = named_rewards({'skill': 1.0, 'format': 1.0}, prompt_opens_think=True)['skill']
-  read = lambda text: function(Completion(text, 9, False), LISTED)
-  assert read('- cat\n- sun') == 0 == judge('- cat\n- sun', LISTED, prompt_opens_think=True)
-  assert read('a list</think> <answer>- cat\n- sun</answer>') == 1
+  unclosed, closed = '- cat\n- sun', 'a list</think> <answer>- cat\n- sun</answer>'
+  assert function(Completion(unclosed, 9, False), LISTED) == 0
+  assert judge(unclosed, LISTED, prompt_opens_think=True) == 0
+  assert function(Completion(closed, 9, False), LISTED) == 1
   function, _ = named_rewards({'skill': 1.0})['skill']
   assert function(Completion('- cat\n- sun', 9, False), LISTED) == 1
 

@@ -132,10 +132,13 @@ def language(target: str, min_share: float) -> Filter:
   def check(sample: Sample) -> str | None:
     wanted = target_language(sample.question, target or sample.language)
     counts = count_words(sample.reasoning, expected=wanted)
-    if not counts or counts[wanted or max(counts, key=counts.__getitem__)] >= min_share * counts.total():
+    if not counts:
+      return None
+    needed = min_share * counts.total()
+    if counts[wanted or max(counts, key=counts.__getitem__)] >= needed:
       return None
     (most, count), *_ = counts.most_common()
-    if wanted and most != wanted and count >= min_share * counts.total():
+    if wanted and most != wanted and count >= needed:
       return f'wrong language: {most} instead of {wanted}'
     shares = ', '.join(f'{name} {n / counts.total():.2f}' for name, n in counts.most_common())
     return f'mixed languages: {shares}'
@@ -161,8 +164,8 @@ def paragraphs(max_characters: int) -> Filter:
   return check
 
 
-# Filters of a set of samples. Each function returns a filter `(samples, seed) -> {index: reason}` of
-# the samples to refuse.
+# Filters of a set of samples. Each function returns a filter `(samples, seed) -> {index: reason}`
+# of the samples to refuse.
 
 
 def duplicates(max_similarity: float) -> SetFilter:

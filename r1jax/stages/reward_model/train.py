@@ -126,7 +126,7 @@ def held_out_scores(
 
 def _accuracy(examples: Sequence[Example], odds: np.ndarray) -> dict[str, Any]:
   """Counts of examples and questions; the accuracy, of which a question's mean is one value."""
-  values = evaluation.correct(odds, [example.label for example in examples])
+  values = evaluation.sign_accuracy(odds, [example.label for example in examples])
   by_question = collections.defaultdict(list)
   for example, value in zip(examples, values):
     by_question[example.question].append(value)
