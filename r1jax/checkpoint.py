@@ -1,12 +1,14 @@
-"""Checkpoints of a run (Orbax), and the manifest of the Artifact that a stage leaves behind.
+"""Checkpoints of a run, written with Orbax, and the manifest of an Artifact.
 
-A checkpoint is the folder `<directory>/<step>`. Orbax writes the arrays, one sub-folder an item;
-when all is in place, `checkpoint.json` is written: the caller's `meta`, every leaf's shape and
-type, every file's size. Only with that file is the folder a checkpoint, on a disk as in a bucket,
-so a kill at any moment leaves the step before it in force, and a torn folder is known unread.
+A checkpoint is the folder `<directory>/<step>`. Orbax writes the arrays, one sub-folder per item.
+When they are complete, `checkpoint.json` is written with the caller's `meta`, the shape and type of
+every leaf and the size of every file. A folder without that file is not a checkpoint, on a disk as
+in a bucket, so a run that is killed while saving resumes from the step before, and damage is
+noticed before anything is read.
 
-A torn checkpoint is refused, never passed over: falling back silently would repeat work under the
-same names. Who wants the step before it removes the torn folder, as the message says.
+A damaged checkpoint raises an error and is never skipped, because falling back silently would
+repeat work under the same names. To use the step before it, remove the damaged folder, as the error
+says.
 """
 from __future__ import annotations
 
@@ -31,26 +33,30 @@ _MARKER = 'checkpoint.json'
 
 
 class Checkpointer:
-  """Saves and restores the checkpoints in `directory`; reading changes nothing there.
+  """Saves and restores the checkpoints in a directory; restoring changes nothing there.
+
+  `save` returns while files are still being written: call `wait`, or leave the `with` block, at the
+  end.
 
   Args:
-    directory: local, `gs://`, or another URL of fsspec. Orbax writes to the first two itself; for
-      others a step is written to a local folder and copied, which takes one process.
-    keep: how many of the latest checkpoints stay; older ones are removed once a newer is complete.
+    directory: a local path, a `gs://` URL or another URL of fsspec. Orbax writes to the first two
+      itself. For others, a step is written to a local folder and copied, by a single process.
+    keep: number of checkpoints to keep; older ones are removed when a newer one is complete.
 
-  `save` returns while files are being written; call `wait` (or leave the `with` block) at the end.
+  Raises:
+    ValueError: `keep` is less than 1, or several processes share a `directory` that takes one.
   """
 
   def __init__(self, directory: str | Path, *, keep: int = 2):
     if keep < 1:
-      raise ValueError(f'keep={keep} would leave no checkpoint to resume from: keep at least 1')
+      raise ValueError(f'keep={keep} would remove every checkpoint: keep at least 1')
     self.directory = Path(directory)
     self._staged = not self.directory.is_local and not str(self.directory).startswith('gs://')
     if self._staged and jax.process_count() > 1:
       raise ValueError(f'{jax.process_count()} processes cannot share checkpoints in '
                        f'{self.directory}: use a gs:// path or a shared disk')
     self._keep = keep
-    self._orbax = None
+    self._orbax: ocp.AsyncCheckpointer | None = None    # made by the first `save`
     self._thread = ThreadPoolExecutor(1, 'checkpoint')
     self._pending: Future | None = None
 
@@ -61,41 +67,49 @@ class Checkpointer:
     self.close()
 
   def steps(self) -> list[int]:
-    """The steps with a complete checkpoint, ascending."""
+    """The steps that have a complete checkpoint, in ascending order."""
     names = (path.name for path in self.directory.iterdir() if (path / _MARKER).exists())
     return sorted(int(name) for name in names if name.isdigit())
 
   def latest_step(self) -> int | None:
-    """The last complete checkpoint's step, or None."""
+    """The step of the last complete checkpoint; None if there is none."""
     return max(self.steps(), default=None)
 
   def read_meta(self, step: int) -> dict:
-    """The `meta` that was saved with this step."""
-    return self._record(step)['meta']
+    """The `meta` that was saved with a step.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint of this step.
+      ValueError: the checkpoint is damaged.
+    """
+    return self._read_marker(step)['meta']
 
   def save(self, step: int, items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> None:
-    """Begins to save a checkpoint, and returns once everything is copied off the devices.
+    """Starts saving a checkpoint, and returns when all arrays are copied off the devices.
 
-    Waits for the save before it, and raises what went wrong there. The arrays may be donated or
-    changed when this returns.
+    The arrays may then be donated or changed. Waits for the save before, and raises its error if it
+    failed.
 
     Args:
       step: a step that has no checkpoint yet.
-      items: pytrees of arrays (sharded ones and typed random keys included), each of which can be
-        restored without the others.
-      meta: what JSON can hold.
+      items: pytrees of arrays, sharded ones and typed random keys included, by name. Each item can
+        be restored without the others.
+      meta: any values that JSON can hold.
 
-    Raises OSError where something cannot be written; the checkpoints before it are then intact.
+    Raises:
+      OSError: this or the previous checkpoint cannot be written; earlier ones are intact.
+      TypeError: a leaf of an item is not an array.
+      ValueError: there is a checkpoint of this step.
     """
     self.wait()
     if step in self.steps():
-      raise ValueError(f'{self.directory} has a checkpoint of step {step} already: '
-                       'resume from it, or choose another workdir')
-    record = dict(meta=json.loads(to_json(meta)),
-                  items={name: _describe(tree) for name, tree in items.items()})
+      raise ValueError(f'{self.directory} already has a checkpoint of step {step}: '
+                       'resume from it, or use another workdir')
+    marker = dict(meta=json.loads(to_json(meta)),
+                  items={name: _leaf_types(tree) for name, tree in items.items()})
     if self._orbax is None:
       self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-      self._clean()  # what a killed run left
+      self._remove_incomplete()    # folders left by a run that was killed
     stage = tempfile.TemporaryDirectory() if self._staged else None
     folder = Path(stage.name if stage else self.directory) / step
     args = {name: ocp.args.StandardSave({'tree': tree}) for name, tree in items.items()}
@@ -103,17 +117,17 @@ class Checkpointer:
       with jax.transfer_guard_device_to_host('allow'):   # Orbax copies without device_get
         self._orbax.save(str(folder), args=ocp.args.Composite(**args))
     except Exception as error:
-      raise self._failure(step, error) from error
-    self._pending = self._thread.submit(self._commit, step, folder, record, stage)
+      raise self._write_error(step, error) from error
+    self._pending = self._thread.submit(self._commit, self._orbax, step, folder, marker, stage)
 
   def wait(self) -> None:
-    """Returns when the save under way is complete; raises what went wrong in it."""
+    """Returns when the current save is complete; raises its OSError if it failed."""
     pending, self._pending = self._pending, None
     if pending is not None:
       pending.result()
 
   def close(self) -> None:
-    """Waits as `wait` does, and ends the background threads."""
+    """Calls `wait`, and ends the background threads."""
     try:
       self.wait()
     finally:
@@ -125,27 +139,36 @@ class Checkpointer:
     """Reads the items named in `templates`, bit for bit as they were saved.
 
     Args:
-      step: the checkpoint's step.
-      templates: per item a pytree of arrays or of `jax.ShapeDtypeStruct`, which says structure,
-        shapes, types, and on which sharding to put each leaf: it may be another mesh than the one
-        saved from. Without sharding a leaf goes to the first device; NumPy's stay NumPy's.
+      step: the step of the checkpoint.
+      templates: for each item a pytree of arrays or `jax.ShapeDtypeStruct` with its structure,
+        shapes, types and shardings, which may be on another mesh than the saved arrays. A leaf
+        without sharding goes to the first device; the leaf of a NumPy array is a NumPy array.
 
-    Raises FileNotFoundError where there is no such checkpoint; ValueError where it is torn, or
-    where a template does not fit, naming the leaf.
+    Returns:
+      The items by name.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint of this step.
+      ValueError: the checkpoint is damaged, has no such item, or does not fit a template.
     """
-    record = self._record(step)
+    marker = self._read_marker(step)
     folder = self.directory / step
     for name, template in templates.items():
-      if name not in record['items']:
+      if name not in marker['items']:
         raise ValueError(f'the checkpoint {folder} has no item {name!r}, only '
-                         f'{", ".join(sorted(record["items"]))}: ask for one of these')
-      _check_fit(f'item {name!r} of the checkpoint {folder}', record['items'][name],
-                 _describe(template))
+                         f'{", ".join(sorted(marker["items"]))}: ask for one of these')
+      _check_fit(f'item {name!r} of the checkpoint {folder}', marker['items'][name],
+                 _leaf_types(template))
       sizes = (folder / name).file_sizes()
-      for file, size in record['files'][name].items():
+      for file, size in marker['files'][name].items():
         if sizes.get(file) != size:
-          raise self._torn(step, f'{name}/{file} has {sizes.get(file, 0)} of its {size} bytes')
-    args = {name: ocp.args.StandardRestore({'tree': jax.tree.map(_abstract, template)})
+          raise self._damaged(step, f'{name}/{file} has {sizes.get(file, 0)} of its {size} bytes')
+    return self._restore_items(step, templates)
+
+  def _restore_items(self, step: int, templates: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    """Reads items of a checkpoint that has been checked."""
+    folder = self.directory / step
+    args = {name: ocp.args.StandardRestore({'tree': jax.tree.map(_restore_template, template)})
             for name, template in templates.items()}
     with tempfile.TemporaryDirectory() as stage:
       if self._staged:
@@ -155,59 +178,67 @@ class Checkpointer:
       try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
           restored = orbax.restore(str(folder), args=ocp.args.Composite(**args))
-      except Exception as error:   # Orbax raises no narrower one
+      except Exception as error:    # Orbax raises many types
         raise ValueError(
-            f'the checkpoint {self.directory / step} cannot be read ({_cause(error)}): mend that '
-            f'or, if its files are damaged, {self._without(step)}') from error
+            f'the checkpoint {self.directory / step} cannot be read ({_root_cause(error)}): fix '
+            f'that or, if its files are damaged, {self._advice(step)}') from error
     return {name: restored[name]['tree'] for name in templates}
 
-  def _record(self, step: int) -> dict:
+  def _read_marker(self, step: int) -> dict:
+    """The content of a checkpoint's `checkpoint.json`."""
     path = self.directory / step / _MARKER
     if not path.exists():
       steps = ', '.join(map(str, self.steps())) or 'none'
       raise FileNotFoundError(f'{self.directory} has no checkpoint of step {step}: '
-                              f'choose among its steps ({steps}) or another directory')
+                              f'use one of its steps ({steps}) or another directory')
     try:
-      record = json.loads(path.read_text())
-      return {key: record[key] for key in ('meta', 'items', 'files')}
+      marker = json.loads(path.read_text())
+      return {key: marker[key] for key in ('meta', 'items', 'files')}
     except (ValueError, KeyError, TypeError) as error:
-      raise self._torn(step, f'{_MARKER} cannot be read') from error
+      raise self._damaged(step, f'{_MARKER} cannot be read') from error
 
-  def _torn(self, step: int, why: str) -> ValueError:
-    return ValueError(f'the checkpoint {self.directory / step} is torn ({why}): '
-                      f'{self._without(step)}')
+  def _damaged(self, step: int, why: str) -> ValueError:
+    return ValueError(f'the checkpoint {self.directory / step} is damaged ({why}): '
+                      f'{self._advice(step)}')
 
-  def _without(self, step: int) -> str:
+  def _advice(self, step: int) -> str:
+    """How to go on without the checkpoint of this step."""
     before = max((other for other in self.steps() if other < step), default=None)
-    rest = 'start anew' if before is None else f'go on from step {before}'
+    rest = 'start over' if before is None else f'resume from step {before}'
     return f'remove that folder to {rest}'
 
-  def _commit(self, step: int, folder: Path, record: dict, stage) -> None:
-    """In the background: waits for Orbax, makes the folder a checkpoint, removes the oldest."""
+  def _commit(self, orbax: ocp.AsyncCheckpointer, step: int, folder: Path, marker: dict,
+              stage: tempfile.TemporaryDirectory | None) -> None:
+    """Waits for Orbax, writes the marker file and removes the oldest checkpoints.
+
+    Runs in the background thread.
+    """
     try:
-      self._orbax.wait_until_finished()
+      orbax.wait_until_finished()
       if jax.process_index() != 0:
         return
-      record['files'] = {name: (folder / name).file_sizes() for name in record['items']}
+      marker['files'] = {name: (folder / name).file_sizes() for name in marker['items']}
       if stage:
         folder.copy_to(self.directory / step)
-      (self.directory / step / _MARKER).write_text(to_json(record))
+      (self.directory / step / _MARKER).write_text(to_json(marker))
       for old in self.steps()[:-self._keep]:
         (self.directory / old / _MARKER).remove()
         (self.directory / old).remove()
     except Exception as error:
-      raise self._failure(step, error) from error
+      raise self._write_error(step, error) from error
     finally:
       if stage:
         stage.cleanup()
 
-  def _failure(self, step: int, error: Exception) -> OSError:
-    with contextlib.suppress(OSError):   # where Orbax still writes; the next save cleans up
-      self._clean()
+  def _write_error(self, step: int, error: Exception) -> OSError:
+    """Removes what was written of a failed save, and returns the error to raise."""
+    with contextlib.suppress(OSError):    # Orbax may still be writing; the next save cleans up
+      self._remove_incomplete()
     return OSError(f'the checkpoint of step {step} could not be written to {self.directory} '
-                   f'({_cause(error)}): those before it are intact, so mend that and run again')
+                   f'({_root_cause(error)}): earlier checkpoints are intact, so fix that and run '
+                   'again')
 
-  def _clean(self) -> None:
+  def _remove_incomplete(self) -> None:
     """Removes the folders of saves that were never completed."""
     if jax.process_index() == 0:
       for path in self.directory.iterdir():
@@ -215,37 +246,40 @@ class Checkpointer:
           path.remove()
 
 
-def _cause(error: BaseException) -> str:
-  """What the innermost of chained errors says, in short."""
+def _root_cause(error: BaseException) -> str:
+  """The message of the innermost of chained errors, in one line."""
   while error.__cause__ is not None:
     error = error.__cause__
-  code = re.search(r"os_error_code='(\d+)'", str(error))   # as TensorStore ends a long story
-  return os.strerror(int(code[1])) if code else (
-      str(error).splitlines() or [type(error).__name__])[0]
+  code = re.search(r"os_error_code='(\d+)'", str(error))    # the end of a long TensorStore message
+  if code:
+    return os.strerror(int(code[1]))
+  return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _describe(tree: PyTree) -> dict[str, str]:
-  """Every leaf's type and shape by its path, as in {'layers/w': 'float32[2,4]'}."""
-  described = {}
+def _leaf_types(tree: PyTree) -> dict[str, str]:
+  """The type and shape of every leaf by its path, such as {'layers/w': 'float32[2,4]'}."""
+  types = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     if not hasattr(leaf, 'dtype'):
       raise TypeError(f'leaf {name!r} is {leaf!r} ({type(leaf).__name__}): '
                       'make it an array, or put it into meta')
-    described[name] = f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
-  return described
+    types[name] = f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
+  return types
 
 
 def _check_fit(what: str, saved: dict[str, str], template: dict[str, str]) -> None:
+  """Raises ValueError unless an item and its template have the same leaves (of `_leaf_types`)."""
   for leaf in sorted(saved.keys() | template.keys()):
     if saved.get(leaf) != template.get(leaf):
       raise ValueError(
           f'{what} does not fit its template: leaf {leaf!r} is {saved.get(leaf, "missing")} in the '
           f'checkpoint and {template.get(leaf, "missing")} in the template; '
-          'use the model and optimiser settings it was saved with')
+          'use the model and optimiser settings that it was saved with')
 
 
-def _abstract(leaf):
+def _restore_template(leaf):
+  """A leaf as Orbax takes it: a NumPy array, or a shape, type and sharding."""
   if isinstance(leaf, (np.ndarray, np.generic)):
     return leaf
   sharding = getattr(leaf, 'sharding', None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -254,7 +288,7 @@ def _abstract(leaf):
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """What an Artifact, the folder that a stage leaves behind, is and where it came from."""
+  """Describes an Artifact, the folder that a stage leaves behind, and where it came from."""
   kind: str                          # the stage's kind: 'pretrain', 'rl', ...
   stage: str                         # its name in config.stages
   identity: str                      # of `stages.stage.identity`
@@ -268,9 +302,14 @@ class Manifest:
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
-  """Writes `manifest.json`, which makes `folder` an Artifact: all its files must be there.
+  """Writes `manifest.json`, which makes `folder` an Artifact.
 
-  Raises FileNotFoundError naming the file that is not.
+  Args:
+    folder: local or remote; must already contain the manifest's files.
+    manifest: its description.
+
+  Raises:
+    FileNotFoundError: one of the files is missing.
   """
   folder = Path(folder)
   for name in manifest.files:
@@ -281,14 +320,15 @@ def write_manifest(folder: str | Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-  """Reads an Artifact's manifest.
+  """Reads the manifest of an Artifact.
 
-  Raises FileNotFoundError where `folder` is no Artifact, ValueError where its manifest is no JSON
-  or has other fields than `Manifest`.
+  Raises:
+    FileNotFoundError: `folder` is not an Artifact.
+    ValueError: the manifest is not JSON, or does not have the fields of `Manifest`.
   """
   path = Path(folder) / 'manifest.json'
   if not path.exists():
-    raise FileNotFoundError(f'{folder} is no Artifact, for it has no manifest.json: '
+    raise FileNotFoundError(f'{folder} is not an Artifact, because it has no manifest.json: '
                             'let the stage that writes it finish')
   try:
     fields = json.loads(path.read_text())

@@ -118,7 +118,7 @@ def test_the_latest_are_kept_and_none_is_overwritten(directory):
     saver.wait()
     assert saver.steps() == [9, 10]
     assert [path.name for path in Path(directory).iterdir()] == ['10', '9']
-    with pytest.raises(ValueError, match='step 10 already'):
+    with pytest.raises(ValueError, match='already has a checkpoint of step 10'):
       saver.save(10, {'a': tree}, {})
   with pytest.raises(ValueError, match='keep=0'):
     Checkpointer(directory, keep=0)
@@ -154,7 +154,7 @@ def test_a_template_that_does_not_fit_is_refused_by_leaf(tmp_path, template, com
 
 @pytest.mark.parametrize('damage', [
     pathlib.Path.unlink, lambda path: os.truncate(path, path.stat().st_size // 2)])
-def test_a_torn_checkpoint_is_refused_with_the_mend(tmp_path, damage):
+def test_a_damaged_checkpoint_is_refused_with_advice(tmp_path, damage):
   items = {'params': make_state().params, 'other': {'x': jnp.ones(3)}}
   with Checkpointer(tmp_path) as saver:
     saver.save(1, items, {})
@@ -163,7 +163,7 @@ def test_a_torn_checkpoint_is_refused_with_the_mend(tmp_path, damage):
     files = [path for path in (tmp_path / '2' / 'params').rglob('*') if path.is_file()]
     torn = max(files, key=lambda path: path.stat().st_size)
     damage(torn)
-    with pytest.raises(ValueError, match='2 is torn .*remove that folder .* step 1') as error:
+    with pytest.raises(ValueError, match='2 is damaged .*remove that folder .* step 1') as error:
       saver.restore(2, items)
     assert torn.name in str(error.value) and '\n' not in str(error.value)
     assert_bit_equal(saver.restore(2, {'other': items['other']})['other'], items['other'])
@@ -173,7 +173,7 @@ def test_a_torn_checkpoint_is_refused_with_the_mend(tmp_path, damage):
       saver.read_meta(2)
 
 
-def test_damage_that_keeps_a_files_size_is_told_with_the_mend(tmp_path):
+def test_damage_that_keeps_a_files_size_is_told_with_advice(tmp_path):
   items = {'params': {'w': jax.random.normal(jax.random.key(0), (1 << 14,))}}
   with Checkpointer(tmp_path) as saver:
     saver.save(1, items, {})
@@ -185,8 +185,8 @@ def test_damage_that_keeps_a_files_size_is_told_with_the_mend(tmp_path):
     middle = len(content) // 2
     content[middle - 500:middle + 500] = bytes(1000)
     damaged.write_bytes(content)
-    with pytest.raises(ValueError, match='2 cannot be read .*: mend that or, if its files are '
-                       'damaged, remove that folder to go on from step 1') as caught:
+    with pytest.raises(ValueError, match='2 cannot be read .*: fix that or, if its files are '
+                       'damaged, remove that folder to resume from step 1') as caught:
       saver.restore(2, items)
     assert '\n' not in str(caught.value)
     assert_bit_equal(saver.restore(1, items), items)
@@ -302,7 +302,7 @@ def test_manifest_round_trip_and_complaints(directory):
                       scores={'pass@1': 0.5})
   with pytest.raises(FileNotFoundError, match='lacks params.bin'):
     write_manifest(directory, manifest)
-  with pytest.raises(FileNotFoundError, match='no Artifact'):
+  with pytest.raises(FileNotFoundError, match='is not an Artifact'):
     read_manifest(directory)
   (Path(directory) / 'params.bin').write_bytes(b'1')
   write_manifest(directory, manifest)

@@ -28,9 +28,11 @@ PROSE = {
           'vivía un hidalgo de los de lanza en astillero, adarga antigua, rocín flaco y galgo '
           'corredor. Una olla de algo más vaca que carnero consumía las tres partes.',
     'fr': 'En 1815, M. Charles-François-Bienvenu Myriel était évêque de Digne. C’était un '
-          'vieillard d’environ soixante-quinze ans ; il occupait le siège de Digne depuis 1806. Quoique '
-          'ce détail ne touche en aucune manière au fond même de ce que nous avons à raconter.',
-    'zh': '我想：希望本是无所谓有，无所谓无的。这正如地上的路；其实地上本没有路，走的人多了，也便成了路。'}
+          'vieillard d’environ soixante-quinze ans ; il occupait le siège de Digne depuis 1806. '
+          'Quoique ce détail ne touche en aucune manière au fond même de ce que nous avons à '
+          'raconter.',
+    'zh': '我想：希望本是无所谓有，无所谓无的。这正如地上的路；其实地上本没有路，'
+          '走的人多了，也便成了路。'}
 REASONING = {
     'en': 'First we count the pencils: 4 boxes hold 12 each, so 4 × 12 = 48. Wait, Priya lost '
           'three of them on Tuesday, hence 48 − 3 = 45. Sharing these evenly among 9 pupils, '
@@ -44,7 +46,8 @@ REASONING = {
     'fr': 'Comptons d’abord les crayons : 4 boîtes de 12, soit 4 × 12 = 48. Attends, Priya en a '
           'perdu trois mardi, il en reste donc 48 − 3 = 45. Si on les partage également entre 9 '
           'élèves, chacun reçoit 45 / 9 = 5 crayons.',
-    'zh': '首先数铅笔：4盒，每盒12支，所以 4 × 12 = 48。等等，Priya星期二丢了三支，因此 48 − 3 = 45。'
+    'zh': '首先数铅笔：4盒，每盒12支，所以 4 × 12 = 48。等等，Priya星期二丢了三支，'
+          '因此 48 − 3 = 45。'
           '平均分给9个学生，每人得到 45 / 9 = 5 支。'}
 ROOT = pathlib.Path(__file__).parents[1]
 GSM8K = pathlib.Path(os.environ.get('R1JAX_GSM8K', ROOT / '../shared/data/gsm8k'))
@@ -91,7 +94,8 @@ def test_what_is_a_word(text, counts):
 
 @pytest.mark.parametrize('text', [
     r'答案 $x_{max} + total$', r'答案 \(sum of x\) `print(total)` <think> \frac 12 x y </think>',
-    '```python\nfor item in basket:\n  total += item.price\n``` 答案', r'答案 \[ \sum_{i} price_i \]',
+    '```python\nfor item in basket:\n  total += item.price\n``` 答案',
+    r'答案 \[ \sum_{i} price_i \]',
     '答案 $$area = width \\cdot height$$'])
 def test_formulas_code_and_tags_are_no_language(text):
   assert language.count_words(text) == {'zh': 2}
@@ -108,7 +112,8 @@ def test_prose_cannot_be_hidden(hidden):
 
 
 @pytest.mark.parametrize('written', [
-    'ｗｅ ａｄｄ ｔｈｅ ａｐｐｌｅｓ', 'w\u200be a\u00addd t\u200ehe app\u2066les', '𝐰𝐞 𝐚𝐝𝐝 𝐭𝐡𝐞 𝐚𝐩𝐩𝐥𝐞𝐬'])
+    'ｗｅ ａｄｄ ｔｈｅ ａｐｐｌｅｓ',
+    'w\u200be a\u00addd t\u200ehe app\u2066les', '𝐰𝐞 𝐚𝐝𝐝 𝐭𝐡𝐞 𝐚𝐩𝐩𝐥𝐞𝐬'])
 def test_other_forms_of_letters_spell_the_same_words(written):
   assert language.count_words(f'{written} und') == language.count_words('we add the apples und')
   assert language.count_words(written) == {'en': 4}
@@ -117,7 +122,8 @@ def test_other_forms_of_letters_spell_the_same_words(written):
   assert decomposed != spoken and language.count_words(decomposed) == {'de': 5}
 
 
-@pytest.mark.parametrize('hidden', ['`然后我们相加`', '$然后$', '```\n先加后减\n```', '```然后', '然\u200f后'])
+@pytest.mark.parametrize('hidden', [
+    '`然后我们相加`', '$然后$', '```\n先加后减\n```', '```然后', '然\u200f后'])
 def test_other_scripts_are_words_wherever_they_stand(hidden):
   assert language.consistency(f'then {hidden} so', 'en') <= 0.5
 

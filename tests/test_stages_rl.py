@@ -283,7 +283,7 @@ def test_a_full_disk_during_a_save_loses_nothing_that_was_saved(base, tmp_path, 
     save(self, step, *arguments)
   try:
     with monkeypatch.context() as patch, pytest.raises(
-        OSError, match='step 2 could not be written .*intact, so mend') as caught:
+        OSError, match='step 2 could not be written .*intact, so fix') as caught:
       patch.setattr(Checkpointer, 'save', filling_save)
       rl.run(config, {}, tmp_path / 'full', reward_functions=BYTES)
   finally:
@@ -307,7 +307,8 @@ def test_a_workdir_of_another_config_or_a_torn_checkpoint_is_refused(base, tmp_p
   largest = max((tmp_path / 'checkpoints' / '1' / 'params').rglob('*'),
                 key=lambda path: path.stat().st_size * path.is_file())
   largest.write_bytes(largest.read_bytes()[:-1])
-  with pytest.raises(ValueError, match='checkpoints/1 is torn .*remove that folder to start anew'):
+  with pytest.raises(
+      ValueError, match='checkpoints/1 is damaged .*remove that folder to start over'):
     rl.run(config, {}, tmp_path, reward_functions=BYTES)
 
 
