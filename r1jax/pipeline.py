@@ -12,8 +12,8 @@ from typing import Any
 import jax
 
 from r1jax import checks, preflight
-from r1jax.report import data as report_data
-from r1jax.report import page as report
+from r1jax.report.data import evaluation_scores
+from r1jax.report.page import write_report
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.stages import evaluate, pretrain, reject, reward_model, rl, sft
@@ -265,7 +265,7 @@ def run(
 
   A stage whose Artifact is there already, with the same identity, is not run again, but for
   evaluations that it lacks; one that was interrupted goes on; one with another identity is moved
-  aside and run again. A chain that evaluates more than one stage ends with `report.page.write`.
+  aside and run again. A chain that evaluates more than one stage ends with `write_report`.
   Arguments as of `state`.
 
   Raises:
@@ -286,8 +286,8 @@ def run(
       continue
     artifacts[stage.name] = _run_stage(
         config['stages'][stage.name], stage, artifacts, workdir, mesh, should_stop)
-  if len(report_data.scores(artifacts)) > 1:
-    hosts.from_first(lambda: report.write(artifacts, workdir, stages=config['stages']))
+  if len(evaluation_scores(artifacts)) > 1:
+    hosts.from_first(lambda: write_report(artifacts, workdir, stages=config['stages']))
   hosts.barrier()
   return artifacts
 

@@ -1,1 +1,1 @@
-"""The page that ends a chain: its tables, its figures, and the data behind them."""
+"""The page at the end of a chain: `page` writes it, from `data`, `sections` and `figures`."""
