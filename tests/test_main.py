@@ -9,7 +9,7 @@ import pytest
 import runs
 from runs import base, compiled  # noqa: F401 (fixtures)
 
-from r1jax import main, metrics
+from r1jax import command, metrics
 from r1jax.stages.artifact import open_artifact
 
 EXPERIMENT = '''
@@ -58,13 +58,13 @@ ZERO = '--config.stages.zero'
 
 @pytest.mark.filterwarnings('ignore:the load_module')    # ml_collections reads files by it
 @pytest.mark.parametrize('override, sentence', [
-    (f'{ZERO}.stepz=2', f"{ZERO}.stepz=2 names no field of the config: did you mean 'steps'?"),
-    (f'{ZERO}.sampling.temprature=1', "names no field of the config: did you mean 'temperature'?"),
-    (f'{ZERO}.evaluations.other=1', f'{ZERO}.evaluations.other=1 names no field of the config'),
-    (f'{ZERO}.steps=two', f'{ZERO}.steps=two is of the wrong type: give a whole number'),
-    (f'{ZERO}.sampling.top_p=all', f'{ZERO}.sampling.top_p=all is of the wrong type: give a numb'),
-    (f'{ZERO}.model.remat=perhaps', 'remat=perhaps is of the wrong type: give true or false'),
-    ('--config.stagez=1', "--config.stagez=1 names no field of the config: did you mean 'stages'?"),
+    (f'{ZERO}.stepz=2', f"{ZERO}.stepz=2 is not a field of the config: did you mean 'steps'?"),
+    (f'{ZERO}.sampling.temprature=1', "is not a field of the config: did you mean 'temperature'?"),
+    (f'{ZERO}.evaluations.other=1', f'{ZERO}.evaluations.other=1 is not a field of the config'),
+    (f'{ZERO}.steps=two', f'{ZERO}.steps=two has the wrong type: it must be a whole number'),
+    (f'{ZERO}.sampling.top_p=all', f'{ZERO}.sampling.top_p=all has the wrong type: it must be a numb'),
+    (f'{ZERO}.model.remat=perhaps', 'remat=perhaps has the wrong type: it must be true or false'),
+    ('--config.stagez=1', "--config.stagez=1 is not a field of the config: did you mean 'stages'?"),
 ])
 def test_a_wrong_override_is_told_as_a_person_would(override, sentence, monkeypatch):
   values, arguments = flags.FlagValues(), ['main', f'--config={TINY}', override]
@@ -73,16 +73,16 @@ def test_a_wrong_override_is_told_as_a_person_would(override, sentence, monkeypa
   with pytest.raises(Exception) as caught:
     values(arguments)
     getattr(values.config, 'stages', None)
-  assert sentence in main._flag_sentence(caught.value)
+  assert sentence in command.flag_sentence(caught.value, ())
 
 
 # Arguments after --config=... --workdir=..., and what the one line of complaint must say.
 WRONG = {
-    f'{ZERO}.stepz=2': [f"{ZERO}.stepz=2 names no field of the config: did you mean 'steps'?"],
+    f'{ZERO}.stepz=2': [f"{ZERO}.stepz=2 is not a field of the config: did you mean 'steps'?"],
     f'{ZERO}.prompts_per_batch=0': ['config.stages.zero.prompts_per_batch must be at least 1, got 0'],
     f'{ZERO}.model.source=/nowhere': ["There is no model '/nowhere': name", 'as model.source'],
     '--only=zeroo': ["only='zeroo' is not a stage: did you mean 'zero'? (known: zero)"],
-    '--workdir=': ['--workdir is missing: give --config=FILE and --workdir=FOLDER'],
+    '--workdir=': ['--workdir is missing: give --config=EXPERIMENT and --workdir=FOLDER'],
     '--config=r1_zero.py:tyni': ['r1_zero.py:tyni is unknown: use one of tiny'],
     '--config=nothing.py': ['No such file', 'nothing.py'],
     '--config=mine.py': ['mine/train.jsonl, line 2: this is not valid JSON (column 1: Expecting value)'],
@@ -131,15 +131,15 @@ def test_a_dry_run_lists_the_stages_and_runs_nothing(flag, zero, other, compiled
 
 def test_what_goes_wrong_with_a_file_or_ends_in_a_note_is_one_sentence():
   error = OSError(28, 'No space left on device; mend that', '/full/part-1.jsonl')
-  assert main.sentence(error) == '/full/part-1.jsonl: No space left on device; mend that'
+  assert command.sentence(error) == '/full/part-1.jsonl: No space left on device; mend that'
   error = ValueError('It is wrong: mend it.')
   error.add_note('All is saved.')
-  assert main.sentence(error) == 'It is wrong: mend it. All is saved.'
+  assert command.sentence(error) == 'It is wrong: mend it. All is saved.'
 
 
 def test_libraries_leave_the_complaint_to_the_last_sentence():
-  program = ('import sys, absl.logging, r1jax.main\n'
-             'r1jax.main.quieten_libraries()\n'
+  program = ('import sys, absl.logging, r1jax.command\n'
+             'r1jax.command.quieten_libraries()\n'
              'absl.logging.error("a thread failed")\n'
              'class Torn:\n'
              '  def __del__(self):\n'

@@ -15,7 +15,7 @@ ROWS = {
     'rewards': 2, 'data': 2, 'tokenization': 2, 'checkpoint': 2, 'metrics': 2,
     'rollout': 3, 'evaluate': 3,
     'stages': 4,
-    'pipeline': 5, 'preflight': 5, 'main': 5, 'plan': 5, 'report': 5,
+    'pipeline': 5, 'preflight': 5, 'command': 5, 'main': 5, 'plan': 5, 'report': 5,
 }
 
 

@@ -89,6 +89,6 @@ def main() -> None:
 
 if __name__ == '__main__':
   sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
-  from r1jax.main import restart_with_allocator
+  from r1jax.command import restart_with_allocator
   restart_with_allocator()
   main()

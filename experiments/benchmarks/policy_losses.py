@@ -49,6 +49,6 @@ def main() -> None:
 
 if __name__ == '__main__':
   sys.path[:0] = [str(ROOT), str(ROOT / 'experiments')]
-  from r1jax.main import restart_with_allocator
+  from r1jax.command import restart_with_allocator
   restart_with_allocator()
   main()

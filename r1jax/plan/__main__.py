@@ -1,6 +1,6 @@
 r"""Compiles an experiment for devices that need not be here, and prints what it would take there.
 
-    python -m r1jax.plan --config=experiments/r1_zero.py:qwen3_8b --topology=v5p:4x4x4 \
+    python -m r1jax.plan --config=r1_zero:qwen3_8b --topology=v5p:4x4x4 \
         --config.mesh.fsdp=-1
 
 Any field of the config can be overridden, as for `r1jax.main`. No weights and no data are read: a
@@ -25,17 +25,17 @@ from typing import Any
 
 def main() -> None:
   """Parses flags and prints the plan; ends with one sentence on an error that a user can fix."""
-  from r1jax import main as runner
+  from r1jax import command
   from r1jax.plan.topology import prepare_environment
   name = _topology_flag(sys.argv[1:])
   if name:
     try:
       prepare_environment(name)     # before jax is imported, which reading the config does
     except ValueError as error:
-      runner.end(error, str(error))
+      command.end(error, str(error))
   from absl import app, flags
   from ml_collections import config_flags
-  flag = config_flags.DEFINE_config_file('config', help_string='experiment file: file.py:size')
+  flag = config_flags.DEFINE_config_file('config', help_string='experiment: name:size, or file.py:size')
   named = flags.DEFINE_string('topology', None, 'devices to compile for: v5p:8x8x16, local')
   stages = flags.DEFINE_list('stage', [], 'plan only these stages: a,b')
   mean_length = flags.DEFINE_integer(
@@ -49,14 +49,15 @@ def main() -> None:
   flags.mark_flags_as_required(['config', 'topology'])
 
   def run(_) -> None:
-    runner.quieten_libraries()
+    command.quieten_libraries()
     try:
       _plan(flag.value, named.value or '', stages.value, mean_length.value, steps.value,
             search.value, json_file.value, cache.value)
-    except (ValueError, OSError, ImportError) as error:
-      runner.end(error, runner.sentence(error))
+    except command.USER_ERRORS as error:
+      command.end(error, command.sentence(error))
 
-  app.run(run, flags_parser=runner.flags_parser(flag, '--topology=v5e:4x4'))
+  app.run(run, flags_parser=command.flags_parser(
+      flag, __doc__ or '', ('--config=EXPERIMENT', '--topology=v5e:4x4')))
 
 
 def _topology_flag(arguments: list[str]) -> str:

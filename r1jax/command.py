@@ -1,0 +1,144 @@
+"""What the commands share: flags, experiments by name, and errors that end in one sentence."""
+from collections.abc import Callable
+import os
+import re
+import sys
+from typing import Any, NoReturn
+
+USER_ERRORS = ValueError, OSError, ImportError    # errors that end in a sentence
+TRACEBACK = 'R1JAX_TRACEBACK'                     # the environment variable that shows where
+
+_MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4294967296', 'MALLOC_TRIM_THRESHOLD_': '8589934592',
+           'MALLOC_TOP_PAD_': '268435456', 'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'}
+
+
+def flags_parser(
+    flag: Any, documentation: str, required: tuple[str, ...],
+) -> Callable[[list[str]], list[str]]:
+  """What parses the flags, for `app.run`.
+
+  `--config` may name an experiment of r1jax. An error in the flags or in the config ends in one
+  sentence; `--help` and `--version` end with exit status 0.
+
+  Args:
+    flag: that of the config.
+    documentation: of the command, for `--help`.
+    required: the flags that must be given, as '--workdir=FOLDER'.
+  """
+  from absl import flags
+
+  def parse(arguments: list[str]) -> list[str]:
+    if {'--help', '-h', '--helpfull', '--helpshort'} & set(arguments[1:]):
+      print(f'{documentation}\n{flags.FLAGS.main_module_help()}')
+      sys.exit(0)
+    if '--version' in arguments[1:]:
+      from r1jax import __version__
+      print(f'r1jax {__version__}')
+      sys.exit(0)
+    try:
+      rest = flags.FLAGS(_with_experiment(arguments))
+      getattr(flag.value, 'stages', None)   # a file that could not be read says so only now
+      return rest
+    except Exception as error:   # of the experiment file, or as many kinds as flags have
+      end(error, flag_sentence(error, required))
+  return parse
+
+
+def _with_experiment(arguments: list[str]) -> list[str]:
+  """The arguments with the path of the experiment that `--config` names."""
+  from r1jax.experiments import find
+  found = list(arguments)
+  for place, argument in enumerate(arguments):
+    name, equals, value = argument.partition('=')
+    if name in ('--config', '-config') and equals:
+      found[place] = f'--config={find(value)}'
+    elif name in ('--config', '-config') and place + 1 < len(arguments):
+      found[place + 1] = find(arguments[place + 1])
+  return found
+
+
+def end(error: Exception, message: str) -> NoReturn:
+  """Prints what is wrong and ends with status 1; raises the error where a traceback is asked for."""
+  if os.environ.get(TRACEBACK):
+    raise error
+  print_error(message)
+  jax = sys.modules.get('jax')
+  if jax and jax.distributed.is_initialized():
+    silence()
+  sys.exit(1)
+
+
+def print_error(message: str) -> None:
+  """Prints a sentence about an error, and how to see where it came from."""
+  print(f'r1jax: {message} ({TRACEBACK}=1 shows where)', file=sys.stderr, flush=True)
+
+
+def silence() -> None:
+  """Closes standard error, to which jax would write at length about other hosts, from C++."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def quieten_libraries() -> None:
+  """Keeps libraries from logging what is said in one sentence at the end."""
+  from absl import logging
+  if TRACEBACK not in os.environ:
+    logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = _ignore
+
+
+def _ignore(unraisable: Any) -> None:
+  """A library's thread or finaliser failed while the program ends."""
+
+
+def sentence(error: Exception) -> str:
+  """What an error says, with its file and its notes, in one line."""
+  said = str(error)
+  if isinstance(error, OSError) and error.filename:
+    said = f'{error.filename}: {error.strerror}'
+  return ' '.join([said, *getattr(error, '__notes__', ())])
+
+
+# How Python and absl say that a flag's value has the wrong type, and the type in words.
+_WRONG_TYPES = {'invalid literal for int': 'a whole number', 'could not convert string': 'a number',
+                'Non-boolean argument': 'true or false'}
+
+
+def flag_sentence(error: Exception, required: tuple[str, ...]) -> str:
+  """What is wrong with the flags, given an error in which ml_collections may have wrapped others."""
+  while error.args and isinstance(error.args[0], Exception):
+    error = error.args[0]
+  said = str(*error.args[:1])
+  if isinstance(error, (AttributeError, KeyError)):
+    return _unknown_field(said)
+  flag, _, reason = said.removeprefix('flag ').partition(': ')
+  if reason.endswith('must have a value other than None.'):
+    return missing(flag.removesuffix('=None'), required)
+  for words, wanted in _WRONG_TYPES.items():
+    if words in reason:
+      return f'{flag} has the wrong type: it must be {wanted}'
+  lines = [line.strip() for line in said.splitlines() if line.strip()]
+  return re.sub(r'^\w+Error: ', '', lines[-1]) if lines else type(error).__name__
+
+
+def missing(flag: str, required: tuple[str, ...]) -> str:
+  """What to say about a flag that was not given."""
+  return f'{flag} is missing: give {" and ".join(required)}'
+
+
+def _unknown_field(said: str) -> str:
+  field, _, hint = said.strip().partition('\n')
+  near = re.search('mean "(.*?)"', hint)
+  argument = next((argument for argument in sys.argv
+                   if field.strip('\'"') in argument.partition('=')[0].split('.')), field)
+  advice = f'did you mean {near[1]!r}?' if near else '--help_config lists its fields'
+  return f'{argument} is not a field of the config: {advice}'
+
+
+def restart_with_allocator() -> None:
+  """Restarts this program with allocator settings that keep large buffers mapped (Linux).
+
+  Much of a small model's step on a CPU is otherwise spent in page faults (docs/benchmarks.md).
+  """
+  if sys.platform == 'linux' and 'MALLOC_TOP_PAD_' not in os.environ:
+    os.environ.update(_MALLOC)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
