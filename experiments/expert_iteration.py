@@ -1,29 +1,26 @@
-"""SFT on the base's own correct samples: what R1-Zero's gain is measured against.
+"""SFT on the base's own correct samples: what R1-Zero's gain is compared with.
 
-    python -m r1jax.main --config=experiments/expert_iteration.py --workdir=/tmp/expert_iteration
+    python -m r1jax.main --config=expert_iteration:tiny --workdir=/tmp/expert_iteration
 
 One round of expert iteration (STaR, arXiv:2203.14465, without rationalisation): draw as many
 completions from the base as R1-Zero does in its rollouts, keep the correct ones, fine-tune the base
-on them for two epochs, evaluate on the same problems.
+on them for two epochs, and evaluate on the same problems.
 
-tiny  the shipped miniature base; about 4 minutes on two CPU cores (docs/results.md).
-      One TPU chip is enough, v5e:1x1 (docs/scale.md).
+tiny  The shipped miniature base; about 4 minutes on two CPU cores, or one TPU chip (v5e:1x1).
+      Expected (docs/results.md): pass@1 rises from 0.25 to 0.78.
+
+`expert_iteration:tiny,debug` runs in seconds.
 """
-import pathlib
-import sys
-
 from ml_collections import ConfigDict
 
+from r1jax.experiments import building, r1_zero
 from r1jax.stages import reject, sft
-
-sys.path.append(str(pathlib.Path(__file__).parent))
-import r1_zero
 
 SIZES = ('tiny',)
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
-  _, debug = r1_zero.parse('expert_iteration.py', argument, SIZES)
+  _, debug = building.parse('expert_iteration.py', argument, SIZES)
   zero = r1_zero.get_config(argument).stages.zero
   draw = ConfigDict(reject.DEFAULT)
   draw.data, draw.sampling = zero.data, zero.sampling
@@ -39,4 +36,4 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
       for name in zero.evaluations if name.startswith('trained')})
   if debug:
     tuned.rows = 1
-  return r1_zero.with_stages(dict(draw=draw, tuned=tuned))
+  return building.chain(dict(draw=draw, tuned=tuned))

@@ -1,35 +1,32 @@
 """Reward models of the miniature: helpfulness from pairs, safety from judged completions.
 
-DeepSeek-R1 (arXiv:2501.12948v2), the reward models of its last stage: a scalar head on the model;
-*helpful* is pairwise, on the final summary only, *safety* point-wise, on the whole completion.
+DeepSeek-R1 (arXiv:2501.12948v2), the reward models of the last stage: a scalar head on the model.
+*Helpfulness* is pairwise and reads only the final summary; *safety* is pointwise and reads the
+whole completion.
 
-    python -m r1jax.main --config=experiments/reward_model.py --workdir=/tmp/reward_model
+    python -m r1jax.main --config=reward_model:tiny --workdir=/tmp/reward_model
 
-Two stages, `config.stages.helpfulness` and `config.stages.safety`, on the general tasks: the good
-answer against what a bad_answer_share writer gives; refusing or helping with a harmful deed.
-What accuracy they reach in r1.py is in docs/results.md. As the critic of PPO: a stage of kind 'rl' with
-inputs=('helpfulness',), advantage='gae' and critic.source='helpfulness'.
+Two stages, `config.stages.helpfulness` and `config.stages.safety`, on the general tasks: a good
+answer against that of a careless writer; refusing a harmful request against helping with it. To
+start PPO's critic from one: a stage of kind 'rl' with inputs=('helpfulness',), advantage='gae' and
+critic.source='helpfulness', as in rlhf.py.
 
-tiny  the shipped miniature base, on two CPU cores or one TPU chip, v5e:1x1 (docs/scale.md).
+tiny  The shipped miniature base, on two CPU cores or one TPU chip (v5e:1x1). docs/results.md has
+      the accuracy that they reach in r1.py.
 
-`reward_model.py:tiny,debug` runs in seconds. With one's own data: data={'name': 'jsonl', 'folder':
-FOLDER}, train.jsonl and test.jsonl of prompt, chosen, rejected or of prompt, completion, safe.
+`reward_model:tiny,debug` runs in seconds. With data of your own: data={'name': 'jsonl', 'folder':
+FOLDER}, train.jsonl and test.jsonl with prompt, chosen, rejected or with prompt, completion, safe.
 """
-import pathlib
-import sys
-
 from ml_collections import ConfigDict
 
+from r1jax.experiments import building
 from r1jax.stages import reward_model
-
-sys.path.append(str(pathlib.Path(__file__).parent))
-import r1_zero
 
 SIZES = ('tiny',)
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
-  _, debug = r1_zero.parse('reward_model.py', argument, SIZES)
+  _, debug = building.parse('reward_model.py', argument, SIZES)
   stages = {}
   for objective in reward_model.OBJECTIVES:
     stage = ConfigDict(reward_model.DEFAULT)
@@ -40,10 +37,10 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
     stage.optimizer.learning_rate, stage.optimizer.final_learning_rate = 3e-4, 3e-5
     stage.optimizer.warmup_steps = 10
     stages[objective] = stage
-  stages['helpfulness'].pairs.max_length_ratio = 4.0    # else no pair of a form would be left
+  stages['helpfulness'].pairs.max_length_ratio = 4.0    # a lower one leaves no pairs for some tasks
   stages['helpfulness'].epochs = 10
-  stages['safety'].epochs = 20    # of the few different completions there are
+  stages['safety'].epochs = 20    # there are only few different completions
   if debug:
     for stage in stages.values():
       stage.data.size, stage.rows, stage.epochs = 100, 8, 1
-  return r1_zero.with_stages(stages)
+  return building.chain(stages)

@@ -1,3 +1,4 @@
+import importlib
 import importlib.util
 import os
 import re
@@ -7,18 +8,16 @@ import pytest
 import runs
 from runs import compiled, one_device  # noqa: F401 (fixtures)
 
-from r1jax import metrics, pipeline
+from r1jax import experiments, metrics, pipeline
 from r1jax.models import PRESETS
 from r1jax.runtime import sharding
 from r1jax.stages import evaluate, loading
 from r1jax.stages.config import plain
 from r1jax.tokenization import load_tokenizer, smollm2_path, tokenizer_from_gguf
 
-FILES = sorted(path.name for path in (runs.ROOT / 'experiments').glob('*.py')
-               if 'def get_config' in path.read_text())
 GSM8K = runs.ROOT / os.environ.get('R1JAX_GSM8K', '../shared/data/gsm8k')
 
-# Under these names people look for them, from TRL and verl.
+# Names that people know from TRL and verl.
 NAMES = ('reward', 'reward_std', 'rewards/number/mean', 'rewards/format/mean',
          'frac_reward_zero_std', 'entropy', 'clip_ratio/low', 'clip_ratio/high',
          'completions/mean_length', 'completions/clipped_ratio',
@@ -28,17 +27,53 @@ NAMES = ('reward', 'reward_std', 'rewards/number/mean', 'rewards/format/mean',
 
 
 def load(name):
-  spec = importlib.util.spec_from_file_location(name[:-3], runs.ROOT / 'experiments' / name)
+  return importlib.import_module(f'r1jax.experiments.{name}')
+
+
+def test_every_experiment_is_listed():
+  found = {path.stem for path in (runs.ROOT / 'experiments').glob('*.py')
+           if 'def get_config' in path.read_text()}
+  assert set(experiments.EXPERIMENTS) == found and len(experiments.EXPERIMENTS) == len(found)
+
+
+def test_no_file_changes_the_search_path():
+  for path in (runs.ROOT / 'experiments').rglob('*.py'):
+    assert not re.search(r'sys\.path\b', path.read_text()), path
+
+
+@pytest.mark.parametrize('argument', ['', ':tiny', ':tiny,debug'])
+def test_an_experiment_is_found_by_name(argument):
+  path, _, found = experiments.find(f'r1_zero{argument}').partition(':')
+  assert found == argument[1:]
+  assert os.path.samefile(path, runs.ROOT / 'experiments' / 'r1_zero.py')
+
+
+@pytest.mark.parametrize('path', [
+    'experiments/r1_zero.py:tiny', '/r1_zero.py', 'mine.py', 'mine.py:small', './r1_zero'])
+def test_a_path_is_left_as_it_is(path):
+  assert experiments.find(path) == path
+
+
+def test_an_unknown_experiment_is_refused_with_the_known_ones():
+  known = re.escape(', '.join(experiments.EXPERIMENTS))
+  with pytest.raises(ValueError, match=f"'r1zero': the nearest is 'r1_zero' .known: {known}"):
+    experiments.find('r1zero:tiny')
+  for name in ('', 'tabulate', '__init__'):
+    with pytest.raises(ValueError, match=f'No experiment is named {name!r}'):
+      experiments.find(name)
+
+
+@pytest.mark.parametrize('name', experiments.EXPERIMENTS)
+def test_its_config_is_the_same_by_path(name):
+  """As the command line loads it: a file of its own, that imports its fellows from the package."""
+  path = experiments.find(name)
+  spec = importlib.util.spec_from_file_location('experiment', path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  return module
+  assert plain(module.get_config()) == plain(load(name).get_config())
 
 
-def test_there_are_experiments():
-  assert {'r1_zero.py', 'pretrain.py', 'expert_iteration.py'} <= set(FILES)
-
-
-@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('name', experiments.EXPERIMENTS)
 def test_every_size_builds_a_config_that_can_run(name):
   module = load(name)
   for size in module.SIZES:
@@ -49,25 +84,25 @@ def test_every_size_builds_a_config_that_can_run(name):
   assert plain(module.get_config()) == plain(module.get_config(module.SIZES[0]))
 
 
-@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('name', experiments.EXPERIMENTS)
 def test_an_unknown_size_is_refused_with_the_known_ones(name):
   module = load(name)
   for argument in ('tyni', 'tiny,debgu', '', 'tiny,debug,debug'):
-    known = re.escape(f'{name}:{argument} is unknown: use one of tiny')
+    known = re.escape(f'{name}.py:{argument} is unknown: use one of tiny')
     with pytest.raises(ValueError, match=known):
       module.get_config(argument)
 
 
-@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('name', experiments.EXPERIMENTS)
 def test_its_docstring_can_be_run(name):
   module = load(name)
-  assert f'python -m r1jax.main --config=experiments/{name} --workdir=' in module.__doc__
+  assert f'python -m r1jax.main --config={name}:tiny --workdir=/tmp/{name}' in module.__doc__
   for size in module.SIZES:
     assert re.search(rf'^{size} +\S', module.__doc__, re.MULTILINE)
 
 
 def test_pre_training_makes_each_shipped_model():
-  module = load('pretrain.py')
+  module = load('pretrain')
   for size, preset in (('tiny', 'miniature'), ('small', 'miniature_small')):
     for argument in (size, f'{size},debug'):
       assert module.get_config(argument).stages.base.preset == preset
@@ -76,7 +111,7 @@ def test_pre_training_makes_each_shipped_model():
 
 
 def test_debug_changes_how_much_is_done_and_not_what():
-  module = load('r1_zero.py')
+  module = load('r1_zero')
   for size in module.SIZES:
     whole, debug = (plain(module.get_config(argument))['stages']['zero']
                     for argument in (size, f'{size},debug'))
@@ -91,7 +126,7 @@ def test_debug_changes_how_much_is_done_and_not_what():
 
 
 def test_an_override_of_the_data_or_model_reaches_the_evaluations():
-  module = load('r1_zero.py')
+  module = load('r1_zero')
   for size in ('smollm2_135m', 'qwen3_0_6b'):
     config = module.get_config(size)
     zero = config.stages.zero
@@ -104,7 +139,7 @@ def test_an_override_of_the_data_or_model_reaches_the_evaluations():
 
 
 def test_the_evaluations_of_the_miniature_are_of_its_base_and_what_it_became():
-  zero = plain(load('r1_zero.py').get_config('tiny'))['stages']['zero']
+  zero = plain(load('r1_zero').get_config('tiny'))['stages']['zero']
   evaluations = zero['evaluations']
   assert len(evaluations) == 9
   for name, evaluation in evaluations.items():
@@ -114,11 +149,12 @@ def test_the_evaluations_of_the_miniature_are_of_its_base_and_what_it_became():
     assert (evaluation['sampling']['temperature'], evaluation['sampling']['top_p']) == sampling
     terms = (9, 12) if 'longer' in name else (5, 8)
     assert (evaluation['data']['min_steps'], evaluation['data']['max_steps']) == terms
-    assert (evaluation['split'], evaluation['problems'], evaluation['completions_per_problem']) == ('test', 500, 8)
+    assert [evaluation[field] for field in ('split', 'problems', 'completions_per_problem')] == [
+        'test', 500, 8]
   assert zero['data']['size'] == 20_000     # not shared with the evaluations' 500
 
 
-@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('name', experiments.EXPERIMENTS)
 def test_the_miniature_has_as_many_problems_as_are_asked_for(name):
   tokenizer = load_tokenizer(loading.MINIATURES['miniature'])
   for argument in ('tiny', 'tiny,debug'):
@@ -134,7 +170,7 @@ def test_the_miniature_has_as_many_problems_as_are_asked_for(name):
 def test_gsm8k_has_as_many_problems_as_are_asked_for(tmp_path):
   tokenizer = tokenizer_from_gguf(smollm2_path())
   for size in ('smollm2_135m', 'qwen3_0_6b'):
-    config = load('r1_zero.py').get_config(size)
+    config = load('r1_zero').get_config(size)
     config.stages.zero.data.folder = str(GSM8K)
     config.stages.zero.data.cache = str(tmp_path)
     config.stages.zero.model.source = 'smollm2'    # both tokenizers take numbers digit by digit
@@ -143,18 +179,18 @@ def test_gsm8k_has_as_many_problems_as_are_asked_for(tmp_path):
 
 @pytest.mark.slow
 def test_r1_zero_runs_to_its_end(compiled, one_device, tmp_path):
-  config = load('r1_zero.py').get_config('tiny,debug')
+  config = load('r1_zero').get_config('tiny,debug')
   config.stages.zero.kl_coefficient = 0.01
   for name in list(config.stages.zero.evaluations):
     if 'longer' in name:    # as long as the others, and nothing new
       del config.stages.zero.evaluations[name]
   artifact = pipeline.run(config, tmp_path)['zero']
   folder = tmp_path / 'zero'
-  records = metrics.read_metrics(folder)
-  assert [record['step'] for record in records] == [1, 2]
-  for record in records:
-    assert set(NAMES) | {'kl'} <= record.keys()
-    assert all(np.isfinite(value) for value in record.values())
+  rows = metrics.read_metrics(folder)
+  assert [row['step'] for row in rows] == [1, 2]
+  for row in rows:
+    assert set(NAMES) | {'kl'} <= row.keys()
+    assert all(np.isfinite(value) for value in row.values())
   assert list((folder / 'tensorboard').iterdir())
   assert (folder / 'curves.png').read_bytes().startswith(b'\x89PNG')
   table = (folder / 'results.md').read_text()
@@ -172,7 +208,7 @@ def test_r1_zero_runs_to_its_end(compiled, one_device, tmp_path):
 
 @pytest.mark.slow
 def test_expert_iteration_runs_to_its_end(compiled, one_device, tmp_path):
-  config = load('expert_iteration.py').get_config('tiny,debug')
+  config = load('expert_iteration').get_config('tiny,debug')
   artifacts = pipeline.run(config, tmp_path)
   scores = artifacts['draw'].manifest.scores
   kept = list(metrics.read_jsonl(tmp_path / 'draw' / 'samples'))

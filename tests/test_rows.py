@@ -16,12 +16,14 @@ ROWS = {
     'rollout': 3, 'evaluate': 3,
     'stages': 4,
     'pipeline': 5, 'preflight': 5, 'command': 5, 'main': 5, 'plan': 5, 'report': 5,
+    'experiments': 5,    # no row of its own: only the command line looks experiments up by name
 }
 
 
 def modules():
-  # r1jax/kernels is a link, which rglob does not follow.
-  paths = [*PACKAGE.rglob('*.py'), *(PACKAGE / 'kernels').glob('*.py')]
+  # r1jax/kernels and r1jax/experiments are links, which rglob does not follow.
+  paths = [*PACKAGE.rglob('*.py'), *(PACKAGE / 'kernels').glob('*.py'),
+           *(PACKAGE / 'experiments').glob('*.py')]
   return {'.'.join(path.relative_to(PACKAGE).with_suffix('').parts): path
           for path in paths if path != PACKAGE / '__init__.py'}
 
