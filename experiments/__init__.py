@@ -5,8 +5,9 @@ docstring has the paper, the command, the sizes and the result to expect. `EXPER
 `building.py` is what they share, `tabulate.py` tabulates the results of several seeds, and
 `benchmarks/` measures speed and memory.
 """
-import difflib
 import pathlib
+
+from r1jax import checks
 
 EXPERIMENTS = (
     'r1_zero',            # GRPO with rule rewards alone
@@ -45,7 +46,6 @@ def find(config: str) -> str:
   if '/' in config or name.endswith('.py'):
     return config
   if name not in EXPERIMENTS:
-    nearest = difflib.get_close_matches(name, EXPERIMENTS, n=1, cutoff=0.0)[0]
-    raise ValueError(f'No experiment is named {name!r}: the nearest is {nearest!r} (known: '
-                     f'{", ".join(EXPERIMENTS)}); or give the path of a file, as file.py:size')
+    raise ValueError(f'No experiment is named {name!r}: '
+                     f'{checks.did_you_mean(name, EXPERIMENTS)}; or give a path, as file.py:size')
   return f'{pathlib.Path(__file__).with_name(name)}.py{colon}{argument}'

@@ -56,7 +56,7 @@ def test_a_path_is_left_as_it_is(path):
 
 def test_an_unknown_experiment_is_refused_with_the_known_ones():
   known = re.escape(', '.join(experiments.EXPERIMENTS))
-  with pytest.raises(ValueError, match=f"'r1zero': the nearest is 'r1_zero' .known: {known}"):
+  with pytest.raises(ValueError, match=f"'r1zero': did you mean 'r1_zero'. .known: {known}"):
     experiments.find('r1zero:tiny')
   for name in ('', 'tabulate', '__init__'):
     with pytest.raises(ValueError, match=f'No experiment is named {name!r}'):

@@ -1,22 +1,21 @@
-"""Temporary memory of attention, forward and backward, as rows grow: by blocks and plain.
+"""Measures the temporary memory of attention, forward and backward, by blocks and plain.
 
-    python experiments/benchmarks/attention_memory.py
-    python experiments/benchmarks/attention_memory.py --topology=v5e:2x2 --forms blocks
+    python -m r1jax.experiments.benchmarks.attention_memory
+    python -m r1jax.experiments.benchmarks.attention_memory --topology=v5e:2x2 --forms blocks
 
-The second needs libtpu, and no TPU.
+The second command needs libtpu, but no TPU.
 
-One row, bfloat16. `attention` is one layer's alone, `model` the gradient of two whole layers, of
-width heads · 128. Nothing is run: the figures are the compiler's (`temp_size_in_bytes`; on TPU that
-is on one chip, and what it keeps in on-chip memory is not in them). Prints one JSON line a length.
+One row, bfloat16. `grouped` and `latent` are one layer's attention alone, `model` is the gradient
+of two whole layers of width heads · 128. Nothing is run: the figures are the compiler's
+(`temp_size_in_bytes`, on a TPU of one chip and without its on-chip memory). Prints one JSON line
+per length.
 """
 import argparse
 import json
 import os
-import pathlib
-import sys
 
 FORMS = {
-    # K, R, D, E
+    # key-value heads, queries of each, width of a key, width of a value
     'grouped': (2, 4, 128, 128),
     'latent': (8, 1, 192, 128),
 }
@@ -44,8 +43,10 @@ def main() -> None:
       platform='tpu', topology_name=arguments.topology).devices if arguments.topology
             else jax.devices())[0]
   here = jax.sharding.SingleDeviceSharding(device)
-  like = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=here)
-  kept = attention.LONG
+  long = attention.LONG
+
+  def like(shape, dtype):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=here)
 
   def megabytes(function, *shapes):
     try:
@@ -72,7 +73,7 @@ def main() -> None:
 
   def of_model(length, plain):
     k, r, d, _ = FORMS['grouped']
-    attention.LONG = 1 << 30 if plain else kept
+    attention.LONG = 1 << 30 if plain else long
     config = models.ModelConfig(
         family='qwen3', vocab_size=256, width=k * r * d, num_layers=2, num_heads=k * r,
         num_kv_heads=k, head_dim=d, mlp_width=3 * k * r * d, qk_norm=True)
@@ -95,5 +96,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
   main()

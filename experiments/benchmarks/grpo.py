@@ -1,20 +1,20 @@
-"""Times rollouts and whole GRPO steps on the shapes that peers were timed on (docs/benchmarks.md).
+"""Times rollouts and whole GRPO steps at the shapes at which others were timed.
 
-    python experiments/benchmarks/grpo.py --shape=tunix
+    python -m r1jax.experiments.benchmarks.grpo --shape=tunix
 
-Random weights, float32, AdamW, no KL, one update a rollout, completions of fixed length (the stop
-token cannot be drawn), a trivial reward on the host. Prints one JSON line: medians over the steps
-after the first two, seconds of the first step (compiling included) and the process' peak memory.
+docs/benchmarks.md has the comparison. Random weights, float32, AdamW, no KL, one update per
+rollout, completions of a fixed length (the stop token cannot be drawn), a trivial reward on the
+host. Prints one JSON line: medians over the steps after the first two, seconds of the first step
+(including compilation) and the process's peak memory.
 """
 import argparse
 import json
-import pathlib
 import resource
 import statistics
-import sys
 import time
+from typing import Any
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     # 4 prompts × 8, prompt + completion tokens; the model of bench_tunix_*.py (4.07M).
     'tunix': dict(prompt=64, new=128, model=dict(
         family='qwen3', vocab_size=512, width=256, num_layers=4, num_heads=8, num_kv_heads=4,
@@ -34,7 +34,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--shape', choices=SHAPES, required=True)
   parser.add_argument('--steps', type=int, default=9)
-  parser.add_argument('--chunk', type=int, default=32, help='tokens a decoding program draws')
+  parser.add_argument('--chunk', type=int, default=32, help='tokens that one program draws')
   arguments = parser.parse_args()
 
   import jax
@@ -60,7 +60,7 @@ def main() -> None:
   state = train_step.init_state(model.init(jax.random.key(0)), optimizer)
   mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
   rng = np.random.default_rng(0)
-  seconds = {'rollout': [], 'step': []}
+  seconds: dict[str, list[float]] = {'rollout': [], 'step': []}
   with sharding.use(mesh):
     for step in range(arguments.steps):
       prompts = rollout.device_prompts(PromptBatch(
@@ -88,7 +88,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
   from r1jax.command import restart_with_allocator
   restart_with_allocator()
   main()

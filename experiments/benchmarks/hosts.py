@@ -1,25 +1,28 @@
-"""The same run on 1, 2 and 4 processes of CPU devices and on several meshes: is it the same?
+"""Compares a run on 1, 2 and 4 processes of CPU devices and on several meshes with one device's.
 
-    python experiments/benchmarks/hosts.py
+    python -m r1jax.experiments.benchmarks.hosts
 
-R1-Zero's debug form, three updates, dense (the miniature) and with experts (a tiny Qwen3-MoE), on
-every mesh of one or two axes of 2 and 4 processes, and on 4 processes of two devices. Every run is
-compared with that of one device: rollouts token for token, losses and gradient norms, weights. A
-Markdown table is printed, as in docs/scale.md.
+R1-Zero with `,debug`, three updates, dense (the miniature) and with experts (a tiny Qwen3-MoE), on
+every mesh of one or two axes of 2 and 4 processes, and on 4 processes with two devices each.
+Compared are the rollouts, token by token, losses, gradient norms and weights. Prints the Markdown
+table that is in docs/scale.md.
 """
 import argparse
 from collections.abc import Iterator
 import itertools
 import os
-import pathlib
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[2]
-# The experiment's size, and the most devices along an axis.
+from ml_collections import ConfigDict
+
+from r1jax.experiments import r1_zero
+from r1jax.experiments.benchmarks import ROOT
+
+# The size of r1_zero.py, and the most devices along an axis.
 MODELS = {'dense': ('tiny', dict(data=4, fsdp=8, context=4, tensor=2)),
           'experts': ('qwen3_30b_a3b', dict(data=4, fsdp=8, context=4, expert=4))}
 
@@ -37,23 +40,21 @@ def layouts(most: dict[str, int]) -> Iterator[tuple[int, int, dict[str, int]]]:
   yield 4, 2, {'fsdp': 4, list(most)[-1]: 2}
 
 
-def get_config(size: str):
-  """The experiment that is run, as an experiment file: hosts.py:tiny."""
-  sys.path.append(str(ROOT / 'experiments'))
-  import r1_zero
+def get_config(size: str) -> ConfigDict:
+  """The config of the runs: this file is their experiment, hosts.py:tiny."""
   config = r1_zero.get_config(f'{size},debug')
   zero = config.stages.zero
   zero.evaluations = {}
   zero.steps, zero.checkpoint_every, zero.kl_coefficient = 3, 3, 0.05
   zero.prompts_per_batch = 16    # two micro-batches, each split over up to 8 devices
-  if zero.model.source == 'random':     # completions of which it is never right
+  if zero.model.source == 'random':     # its completions are never correct
     zero.rewards = {'language': 1.0}
     zero.optimizer.learning_rate, zero.optimizer.warmup_steps = 1e-3, 0
   return config
 
 
 def run(size: str, processes: int, devices: int, mesh: dict[str, int], workdir: str) -> float:
-  """Seconds of a run to its end; raises SystemExit where a process fails."""
+  """Runs the experiment and returns the seconds it took; raises SystemExit if a process fails."""
   with socket.socket() as found:
     found.bind(('127.0.0.1', 0))
     port = found.getsockname()[1]
@@ -62,7 +63,8 @@ def run(size: str, processes: int, devices: int, mesh: dict[str, int], workdir: 
       'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} '    # most is compiling
                    '--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 '
                    '--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters'}
-  start, started = time.perf_counter(), []
+  start = time.perf_counter()
+  started: list[subprocess.Popen] = []
   for host in range(processes):
     join = () if processes == 1 else (
         f'--coordinator=127.0.0.1:{port}', f'--num_hosts={processes}', f'--host={host}')
@@ -70,15 +72,15 @@ def run(size: str, processes: int, devices: int, mesh: dict[str, int], workdir: 
         [sys.executable, '-m', 'r1jax.main', f'--config={__file__}:{size}', f'--workdir={workdir}',
          *join, *(f'--config.mesh.{axis}={count}' for axis, count in mesh.items())],
         env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
-  said = [process.communicate()[1] for process in started]
-  for process, complaint in zip(started, said):
+  errors = [process.communicate()[1] for process in started]
+  for process, error in zip(started, errors):
     if process.returncode:
-      raise SystemExit(f'{size} on {processes} × {devices}, {mesh}: {complaint}')
+      raise SystemExit(f'{size} on {processes} × {devices}, {mesh}: {error}')
   return time.perf_counter() - start
 
 
 def compare(one: str, other: str) -> dict[str, object]:
-  """How far a run is from that of one device."""
+  """The largest differences between a run and that of one device."""
   import numpy as np
   from safetensors.numpy import load_file
 
@@ -87,10 +89,10 @@ def compare(one: str, other: str) -> dict[str, object]:
   steps = [metrics.read_metrics(f'{workdir}/zero') for workdir in (one, other)]
   weights = [load_file(f'{workdir}/zero/model/model.safetensors') for workdir in (one, other)]
 
-  def furthest(name):
+  def largest_difference(name):
     return max(abs(a[name] - b[name]) for a, b in zip(*steps, strict=True))
   return {'tokens': 'equal' if rollouts[0] == rollouts[1] else 'DIFFER',
-          'loss': furthest('loss'), 'gradient norm': furthest('grad_norm'),
+          'loss': largest_difference('loss'), 'gradient norm': largest_difference('grad_norm'),
           'weights': max(float(np.abs(weights[0][name] - weights[1][name]).max())
                          for name in weights[0])}
 
@@ -99,7 +101,6 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--models', default=','.join(MODELS))
   names = parser.parse_args().models.split(',')
-  sys.path.append(str(ROOT))
   print('| model | processes × devices | mesh | tokens | loss | gradient norm | weights | s |\n'
         '| --- | --- | --- | --- | ---: | ---: | ---: | ---: |', flush=True)
   with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,12 @@
-"""Peak host memory of importing a checkpoint onto four virtual devices, beyond the parameters.
+"""Measures the host memory, beyond the parameters, of importing a checkpoint onto four devices.
 
-    python experiments/benchmarks/import_memory.py [--megabytes=2048] [--dtype=bfloat16]
+    python -m r1jax.experiments.benchmarks.import_memory [--megabytes=2048] [--dtype=bfloat16]
 
-Makes a random checkpoint of a Llama's shape in a temporary folder and imports it in a fresh process
-with a mesh of fsdp=2 and tensor=2. Virtual devices live in the host's memory, so the parameters'
-own bytes are taken off: the rise is the process' peak resident memory less what it had before the
-import, less the bytes of the arrays on the devices. It therefore holds buffers, the compiler, and
-what the allocator keeps. Prints one JSON line.
+Writes a random checkpoint with Llama's architecture to a temporary folder and imports it in a fresh
+process with a mesh of fsdp=2 and tensor=2. The four virtual devices live in the host's memory, so
+the parameters' own bytes are subtracted: the rise is the process's peak resident memory, minus what
+it had before the import, minus the bytes of the arrays on the devices. It includes buffers, the
+compiler, and what the allocator keeps. Prints one JSON line.
 """
 import argparse
 import json
@@ -20,7 +20,7 @@ import time
 
 
 def shape(megabytes: int, dtype: str):
-  """A Llama of about this many megabytes of parameters in `dtype`."""
+  """(config, number of parameters) of a Llama of about this size in `dtype`."""
   from r1jax.models import ModelConfig, num_params
   width, layers, count = 1024, 0, 0
   while count * (4 if dtype == 'float32' else 2) < megabytes * 2**20:
@@ -87,7 +87,7 @@ def main() -> None:
       'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
   with tempfile.TemporaryDirectory() as folder:
     for part in ('make', 'measure'):
-      subprocess.run([sys.executable, __file__, *sys.argv[1:], f'--folder={folder}',
+      subprocess.run([sys.executable, '-m', __spec__.name, *sys.argv[1:], f'--folder={folder}',
                       f'--part={part}'], env=environment, check=True)
 
 

@@ -1,11 +1,11 @@
-"""Runs commands in turn, several times, and prints medians: how to compare on a noisy machine.
+r"""Runs commands in turn, several times, and prints medians: for comparing on a noisy machine.
 
-    python experiments/benchmarks/in_turn.py --repeats=5 \\
-        'python experiments/benchmarks/grpo.py --shape=tunix' \\
+    python -m r1jax.experiments.benchmarks.in_turn --repeats=5 \
+        'python -m r1jax.experiments.benchmarks.grpo --shape=tunix' \
         'CACHE=192 tunix/bin/python ../shared/peers/bench_tunix_sampler.py'
 
-Each command is run by the shell and ends in one line of JSON. For each one JSON line is printed: its
-last line, with the median of every number over the repeats in its place, and under `all` the values.
+The shell runs each command, whose last line must be JSON. Prints that line for each, with every
+number replaced by its median over the repeats, and with all values under `all`.
 """
 import argparse
 import json
@@ -19,7 +19,8 @@ def last_line(command: str) -> dict:
   try:
     return json.loads(lines[-1])
   except (IndexError, ValueError):
-    raise SystemExit(f'{command!r} ended with {done.returncode} and no line of JSON:\n{done.stderr}')
+    raise SystemExit(f'{command!r} exited with {done.returncode} without a line of JSON:\n'
+                     f'{done.stderr}') from None
 
 
 def main() -> None:
@@ -27,16 +28,16 @@ def main() -> None:
   parser.add_argument('--repeats', type=int, default=5)
   parser.add_argument('commands', nargs='+')
   arguments = parser.parse_args()
-  found = [[] for _ in arguments.commands]
+  found: list[list[dict]] = [[] for _ in arguments.commands]
   for _ in range(arguments.repeats):
-    for command, records in zip(arguments.commands, found):
-      records.append(last_line(command))
-  for records in found:
-    numbers = {name: [record[name] for record in records] for name, value in records[0].items()
+    for command, lines in zip(arguments.commands, found):
+      lines.append(last_line(command))
+  for lines in found:
+    numbers = {name: [line[name] for line in lines] for name, value in lines[0].items()
                if isinstance(value, (int, float))}
     varying = {name: values for name, values in numbers.items() if len(set(values)) > 1}
     medians = {name: statistics.median(values) for name, values in numbers.items()}
-    print(json.dumps(records[0] | medians | {'all': varying}))
+    print(json.dumps(lines[0] | medians | {'all': varying}))
 
 
 if __name__ == '__main__':

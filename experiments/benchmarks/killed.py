@@ -1,14 +1,15 @@
-"""A chain that is killed at random moments until it ends: does it leave what one let run leaves?
+r"""Compares a chain that is killed at random moments, and restarted, with an uninterrupted one.
 
-    python experiments/benchmarks/killed.py
-    python experiments/benchmarks/killed.py --hosts=2 --config=experiments/r1_zero.py:tiny,debug \
-        --seconds=15,45 -- --config.mesh.fsdp=2
+    python -m r1jax.experiments.benchmarks.killed
+    python -m r1jax.experiments.benchmarks.killed --hosts=2 \
+        --config=experiments/r1_zero.py:tiny,debug --seconds=15,45 -- --config.mesh.fsdp=2
 
-SIGKILL comes after a random time within `--seconds` of each start, at a random host of several; the
-others must then end by themselves, with a sentence. At the end all files of every stage are
-compared, byte by byte but for times: models, metrics, rollouts, checkpoints.
+SIGKILL is sent at a random time within `--seconds` of each start, to a random host; the other hosts
+must then end by themselves, with a one-sentence error. At the end, all files of every stage are
+compared byte by byte, except for times: models, metrics, rollouts, checkpoints.
 """
 import argparse
+import importlib.util
 import os
 import pathlib
 import random
@@ -18,11 +19,11 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[2]
+from r1jax.experiments.benchmarks import ROOT
 
 
 def start(config: str, workdir: pathlib.Path, hosts: int, flags: list[str]) -> list:
-  """The processes of a run; what they complain of goes to files beside the workdir."""
+  """Starts the processes of a run; their errors go to files beside the workdir."""
   environment = os.environ | {
       'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'PJRT_NPROC': '32', 'PYTHONUNBUFFERED': '1'}
   with socket.socket() as found:
@@ -33,11 +34,11 @@ def start(config: str, workdir: pathlib.Path, hosts: int, flags: list[str]) -> l
     join = () if hosts == 1 else (
         f'--coordinator=127.0.0.1:{port}', f'--num_hosts={hosts}', f'--host={host}',
         '--join_wait_s=30', '--lost_s=15')
-    with open(f'{workdir}.{host}.err', 'w') as complaints:
+    with open(f'{workdir}.{host}.err', 'w') as errors:
       started.append(subprocess.Popen(
           [sys.executable, '-m', 'r1jax.main', f'--config={config}', f'--workdir={workdir}',
            f'--compilation_cache={workdir.parent}/compiled', *join, *flags],
-          env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=complaints))
+          env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors))
   return started
 
 
@@ -47,7 +48,7 @@ def last_words(workdir: pathlib.Path, host: int) -> str:
 
 
 def ended(processes: list, workdir: pathlib.Path, seconds: float | None = None) -> bool:
-  """Whether all end well within so many seconds; raises SystemExit where one fails."""
+  """Whether all processes end in time, without errors; raises SystemExit if one fails."""
   end = None if seconds is None else time.monotonic() + seconds
   try:
     for host, process in enumerate(processes):
@@ -59,23 +60,31 @@ def ended(processes: list, workdir: pathlib.Path, seconds: float | None = None) 
 
 
 def kill_one(processes: list, workdir: pathlib.Path) -> None:
-  """Raises SystemExit where another host does not end, or ends without a sentence."""
+  """Kills a random host; raises SystemExit unless the others end, each with a sentence."""
   victim = random.randrange(len(processes))
   processes[victim].kill()
   for host, process in enumerate(processes):
     try:
       failed = process.wait(120)
     except subprocess.TimeoutExpired:
-      raise SystemExit(f'host {host} went on when host {victim} had been killed') from None
+      raise SystemExit(f'host {host} kept running after host {victim} was killed') from None
     if host != victim and failed and not last_words(workdir, host).startswith('r1jax: '):
       raise SystemExit(f'host {host} ended without a sentence: {last_words(workdir, host)!r}')
 
 
+def _load_runs():
+  """tests/runs.py, which knows what is compared of a stage."""
+  spec = importlib.util.spec_from_file_location('runs', ROOT / 'tests' / 'runs.py')
+  assert spec and spec.loader
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
 def different(one: pathlib.Path, other: pathlib.Path) -> list[str]:
-  """What differs between two runs, by stage; where a manifest names its workdir, it may."""
-  sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+  """The files that differ between two runs, by stage; manifests may differ in the workdir."""
   from absl import logging
-  import runs
+  runs = _load_runs()
   logging.set_verbosity(logging.ERROR)
   found = []
   for stage in sorted(path.name for path in one.iterdir() if path.is_dir()):
@@ -99,10 +108,11 @@ def main() -> None:
   random.seed(settings.seed)
   with tempfile.TemporaryDirectory() as folder:
     whole, cut = pathlib.Path(folder, 'whole'), pathlib.Path(folder, 'cut')
-    run = lambda workdir: start(settings.config, workdir, settings.hosts, settings.flags)
-    ended(run(whole), whole)
+    arguments = settings.hosts, settings.flags
+    ended(start(settings.config, whole, *arguments), whole)
     kills = 0
-    while not ended(processes := run(cut), cut, random.uniform(low, high)):
+    while not ended(processes := start(settings.config, cut, *arguments), cut,
+                    random.uniform(low, high)):
       kill_one(processes, cut)
       kills += 1
     found = different(whole, cut)

@@ -1,14 +1,13 @@
-"""Temporary memory of the compiled train step at a large vocabulary, beside the naive form.
+"""Measures the temporary memory of an update at a large vocabulary, chunked and naive.
 
-    python experiments/benchmarks/logprob_memory.py
+    python -m r1jax.experiments.benchmarks.logprob_memory
 
-V = 151,936, width 256, 4,096 tokens. Nothing is run: the figures are the compiler's
+Vocabulary 151,936, width 256, 4,096 tokens. Nothing is run: the figures are the compiler's
 (`memory_analysis().temp_size_in_bytes`). Prints one JSON line.
 """
 import argparse
 import json
-import pathlib
-import sys
+from typing import Any
 
 
 def main() -> None:
@@ -33,19 +32,22 @@ def main() -> None:
       num_heads=4, num_kv_heads=2, head_dim=64, mlp_width=4 * arguments.width, qk_norm=True)
   model = models.build(config)
   n, c = arguments.rows, arguments.completion
-  table = jax.ShapeDtypeStruct((n, c), jnp.float32)
-  whole = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
-  batch = Batch(whole(4, 16), whole(4), whole(n, c), table, table,
-                jax.ShapeDtypeStruct((n,), jnp.float32))
+
+  def ints(*shape) -> Any:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+  def floats(*shape) -> Any:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+  batch = Batch(ints(4, 16), ints(4), ints(n, c), floats(n, c), floats(n, c), floats(n))
   optimizer = train_step.make_optimizer(learning_rate=1e-5)
   state = jax.eval_shape(
       lambda key: train_step.init_state(model.init(key), optimizer), jax.random.key(0))
-  scalar = jax.ShapeDtypeStruct((), jnp.float32)
 
   def temporary_bytes():
     update = train_step.make_update(rl_programs.make_loss(model, rl.DEFAULT), optimizer)
     compiled = jax.jit(update, donate_argnums=0).lower(
-        state, batch, rl_programs.Normalizers(scalar, scalar, scalar)).compile()
+        state, batch, rl_programs.Normalizers(floats(), floats(), floats())).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
   def naive(hidden, unembedding, targets, *, temperature):
@@ -55,7 +57,7 @@ def main() -> None:
     return jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0], entropy
 
   chunked = temporary_bytes()
-  logprobs.token_logprobs = naive
+  logprobs.token_logprobs = naive  # type: ignore[assignment]
   plain = temporary_bytes()
   print(json.dumps(dict(
       vocabulary=arguments.vocabulary, width=arguments.width, tokens=n * c,
@@ -63,5 +65,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
   main()

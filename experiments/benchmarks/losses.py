@@ -1,27 +1,33 @@
-"""Times each policy loss beside the shortest direct transcription of its formula.
+"""Times each policy loss, and the shortest direct transcription of its formula.
 
-    python experiments/benchmarks/losses.py            # one JSON line a loss, and the import's time
-    python experiments/benchmarks/losses.py --only=grpo,gspo --rounds=400
+    python -m r1jax.experiments.benchmarks.losses
+    python -m r1jax.experiments.benchmarks.losses --only=grpo,gspo --rounds=400
 
 Jitted over [512, 1024] tokens, float32, completions of random length. `loss_ms` is value, metrics
-and gradient by log-probabilities; `formula_ms` is value and gradient of the transcription, which
-has no metrics, no checks and no care for what is masked; `formula_with_metrics_ms` is the same
-transcription with the loss's metrics written out as plainly. Medians of interleaved rounds.
-`ratio` is loss_ms / formula_ms.
+and gradient with respect to the log-probabilities; `formula_ms` is value and gradient of the
+transcription, which has no metrics, no checks and no protection from what is masked;
+`formula_with_metrics_ms` is the transcription with the loss's metrics written out as plainly.
+`ratio` is loss_ms / formula_ms. Prints one JSON line per loss, with medians of interleaved rounds,
+and one with the time of the import.
 """
 import argparse
 import json
-import pathlib
 import statistics
 import subprocess
 import sys
 import time
 
+from r1jax.experiments.benchmarks import ROOT
+
 ROWS, LENGTH = 512, 1024
 
 
 def cases(jnp, sg, losses):
-  """{name: (ours, transcription)}, of logprobs, old, reference, advantages [N], [N, C], mask."""
+  """{name: (loss, transcription)}, each a function of p, o, q, a, t, m.
+
+  These are logprobs, old and reference logprobs [N, C], advantages [N] and [N, C], mask [N, C]. The
+  function is long because it is a table.
+  """
   def by_sequence(x, m):
     return jnp.mean(jnp.sum(x * m, 1) / jnp.sum(m, 1))
 
@@ -103,12 +109,14 @@ def cases(jnp, sg, losses):
 
 
 def written_out(jnp, name, formula):
-  """The transcription with the metrics that the loss has of its ratio, as one would write them."""
+  """The transcription, with the loss's metrics computed in the most direct way."""
   level = {'gspo': 'mean', 'gspo_token': 'mean', 'rloo': 'sum'}.get(name, 'token')
 
   def loss(p, o, q, a, t, m):
     metrics = {}
-    mean = lambda x: jnp.sum(x * m) / jnp.sum(m)
+
+    def mean(x):
+      return jnp.sum(x * m) / jnp.sum(m)
     if name == 'value':
       acts = jnp.square(jnp.clip(p, o - 0.2, o + 0.2) - t) > jnp.square(p - t)
       metrics = {'mean': mean(p), 'error': mean(jnp.square(p - t)), 'clip_ratio': mean(acts)}
@@ -142,14 +150,14 @@ def import_seconds(code: str, rounds: int = 5) -> float:
   """Median seconds of a fresh process that runs `code`."""
   def once():
     start = time.perf_counter()
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=pathlib.Path(__file__).parents[2])
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
     return time.perf_counter() - start
   return statistics.median(once() for _ in range(rounds))
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--only', default='', help='names of losses, by commas; all by default')
+  parser.add_argument('--only', default='', help='names separated by commas; default: all losses')
   parser.add_argument('--rounds', type=int, default=200)
   parser.add_argument('--no-import', action='store_true', help="leave out the import's time")
   arguments = parser.parse_args()
@@ -178,7 +186,7 @@ def main() -> None:
     results = {key: jax.block_until_ready(f(*args)) for key, f in programs.items()}
     np.testing.assert_allclose(results['loss'][0][0], results['formula'][0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(results['loss'][1], results['formula'][1], rtol=1e-3, atol=1e-8)
-    seconds = {key: [] for key in programs}
+    seconds: dict[str, list[float]] = {key: [] for key in programs}
     for _ in range(arguments.rounds):
       for key, program in programs.items():
         start = time.perf_counter()
@@ -198,5 +206,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
   main()

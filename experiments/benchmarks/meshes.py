@@ -1,20 +1,21 @@
-"""Any mesh against one device: R1-Zero's rollouts token for token, its loss and its gradients.
+"""Compares R1-Zero's rollouts, loss and gradients on every mesh with those of one device.
 
-    python experiments/benchmarks/meshes.py [--devices 1,2,4,8] [--models dense,moe,deepseek]
+    python -m r1jax.experiments.benchmarks.meshes [--devices 1,2,4,8] [--models dense,moe,deepseek]
 
-For tiny models it draws a rollout on one device, in both rollout_shardings of the sampler's weights on
-every mesh of one or two axes that fits the devices, and computes the loss and the gradients of an
-update on it; prints how far they are from one device's as a table (docs/scale.md). Virtual devices
-of the CPU unless jax finds others. Ends with an error where tokens differ, or numbers by over 1e-5.
+Tiny models draw a rollout with both settings of rollout_sharding, and compute the loss and
+gradients of an update on a fixed batch, on every mesh of one or two axes that fits the devices.
+Prints the differences as a table (docs/scale.md). Devices are virtual ones of the CPU unless jax
+finds others. Fails if tokens differ, or numbers by more than 1e-5.
 """
 import argparse
 import functools
 import itertools
 import os
 import sys
+from typing import Any
 
 TOLERANCE = 1e-5
-MODELS = {   # fields of ModelConfig beside the sizes
+MODELS: dict[str, dict[str, Any]] = {   # fields of ModelConfig
     'dense': {},
     'moe': dict(family='qwen3_moe', layers=((('dense', 'experts'), 2),),
                 experts=dict(count=8, per_token=2, width=8)),
@@ -28,13 +29,15 @@ MODELS = {   # fields of ModelConfig beside the sizes
 
 
 def tiny(name: str):
-  """(model, parameters, far enough from zero that no two tokens are about equally likely)."""
+  """(model, parameters), the latter so large that no two tokens are about equally likely."""
   import jax
   import numpy as np
 
   from r1jax import models
-  fields = dict(family='qwen3', vocab_size=64, width=16, num_layers=4, num_heads=8, num_kv_heads=8,
-                head_dim=8, mlp_width=32, qk_norm=True, tied_embedding=False) | MODELS[name]
+  fields: dict[str, Any] = dict(
+      family='qwen3', vocab_size=64, width=16, num_layers=4, num_heads=8, num_kv_heads=8,
+      head_dim=8, mlp_width=32, qk_norm=True, tied_embedding=False)
+  fields |= MODELS[name]
   for field, kind in (('experts', models.Experts), ('latent', models.Latent)):
     if field in fields:
       fields[field] = kind(**fields[field])
@@ -48,7 +51,7 @@ def tiny(name: str):
 
 
 class Programs:
-  """The device programs of R1-Zero on a tiny model, and what one device makes of them."""
+  """The device programs of R1-Zero on a tiny model, and their results on one device."""
 
   def __init__(self, name: str):
     import jax
@@ -60,33 +63,41 @@ class Programs:
     from r1jax.stages.rl import programs as rl_programs
     self.model, self.params = tiny(name)
     rng = np.random.default_rng(1)
-    self.prompts = Prompts(np.int32(rng.integers(0, 64, (8, 8))), np.int32([8, 1, 5, 7, 3, 2, 8, 6]),
-                           np.arange(8, dtype=np.int32))
+
+    def ints(values) -> Any:
+      return np.asarray(values, np.int32)
+
+    def floats(values) -> Any:
+      return np.asarray(values, np.float32)
+
+    self.prompts = Prompts(
+        ints(rng.integers(0, 64, (8, 8))), ints([8, 1, 5, 7, 3, 2, 8, 6]), ints(range(8)))
     self.samplers = {rollout_sharding: make_sampler(
         self.model, group_size=2, max_new_tokens=8, chunk=8, stop_ids=(3, 8, 21),
         rollout_sharding=rollout_sharding) for rollout_sharding in ('train', 'tensor')}
     loss = rl_programs.make_loss(self.model, rl.DEFAULT | dict(kl_coefficient=0.2))
     self.gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    mask = np.float32(np.arange(8) < rng.integers(1, 9, 16)[:, None])
-    behaviour, old, reference = np.float32(rng.normal(-4, 0.5, (3, 16, 8)))
+    mask = floats(np.arange(8) < rng.integers(1, 9, 16)[:, None])
+    behaviour, old, reference = floats(rng.normal(-4, 0.5, (3, 16, 8)))
     self.batch = Batch(
-        self.prompts.tokens, self.prompts.lengths, np.int32(rng.integers(0, 64, (16, 8))), mask,
-        behaviour, np.float32(rng.normal(size=16)), old, reference)
-    self.normalizers = rl_programs.Normalizers(np.float32(16), mask.sum(), np.float32(0.2))
+        self.prompts.tokens, self.prompts.lengths, ints(rng.integers(0, 64, (16, 8))), mask,
+        behaviour, floats(rng.normal(size=16)), old, reference)
+    self.normalizers = rl_programs.Normalizers(floats(16), mask.sum(), floats(0.2))
 
   @functools.cached_property
   def rollout(self):
-    """What one device draws."""
+    """One device's rollout."""
     import jax
     return jax.device_get(self.samplers['train'](self.params, self.prompts, 0))
 
   @functools.cached_property
   def updated(self):
-    """((loss, metrics), gradients) of one device."""
+    """One device's ((loss, metrics), gradients)."""
     import jax
     return jax.device_get(self.gradient(self.params, self.batch, self.normalizers))
 
   def placed(self, mesh):
+    """The parameters, sharded over a mesh."""
     import jax
 
     from r1jax.runtime import sharding
@@ -94,7 +105,7 @@ class Programs:
         self.params, sharding.shardings(mesh, self.model.logical_axes, self.params))
 
   def draw(self, mesh, rollout_sharding: str) -> tuple[int, float]:
-    """(tokens or ends that differ from one device's, greatest difference of log-probabilities)."""
+    """(number of tokens and ends that differ, largest difference of log-probabilities)."""
     import numpy as np
 
     from r1jax.runtime import sharding
@@ -106,7 +117,7 @@ class Programs:
             float(np.abs((got.behaviour_logprobs - self.rollout.behaviour_logprobs) * mask).max()))
 
   def update(self, mesh) -> tuple[float, float]:
-    """Greatest differences (of the loss and its metrics, of a gradient), by size where above 1."""
+    """Largest differences of (the loss and its metrics, a gradient); relative above 1."""
     import jax
     import numpy as np
 
@@ -115,13 +126,15 @@ class Programs:
       got = sharding.to_host(self.gradient(
           self.placed(mesh), sharding.place(self.batch, mesh, batch=True),
           sharding.place(self.normalizers, mesh)))
-    apart = lambda a, b: float(np.max(np.abs(a - b) / np.maximum(1, np.abs(a))))
-    return tuple(max(map(apart, jax.tree.leaves(want), jax.tree.leaves(found)))
-                 for want, found in zip(self.updated, got))
+
+    def difference(want, found) -> float:
+      return max(float(np.max(np.abs(a - b) / np.maximum(1, np.abs(a))))
+                 for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(found)))
+    return difference(self.updated[0], got[0]), difference(self.updated[1], got[1])
 
 
 def sizes(num_devices: int) -> list[dict[str, int]]:
-  """Every mesh of one or two axes, the other sizes 1."""
+  """Every mesh of one or two axes; the others have size 1."""
   from r1jax.runtime import sharding
   if num_devices == 1:
     return [{}]
@@ -141,7 +154,7 @@ def main():
       '--xla_force_host_platform_device_count=8', '--xla_backend_optimization_level=0',
       '--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters',
       '--xla_cpu_parallel_codegen_split_count=1')))
-  os.environ.setdefault('PJRT_NPROC', '32')   # else collectives of many devices wait for ever
+  os.environ.setdefault('PJRT_NPROC', '32')   # otherwise collectives of many devices hang
   import jax
 
   from r1jax.runtime import sharding
@@ -160,7 +173,7 @@ def main():
         axes = ' × '.join(f'{axis} {n}' for axis, n in size.items()) or 'one device'
         print(f'| {name} | {count} | {axes} | {tokens} | {logprobs:.0e} | {loss:.0e} | '
               f'{gradient:.0e} |', flush=True)
-        jax.clear_caches()    # hundreds of programs are more than a process may map
+        jax.clear_caches()    # a process cannot map hundreds of programs
   sys.exit(f'{wrong} meshes differ from one device' if wrong else 0)
 
 

@@ -1,19 +1,18 @@
-"""Real tokens per second of updates: packed rows, padded ones, and rows that are exactly full.
+"""Times updates on packed rows, on padded rows, and on rows that are exactly full.
 
-    python experiments/benchmarks/packing.py
-    python experiments/benchmarks/packing.py --difference
+    python -m r1jax.experiments.benchmarks.packing
+    python -m r1jax.experiments.benchmarks.packing --difference
 
-Lengths as of a rollout: prompts of 100 to 300 tokens, lognormal completions of up to 2,048, groups
-of eight; and for SFT 512 documents of a prompt and a completion, of whose rows an update has six. A
-small model, rows of 4,096. The forms are timed in turn; one JSON line each has the median. A
-prompt's token is a real one once, however often it is copied. With --difference nothing is timed:
-the line says by how much loss and gradient of the packed RL update differ from the padded one's.
+Lengths are like a rollout's: prompts of 100 to 300 tokens, lognormal completions of up to 2,048,
+groups of eight. SFT has 512 documents of a prompt and a completion; an update takes six of their
+rows. The model is small, rows have 4,096 tokens. The three forms are timed in turn; prints one JSON
+line for each, with the median. A prompt's token counts as a real token once, however often it is
+copied. With --difference nothing is timed; the line says how much loss and gradient of the packed
+RL update differ from the padded one's.
 """
 import argparse
 import json
-import pathlib
 import statistics
-import sys
 import time
 
 ROW_LENGTH, LONGEST_PROMPT, LONGEST = 4096, 300, 2048
@@ -40,7 +39,7 @@ def main() -> None:
             np.clip(rng.lognormal(6, 0.8, groups * size), 1, LONGEST).astype(int))
 
   def full(rows, size):
-    """Groups of a whole row each."""
+    """Groups that fill a whole row each."""
     prompts = rng.integers(100, LONGEST_PROMPT + 1, rows)
     cuts = [np.sort(rng.choice(np.arange(1, ROW_LENGTH - p), size - 1, replace=False))
             for p in prompts]
@@ -55,9 +54,9 @@ def main() -> None:
   if arguments.difference:
     return report_difference(model, *lengths)
   report('rl', arguments.repeats, {
-      'packed': rl_update(model, *lengths, ROW_LENGTH),
-      'padded': rl_update(model, *lengths, 0),
-      'full': rl_update(model, *exact, ROW_LENGTH)})
+      'packed': rl_update(model, lengths, ROW_LENGTH),
+      'padded': rl_update(model, lengths, 0),
+      'full': rl_update(model, exact, ROW_LENGTH)})
   prompts, completions = drawn(arguments.documents, 1)
   whole = documents(prompts + completions, ROW_LENGTH)
   print(json.dumps(dict(stage='sft', documents=len(prompts), rows=len(whole[1]),
@@ -125,13 +124,14 @@ def report_difference(model, prompts, completions):
           float(jnp.max(jnp.abs(a - b))) for a, b in zip(packed, wanted)))))
 
 
-def rl_update(model, prompts, completions, row_length):
-  """(an update to call, real tokens, places, places that are no padding)."""
+def rl_update(model, lengths, row_length):
+  """(an update to call, real tokens, places in the rows, places without padding)."""
   import jax
 
   from r1jax.stages.rl import programs as rl_programs
   from r1jax.training import train_step
 
+  prompts, completions = lengths
   settings, mesh, batch, normalizers = rl_batch(model, prompts, completions, row_length)
   optimizer = train_step.make_optimizer(learning_rate=1e-6)
   programs = rl_programs.make_programs(model, optimizer, optimizer, settings, (0,), lambda: False)
@@ -164,14 +164,14 @@ def documents(lengths, row_length):
 
 
 def padded(lengths):
-  """As `documents`, each in a row of its own as long as the longest."""
+  """Random documents, each padded to the longest in a row of its own, as `documents` has them."""
   import numpy as np
   parts = [documents([length], max(lengths)) for length in lengths]
   return [np.concatenate(same) for same in zip(*parts)]
 
 
 def sft_update(model, rows):
-  """As `rl_update`."""
+  """(an update to call, real tokens, places in the rows, places without padding)."""
   import jax
   import numpy as np
 
@@ -210,7 +210,6 @@ def report(stage, repeats, forms):
 
 
 if __name__ == '__main__':
-  sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
   from r1jax.command import restart_with_allocator
   restart_with_allocator()
   main()

@@ -1,22 +1,18 @@
-"""The plan's memory of an update beside what the update takes when it runs on this machine.
+"""Compares the planned memory of an update with what it takes when it runs on this machine.
 
-    python experiments/benchmarks/plan_memory.py
+    python -m r1jax.experiments.benchmarks.plan_memory
 
-On a GPU the allocator says what was in use at most; on a CPU the system says by how much the
-process grew while the update ran, to which the arguments that it held before are added.
+On a GPU the allocator reports the peak in use. On a CPU it is the growth of the process while the
+update ran, plus the arguments that it held before.
 """
 import dataclasses
 import functools
 import pathlib
-import sys
 
 import jax
 import numpy as np
 
-sys.path.append(str(pathlib.Path(__file__).parents[1]))
-
-import r1_zero
-
+from r1jax.experiments import r1_zero
 from r1jax.pipeline import KINDS
 from r1jax.plan import compiler, estimate
 from r1jax.plan.topology import open_topology
@@ -36,7 +32,7 @@ def status(field: str) -> int:
 
 
 def planned_update(config, topology):
-  """(the update of the plan, its figures)."""
+  """(the planned update program, its figures)."""
   mesh = sharding.make_mesh(**config['mesh'], devices=topology.devices)
   stage = config['stages']['zero']
   programs, answer = KINDS['rl'].shapes(
@@ -47,9 +43,12 @@ def planned_update(config, topology):
 
 
 def real_bytes(program, stage, mesh) -> float:
-  """The most that the update had in use, its arguments included."""
+  """The peak memory of the update, its arguments included."""
   state_like, batch_like, normalizers_like = program.arguments
-  fill = lambda x: jax.device_put(np.ones(x.shape, x.dtype), x.sharding)
+
+  def fill(x):
+    return jax.device_put(np.ones(x.shape, x.dtype), x.sharding)
+
   with sharding.use(mesh):
     loaded = loading.load_model(inputs={}, mesh=mesh, **stage['model'])
     optimizer = train_step.make_optimizer(**stage['optimizer'])
@@ -65,7 +64,7 @@ def real_bytes(program, stage, mesh) -> float:
     on_cpu = jax.default_backend() == 'cpu'
     if on_cpu:
       before = status('VmRSS')
-      pathlib.Path('/proc/self/clear_refs').write_text('5')   # the peak begins anew
+      pathlib.Path('/proc/self/clear_refs').write_text('5')   # resets the peak
     jax.block_until_ready(update(state, batch, normalizers))
     if on_cpu:
       return held + status('VmHWM') - before

@@ -1,34 +1,32 @@
-"""Step time and peak memory of every recipe of experiments/policy_losses.py, the critic's price too.
+"""Measures step time and peak memory of every recipe of experiments/policy_losses.py.
 
-    python experiments/benchmarks/policy_losses.py
+    python -m r1jax.experiments.benchmarks.policy_losses
 
-Each recipe runs six rollouts on the miniature in a process of its own. Prints one JSON line each:
-the median of a whole iteration, and of its parts, after the first two, and the process' peak memory.
+Each recipe runs six rollouts on the miniature in a process of its own. Prints one JSON line for
+each: medians of a whole iteration and of its parts, after the first two, and the process's peak
+memory.
 """
 import argparse
 import json
-import pathlib
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).parents[2]
+from r1jax.experiments import policy_losses
 
 
 def measure(recipe: str) -> None:
-  import policy_losses
-
   from r1jax import metrics
   from r1jax.stages import rl
   config = policy_losses.get_config('tiny').stages[recipe].to_dict()
   config |= dict(steps=12, evaluations={})
   with tempfile.TemporaryDirectory() as workdir:
     rl.run(config, {}, workdir)
-    records = metrics.read_metrics(workdir)[2:]
+    rows = metrics.read_metrics(workdir)[2:]
   seconds = {name.removeprefix('timing_s/'): round(statistics.median(
-      record[name] for record in records), 3) for name in sorted(records[0])
+      row[name] for row in rows), 3) for name in sorted(rows[0])
       if name.startswith('timing_s/') and 'token' not in name}
   print(json.dumps(dict(recipe=recipe, seconds=seconds, peak_mb=resource.getrusage(
       resource.RUSAGE_SELF).ru_maxrss // 1024)))
@@ -40,15 +38,13 @@ def main() -> None:
   arguments = parser.parse_args()
   if arguments.recipe:
     return measure(arguments.recipe)
-  import policy_losses
   for recipe in policy_losses.RECIPES:
-    done = subprocess.run([sys.executable, __file__, f'--recipe={recipe}'], text=True,
+    done = subprocess.run([sys.executable, '-m', __spec__.name, f'--recipe={recipe}'], text=True,
                           stdout=subprocess.PIPE, check=True)
     print(done.stdout.splitlines()[-1], flush=True)
 
 
 if __name__ == '__main__':
-  sys.path[:0] = [str(ROOT), str(ROOT / 'experiments')]
   from r1jax.command import restart_with_allocator
   restart_with_allocator()
   main()

@@ -1,12 +1,12 @@
-"""The smallest slice of each kind of chip on which each experiment fits, as planned.
+"""Plans the smallest slice of each kind of chip on which each experiment fits.
 
-    python experiments/benchmarks/slices.py --out=docs/results/slices [--chips v5e,v6e,v5p]
+    python -m r1jax.experiments.benchmarks.slices --out=docs/results/slices [--chips v5e,v6e,v5p]
         [--experiments r1_zero.py:qwen3_8b,r1.py:qwen2_5_7b]
 
 Needs libtpu (pip install 'r1jax[plan]'). For each experiment and chip `r1jax.plan --search` is run
-on one slice after the other, from one chip on, until all stages fit on one mesh; what arithmetic
-rules out is not compiled. Every slice is kept in a JSON file of the folder `--out`, which a second
-run reads instead of compiling; then the table is printed (docs/scale.md).
+for larger and larger slices, starting from one chip, until all stages fit on one mesh; what
+arithmetic rules out is not compiled. Each result is kept in a JSON file in the folder `--out`,
+which a second run reads instead of compiling. Prints the table that is in docs/scale.md.
 """
 import argparse
 import json
@@ -15,15 +15,15 @@ import pathlib
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).parents[2]
+from r1jax.experiments.benchmarks import ROOT
+
 # Slices that are sold, and whose sizes libtpu knows, by chip.
 SLICES = {
     'v5e': ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16'),
     'v6e': ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16'),
     'v5p': ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8', '8x8x8', '8x8x16'),
 }
-# Each experiment in its sizes. Those that are not here are the same stages on the same models: see
-# `r1.some_stages` for the parts of r1.py.
+# Experiments and sizes. Those left out have the same stages on the same models: parts of r1.py.
 EXPERIMENTS = (
     'r1_zero.py:tiny', 'r1_zero.py:smollm2_135m', 'r1_zero.py:qwen3_0_6b', 'r1_zero.py:qwen2_5_7b',
     'r1_zero.py:qwen3_8b', 'r1_zero.py:llama3_8b', 'r1_zero.py:qwen3_30b_a3b',
@@ -33,7 +33,7 @@ EXPERIMENTS = (
 
 
 def plan(experiment: str, topology: str, kept: pathlib.Path) -> dict:
-  """What `r1jax.plan --search` finds, or why it plans nothing; kept in a file."""
+  """What `r1jax.plan --search` finds, or why it plans nothing; read from `kept` if it is there."""
   if not kept.exists():
     done = subprocess.run(
         [sys.executable, '-m', 'r1jax.plan', f'--config=experiments/{experiment}',
@@ -65,7 +65,7 @@ def row(experiment: str, chip: str, found: dict | None) -> str:
   fullest = max((program['resident'] / stage['chip']['memory'], program['name'], stage['stage'])
                 for stage in stages for program in stage['programs'])
   mesh = ' × '.join(f'{axis} {size}' for axis, size in stages[0]['mesh'].items() if size > 1)
-  settings = {}
+  settings: dict[str, str] = {}
   for flag in found['flags']:
     path, value = flag.removeprefix('--config.').split('=')
     field = path.rpartition('.')[2]
