@@ -1,11 +1,11 @@
-"""docs/pitfalls.md says the truth: every mistake has its tests, and they are there."""
+"""Every mistake in docs/pitfalls.md names its tests, and they exist."""
 import re
 
 import pytest
 import runs
 
-ROWS = re.findall(r'^\| (\d+) \| (.+) \| (.*) \|$', (runs.ROOT / 'docs' / 'pitfalls.md').read_text(),
-                  re.MULTILINE)
+ROWS = re.findall(r'^\| (\d+) \| (.+) \| (.*) \|$',
+                  (runs.ROOT / 'docs' / 'pitfalls.md').read_text(), re.MULTILINE)
 
 
 def functions_of(room):
