@@ -34,65 +34,82 @@ def main() -> None:
 
   import jax
   from jax.experimental import topologies
+  device = (topologies.get_topology_desc(
+      platform='tpu', topology_name=arguments.topology).devices if arguments.topology
+            else jax.devices())[0]
+  for length in arguments.lengths:
+    figures = {f'{name}_{form}_mb': of_attention(device, name, length, form == 'plain')
+               for name in FORMS for form in arguments.forms}
+    figures |= {f'model_{form}_mb': of_model(device, length, form == 'plain')
+                for form in arguments.forms}
+    print(json.dumps(dict(device=device.device_kind, length=length) | figures), flush=True)
+
+
+def of_attention(device, name, length, plain):
+  """Megabytes for the gradient of one layer's attention."""
+  import jax
+  import jax.numpy as jnp
+
+  from r1jax.models import attention
+  k, r, d, e = FORMS[name]
+  shapes = [shape_on(device, (1, length, *rest), 'bfloat16')
+            for rest in ((k, r, d), (k, d), (k, e))]
+
+  def loss(arrays, ids):
+    if plain:
+      mask = (ids[:, :, None] == ids[:, None]) & jnp.tri(length, dtype=bool)
+      out = attention.attend(*arrays, mask)
+    else:
+      places = jnp.arange(length, dtype=jnp.int32)[None]
+      out = attention.attend_long(*arrays, attention.Marks(ids, None, places))
+    return jnp.sum(jnp.square(out.astype(jnp.float32)))
+  return megabytes(jax.grad(loss), shapes, shape_on(device, (1, length), 'int32'))
+
+
+def of_model(device, length, plain):
+  """Megabytes for the gradient of two whole layers."""
+  import jax
   import jax.numpy as jnp
 
   from r1jax import models
   from r1jax.models import attention
+  k, r, d, _ = FORMS['grouped']
+  config = models.ModelConfig(
+      family='qwen3', vocab_size=256, width=k * r * d, num_layers=2, num_heads=k * r,
+      num_kv_heads=k, head_dim=d, mlp_width=3 * k * r * d, qk_norm=True)
+  model = models.build(config, compute_dtype='bfloat16', remat=True)
 
-  device = (topologies.get_topology_desc(
-      platform='tpu', topology_name=arguments.topology).devices if arguments.topology
-            else jax.devices())[0]
-  here = jax.sharding.SingleDeviceSharding(device)
-  long = attention.LONG
-
-  def like(shape, dtype):
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=here)
-
-  def megabytes(function, *shapes):
-    try:
-      compiled = jax.jit(function).lower(*shapes).compile()
-    except jax.errors.JaxRuntimeError as error:
-      if 'RESOURCE_EXHAUSTED' not in str(error):
-        raise
-      return 'does not fit'
-    return compiled.memory_analysis().temp_size_in_bytes >> 20
-
-  def of_attention(form, length, plain):
-    k, r, d, e = FORMS[form]
-    shapes = [like((1, length, *rest), 'bfloat16') for rest in ((k, r, d), (k, d), (k, e))]
-
-    def loss(arrays, ids):
-      if plain:
-        mask = (ids[:, :, None] == ids[:, None]) & jnp.tri(length, dtype=bool)
-        out = attention.attend(*arrays, mask)
-      else:
-        places = jnp.arange(length, dtype=jnp.int32)[None]
-        out = attention.attend_long(*arrays, attention.Marks(ids, None, places))
-      return jnp.sum(jnp.square(out.astype(jnp.float32)))
-    return megabytes(jax.grad(loss), shapes, like((1, length), 'int32'))
-
-  def of_model(length, plain):
-    k, r, d, _ = FORMS['grouped']
-    attention.LONG = 1 << 30 if plain else long
-    config = models.ModelConfig(
-        family='qwen3', vocab_size=256, width=k * r * d, num_layers=2, num_heads=k * r,
-        num_kv_heads=k, head_dim=d, mlp_width=3 * k * r * d, qk_norm=True)
-    model = models.build(config, compute_dtype='bfloat16', remat=True)
-
-    def loss(params, tokens, ids):
-      positions = jnp.arange(length, dtype=jnp.int32)[None]
-      hidden, _, _ = model.apply(params, tokens, positions=positions, segment_ids=ids)
-      return jnp.mean(jnp.square(hidden.astype(jnp.float32)))
-    params = jax.tree.map(lambda x: like(x.shape, x.dtype),
-                          jax.eval_shape(model.init, jax.random.key(0)))
-    ids = like((1, length), 'int32')
+  def loss(params, tokens, ids):
+    positions = jnp.arange(length, dtype=jnp.int32)[None]
+    hidden, _, _ = model.apply(params, tokens, positions=positions, segment_ids=ids)
+    return jnp.mean(jnp.square(hidden.astype(jnp.float32)))
+  params = jax.tree.map(lambda x: shape_on(device, x.shape, x.dtype),
+                        jax.eval_shape(model.init, jax.random.key(0)))
+  ids = shape_on(device, (1, length), 'int32')
+  default = attention.LONG
+  attention.LONG = 1 << 30 if plain else default
+  try:
     return megabytes(jax.grad(loss), params, ids, ids)
+  finally:
+    attention.LONG = default
 
-  for length in arguments.lengths:
-    figures = {f'{name}_{form}_mb': of_attention(name, length, form == 'plain')
-               for name in FORMS for form in arguments.forms}
-    figures |= {f'model_{form}_mb': of_model(length, form == 'plain') for form in arguments.forms}
-    print(json.dumps(dict(device=device.device_kind, length=length) | figures), flush=True)
+
+def shape_on(device, shape, dtype):
+  """A shape that stands for an array on a device."""
+  import jax
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.sharding.SingleDeviceSharding(device))
+
+
+def megabytes(function, *shapes):
+  """The temporary memory of a compiled function, or that it does not fit."""
+  import jax
+  try:
+    compiled = jax.jit(function).lower(*shapes).compile()
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    return 'does not fit'
+  return compiled.memory_analysis().temp_size_in_bytes >> 20
 
 
 if __name__ == '__main__':

@@ -87,8 +87,9 @@ def main() -> None:
       'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
   with tempfile.TemporaryDirectory() as folder:
     for part in ('make', 'measure'):
-      subprocess.run([sys.executable, '-m', __spec__.name, *sys.argv[1:], f'--folder={folder}',
-                      f'--part={part}'], env=environment, check=True)
+      subprocess.run(
+          [sys.executable, '-m', 'r1jax.experiments.benchmarks.import_memory', *sys.argv[1:],
+           f'--folder={folder}', f'--part={part}'], env=environment, check=True)
 
 
 if __name__ == '__main__':

@@ -39,8 +39,9 @@ def main() -> None:
   if arguments.recipe:
     return measure(arguments.recipe)
   for recipe in policy_losses.RECIPES:
-    done = subprocess.run([sys.executable, '-m', __spec__.name, f'--recipe={recipe}'], text=True,
-                          stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        [sys.executable, '-m', 'r1jax.experiments.benchmarks.policy_losses', f'--recipe={recipe}'],
+        text=True, stdout=subprocess.PIPE, check=True)
     print(done.stdout.splitlines()[-1], flush=True)
 
 
