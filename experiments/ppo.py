@@ -25,8 +25,7 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
   _, debug = building.parse('ppo.py', argument, SIZES)
   ppo = r1_zero.get_config(argument).stages.zero
   ppo.epochs, ppo.mini_batches = 2, 2
-  if not debug:
-    ppo.steps = 200
+  ppo.steps = 4 if debug else 200    # four per rollout
   ppo.advantage, ppo.loss.aggregation = 'gae', 'token_mean'
   ppo.critic.gae_lambda = 1.0
   ppo.critic.optimizer.learning_rate, ppo.critic.optimizer.warmup_steps = 1e-3, 5

@@ -159,7 +159,8 @@ def test_the_miniature_has_as_many_problems_as_are_asked_for(name):
   tokenizer = load_tokenizer(loading.MINIATURES['miniature'])
   for argument in ('tiny', 'tiny,debug'):
     for stage in plain(load(name).get_config(argument))['stages'].values():
-      evaluate.check_sources(stage.get('evaluations', {}), {}, tokenizer)
+      for evaluation in stage.get('evaluations', {}).values():
+        evaluate.problem_stream(evaluation, tokenizer)
       if stage['kind'] in ('reject', 'evaluate') and 'evaluations' not in stage:
         evaluate.problem_stream(stage, tokenizer)
 
@@ -174,7 +175,8 @@ def test_gsm8k_has_as_many_problems_as_are_asked_for(tmp_path):
     config.stages.zero.data.folder = str(GSM8K)
     config.stages.zero.data.cache = str(tmp_path)
     config.stages.zero.model.source = 'smollm2'    # both tokenizers take numbers digit by digit
-    evaluate.check_sources(plain(config)['stages']['zero']['evaluations'], {}, tokenizer)
+    for evaluation in plain(config)['stages']['zero']['evaluations'].values():
+      evaluate.problem_stream(evaluation, tokenizer)
 
 
 @pytest.mark.slow
