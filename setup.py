@@ -6,13 +6,10 @@ setup(
     version='0.1.0',
     description='Language models learn to reason by the DeepSeek-R1 recipe, in JAX',
     python_requires='>=3.11',
-    # kernels/ and experiments/ are at the top level; the links in r1jax/ are for running from the
-    # checkout. Benchmarks run from the checkout only.
-    packages=find_packages(
-        include=['r1jax', 'r1jax.*'],
-        exclude=['r1jax.kernels', 'r1jax.experiments', 'r1jax.experiments.*']) + [
-            'r1jax.kernels', 'r1jax.experiments'],
-    package_dir={'r1jax.kernels': 'kernels', 'r1jax.experiments': 'experiments'},
+    # kernels/ stands at the top level; the link r1jax/kernels is for running from the checkout.
+    packages=find_packages(include=['r1jax', 'r1jax.*'], exclude=['r1jax.kernels']) + [
+        'r1jax.kernels'],
+    package_dir={'r1jax.kernels': 'kernels'},
     package_data={'r1jax': ['miniature_base/*', 'miniature_small/*']},
     install_requires=[
         'absl-py',
