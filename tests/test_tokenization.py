@@ -5,7 +5,9 @@ import sys
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+import runs
 import tokenizers
+import transformers
 
 from r1jax import tokenization
 from r1jax.sampling.sampler import Sampling
@@ -78,7 +80,6 @@ def test_gguf_round_trips_any_text(smollm2, text):
 
 
 def test_gguf_equals_transformers_after_saving(smollm2, tmp_path):
-  transformers = pytest.importorskip('transformers')
   smollm2.save(tmp_path)
   theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
   text = 'How  many (3.5 x 1,200)?\n\tdéjà 中文 <|im_end|> \U0001f600'
@@ -100,7 +101,7 @@ def test_torn_gguf_is_refused(tmp_path):
   path = tmp_path / 'torn.gguf'
   for length in (0, 4, 10, 30, 45, len(whole) - 6):
     path.write_bytes(whole[:length])
-    with pytest.raises(ValueError, match='no readable GGUF'):
+    with pytest.raises(ValueError, match='not a readable GGUF'):
       tokenization.tokenizer_from_gguf(str(path))
   path.write_bytes(whole)
   with pytest.raises(ValueError, match='Hugging Face folder'):
@@ -139,7 +140,7 @@ def test_advised_sampling_is_what_a_sampler_takes(generation, sampling):
 
 
 @pytest.mark.parametrize('generation, words', [
-    ({'eos_token_id': '<eos>'}, "generation_config.json of .* eos_token_id=.*<eos>.*: give the ids"),
+    ({'eos_token_id': '<eos>'}, 'generation_config.json of .* eos_token_id=.*<eos>.*: give the'),
     ({'eos_token_id': [257, True]}, 'eos_token_id=.*True.*: give the ids'),
     ({'temperature': 'hot'}, "temperature='hot': give a number"),
     ({'top_k': 2.5}, 'top_k=2.5: give a whole number'),
@@ -292,16 +293,49 @@ def test_failing_and_escaping_chat_templates_are_refused(chat, message):
     tokenization.render_prompt('chat', 'q', tokenizer)
 
 
+@pytest.mark.parametrize('chat', [
+    '{{ strftime_now("%Y") }}{{ messages | tojson(indent=1) }}',
+    '{% for m in messages %}{% generation %}{{ m.role }}{% endgeneration %}{% break %}{% endfor %}',
+    '{% set s = namespace(n=0) %}{% for m in messages %}{% set s.n = 1 %}{% endfor %}{{ s.n }}',
+    '{{ bos_token }}{{ eos_token }}{{ mask_token }}{{ dict(a="é") | tojson }}',
+])
+def test_chat_templates_have_all_that_transformers_offers(chat, tmp_path):
+  config = {'bos_token': '<bos>', 'eos_token': '<eos>', 'mask_token': '<pad>',
+            'chat_template': chat}
+  tokenizer = make_tokenizer(config=config)
+  tokenizer.save(tmp_path)
+  theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+  messages = [{'role': 'user', 'content': '<é>'}]
+  assert tokenizer.render_chat(messages) == theirs.apply_chat_template(
+      messages, tokenize=False, add_generation_prompt=True)
+
+
 def test_import_is_light():
-  heavy = {'jax', 'transformers', 'gguf', 'jinja2'}
+  heavy = {'jax', 'transformers', 'torch', 'gguf', 'jinja2'}
   code = f'import sys, r1jax.tokenization; sys.exit(", ".join({heavy} & set(sys.modules)) or 0)'
   result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
   assert result.returncode == 0, result.stderr
 
 
+def test_tokenizers_work_without_torch():
+  """Nor do they import it where it is installed."""
+  code = """
+import sys
+from r1jax import tokenization
+tokenizer = tokenization.load_tokenizer('r1jax/miniature_base')
+assert tokenizer.decode(tokenizer.encode('1+1=2'), skip_special=False) == '1+1=2'
+sys.exit('torch' in sys.modules)"""
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False,
+                          cwd=runs.ROOT)
+  assert result.returncode == 0 and not result.stderr, result.stderr
+
+
 def test_shots_are_turns_of_the_miniature_and_plain_text_elsewhere():
   shots = [('q1', ' a1'), ('q2', 'a2')]
-  few = lambda template: tokenization.few_shot_question(template, 'q {x}', shots)
+
+  def few(template):
+    return tokenization.few_shot_question(template, 'q {x}', shots)
+
   turns = 'q1\nAssistant: a1\nUser: q2\nAssistant: a2\nUser: q {x}'
   assert few('miniature') == few('miniature_think') == turns
   plain = 'Question: q1\nAnswer: a1\n\nQuestion: q2\nAnswer: a2\n\nQuestion: q {x}'
