@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from r1jax import checks
+from r1jax.runtime import extras
 
 TASKS = (
     'base_conversion',
@@ -41,6 +42,7 @@ def reasoning_gym_source(task: str, size: int, seed: int, **config: Any) -> Reas
     **config: the task's own settings, such as `min_terms`.
 
   Raises:
+    ModuleNotFoundError: the package is not installed.
     ValueError: the task is not in `TASKS` or rejects a setting, or an argument is out of range.
   """
   if task not in TASKS:
@@ -50,8 +52,8 @@ def reasoning_gym_source(task: str, size: int, seed: int, **config: Any) -> Reas
     raise ValueError(
         f'reasoning-gym task {task!r} cannot have size={size} and seed={seed}: use a size from 1 '
         'to 2**32 - 1 and a seed of at least 0.')
-  import reasoning_gym
-
+  reasoning_gym = extras.require(
+      'reasoning_gym', extra='reasoning-gym', purpose=f'The task {task!r}')
   try:
     dataset = reasoning_gym.create_dataset(
         task, size=size, seed=seed * _SEED_STRIDE, **config)

@@ -3,6 +3,7 @@ from collections.abc import Mapping, Sequence
 import io
 
 from r1jax.metrics.labels import reward_titles
+from r1jax.runtime import extras
 from r1jax.runtime.storage import Path
 
 # Metrics that have a panel, with its title. Reward components follow.
@@ -16,6 +17,8 @@ _TITLES = {
 def plot_curves(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
   """Draws a PNG with a panel for each informative metric in `rows`.
 
+  Without matplotlib nothing is drawn, which is said once.
+
   Args:
     rows: one dictionary of metrics for each step, as `read_metrics` returns them.
     path: the file to write, local or remote.
@@ -23,6 +26,8 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
   Raises:
     ValueError: the rows have none of these metrics.
   """
+  if not extras.can_draw():
+    return
   from matplotlib.figure import Figure
   names = dict.fromkeys(name for row in rows for name in row)
   titles = _TITLES | {name: f'{title} reward' for name, title in reward_titles(names).items()}

@@ -4,10 +4,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 import tempfile
 from typing import Any
-import warnings
 
 from r1jax.metrics.jsonl import JsonlWriter, read_jsonl
-from r1jax.runtime import hosts
+from r1jax.runtime import extras, hosts
 from r1jax.runtime.storage import Path
 
 
@@ -15,8 +14,8 @@ class MetricWriter:
   """Writes metrics to `<workdir>/metrics` as JSONL and to `<workdir>/tensorboard`.
 
   The TensorBoard files are regenerated from the JSONL at the start, so that both are cut back when
-  a run resumes. In a bucket they are copied at `flush`. Without tensorboardX there are none, and a
-  warning says so.
+  a run resumes. In a bucket they are copied at `flush`. Without tensorboardX there are none, which
+  is said once.
 
   Args:
     workdir: the run's folder, local or remote.
@@ -58,12 +57,10 @@ class MetricWriter:
   def _open_events(self) -> None:
     self._target.remove()
     self._stage = None if self._target.is_local else tempfile.TemporaryDirectory()
-    try:
-      from tensorboardX import SummaryWriter
-    except ImportError:
-      warnings.warn('tensorboardX is not installed: metrics are written to JSONL only',
-                    stacklevel=3)
+    if not extras.available('tensorboardX', extra='tensorboard',
+                            otherwise='files for TensorBoard are not written'):
       return
+    from tensorboardX import SummaryWriter
     self._events = SummaryWriter(self._stage.name if self._stage else str(self._target))
     for row in read_metrics(self._workdir):
       self._add_events(int(row.pop('step')), row)

@@ -7,6 +7,7 @@ import numpy as np
 
 from r1jax.models import families, streaming
 from r1jax.models.config import ModelConfig
+from r1jax.runtime import extras
 
 
 def load_gguf(
@@ -22,10 +23,10 @@ def load_gguf(
 
   Raises:
     FileNotFoundError: there is no such file.
+    ModuleNotFoundError: the `gguf` package is not installed.
     ValueError: it is torn or no GGUF file, of another architecture, or its tensors do not fit.
   """
-  import gguf
-
+  gguf = _gguf()
   if not pathlib.Path(path).is_file():
     raise FileNotFoundError(f'There is no GGUF file {path}: mend the path.')
   try:
@@ -60,10 +61,13 @@ def load_gguf(
 
 def read_config(path: str) -> ModelConfig:
   """The model's shape alone; errors as of `load_gguf`."""
-  import gguf
-  reader = gguf.GGUFReader(path)
+  reader = _gguf().GGUFReader(path)
   return _config(path, reader,
                  tied='output.weight' not in {tensor.name for tensor in reader.tensors})
+
+
+def _gguf():
+  return extras.require('gguf', extra='gguf', purpose='Reading the weights of a GGUF file')
 
 
 def _config(path: str, reader, *, tied: bool) -> ModelConfig:

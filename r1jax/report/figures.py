@@ -15,6 +15,7 @@ from r1jax.report.data import (
   curve,
   rewards_and_truth,
 )
+from r1jax.runtime import extras
 
 # Paul Tol's muted colours, which colour-blind people can tell apart. Markers and line styles differ
 # too, for chains of many stages and for grey prints.
@@ -58,8 +59,10 @@ def draw(
     computed: the compute of the chain up to and including each stage, for all stages in order.
 
   Returns:
-    A PNG, or None if there are no data.
+    A PNG, or None if there are no data or no matplotlib.
   """
+  if not extras.can_draw():
+    return None
   from matplotlib.figure import Figure
   styles = _styles([name for name in computed if name in table or name in trajectories])
   panels = [panel for panel in _panels(table, votes, trajectories, computed)
