@@ -1,17 +1,21 @@
 """What the tests share: eight virtual devices, strict ranks, a tiny model, its prompts."""
 import os
 
-# Read when jax starts. Without PJRT_NPROC, collectives of many devices deadlock on few cores; tests
-# compile more than they run, so machine code is not optimised, and the emitters of fusions that
-# take half of compiling are left out (which jax 0.12 does not heed). A flag of one's own comes
-# last, and wins.
-os.environ['XLA_FLAGS'] = ' '.join((
-    '--xla_force_host_platform_device_count=8', '--xla_backend_optimization_level=0',
-    '--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters',
-    '--xla_cpu_parallel_codegen_split_count=1', os.environ.get('XLA_FLAGS', '')))
+# Read when jax starts. Without PJRT_NPROC, collectives of many devices deadlock on few cores.
+_FLAGS = ['--xla_force_host_platform_device_count=8']
+# Tests compile more than they run, so machine code is not optimised, and the emitters of fusions,
+# which take half of the time of compiling, are left out (jax 0.12 ignores that). test_optimized.py
+# runs some of the tests with this variable, as users compile programs.
+if 'R1JAX_TEST_OPTIMIZED' not in os.environ:
+  _FLAGS += ['--xla_backend_optimization_level=0',
+             '--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters',
+             '--xla_cpu_parallel_codegen_split_count=1']
+# Flags of the environment come last, and win.
+os.environ['XLA_FLAGS'] = ' '.join((*_FLAGS, os.environ.get('XLA_FLAGS', '')))
 os.environ['PJRT_NPROC'] = '32'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
+import collections
 from typing import NamedTuple
 
 import jax
@@ -25,6 +29,17 @@ from r1jax.records import Prompts
 
 def pytest_configure(config):
   config.addinivalue_line('markers', 'slow: takes more than a few seconds')
+  config.addinivalue_line('markers', 'optimized: runs programs with the optimisations of users')
+
+
+def pytest_terminal_summary(terminalreporter):
+  """Says in one line what was skipped, and why."""
+  reasons = collections.Counter(
+      str(report.longrepr[2]).removeprefix('Skipped: ')
+      for report in terminalreporter.stats.get('skipped', ()) if isinstance(report.longrepr, tuple))
+  if reasons:
+    terminalreporter.write_line('Skipped: ' + '; '.join(
+        f'{count} ({" ".join(reason.split())})' for reason, count in sorted(reasons.items())))
 
 
 @pytest.fixture
