@@ -58,7 +58,7 @@ def _with_experiment(arguments: list[str]) -> list[str]:
 
 
 def end(error: Exception, message: str) -> NoReturn:
-  """Prints what is wrong and ends with status 1; raises the error where a traceback is asked for."""
+  """Prints what is wrong and ends with status 1; raises the error if a traceback is asked for."""
   if os.environ.get(TRACEBACK):
     raise error
   print_error(message)
@@ -104,7 +104,7 @@ _WRONG_TYPES = {'invalid literal for int': 'a whole number', 'could not convert 
 
 
 def flag_sentence(error: Exception, required: tuple[str, ...]) -> str:
-  """What is wrong with the flags, given an error in which ml_collections may have wrapped others."""
+  """What is wrong with the flags, given an error that ml_collections may have wrapped."""
   while error.args and isinstance(error.args[0], Exception):
     error = error.args[0]
   said = str(*error.args[:1])

@@ -1,4 +1,4 @@
-"""What a chain of stages would load, checked before any of them computes: `pipeline` calls `check`."""
+"""Checks what a chain of stages would load, before any of them computes."""
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -56,7 +56,7 @@ def check(
 
 
 def _root(stages: Stages, stage: Mapping[str, Any]) -> str | None:
-  """The source from which the model of a stage descends, outside the chain; None if there is none."""
+  """The source outside the chain from which a stage's model descends; None if there is none."""
   while 'model' in stage:
     source = stage['model']['source']
     if source not in stages:
@@ -81,10 +81,11 @@ def _rooted(stages: Stages, stage: Mapping[str, Any], source: str) -> dict[str, 
 
 def _check_reward_models(stages: Stages, stage: Mapping[str, Any], where: str) -> None:
   """Refuses folders of reward models that are not there."""
-  for part, path in ((stage, where), (stage.get('general_prompts', {}), f'{where}.general_prompts')):
+  general = stage.get('general_prompts', {})
+  for part, path in ((stage, where), (general, f'{where}.general_prompts')):
     for name, settings in part.get('reward_models', {}).items():
       source = settings['source']
       if source not in stages and not (Path(source) / 'manifest.json').exists():
         raise FileNotFoundError(
-            f'{path}.reward_models.{name}.source={source!r} is neither a stage nor the folder of an '
-            "Artifact: name a stage of kind 'reward_model', or the folder that it has left")
+            f'{path}.reward_models.{name}.source={source!r} is neither a stage nor the folder of '
+            "an Artifact: name a stage of kind 'reward_model', or the folder that it has left")

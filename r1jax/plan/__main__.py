@@ -35,7 +35,8 @@ def main() -> None:
       command.end(error, str(error))
   from absl import app, flags
   from ml_collections import config_flags
-  flag = config_flags.DEFINE_config_file('config', help_string='experiment: name:size, or file.py:size')
+  flag = config_flags.DEFINE_config_file(
+      'config', help_string='experiment: name:size, or file.py:size')
   named = flags.DEFINE_string('topology', None, 'devices to compile for: v5p:8x8x16, local')
   stages = flags.DEFINE_list('stage', [], 'plan only these stages: a,b')
   mean_length = flags.DEFINE_integer(

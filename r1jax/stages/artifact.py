@@ -99,6 +99,6 @@ def _words(value: Any) -> Iterator[str]:
 
 
 def _hash(value: Any) -> str:
-  """16 hexadecimal digits of the SHA-256 of canonical JSON; raises TypeError for what is not JSON."""
+  """16 hexadecimal digits of the SHA-256 of canonical JSON; TypeError for what is not JSON."""
   canonical = json.dumps(plain(value), sort_keys=True, separators=(',', ':'))
   return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -58,8 +58,8 @@ class Field:
     expected = type(self.default)
     allowed = {float: (float, int), tuple: (tuple, list)}.get(expected, (expected,))
     if not isinstance(value, allowed) or isinstance(value, bool) != (expected is bool):
-      yield (f'{path} must be {_article(expected.__name__)} such as {self.default!r}, got {value!r} '
-             f'({_article(type(value).__name__)})')
+      yield (f'{path} must be {_article(expected.__name__)} such as {self.default!r}, got '
+             f'{value!r} ({_article(type(value).__name__)})')
     elif self.choices and value not in self.choices:
       yield (f'{path} must be one of {", ".join(repr(choice) for choice in self.choices)}, got '
              f'{value!r}{_nearest(value, self.choices)}')
@@ -113,7 +113,8 @@ class Section:
     if not isinstance(config, Mapping):
       yield f'{path} must hold the fields {", ".join(self.fields)}, got {config!r}'
       return
-    found = [fault for name, value in config.items() for fault in self._faults_of(name, value, path)]
+    found = [fault for name, value in config.items()
+             for fault in self._faults_of(name, value, path)]
     found += [f'{path}.{name} is missing; its default is {field.default!r}'
               for name, field in self.fields.items() if name not in config]
     yield from found or (f'{path}.{fault}' for fault in self.pairs(config))
@@ -122,8 +123,9 @@ class Section:
     if name in self.fields:
       yield from self.fields[name].faults(value, f'{path}.{name}')
     else:
-      meant = f'did you mean {path}.{nearest(name, self.fields)}?' if self.fields else 'there are none'
-      yield f'{path}.{name} is not a field: {meant}'
+      advice = (f'did you mean {path}.{nearest(name, self.fields)}?' if self.fields else
+                f'{path} has none')
+      yield f'{path}.{name} is not a field: {advice}'
 
   def computed(self, config: Config) -> dict[str, Any]:
     """The fields that decide what is computed."""
@@ -198,7 +200,8 @@ class Entries:
   def faults(self, config: Any, path: str) -> Iterator[str]:
     """As `Section.faults`."""
     if not isinstance(config, Mapping):
-      yield f'{path} must hold names, each with the fields {", ".join(self.section.fields)}, got {config!r}'
+      yield (f'{path} must hold names, each with the fields {", ".join(self.section.fields)}, '
+             f'got {config!r}')
       return
     for name, entry in config.items():
       yield from self.section.faults(self._filled(entry), f'{path}.{name}')
@@ -233,7 +236,8 @@ class Weights:
   def faults(self, config: Any, path: str) -> Iterator[str]:
     """As `Section.faults`."""
     if not isinstance(config, Mapping):
-      yield f'{path} must hold weights by name, such as {{{next(iter(self.names))!r}: 1.0}}, got {config!r}'
+      yield (f'{path} must hold weights by name, such as {{{next(iter(self.names))!r}: 1.0}}, '
+             f'got {config!r}')
       return
     for name, weight in config.items():
       if name not in self.names:

@@ -48,7 +48,8 @@ DATASETS: dict[str, tuple[Callable, Section]] = {
         size=_SIZE, seed=_SEED,
         min_steps=Field(5, 'operations of a calculation', at_least=1),
         max_steps=Field(8, 'operations of a calculation', at_least=1),
-        cache=Field('', 'folder that keeps the problems as a TFDS dataset; none if empty', how=True)))),
+        cache=Field('', 'folder that keeps the problems as a TFDS dataset; none if empty',
+                    how=True)))),
     'miniature_general': (_miniature_general, Section(dict(
         size=_SIZE, seed=_SEED,
         tasks=Field((), 'of `data.miniature_general.GENERAL_TASKS`; all if empty'),
@@ -79,7 +80,7 @@ def prompt_stream(
     config: Mapping[str, Any], tokenizer: Tokenizer, split: str, at_most: int | None = None,
     shots: Sequence[tuple[str, str]] = (),
 ) -> PromptStream:
-  """The prompts of a stage: fields data, template, prompts_per_batch, max_prompt_length, overlong, seed.
+  """The prompts of a stage, by the fields of its config that are about prompts.
 
   A batch has no more than `at_most` prompts, and then no more than there are. `shots` as of
   `PromptStream`.

@@ -100,7 +100,8 @@ def evaluate_model(
     try:
       return evaluation.evaluate(
           sample, loaded.params, problems, rewards, tokenizer,
-          num_problems=config['problems'], num_samples=config['completions_per_problem'], stop_ids=stops,
+          num_problems=config['problems'], num_samples=config['completions_per_problem'],
+          stop_ids=stops,
           prompt_opens_think=prompt_opens_think,
           ks=tuple(sorted({1, config['completions_per_problem']})), mesh=mesh)
     except Interrupted:
@@ -114,7 +115,8 @@ def _sampler(
 ) -> Sampler:
   sampling = dict(config['sampling'])
   return make_sampler(
-      model, group_size=config['completions_per_problem'], max_new_tokens=sampling.pop('max_new_tokens'),
+      model, group_size=config['completions_per_problem'],
+      max_new_tokens=sampling.pop('max_new_tokens'),
       chunk=sampling.pop('chunk'), rollout_sharding=sampling.pop('rollout_sharding'),
       sampling=Sampling(**sampling), stop_ids=stops,
       compute_dtype=config['model']['compute_dtype'], seed=config['seed'], should_stop=should_stop)

@@ -35,7 +35,8 @@ def _impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
 def _filter_faults(name: str, given: Any) -> Iterator[str]:
   known = curation.SETTINGS.get(name)
   if known is None:
-    yield f'filters.{name} is not a filter: did you mean filters.{nearest(name, curation.SETTINGS)}?'
+    yield (f'filters.{name} is not a filter: did you mean '
+           f'filters.{nearest(name, curation.SETTINGS)}?')
     return
   section = Section({field: Field(value, 'of the filter') for field, value in known.items()})
   found = [f'filters.{fault.removeprefix(".")}' for fault in section.faults(
@@ -100,8 +101,8 @@ def run(
     reasons = ', '.join(
         f'{name} {count}' for name, count in counts.items() if '/' in name and count)
     raise ValueError(
-        f'stage {stage!r} kept {len(curated.kept)} of {len(samples)} completions ({reasons}), fewer '
-        f'than min_kept={config["min_kept"]}: read why in {run.workdir / "refused"}; draw more '
+        f'stage {stage!r} kept {len(curated.kept)} of {len(samples)} completions ({reasons}), '
+        f'fewer than min_kept={config["min_kept"]}: read why in {run.workdir / "refused"}; draw more '
         'samples, take easier problems or loosen filters')
   return leave_files(run, files=files, template=config['template'], scores=scores | counts,
                      compute=compute.drawing(loaded.model.config, rows))

@@ -199,7 +199,8 @@ def make_loss(
 
   Args:
     model: with a prediction head if `prediction_coefficient` is above 0.
-    experts, prediction_coefficient: see `auxiliary`.
+    experts: of `fields.EXPERTS`.
+    prediction_coefficient: times the loss of the prediction head.
     micro_batches: of the batch whose micro-batches the loss is given.
   """
   def loss(params, rows, normalizer):
@@ -243,7 +244,9 @@ def train_packed(
       logical_axes=loaded.model.logical_axes)
 
 
-def computed(run: StageRun, rows: PackedRows, shape: ModelConfig, *, remat: bool) -> compute.Compute:
+def computed(
+    run: StageRun, rows: PackedRows, shape: ModelConfig, *, remat: bool,
+) -> compute.Compute:
   """What a whole run of `train_packed` took, and the stage's evaluations."""
   times = supervised.times_trained(run.config, len(rows.segment_ids))
   return compute.training_rows(shape, rows.segment_ids, remat=remat, times=times) + (

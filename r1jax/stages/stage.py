@@ -173,7 +173,8 @@ def look(
     why = _difference(settings, config, inputs, begun)
   else:
     why = ': its config changed'
-  return FolderState('differs', why, manifest.identity if manifest else begun.get('identity', there))
+  found = manifest.identity if manifest else begun.get('identity', there)
+  return FolderState('differs', why, found)
 
 
 def _begun(folder: Path) -> dict[str, Any]:
@@ -290,7 +291,9 @@ def leave_files(
   Args:
     run: of the stage.
     files: what it has left, relative to the folder.
-    template, scores, compute: as of `leave_artifact`.
+    template: the name of the prompt template that it used.
+    scores: what was measured, by name.
+    compute: what the stage took.
     more: other fields of the manifest.
   """
   manifest = checkpoint.Manifest(

@@ -23,8 +23,8 @@ def read_drawn(
   """
   artifact = inputs[name]
   if artifact.manifest.kind != 'reject':
-    raise ValueError(f'sample_stages={name!r} is a stage of kind {artifact.manifest.kind!r}: name one of '
-                     "kind 'reject'")
+    raise ValueError(f'sample_stages={name!r} is a stage of kind {artifact.manifest.kind!r}: name '
+                     "one of kind 'reject'")
   return list(metrics.read_jsonl(artifact.folder / part))
 
 

@@ -30,7 +30,8 @@ REWARDS = dict(
     rewards=Weights(suite.REWARDS, 'weights of rules'),
     reward_models=Entries(Section(dict(
         source=Field('', "an input stage of kind 'reward_model', or the folder of its Artifact"),
-        weight=Field(1.0, 'of the reward, sigmoid(score)'))), 'reward models by name', partial=True))
+        weight=Field(1.0, 'of the reward, sigmoid(score)'))), 'reward models by name',
+        partial=True))
 
 GENERAL_PROMPTS = Section(dict(
     data=data_field('the questions', required=False),
