@@ -4,9 +4,9 @@ import functools
 import jax
 from plan_cases import devices, traced, traced_zero, zero
 import pytest
-import r1
 
 from r1jax import models
+from r1jax.experiments import r1
 from r1jax.pipeline import KINDS
 from r1jax.plan import compiler, estimate
 from r1jax.runtime import sharding

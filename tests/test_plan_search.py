@@ -5,9 +5,9 @@ import types
 import jax
 from plan_cases import CHIP, devices, zero
 import pytest
-import r1
 
 from r1jax import models
+from r1jax.experiments import r1
 from r1jax.pipeline import KINDS
 from r1jax.plan import estimate, rough_memory, search
 from r1jax.plan.topology import Topology
