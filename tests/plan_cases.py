@@ -1,16 +1,11 @@
 """What the tests of plans share: a test chip, and R1-Zero's stage with its programs traced."""
 import functools
-import sys
 
 import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-import runs
 
-sys.path.append(str(runs.ROOT / 'experiments'))
-
-import r1_zero
-
+from r1jax.experiments import r1_zero
 from r1jax.pipeline import KINDS
 from r1jax.plan import estimate
 from r1jax.plan.topology import Topology

@@ -2,7 +2,7 @@ r"""Compares a chain that is killed at random moments, and restarted, with an un
 
     python -m r1jax.experiments.benchmarks.killed
     python -m r1jax.experiments.benchmarks.killed --hosts=2 \
-        --config=experiments/r1_zero.py:tiny,debug --seconds=15,45 -- --config.mesh.fsdp=2
+        --config=r1_zero:tiny,debug --seconds=15,45 -- --config.mesh.fsdp=2
 
 SIGKILL is sent at a random time within `--seconds` of each start, to a random host; the other hosts
 must then end by themselves, with a one-sentence error. At the end, all files of every stage are
@@ -98,7 +98,7 @@ def different(one: pathlib.Path, other: pathlib.Path) -> list[str]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--config', default='experiments/r1.py:tiny,debug')
+  parser.add_argument('--config', default='r1:tiny,debug')
   parser.add_argument('--hosts', type=int, default=1)
   parser.add_argument('--seconds', default='5,14')
   parser.add_argument('--seed', type=int, default=0)

@@ -1,7 +1,7 @@
 """Plans the smallest slice of each kind of chip on which each experiment fits.
 
     python -m r1jax.experiments.benchmarks.slices --out=docs/results/slices [--chips v5e,v6e,v5p]
-        [--experiments r1_zero.py:qwen3_8b,r1.py:qwen2_5_7b]
+        [--experiments r1_zero:qwen3_8b,r1:qwen2_5_7b]
 
 Needs libtpu (pip install 'r1jax[plan]'). For each experiment and chip `r1jax.plan --search` is run
 for larger and larger slices, starting from one chip, until all stages fit on one mesh; what
@@ -25,18 +25,18 @@ SLICES = {
 }
 # Experiments and sizes. Those left out have the same stages on the same models: parts of r1.py.
 EXPERIMENTS = (
-    'r1_zero.py:tiny', 'r1_zero.py:smollm2_135m', 'r1_zero.py:qwen3_0_6b', 'r1_zero.py:qwen2_5_7b',
-    'r1_zero.py:qwen3_8b', 'r1_zero.py:llama3_8b', 'r1_zero.py:qwen3_30b_a3b',
-    'r1_zero.py:deepseek_v3', 'r1.py:tiny', 'r1.py:smollm2_135m', 'r1.py:qwen3_0_6b',
-    'r1.py:qwen2_5_7b', 'pretrain.py:tiny', 'ppo.py:tiny', 'policy_losses.py:tiny',
-    'expert_iteration.py:tiny', 'reward_model.py:tiny', 'rlhf.py:tiny')
+    'r1_zero:tiny', 'r1_zero:smollm2_135m', 'r1_zero:qwen3_0_6b', 'r1_zero:qwen2_5_7b',
+    'r1_zero:qwen3_8b', 'r1_zero:llama3_8b', 'r1_zero:qwen3_30b_a3b',
+    'r1_zero:deepseek_v3', 'r1:tiny', 'r1:smollm2_135m', 'r1:qwen3_0_6b',
+    'r1:qwen2_5_7b', 'pretrain:tiny', 'ppo:tiny', 'policy_losses:tiny',
+    'expert_iteration:tiny', 'reward_model:tiny', 'rlhf:tiny')
 
 
 def plan(experiment: str, topology: str, kept: pathlib.Path) -> dict:
   """What `r1jax.plan --search` finds, or why it plans nothing; read from `kept` if it is there."""
   if not kept.exists():
     done = subprocess.run(
-        [sys.executable, '-m', 'r1jax.plan', f'--config=experiments/{experiment}',
+        [sys.executable, '-m', 'r1jax.plan', f'--config={experiment}',
          f'--topology={topology}', '--search', f'--json={kept}'],
         cwd=ROOT, env=os.environ | {'PYTHONPATH': str(ROOT)}, text=True, check=False,
         stdout=subprocess.DEVNULL)
@@ -49,7 +49,7 @@ def smallest(experiment: str, chip: str, out: pathlib.Path) -> dict | None:
   """The plan of the first slice on which all stages of an experiment fit."""
   for sizes in SLICES[chip]:
     topology = f'{chip}:{sizes}'
-    name = f'{experiment.replace(".py:", "_")}_{topology.replace(":", "_")}.json'
+    name = f'{experiment.replace(":", "_")}_{topology.replace(":", "_")}.json'
     found = plan(experiment, topology, out / name)
     if found['stages']:
       return found
