@@ -36,7 +36,8 @@ def imported(path: pathlib.Path) -> set[str]:
       found |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom) and node.module:
       found |= {f'{node.module}.{alias.name}' for alias in node.names}
-  return {name.removeprefix('r1jax.') for name in found if name.startswith('r1jax.')}
+  return {name.removeprefix('r1jax.') for name in found
+          if name.startswith('r1jax.') and name != 'r1jax.__version__'}
 
 
 def row_of(module: str) -> int | None:
