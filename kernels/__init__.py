@@ -1,1 +1,1 @@
-"""Programs written for a kind of machine, each beside its plain-JAX reference."""
+"""Programs written for one kind of machine, each next to its plain-JAX reference."""

@@ -1,8 +1,8 @@
 """Attention by blocks (arXiv:2205.14135): memory linear in length, forward and backward.
 
-Scores exist for one block of queries and one of keys at a time, and are computed again in the
-backward pass. Blocks in which nobody sees anybody are not computed. On TPU this is a Pallas kernel
-(`flash_tpu`), elsewhere plain JAX (`blockwise`), which is the kernel's reference too.
+Scores exist for one block of queries and one block of keys at a time, and are recomputed in the
+backward pass. Blocks without any visible pair are skipped. On TPU this is a Pallas kernel
+(`flash_tpu`); elsewhere it is plain JAX (`blockwise`), which is also the kernel's reference.
 """
 import functools
 
@@ -11,69 +11,73 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from r1jax.kernels import blockwise
-from r1jax.kernels.blockwise import LOWEST
-from r1jax.kernels.marks import Marks
+from r1jax.kernels.attention_ids import AttentionIds
+from r1jax.kernels.blockwise import LOWEST_SCORE
 
-_BLOCKS = dict(cpu=128, default=256)   # of the plain form; measured on a CPU alone
+# Tokens of a block of the plain-JAX form. 128 is the fastest measured on a CPU; 256 for other
+# platforms (GPUs) is not measured.
+_BLOCKS = dict(cpu=128, default=256)
 
 SAVED = 'flash_attention'   # checkpoint name of what the backward pass needs beside its inputs
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def flash_attention(
-    queries: jax.Array, keys: jax.Array, values: jax.Array, query_marks: Marks, key_marks: Marks,
-    window: int | None = None,
+    queries: jax.Array, keys: jax.Array, values: jax.Array, query_ids: AttentionIds,
+    key_ids: AttentionIds, window: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """softmax(q·k)·v over the keys that `marks.sees` allows, and the log of its denominator.
+  """softmax(q·k)·v over the keys that `attention_ids.may_attend` allows, and its log-sum-exp.
 
-  Gradients flow through both results, so that attention over several sets of keys is exactly
-  Σ exp(log_total_i − L)·out_i, with L the log-sum-exp of all log_total_i.
+  Gradients flow through both results, so attention over several sets of keys is exactly
+  Σ_i exp(log_sum_exp_i − L)·out_i, where L is the log-sum-exp over i of all log_sum_exp_i.
 
   Args:
-    queries: [N, T, K, R, D], scaled already: R query heads for each of K key/value heads.
+    queries: [N, T, K, R, D], already scaled: R query heads for each of K key/value heads.
     keys: [N, S, K, D].
     values: [N, S, K, E].
-    query_marks: of the queries, [N, T] each.
-    key_marks: of the keys, [N, S] each.
-    window: how many positions a query sees, its own included; None: all.
+    query_ids: of the queries, each field [N, T] int32.
+    key_ids: of the keys, each field [N, S] int32.
+    window: number of positions that a query sees, including its own; None for all.
 
   Returns:
-    (out [N, T, K, R, E] in the queries' dtype, log_total [N, T, K, R] float32); 0 and −1e30 for a
-    query that sees nothing.
+    (out [N, T, K, R, E] in the queries' dtype, log_sum_exp [N, T, K, R] float32). They are 0 and
+    −1e30 for a query that sees no key.
 
   Raises:
-    ValueError: shapes do not fit, or marks are not int32 or not of both sides.
+    ValueError: shapes do not match, ids are not int32, `order` is given for one side only, or
+      `window` is given without positions.
   """
-  return _forward(queries, keys, values, query_marks, key_marks, window)[0]
+  return _forward(queries, keys, values, query_ids, key_ids, window)[0]
 
 
-def _forward(queries, keys, values, query_marks, key_marks, window):
-  operands = queries, keys, values, query_marks, key_marks
+def _forward(queries, keys, values, query_ids, key_ids, window):
+  operands = queries, keys, values, query_ids, key_ids
   _check(*operands, window)
-  out, log_total = jax.lax.platform_dependent(*operands, **_forms('forward', window))
-  out, log_total = checkpoint_name(out, SAVED), checkpoint_name(log_total, SAVED)
-  return (out, log_total), (*operands, out, log_total)
+  out, log_sum_exp = jax.lax.platform_dependent(*operands, **_forms('forward', window))
+  out, log_sum_exp = checkpoint_name(out, SAVED), checkpoint_name(log_sum_exp, SAVED)
+  return (out, log_sum_exp), (*operands, out, log_sum_exp)
 
 
-def _backward(window, saved, slopes):
-  *operands, out, log_total = saved
-  out_slope, log_total_slope = slopes
-  # d score = weight · (d weight − drop): the softmax's own part, and that of its denominator.
-  drop = jnp.sum(out_slope.astype(jnp.float32) * out.astype(jnp.float32), -1) - log_total_slope
-  # So that a query that sees nothing has weights exp(NEVER − 0).
-  log_total = jnp.where(log_total > LOWEST, log_total, 0)
-  slopes = jax.lax.platform_dependent(
-      *operands, log_total, out_slope, drop, **_forms('backward', window))
-  return *slopes, None, None
+def _backward(window, saved, gradients):
+  *operands, out, log_sum_exp = saved
+  d_out, d_log_sum_exp = gradients
+  # d score = weight · (d weight − delta), where delta covers the normalisation and the second
+  # result.
+  delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), -1) - d_log_sum_exp
+  # With 0, the weights exp(MASKED_SCORE − 0) of a query that sees no key are 0.
+  log_sum_exp = jnp.where(log_sum_exp > LOWEST_SCORE, log_sum_exp, 0)
+  gradients = jax.lax.platform_dependent(
+      *operands, log_sum_exp, d_out, delta, **_forms('backward', window))
+  return *gradients, None, None
 
 
 flash_attention.defvjp(_forward, _backward)
 
 
 def _forms(name, window):
-  """Platform -> the function of this name that runs there."""
+  """Platform -> the function called `name` that runs there."""
   def kernel(*operands):
-    from r1jax.kernels import flash_tpu  # Pallas is imported by those who use it
+    from r1jax.kernels import flash_tpu  # imports Pallas, which only TPUs need
     return getattr(flash_tpu, name)(*operands, window=window)
 
   plain = functools.partial(getattr(blockwise, name), window=window)
@@ -81,17 +85,17 @@ def _forms(name, window):
   return blocks | {'tpu': kernel}
 
 
-def _check(queries, keys, values, query_marks, key_marks, window):
+def _check(queries, keys, values, query_ids, key_ids, window):
   n, t, k, _, d = queries.shape
   s = keys.shape[1]
   if keys.shape != (n, s, k, d) or values.shape[:-1] != (n, s, k):
-    raise ValueError(f'keys {keys.shape} and values {values.shape} do not fit queries '
-                     f'{queries.shape}: give [N, S, K, D] and [N, S, K, E] for [N, T, K, R, D]')
-  for side, marks, shape in (('query', query_marks, (n, t)), ('key', key_marks, (n, s))):
-    for name, mark in marks._asdict().items():
-      if mark is not None and (mark.shape != shape or mark.dtype != jnp.int32):
-        raise ValueError(f'{side} {name} are {mark.dtype}{mark.shape}: give int32{shape}')
-  if (query_marks.places is None) != (key_marks.places is None):
-    raise ValueError('places of one side only: give those of queries and keys, or none')
-  if window is not None and (query_marks.positions is None or key_marks.positions is None):
-    raise ValueError(f'window={window} needs the positions of queries and keys')
+    raise ValueError(f'keys {keys.shape} and values {values.shape} do not match queries '
+                     f'{queries.shape}: pass [N, S, K, D] and [N, S, K, E] for [N, T, K, R, D]')
+  for side, ids, shape in (('query', query_ids, (n, t)), ('key', key_ids, (n, s))):
+    for name, array in ids._asdict().items():
+      if array is not None and (array.shape != shape or array.dtype != jnp.int32):
+        raise ValueError(f'{side} {name} must be int32{shape}, got {array.dtype}{array.shape}')
+  if (query_ids.order is None) != (key_ids.order is None):
+    raise ValueError('order is given for one side only: pass it for queries and keys, or neither')
+  if window is not None and (query_ids.positions is None or key_ids.positions is None):
+    raise ValueError(f'window={window} needs positions of both queries and keys: pass them')

@@ -14,7 +14,7 @@ import runs
 from runs import base, compiled, no_curves  # noqa: F401  (fixtures)
 
 from r1jax import metrics
-from r1jax.models import Experts, build, moe, transformer
+from r1jax.models import Experts, build, experts, kv_cache
 from r1jax.plan import hlo
 from r1jax.records import Prompts
 from r1jax.runtime import sharding
@@ -52,7 +52,7 @@ def test_rollouts_are_those_of_one_device(meshes):
     ('moe', dict(expert=2, context=2, tensor=2)),
     ('deepseek', dict(fsdp=2, expert=2, context=2))])
 def test_loss_and_gradients_are_those_of_one_device(name, sizes, meshes, monkeypatch):
-  monkeypatch.setattr(moe, 'GATHERED_TOKENS', 8)      # so that they are gathered in chunks
+  monkeypatch.setattr(experts, 'GATHERED_TOKENS', 8)      # so that they are gathered in chunks
   programs = meshes.Programs(name)
   assert max(programs.update(mesh_of(**sizes))) < 1e-5
   assert max(np.abs(x).max() for x in jax.tree.leaves(programs.updated[1])) > 1e-2
@@ -133,7 +133,7 @@ def test_decoding_gathers_no_weights_that_lie_whole(rollout_sharding, tiny):
   with sharding.use(mesh):
     resharded = jax.eval_shape(sampler.reshard, params)
     state = jax.eval_shape(sampler.prefill, resharded, prompts, 0)
-    cache = jax.eval_shape(lambda cache: transformer.with_suffix(cache, 8, 4), state.cache)
+    cache = jax.eval_shape(lambda cache: kv_cache.with_suffix(cache, 8, 4), state.cache)
     state = dataclasses.replace(state, cache=cache)
     found = gathers(sampler.decode_chunk.lower(params, state, 4).compile())
   assert bool(found) == (rollout_sharding == 'train')

@@ -1,13 +1,13 @@
-"""Attention in parts against one plain softmax in float64."""
-
+"""Attention over several sets of keys against one plain softmax in float64."""
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from r1jax.kernels import flash
-from r1jax.models import Latent, ModelConfig, YarnScaling, attention, build, transformer
-from r1jax.models.attention import KeyValue, attend, is_long, rotary_frequencies, rotate
+from r1jax.kernels.attention_ids import AttentionIds
+from r1jax.models import Latent, ModelConfig, YarnScaling, attention, build, contexts, kv_cache
+from r1jax.models.attention import KeyValue, attend, is_long
 from r1jax.runtime import sharding
 
 B, G, K, R, D, PREFIX, SUFFIX = 2, 3, 2, 2, 4, 5, 6
@@ -25,10 +25,11 @@ def by_hand(queries, keys, values, visible):
 
 
 @pytest.mark.parametrize('tokens', [1, 3])
-@pytest.mark.parametrize('parts', ['', 'prefix', 'suffix', 'prefix suffix'])
-def test_parts_are_merged_exactly(parts, tokens):
+@pytest.mark.parametrize('cached', ['', 'prefix', 'suffix', 'prefix suffix'])
+def test_sets_of_keys_are_merged_exactly(cached, tokens):
   rng = np.random.default_rng(tokens)
-  draw = lambda *shape: rng.normal(0, 2, shape).astype(np.float32)
+  def draw(*shape):
+    return rng.normal(0, 2, shape).astype(np.float32)
   queries, keys, values = draw(N, tokens, K, R, D), draw(N, tokens, K, D), draw(N, tokens, K, D)
   self_mask = np.broadcast_to(np.tri(tokens, dtype=bool), (N, tokens, tokens))
   given, all_keys, all_values, visible = {}, [keys], [values], [self_mask]
@@ -41,10 +42,10 @@ def test_parts_are_merged_exactly(parts, tokens):
     rows = np.repeat(np.broadcast_to(mask, keys.shape[:2]), repeats, 0)
     visible.append(np.broadcast_to(rows[:, None], (N, tokens, rows.shape[1])))
 
-  if 'prefix' in parts:
+  if 'prefix' in cached:
     mask = np.arange(PREFIX) < np.array([[5], [2]])
     add('prefix', draw(B, PREFIX, K, D), draw(B, PREFIX, K, D), mask, G)
-  if 'suffix' in parts:
+  if 'suffix' in cached:
     add('suffix', draw(N, SUFFIX, K, D), draw(N, SUFFIX, K, D), np.arange(SUFFIX) < 4, 1)
   got = jax.jit(attend)(queries, keys, values, self_mask, **given)
   want = by_hand(queries, np.concatenate(all_keys, 1), np.concatenate(all_values, 1),
@@ -57,20 +58,6 @@ def test_a_token_that_sees_nothing_stays_finite_in_value_and_gradient():
   value, gradient = jax.value_and_grad(lambda x: jnp.sum(attend(
       x, x[:, :, :, 0], x[:, :, :, 0], jnp.zeros((1, 2, 2), bool))))(x)
   assert np.isfinite(value) and np.all(np.isfinite(gradient))
-
-
-def test_rotation_keeps_lengths_and_tells_distances_alone():
-  rng = np.random.default_rng(0)
-  query, key = rng.normal(size=(2, 1, 1, 1, 1, 8)).astype(np.float32)
-  frequencies = rotary_frequencies(8, 100.0, None)
-
-  def at(x, position):
-    angles = jnp.full((1, 1, 1), position) * frequencies
-    return rotate(x, jnp.sin(angles), jnp.cos(angles))
-  near, far, other = (jnp.sum(at(query, q) * at(key, k)) for q, k in ((5, 3), (105, 103), (5, 4)))
-  np.testing.assert_allclose(near, far, rtol=1e-4)
-  assert abs(near - other) > 0.01
-  np.testing.assert_allclose(jnp.linalg.norm(at(query, 7)), np.linalg.norm(query), rtol=1e-5)
 
 
 # Long rows: by blocks, and equal to the plain form.
@@ -104,7 +91,7 @@ def two_passes(model, params, prompts, completions):
   hidden, new_kv, _ = model.apply(
       params, prompts, positions=positions, segment_ids=segments, parent_ids=parents)
   lengths = jnp.arange(size, size - rows, -1)
-  cache = transformer.as_prefix(new_kv, lengths)
+  cache = kv_cache.as_prefix(new_kv, lengths)
   starts = jnp.repeat(lengths, GROUP)[:, None]
   place = jnp.arange(COMPLETION)
   after, later_kv, _ = model.apply(
@@ -137,23 +124,24 @@ def test_long_rows_give_the_values_and_gradients_of_the_plain_form(
     np.testing.assert_allclose(b, a, atol=1e-5, rtol=1e-5, err_msg=str(path))
 
 
-def test_a_suffix_of_several_tokens_is_a_part_like_the_others(lengths_that_are_long):
+def test_several_tokens_may_follow_a_suffix(lengths_that_are_long):
   """Windowed and not: the form that no sampler needs yet, with T > 1 tokens after a cache."""
   rng = np.random.default_rng(0)
-  draw = lambda *shape: jnp.asarray(rng.normal(0, 2, shape), jnp.float32)
+  def draw(*shape):
+    return jnp.asarray(rng.normal(0, 2, shape), jnp.float32)
   positions = jnp.arange(9, 13, dtype=jnp.int32)[None].repeat(N, 0) + jnp.arange(N)[:, None] % 2
   queries, keys, values = draw(N, 4, K, R, D), draw(N, 4, K, D), draw(N, 4, K, 3)
   cached = dict(prefix=KeyValue(draw(B, K, D, PREFIX), draw(B, K, PREFIX, 3)),
                 suffix=KeyValue(draw(N, K, D, SUFFIX), draw(N, K, SUFFIX, 3)))
   masks = dict(prefix_mask=jnp.arange(PREFIX) < np.array([[5], [2]]),
                suffix_mask=jnp.arange(SUFFIX) < 4)
-  marks = attention.Marks(jnp.ones_like(positions), None, positions, positions)
+  ids = AttentionIds(jnp.ones_like(positions), None, positions, positions)
   causal = np.broadcast_to(np.tri(4, dtype=bool), (N, 4, 4))
-  cache = transformer.Cache((), masks['prefix_mask'], length=4)
-  near = transformer._windowed(6, positions, cache, causal, **masks)
+  cache = kv_cache.Cache((), masks['prefix_mask'], length=4)
+  near = contexts.masks_within(6, positions, cache, causal, **masks)
   for window, given in ((None, dict(self_mask=causal, **masks)), (6, near)):
     want = attend(queries, keys, values, **cached, **given)
-    got = attention.attend_long(queries, keys, values, marks, window=window, **cached, **masks)
+    got = attention.attend_long(queries, keys, values, ids, window=window, **cached, **masks)
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
@@ -168,18 +156,19 @@ def test_on_a_mesh_of_eight_rows_queries_and_heads_are_split(fsdp, context, grou
   monkeypatch.setitem(flash._BLOCKS, 'cpu', 16)
   mesh = sharding.make_mesh(fsdp=fsdp, context=context, tensor=2)
   rng = np.random.default_rng(0)
-  draw = lambda *shape: jnp.asarray(rng.normal(0, 1, shape), jnp.float32)
+  def draw(*shape):
+    return jnp.asarray(rng.normal(0, 1, shape), jnp.float32)
   arrays = draw(8, 40, 2, 2, D), draw(8, 40, 2, D), draw(8, 40, 2, D), KeyValue(
       draw(groups, 2, D, 24), draw(groups, 2, 24, D))
   weights = draw(8, 40, 2, 2, D)
   segments = jnp.asarray(np.sort(rng.integers(1, 4, (8, 40)), 1), jnp.int32)
   places = jnp.broadcast_to(jnp.arange(40, dtype=jnp.int32), (8, 40))
-  marks = attention.Marks(segments, jnp.where(segments == 3, 1, 0), places)
+  ids = AttentionIds(segments, jnp.where(segments == 3, 1, 0), places)
 
   def run(arrays):
     *own, prefix = arrays
     out = attention.attend_long(
-        *own, marks, prefix=prefix,
+        *own, ids, prefix=prefix,
         prefix_mask=jnp.arange(24) < jnp.arange(20, 20 + groups)[:, None])
     return jnp.sum(out * weights), out
   step = jax.jit(jax.grad(run, has_aux=True))

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from r1jax.models import RopeScaling, attention, build, hf_config, huggingface, transformer
+from r1jax.models import (
+    RopeScaling,
+    build,
+    hf_config,
+    huggingface,
+    kv_cache,
+    rotary,
+    transformer,
+)
 
 torch = pytest.importorskip('torch', reason='parity is measured against torch')
 transformers = pytest.importorskip('transformers', reason='parity is measured against transformers')
@@ -129,7 +137,7 @@ def test_llama3_frequencies_equal_those_of_transformers_in_all_three_bands(make_
   config = huggingface.read_config(folder)
   assert config.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 64)
   ours, plain = (
-      np.asarray(attention.rotary_frequencies(config.head_dim, config.rope_theta, scaling))
+      np.asarray(rotary.frequencies(config.head_dim, config.rope_theta, scaling))
       for scaling in (config.rope_scaling, None))
   stretch = plain / ours
   assert stretch[0] == 1 and stretch[-1] == 8 and np.any((stretch > 1.5) & (stretch < 7.5))
@@ -149,19 +157,19 @@ def test_greedy_cached_decoding_equals_generate(make_checkpoint):
   def prefill(params, tokens, lengths):
     positions, segments = transformer.prompt_segments(tokens, lengths)
     _, new_kv, _ = model.apply(params, tokens, positions=positions, segment_ids=segments)
-    return transformer.with_suffix(transformer.as_prefix(new_kv, lengths), 6, 4)
+    return kv_cache.with_suffix(kv_cache.as_prefix(new_kv, lengths), 6, 4)
 
   @jax.jit
   def step(params, tokens, positions, cache):
     hidden, new_kv, _ = model.apply(
         params, tokens, positions=positions, segment_ids=jnp.ones_like(tokens), cache=cache)
-    return jnp.argmax(model.unembed(params, hidden), -1), transformer.append(cache, new_kv)
+    return jnp.argmax(model.unembed(params, hidden), -1), kv_cache.append(cache, new_kv)
 
   cache = prefill(params, prompts, lengths)
   tokens, decoded = jnp.asarray(first.reshape(6, 1)), []
   for i in range(steps):
     if i == 4:   # a larger bucket, half-way
-      cache = transformer.with_suffix(cache, 6, 16)
+      cache = kv_cache.with_suffix(cache, 6, 16)
     tokens, cache = step(params, tokens, jnp.repeat(lengths, 3)[:, None] + i, cache)
     decoded.append(np.asarray(tokens))
 

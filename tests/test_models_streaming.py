@@ -384,8 +384,9 @@ def test_a_checkpoint_in_a_bucket_is_read_where_it_lies(mesh, monkeypatch, tmp_p
   config = dataclasses.replace(LLAMA, vocab_size=tokenizer.vocab_size)
   params, remote = random_params(config), storage.Path('memory://cut')
   huggingface.export(remote, config, params, tokenizer=tokenizer)
-  load = lambda: loading.load_model(
-      str(remote), {}, compute_dtype='float32', remat=False, mesh=mesh)
+  def load():
+    return loading.load_model(
+        str(remote), {}, compute_dtype='float32', remat=False, mesh=mesh)
   cat, left = type(remote.fs).cat_ranges, iter(range(9))
 
   def cut(*args, **kwargs):

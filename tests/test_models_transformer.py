@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.models import build, transformer
+from r1jax.models import build, kv_cache, transformer
 
 
 @pytest.fixture(scope='module')
@@ -44,7 +44,7 @@ def test_a_segment_sees_its_parent_and_not_its_siblings(tiny, forward):
   """Two prompts and their completions packed into one row, against each pair in its own row."""
   rng = np.random.default_rng(3)
   tokens = rng.integers(0, 40, 16)
-  segments = np.repeat([1, 2, 3, 4, 5, 0], [3, 2, 4, 4, 2, 1])    # 2 and 3 continue 1, 5 continues 4
+  segments = np.repeat([1, 2, 3, 4, 5, 0], [3, 2, 4, 4, 2, 1])    # 2, 3 continue 1; 5 continues 4
   parents = np.repeat([0, 1, 1, 0, 4, 0], [3, 2, 4, 4, 2, 1])
   positions = np.r_[0:3, 3:5, 3:7, 0:4, 4:6, 0]
   packed = tiny.model.apply(tiny.params, tokens[None], positions=positions[None],
@@ -75,19 +75,19 @@ def test_cached_decoding_equals_the_whole_sequence(tiny, prompts, forward):
     positions, segments = transformer.prompt_segments(tokens, lengths)
     _, new_kv, _ = tiny.model.apply(
         tiny.params, tokens, positions=positions, segment_ids=segments)
-    return transformer.as_prefix(new_kv, lengths)
+    return kv_cache.as_prefix(new_kv, lengths)
 
   @jax.jit
   def step(tokens, positions, cache):
     hidden, new_kv, _ = tiny.model.apply(
         tiny.params, tokens, positions=positions, segment_ids=jnp.ones_like(tokens), cache=cache)
-    return hidden[:, 0], transformer.append(cache, new_kv)
+    return hidden[:, 0], kv_cache.append(cache, new_kv)
 
   cache, hidden = prefill(prompts.tokens, prompts.lengths), []
   assert cache.prefix[0].keys.shape[1] == 4      # of the prompts, not of the completions
   for i in range(4):
     if i in (0, 3):
-      cache = transformer.with_suffix(cache, 12, 3 if i == 0 else 5)
+      cache = kv_cache.with_suffix(cache, 12, 3 if i == 0 else 5)
     column, cache = step(completions[:, i:i + 1], lengths[:, None] + i, cache)
     hidden.append(column)
 

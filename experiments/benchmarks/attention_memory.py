@@ -50,6 +50,7 @@ def of_attention(device, name, length, plain):
   import jax
   import jax.numpy as jnp
 
+  from r1jax.kernels.attention_ids import AttentionIds
   from r1jax.models import attention
   k, r, d, e = FORMS[name]
   shapes = [shape_on(device, (1, length, *rest), 'bfloat16')
@@ -60,8 +61,8 @@ def of_attention(device, name, length, plain):
       mask = (ids[:, :, None] == ids[:, None]) & jnp.tri(length, dtype=bool)
       out = attention.attend(*arrays, mask)
     else:
-      places = jnp.arange(length, dtype=jnp.int32)[None]
-      out = attention.attend_long(*arrays, attention.Marks(ids, None, places))
+      order = jnp.arange(length, dtype=jnp.int32)[None]
+      out = attention.attend_long(*arrays, AttentionIds(ids, None, order))
     return jnp.sum(jnp.square(out.astype(jnp.float32)))
   return megabytes(jax.grad(loss), shapes, shape_on(device, (1, length), 'int32'))
 

@@ -1,4 +1,4 @@
-"""Transformers: their shapes, their mathematics, and the checkpoints of the families."""
+"""Transformers: architectures, forward passes, and the checkpoint formats of model families."""
 from r1jax.models.config import (
     Experts,
     Latent,
@@ -10,4 +10,4 @@ from r1jax.models.config import (
     num_params,
 )
 from r1jax.models.presets import PRESETS
-from r1jax.models.transformer import Cache, Model, build
+from r1jax.models.transformer import Model, build

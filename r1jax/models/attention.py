@@ -1,72 +1,87 @@
-"""Grouped-query attention over up to three parts, merged in one softmax: exact, nothing copied.
+"""Grouped-query attention over up to three sets of keys in one softmax: exact, nothing is copied.
 
 A row's queries attend to
-  prefix   the prompt, kept once for the G rows of its group,           [B, K, ·, P]
-  suffix   what the row has sampled so far, in a cache,                 [N, K, ·, S]
-  self     the T tokens at hand, causally and within their segment,     [N, T, K, ·]
-K key/value heads, R query heads for each, D head width. Scores and sums are float32. Of long rows
-no scores and no masks [T, ·] are kept: `attend_long`, by blocks.
+  prefix   the prompt, kept once for the G rows of its group,            [B, K, ·, P]
+  suffix   what the row has sampled so far, in a cache,                  [N, K, ·, S]
+  self     the T tokens at hand, causally and within their segment,      [N, T, K, ·]
+with K key/value heads, R query heads for each, D head width. Scores and sums are float32. For long
+rows `attend_long` works by blocks: neither scores nor masks [T, ·] are kept.
 
-Keys are cached with the position axis last and values with it second to last. On a CPU the products
-of one query a row are written as reductions over leading axes, which XLA fuses with the reading of
-the layer's slice of the cache (1.10 s against 1.88 s for the dot-product form, 128 steps of the
-4.07M benchmark model). A TPU's compiler makes float32 copies of keys and values for that form, so
-that there, and on a GPU, they are dots.
+Keys are cached with the position axis last, values with it second to last. On a CPU, the products
+of one query per row with the suffix are written as reductions over leading axes, which XLA fuses
+with the reading of the layer's slice of the cache (1.10 s against 1.88 s for the dot-product form,
+128 steps of the 4.07M benchmark model). A TPU's compiler makes float32 copies of keys and values
+for that form, so on TPU and GPU they are dot products.
 """
+from collections.abc import Callable
 import functools
-import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from r1jax.kernels.attention_ids import AttentionIds
 from r1jax.kernels.flash import flash_attention
-from r1jax.kernels.marks import Marks
-from r1jax.models.config import LinearScaling, ModelConfig, RopeScaling, YarnScaling
 from r1jax.records import pytree_dataclass
 from r1jax.runtime import sharding
 
-NEVER = -1e30   # a masked score: finite, so that a fully masked row stays finite
+MASKED_SCORE = -1e30   # finite, so that a fully masked row stays finite
 
-LONG = 512   # from so many tokens on, or as many scores a head, blocks are the faster form on a CPU
+# From this many tokens on (or as many scores per head) blocks are the faster form on a CPU.
+LONG = 512
 
 
 @pytree_dataclass
 class KeyValue:
   """Keys and values of some positions, as they lie in a cache.
 
-  Latent attention keeps the rotated key, shared by all heads, as `keys` and the latent, from which
-  the rest of the keys comes too, as `values`: K = 1, and their D differ.
+  Latent attention keeps the rotated key, which all heads share, as `keys`, and the latent, from
+  which values and the rest of the keys are made, as `values`; K is then 1, and their D differ.
   """
   keys: jax.Array      # [..., K, D, positions]
   values: jax.Array    # [..., K, positions, D]
 
 
 class Context(NamedTuple):
-  """What the attention of a layer needs beside its input: the masks of `attend`, or marks."""
-  sines: jax.Array                     # [N, T, rotated width / 2]
+  """What a layer's attention needs beside its input: the masks of `attend`, or attention ids."""
+  sines: jax.Array                      # [N, T, rotated width / 2]
   cosines: jax.Array
-  self_mask: jax.Array | None = None
+  self_mask: jax.Array | None = None    # [N, T, T] bool; None where there are ids
   prefix_mask: jax.Array | None = None
   suffix_mask: jax.Array | None = None
-  prefix: KeyValue | None = None       # of this layer
+  prefix: KeyValue | None = None        # of this layer
   suffix: KeyValue | None = None
-  marks: Marks | None = None           # where it is long, and then in place of self_mask
-  window: int | None = None            # with marks: where there is one, no mask tells it
+  ids: AttentionIds | None = None       # of long rows
+  window: int | None = None             # with ids; otherwise the masks contain the window
 
-  def attend(self, queries: jax.Array, keys: jax.Array, values: jax.Array, **others) -> jax.Array:
-    """Over the cache and these tokens; `others` go on to the form and may replace a part."""
+  def attend(
+      self, queries: jax.Array, keys: jax.Array, values: jax.Array, **others: Any) -> jax.Array:
+    """Attends to the cache and to these tokens, by `attend` or `attend_long`.
+
+    Args:
+      queries: [N, T, K, R, D].
+      keys: [N, T, K, D].
+      values: [N, T, K, E].
+      **others: other arguments of these functions; they may replace `prefix` and `suffix`.
+    """
     options = dict(prefix=self.prefix, prefix_mask=self.prefix_mask,
                    suffix=self.suffix, suffix_mask=self.suffix_mask) | others
-    if self.marks is None:
+    if self.ids is None:
+      assert self.self_mask is not None
       return attend(queries, keys, values, self.self_mask, **options)
-    return attend_long(queries, keys, values, self.marks, window=self.window, **options)
+    return attend_long(queries, keys, values, self.ids, window=self.window, **options)
 
 
 def is_long(tokens: int, cached: int) -> bool:
-  """Whether so many tokens a row, after so many cached ones, are attended by blocks."""
+  """Whether rows of `tokens` tokens after `cached` cached ones are attended to by blocks."""
   return tokens > 1 and tokens * (tokens + cached) >= LONG ** 2
+
+
+class _Scored(NamedTuple):
+  """One set of keys: the scores of all queries, and what weights of these scores give."""
+  scores: jax.Array                             # [N, K, R, T, positions] float32, masked
+  weigh: Callable[[jax.Array], jax.Array]       # weights, as the scores -> [N, K, R, T, E] float32
 
 
 def attend(
@@ -80,151 +95,206 @@ def attend(
   Args:
     queries: [N, T, K, R, D].
     keys: [N, T, K, D] of the same tokens.
-    values: [N, T, K, E] of the same tokens; E is D but in latent attention.
+    values: [N, T, K, E] of the same tokens; E is D except in latent attention.
     self_mask: [N, T, T] bool, may token t see token s.
     prefix: keys and values of B prompts, N a multiple of B; rows of a group are neighbours.
     prefix_mask: [B, P] bool, which positions are real; or [N, T, P], which a token sees.
     suffix: keys and values of each row's earlier tokens.
-    suffix_mask: [S] or [N, S] bool, which are real; or [N, T, S].
+    suffix_mask: [S] or [N, S] bool, which are real; or [N, T, S], which a token sees.
     scale: None is 1/√D.
 
   Returns:
     [N, T, K, R, E] in the queries' dtype.
   """
-  n, t, k, r, d = queries.shape
   dtype = queries.dtype
-  queries = queries * (d ** -0.5 if scale is None else scale)
+  queries = queries * (queries.shape[-1] ** -0.5 if scale is None else scale)
   rows = jnp.moveaxis(queries, 1, 3)                                     # [N, K, R, T, D]
-  parts = []                                                             # (scores, weigh)
+  sets = [_score_self(rows, keys, values, self_mask)]
+  if prefix is not None:
+    sets.append(_score_prefix(rows, prefix, prefix_mask))
+  if suffix is not None:
+    sets.append(_score_suffix(rows, suffix, suffix_mask))
+  return jnp.moveaxis(_merge(sets, dtype), 3, 1).astype(dtype)
 
-  def weigh_self(weights):
-    if t == 1:
-      return weights * values[:, 0, :, None, None]
-    return jnp.einsum('nkrts,nskd->nkrtd', weights, values, preferred_element_type=jnp.float32)
 
+def _score_self(rows, keys, values, mask) -> _Scored:
+  """The tokens themselves; with one token per row the products are written elementwise."""
+  t = rows.shape[3]
   if t == 1:
     scores = jnp.sum(rows.astype(jnp.float32) * keys[:, 0, :, None, None], -1, keepdims=True)
   else:
     scores = jnp.einsum('nkrtd,nskd->nkrts', rows, keys, preferred_element_type=jnp.float32)
-  parts.append((jnp.where(self_mask[:, None, None], scores, NEVER), weigh_self))
 
-  if prefix is not None:
-    b, length = prefix.keys.shape[0], prefix.keys.shape[-1]
-    g = n // b
-    by_group = jnp.moveaxis(rows.reshape(b, g, k, r, t, d), 1, 2).reshape(b, k, g * r * t, d)
-    scores = jnp.einsum('bkqd,bkdp->bkqp', by_group, prefix.keys,
+  def weigh(weights):
+    if t == 1:
+      return weights * values[:, 0, :, None, None]
+    return jnp.einsum('nkrts,nskd->nkrtd', weights, values, preferred_element_type=jnp.float32)
+  return _Scored(jnp.where(mask[:, None, None], scores, MASKED_SCORE), weigh)
+
+
+def _score_prefix(rows, prefix: KeyValue, mask) -> _Scored:
+  """The prompts: the queries of a group are one batch of G·R·T queries of its prompt's keys."""
+  n, k, r, t, d = rows.shape
+  b = prefix.keys.shape[0]
+  g = n // b
+
+  def by_group(x):
+    return jnp.moveaxis(x.reshape(b, g, k, r, t, x.shape[-1]), 1, 2).reshape(
+        b, k, g * r * t, x.shape[-1])
+
+  def by_row(x):
+    return jnp.moveaxis(x.reshape(b, k, g, r, t, x.shape[-1]), 2, 1).reshape(
+        n, k, r, t, x.shape[-1])
+
+  scores = jnp.einsum('bkqd,bkdp->bkqp', by_group(rows), prefix.keys,
+                      preferred_element_type=jnp.float32)
+  if mask.ndim == 2:
+    scores = jnp.where(mask[:, None, None], scores, MASKED_SCORE)
+  scores = by_row(scores)
+  if mask.ndim == 3:
+    scores = jnp.where(mask[:, None, None], scores, MASKED_SCORE)
+
+  def weigh(weights):
+    return by_row(jnp.einsum('bkqp,bkpd->bkqd', by_group(weights), prefix.values,
+                             preferred_element_type=jnp.float32))
+  return _Scored(scores, weigh)
+
+
+def _score_suffix(rows, suffix: KeyValue, mask) -> _Scored:
+  """Each row's own cached tokens; the module's docstring says why CPUs have a form of their own."""
+  mask = (mask[:, None, None] if mask.ndim == 3 else
+          mask.reshape((-1, 1, 1, 1, mask.shape[-1])))
+  if rows.shape[3] == 1 and sharding.platform() == 'cpu':
+    scores = jnp.sum(rows[:, :, :, 0, :, None].astype(jnp.float32) * suffix.keys[:, :, None], -2)
+    scores = scores[:, :, :, None]
+
+    def weigh(weights):
+      return jnp.sum(
+          weights[:, :, :, 0, :, None] * suffix.values[:, :, None], -2)[:, :, :, None]
+  else:
+    scores = jnp.einsum('nkrtd,nkds->nkrts', rows, suffix.keys, preferred_element_type=jnp.float32)
+
+    def weigh(weights):
+      return jnp.einsum('nkrts,nksd->nkrtd', weights, suffix.values,
                         preferred_element_type=jnp.float32)
-    if prefix_mask.ndim == 2:
-      scores = jnp.where(prefix_mask[:, None, None], scores, NEVER)
-    split = lambda x: jnp.moveaxis(
-        x.reshape(b, k, g, r, t, x.shape[-1]), 2, 1).reshape(n, k, r, t, x.shape[-1])
+  return _Scored(jnp.where(mask, scores, MASKED_SCORE), weigh)
 
-    def weigh_prefix(weights):
-      weights = jnp.moveaxis(weights.reshape(b, g, k, r, t, length), 1, 2)
-      return split(jnp.einsum('bkqp,bkpd->bkqd', weights.reshape(b, k, g * r * t, length),
-                              prefix.values, preferred_element_type=jnp.float32))
 
-    scores = split(scores)
-    if prefix_mask.ndim == 3:
-      scores = jnp.where(prefix_mask[:, None, None], scores, NEVER)
-    parts.append((scores, weigh_prefix))
+def _merge(sets: list[_Scored], dtype) -> jax.Array:
+  """One softmax over the scores of all sets; the weights enter products as `dtype`."""
+  largest = jax.lax.stop_gradient(
+      jnp.max(jnp.stack([jnp.max(scores, -1) for scores, _ in sets]), 0))[..., None]
+  exps = [jnp.exp(scores - largest) for scores, _ in sets]
+  total = sum(jnp.sum(e, -1, keepdims=True) for e in exps)
+  out: Any = sum(weigh(e.astype(dtype)) for e, (_, weigh) in zip(exps, sets))
+  return out / total
 
-  if suffix is not None:
-    mask = (suffix_mask[:, None, None] if suffix_mask.ndim == 3 else
-            suffix_mask.reshape((-1, 1, 1, 1, suffix_mask.shape[-1])))
-    if t == 1 and sharding.platform() == 'cpu':
-      scores = jnp.sum(rows[:, :, :, 0, :, None].astype(jnp.float32) * suffix.keys[:, :, None], -2)
-      scores = scores[:, :, :, None]
-      weigh_suffix = lambda w: jnp.sum(
-          w[:, :, :, 0, :, None] * suffix.values[:, :, None], -2)[:, :, :, None]
-    else:
-      scores = jnp.einsum('nkrtd,nkds->nkrts', rows, suffix.keys,
-                          preferred_element_type=jnp.float32)
-      weigh_suffix = lambda w: jnp.einsum('nkrts,nksd->nkrtd', w, suffix.values,
-                                          preferred_element_type=jnp.float32)
-    parts.append((jnp.where(mask, scores, NEVER), weigh_suffix))
 
-  return jnp.moveaxis(_merge(parts, dtype), 3, 1).astype(dtype)
+class _KeySet(NamedTuple):
+  """One set of keys of `attend_long`; its rows are all N rows, or one per group."""
+  keys: jax.Array             # [rows, positions, K, D]
+  values: jax.Array           # [rows, positions, K, E]
+  query_ids: AttentionIds     # [N, T]
+  key_ids: AttentionIds       # [rows, positions]
 
 
 def attend_long(
-    queries: jax.Array, keys: jax.Array, values: jax.Array, marks: Marks, *,
+    queries: jax.Array, keys: jax.Array, values: jax.Array, ids: AttentionIds, *,
     window: int | None = None,
     prefix: KeyValue | None = None, prefix_mask: jax.Array | None = None,
     suffix: KeyValue | None = None, suffix_mask: jax.Array | None = None,
     scale: float | None = None,
 ) -> jax.Array:
-  """`attend` in memory linear in length: each part by blocks, then merged by their log-sum-exps.
+  """softmax(scale·q·k)·v over prefix, suffix and self together, in memory linear in length.
 
-  On a mesh rows are split by whole groups and heads as everywhere, queries along 'context' too;
-  each device has all keys and values of its rows and heads.
+  Each set of keys is attended to by blocks; results are merged by their log-sum-exps. On a mesh,
+  rows are split by whole groups, heads as everywhere, and queries along 'context' too; each device
+  has all keys and values of its rows and heads.
 
   Args:
-    queries, keys, values, prefix, suffix, scale: as in `attend`.
-    marks: of the tokens, with places, and with positions where there is a window.
-    window: how many positions a token sees, its own included; None: all. A prompt's place is its
-      position, and the suffix directly precedes these tokens.
-    prefix_mask: [B, P] bool.
-    suffix_mask: [S] or [N, S] bool.
+    queries: [N, T, K, R, D].
+    keys: [N, T, K, D] of the same tokens.
+    values: [N, T, K, E] of the same tokens; E is D except in latent attention.
+    ids: [N, T] each, with `order`, and with `positions` where there is a window.
+    window: number of positions that a token sees, including its own; None for all. The position of
+      a prompt's token is its place in the prefix, and the suffix directly precedes these tokens.
+    prefix: keys and values of B prompts, N a multiple of B; rows of a group are neighbours.
+    prefix_mask: [B, P] bool, which positions are real.
+    suffix: keys and values of each row's earlier tokens.
+    suffix_mask: [S] or [N, S] bool, which positions are real.
+    scale: None is 1/√D.
 
   Returns:
     [N, T, K, R, E] in the queries' dtype.
   """
   n, _, _, _, d = queries.shape
   queries = queries * (d ** -0.5 if scale is None else scale)
-  anyone = Marks(jnp.ones_like(marks.segments), positions=marks.positions)
+  all_real = AttentionIds(jnp.ones_like(ids.segment_ids), positions=ids.positions)
 
-  def cached(part, mask, rows, first):
-    """A part all of whose real positions are seen, the first of them at position `first`."""
+  def cached(key_value, mask, rows, first):
+    """A cached set: all real positions are seen; `first` is the position of its first place."""
     mask = jnp.broadcast_to(mask, (rows, mask.shape[-1])).astype(jnp.int32)
     positions = None if window is None else jnp.broadcast_to(
         first + jnp.arange(mask.shape[1], dtype=jnp.int32), mask.shape)
-    return (jnp.transpose(part.keys, (0, 3, 1, 2)), jnp.swapaxes(part.values, 1, 2),
-            anyone, Marks(mask, positions=positions))
+    return _KeySet(jnp.transpose(key_value.keys, (0, 3, 1, 2)),
+                   jnp.swapaxes(key_value.values, 1, 2),
+                   all_real, AttentionIds(mask, positions=positions))
 
-  parts = [(keys, values, marks, marks._replace(parents=None))]
+  sets = [_KeySet(keys, values, ids, ids._replace(parent_ids=None))]
   if prefix is not None:
-    parts.append(cached(prefix, prefix_mask, prefix.keys.shape[0], 0))
+    sets.append(cached(prefix, prefix_mask, prefix.keys.shape[0], 0))
   if suffix is not None:
-    first = 0
+    assert suffix_mask is not None
+    first: Any = 0
     if window is not None:
-      first = marks.positions[:, :1] - jnp.sum(suffix_mask, -1, keepdims=True, dtype=jnp.int32)
-    parts.append(cached(suffix, suffix_mask, n, first))
-  return _on_mesh(functools.partial(_merge_long, window=window), queries, parts)
+      assert ids.positions is not None
+      first = ids.positions[:, :1] - jnp.sum(suffix_mask, -1, keepdims=True, dtype=jnp.int32)
+    sets.append(cached(suffix, suffix_mask, n, first))
+  return _on_mesh(functools.partial(_merge_long, window=window), queries, sets)
 
 
-def _merge_long(queries, parts, *, window):
-  """Parts are (keys, values, marks of the queries, of the keys), keys of all rows or of groups."""
-  def of_part(keys, values, query_marks, key_marks):
-    # The rows of a group are one row of as many more tokens to the keys that they share.
-    group = lambda x: x.reshape(keys.shape[0], -1, *x.shape[2:])
-    out, log_total = flash_attention(
-        group(queries), keys, values, jax.tree.map(group, query_marks), key_marks, window)
-    split = lambda x: x.reshape(*queries.shape[:2], *x.shape[2:])
-    return split(out), split(log_total)
-
-  outs, log_totals = zip(*(of_part(*part) for part in parts))
-  if len(parts) == 1:
+def _merge_long(queries, sets: list[_KeySet], *, window):
+  outs, log_sum_exps = zip(*(_attend_to_set(queries, key_set, window) for key_set in sets))
+  if len(sets) == 1:
     return outs[0]
-  log_totals = jnp.stack(log_totals)
-  weights = jnp.exp(log_totals - jax.nn.logsumexp(log_totals, 0))[..., None]
+  stacked = jnp.stack(log_sum_exps)
+  weights = jnp.exp(stacked - jax.nn.logsumexp(stacked, 0))[..., None]
   return sum(w * out for w, out in zip(weights, outs)).astype(queries.dtype)
 
 
-def _on_mesh(run, queries, parts):
-  """run(queries, parts) with each device's rows, heads and queries: XLA cannot split a kernel."""
+def _attend_to_set(queries, key_set: _KeySet, window):
+  """(out [N, T, K, R, E], log-sum-exp [N, T, K, R]) over one set of keys.
+
+  Rows of a group share keys, so they are one row of G·T tokens to them.
+  """
+  def group(x):
+    return x.reshape(key_set.keys.shape[0], -1, *x.shape[2:])
+
+  def split(x):
+    return x.reshape(*queries.shape[:2], *x.shape[2:])
+  out, log_sum_exp = flash_attention(
+      group(queries), key_set.keys, key_set.values, jax.tree.map(group, key_set.query_ids),
+      key_set.key_ids, window)
+  return split(out), split(log_sum_exp)
+
+
+def _on_mesh(run, queries, sets: list[_KeySet]):
+  """run(queries, sets) on each device's rows, heads and queries: XLA cannot split a kernel."""
   if not sharding.is_multi_device():
-    return run(queries, parts)
+    return run(queries, sets)
   mesh = jax.sharding.get_abstract_mesh()
-  shape = min(keys.shape[0] for keys, *_ in parts), *queries.shape[1:3]
+  shape = min(key_set.keys.shape[0] for key_set in sets), *queries.shape[1:3]
   rows, tokens, heads = sharding.spec_that_divides(mesh, shape, ('batch', 'sequence', 'kv_heads'))
-  of_marks = lambda marks, spec: jax.tree.map(lambda _: spec, marks)
-  of_keys = P(rows, None, heads)
-  specs = [(of_keys, of_keys, of_marks(query_marks, P(rows, tokens)), of_marks(key_marks, P(rows)))
-           for _, _, query_marks, key_marks in parts]
+
+  def specs_of(ids, spec):
+    return jax.tree.map(lambda _: spec, ids)
+  of_keys: Any = P(rows, None, heads)
   of_queries = P(rows, tokens, heads)
+  specs = [_KeySet(of_keys, of_keys, specs_of(key_set.query_ids, P(rows, tokens)),
+                   specs_of(key_set.key_ids, P(rows)))
+           for key_set in sets]
   return jax.shard_map(run, mesh=mesh, check_vma=False, in_specs=(of_queries, specs),
-                       out_specs=of_queries)(queries, parts)
+                       out_specs=of_queries)(queries, sets)
 
 
 def attend_latent(
@@ -233,107 +303,60 @@ def attend_latent(
     prefix: KeyValue | None = None, prefix_mask: jax.Array | None = None,
     suffix: KeyValue | None = None, suffix_mask: jax.Array | None = None,
 ) -> jax.Array:
-  """softmax(scale·(q·k + q'·c))·c: all heads read one rotated key k and one latent c a position.
+  """softmax(scale·(q·k + q'·c))·c: all heads read one rotated key k and one latent c per position.
 
   Args:
-    queries: [N, T, H, D] rotated; latent_queries: [N, T, H, E], carried into the latent's space.
-    keys: [N, T, D]; latents: [N, T, E]. Else as in `attend`, with K = 1 in prefix and suffix.
+    queries: [N, T, H, D], rotated.
+    latent_queries: [N, T, H, E], mapped into the latent's space.
+    keys: [N, T, D] of the same tokens.
+    latents: [N, T, E] of the same tokens.
+    self_mask: [N, T, T] bool, may token t see token s.
+    scale: of the scores.
+    prefix: rotated keys and latents of B prompts (K = 1), N a multiple of B.
+    prefix_mask: [B, P] bool, which positions are real.
+    suffix: rotated keys and latents of each row's earlier tokens (K = 1).
+    suffix_mask: [S] or [N, S] bool, which positions are real.
 
   Returns:
     [N, T, H, E] in the queries' dtype.
   """
-  n, t, h, _ = queries.shape
-  product = lambda form, *operands: jnp.einsum(
-      form, *operands, preferred_element_type=jnp.float32)
   queries, latent_queries = queries * scale, latent_queries * scale
-  scores = (product('nthd,nsd->nhts', queries, keys)
-            + product('nthe,nse->nhts', latent_queries, latents))
-  parts = [(jnp.where(self_mask[:, None], scores, NEVER),
-            lambda weights: product('nhts,nse->nhte', weights, latents))]
-
-  def add(cached, mask, rows):
-    """A part whose `rows` positions serve n // rows neighbouring rows of queries each."""
-    keys, latents = cached.keys[:, 0], cached.values[:, 0]
-    group = lambda x: x.reshape(rows, n // rows, *x.shape[1:])
-    scores = (product('bgthd,bds->bghts', group(queries), keys)
-              + product('bgthe,bse->bghts', group(latent_queries), latents))
-    scores = jnp.where(mask, scores.reshape(n, h, t, -1), NEVER)
-    parts.append((scores, lambda weights: product(
-        'bghts,bse->bghte', group(weights), latents).reshape(n, h, t, -1)))
-
+  scores = (_einsum('nthd,nsd->nhts', queries, keys)
+            + _einsum('nthe,nse->nhts', latent_queries, latents))
+  sets = [_Scored(jnp.where(self_mask[:, None], scores, MASKED_SCORE),
+                  lambda weights: _einsum('nhts,nse->nhte', weights, latents))]
   if prefix is not None:
+    assert prefix_mask is not None
     b = prefix.keys.shape[0]
-    add(prefix, jnp.repeat(prefix_mask, n // b, 0)[:, None, None], b)
+    mask = jnp.repeat(prefix_mask, queries.shape[0] // b, 0)[:, None, None]
+    sets.append(_score_latents(queries, latent_queries, prefix, mask))
   if suffix is not None:
-    add(suffix, suffix_mask.reshape((-1, 1, 1, suffix_mask.shape[-1])), n)
-  return jnp.moveaxis(_merge(parts, queries.dtype), 1, 2).astype(queries.dtype)
+    assert suffix_mask is not None
+    mask = suffix_mask.reshape((-1, 1, 1, suffix_mask.shape[-1]))
+    sets.append(_score_latents(queries, latent_queries, suffix, mask))
+  return jnp.moveaxis(_merge(sets, queries.dtype), 1, 2).astype(queries.dtype)
 
 
-def _merge(parts, dtype) -> jax.Array:
-  """What the weights of one softmax over all parts' scores give; they enter products as `dtype`."""
-  largest = jax.lax.stop_gradient(
-      jnp.max(jnp.stack([jnp.max(s, -1) for s, _ in parts]), 0))[..., None]
-  exps = [jnp.exp(scores - largest) for scores, _ in parts]
-  total = sum(jnp.sum(e, -1, keepdims=True) for e in exps)
-  return sum(weigh(e.astype(dtype)) for e, (_, weigh) in zip(exps, parts)) / total
+def _score_latents(queries, latent_queries, cached: KeyValue, mask) -> _Scored:
+  """Cached rotated keys and latents, each row of which serves a group of neighbouring rows.
 
-
-def rotary_frequencies(
-    head_dim: int, theta: float, scaling: RopeScaling | LinearScaling | YarnScaling | None
-) -> jax.Array:
-  """Rotary frequencies [head_dim/2], stretched where `scaling` is given."""
-  frequencies = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-  if scaling is None:
-    return frequencies
-  if isinstance(scaling, LinearScaling):
-    return frequencies / scaling.factor
-  if isinstance(scaling, YarnScaling):
-    # The place, among the frequencies, of the one that turns so often in the original length.
-    place = lambda turns: head_dim * math.log(
-        scaling.original_max_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
-    low = max(math.floor(place(scaling.fast_turns)), 0)
-    high = min(math.ceil(place(scaling.slow_turns)), head_dim - 1)
-    smooth = 1 - (jnp.arange(head_dim // 2) - low) / max(high - low, 0.001)
-  else:
-    turns = scaling.original_max_length * frequencies / (2 * jnp.pi)
-    smooth = (turns - scaling.low_frequency_factor) / (
-        scaling.high_frequency_factor - scaling.low_frequency_factor)
-  smooth = jnp.clip(smooth, 0, 1)
-  return frequencies * (smooth + (1 - smooth) / scaling.factor)
-
-
-def rotary_tables(
-    config: ModelConfig, positions: jax.Array, *, local: bool = False
-) -> tuple[jax.Array, jax.Array]:
-  """(sines, cosines) [N, T, rotated width / 2] of positions [N, T]."""
-  width = config.latent.rope_dim if config.latent else config.head_dim
-  theta, scaling = config.rope_theta, config.rope_scaling
-  if local:
-    theta, scaling = config.local_rope_theta or theta, None
-  angles = positions[..., None].astype(jnp.float32) * rotary_frequencies(width, theta, scaling)
-  sines, cosines = jnp.sin(angles), jnp.cos(angles)
-  if isinstance(scaling, YarnScaling):
-    size = yarn_mscale(scaling, scaling.mscale) / yarn_mscale(scaling, scaling.mscale_all_dim)
-    sines, cosines = sines * size, cosines * size
-  return sines, cosines
-
-
-def yarn_mscale(scaling: YarnScaling, mscale: float) -> float:
-  """0.1·mscale·ln(factor) + 1, and 1 where nothing is stretched."""
-  return 0.1 * mscale * math.log(scaling.factor) + 1 if scaling.factor > 1 else 1.0
-
-
-def rotate(
-    x: jax.Array, sines: jax.Array, cosines: jax.Array, *, interleaved: bool = False
-) -> jax.Array:
-  """Rotary positions (arXiv:2104.09864): x [N, T, K, h, D], sines and cosines [N, T, D/2].
-
-  Halves are paired as in Hugging Face, or with `interleaved` neighbours (in and out are then
-  ordered differently, alike for queries and keys).
+  Scores are [N, H, T, positions]; the mask broadcasts to them.
   """
-  x32 = x.astype(jnp.float32)
-  first, second = (
-      (x32[..., 0::2], x32[..., 1::2]) if interleaved else jnp.split(x32, 2, axis=-1))
-  sines, cosines = sines[:, :, None, None], cosines[:, :, None, None]    # [N, T, 1, 1, D/2]
-  return jnp.concatenate([first * cosines - second * sines,
-                          second * cosines + first * sines], -1).astype(x.dtype)
+  n, t, h, _ = queries.shape
+  keys, latents = cached.keys[:, 0], cached.values[:, 0]
+  rows = keys.shape[0]
+
+  def group(x):
+    return x.reshape(rows, n // rows, *x.shape[1:])
+
+  scores = (_einsum('bgthd,bds->bghts', group(queries), keys)
+            + _einsum('bgthe,bse->bghts', group(latent_queries), latents))
+  scores = jnp.where(mask, scores.reshape(n, h, t, -1), MASKED_SCORE)
+
+  def weigh(weights):
+    return _einsum('bghts,bse->bghte', group(weights), latents).reshape(n, h, t, -1)
+  return _Scored(scores, weigh)
+
+
+def _einsum(form, *operands):
+  return jnp.einsum(form, *operands, preferred_element_type=jnp.float32)

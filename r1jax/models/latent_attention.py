@@ -1,51 +1,54 @@
 """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434; V3, arXiv:2412.19437).
 
-A position leaves a latent [rank] and one rotated key [rope_dim], shared by all heads: nothing else
-is cached. Several tokens at a time are attended in the full form, whose keys and values are made
-from the latents, a prompt's once for its whole group. One token at a time (decoding) is attended in
-the absorbed form: queries are carried into the latent's space, and latents are read as they lie.
+Only a latent [rank] and one rotated key [rope_dim], shared by all heads, are cached per position.
+Several tokens at a time use the full form, whose keys and values are made from the latents (those
+of a prompt once for its whole group). One token at a time (decoding) uses the absorbed form:
+queries are mapped into the latent's space, and latents are read as they are cached.
 """
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from r1jax.models import attention
+from r1jax.models import attention, rotary
 from r1jax.models.attention import KeyValue
 from r1jax.models.config import ModelConfig, YarnScaling
 from r1jax.models.layers import RMSNorm, normal, out_deviation, product
 from r1jax.runtime import sharding
 
-_EPSILON = 1e-6   # of the latents' norms, whatever the model's
+# Of the norms of latents, whatever the model's `norm_epsilon`; as in transformers.
+_EPSILON = 1e-6
 
 
 class LatentAttention(nnx.Module):
+  """Attention whose keys and values are made from one latent per position."""
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-    c, l, h = config, config.latent, config.num_heads
-    self.compress = normal(rngs, (c.width, l.rank + l.rope_dim))
-    self.query_compress = normal(rngs, (c.width, l.query_rank)) if l.query_rank else None
-    self.query = normal(rngs, (l.query_rank or c.width, h, c.head_dim))
-    self.key_value = normal(rngs, (l.rank, h, c.head_dim - l.rope_dim + l.value_dim))
-    self.out = normal(rngs, (h, 1, l.value_dim, c.width), out_deviation(c))
-    self.query_norm = RMSNorm(l.query_rank, _EPSILON) if l.query_rank else None
-    self.latent_norm = RMSNorm(l.rank, _EPSILON)
-    self.config = l
+    c, latent, h = config, config.latent, config.num_heads
+    assert latent is not None
+    self.compress = normal(rngs, (c.width, latent.rank + latent.rope_dim))
+    self.query_compress = normal(rngs, (c.width, latent.query_rank)) if latent.query_rank else None
+    self.query = normal(rngs, (latent.query_rank or c.width, h, c.head_dim))
+    self.key_value = normal(rngs, (latent.rank, h, c.head_dim - latent.rope_dim + latent.value_dim))
+    self.out = normal(rngs, (h, 1, latent.value_dim, c.width), out_deviation(c))
+    self.query_norm = RMSNorm(latent.query_rank, _EPSILON) if latent.query_rank else None
+    self.latent_norm = RMSNorm(latent.rank, _EPSILON)
+    self.config = latent
     self.scale = c.head_dim ** -0.5
     if isinstance(c.rope_scaling, YarnScaling):
-      self.scale *= attention.yarn_mscale(c.rope_scaling, c.rope_scaling.mscale_all_dim) ** 2
+      self.scale *= rotary.yarn_mscale(c.rope_scaling, c.rope_scaling.mscale_all_dim) ** 2
 
   def __call__(self, x, context: attention.Context) -> tuple[jax.Array, KeyValue]:
-    l, (query_rank, h, d) = self.config, self.query.shape
+    """Applies attention to x [N, T, width]; returns its output and what to cache of the tokens."""
+    query_rank, h, d = self.query.shape
     n, t, width = x.shape
-    latents, keys = jnp.split(product(x, self.compress[...]), (l.rank,), -1)
-    queries = x if self.query_compress is None else self.query_norm(
-        product(x, self.query_compress[...]))
+    latents, keys = jnp.split(product(x, self.compress[...]), (self.config.rank,), -1)
+    queries = x
+    if self.query_norm is not None and self.query_compress is not None:
+      queries = self.query_norm(product(x, self.query_compress[...]))
     queries = product(queries, self.query[...].reshape(query_rank, -1)).reshape(n, t, h, d)
-    plain, rotated = jnp.split(queries, (d - l.rope_dim,), -1)
-    rotate = lambda y: attention.rotate(
-        y, context.sines, context.cosines, interleaved=l.interleaved)
-    rotated = rotate(rotated[:, :, :, None])[..., 0, :]
-    keys = rotate(keys[:, :, None, None])[:, :, 0, 0]
+    plain, rotated = jnp.split(queries, (d - self.config.rope_dim,), -1)
+    rotated = self._rotate(rotated[:, :, :, None], context)[..., 0, :]
+    keys = self._rotate(keys[:, :, None, None], context)[:, :, 0, 0]
     latents = self.latent_norm(latents)
     keys, latents = (sharding.constrain(x, 'batch', None, None) for x in (keys, latents))
     if t == 1 and context.prefix is not None:
@@ -55,8 +58,12 @@ class LatentAttention(nnx.Module):
     out = product(values.reshape(n, t, -1), self.out[...].reshape(-1, width))
     return out, KeyValue(jnp.swapaxes(keys, 1, 2)[:, None], latents[:, None])
 
+  def _rotate(self, x, context):
+    return rotary.rotate(
+        x, context.sines, context.cosines, interleaved=self.config.interleaved)
+
   def _up(self, dtype):
-    """From the latent to a head's (keys [rank, H, D], values [rank, H, E])."""
+    """Maps from the latent to every head: (keys [rank, H, D], values [rank, H, E])."""
     keys_width = self.key_value.shape[2] - self.config.value_dim
     return jnp.split(self.key_value[...].astype(dtype), (keys_width,), -1)
 
@@ -70,7 +77,7 @@ class LatentAttention(nnx.Module):
 
   def _full(self, plain, rotated, keys, latents, context):
     def expand(keys, latents):
-      """Every head's keys and values: [.., S, D], [.., S, E] -> [.., S, H, ·] both."""
+      """Keys and values of all heads: [..., S, D], [..., S, E] -> both [..., S, H, ·]."""
       both = product(latents, self.key_value[...].reshape(latents.shape[-1], -1))
       both = both.reshape(*latents.shape[:-1], *self.key_value.shape[1:])
       own, values = jnp.split(both, (plain.shape[-1],), -1)

@@ -1,20 +1,23 @@
-"""The parts of a transformer's layer: norms, grouped-query attention, the gated MLP.
+"""Modules of a transformer's layer: norms, grouped-query attention, the gated MLP.
 
-Matrices that read the same input are stored as one, split so that a tensor axis cuts no head:
-queries, keys and values as [width, K, R + 2, D], gate and up projections as [width, 2, mlp].
+Matrices that read the same input are stored as one, in a shape that a mesh's tensor axis can split
+between heads: queries, keys and values as [width, K, R + 2, D], gate and up projections as
+[width, 2, mlp].
 """
+import functools
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from r1jax.models import attention
+from r1jax.models import attention, rotary
 from r1jax.models.attention import KeyValue
 from r1jax.models.config import ModelConfig
 from r1jax.runtime import sharding
 
 ACTIVATIONS = {
     'silu': jax.nn.silu,
-    'gelu_tanh': lambda x: jax.nn.gelu(x, approximate=True),
+    'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
 }
 
 
@@ -27,6 +30,7 @@ class RMSNorm(nnx.Module):
     self.offset = offset
 
   def __call__(self, x):
+    """Normalises the last axis of x [..., width], in float32; returns the dtype of x."""
     squares = jnp.mean(jnp.square(x.astype(jnp.float32)), -1, keepdims=True)
     normed = x.astype(jnp.float32) * jax.lax.rsqrt(squares + self.epsilon)
     scale = 1 + self.scale[...].astype(jnp.float32) if self.offset else self.scale[...]
@@ -34,20 +38,20 @@ class RMSNorm(nnx.Module):
 
 
 def norm(config: ModelConfig, width: int | None = None) -> RMSNorm:
-  """A norm of the model's kind, over its width or another."""
+  """A norm of the model's kind, over the model's width or the given one."""
   return RMSNorm(width or config.width, config.norm_epsilon, offset=config.offset_norms)
 
 
-def normal(rngs: nnx.Rngs, shape, deviation=0.02) -> nnx.Param:
-  """A normally distributed parameter."""
+def normal(rngs: nnx.Rngs, shape: tuple[int, ...], deviation: float = 0.02) -> nnx.Param:
+  """A parameter drawn from a normal distribution with mean 0 and this standard deviation."""
   return nnx.Param(deviation * jax.random.normal(rngs.params(), shape))
 
 
 def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-  """x [..., A] times a matrix [A, B], as one product of two matrices.
+  """Multiplies x [..., A] with a matrix [A, B], as a product of two matrices.
 
-  With more axes XLA transposes activations in the backward pass: nearly twice the time on a CPU.
-  Rows and places that a mesh splits apart cannot be joined.
+  With more axes, XLA transposes activations in the backward pass: nearly twice the time on a CPU.
+  Where a mesh splits the positions of rows, leading axes cannot be merged and are kept.
   """
   if sharding.num_shards('sequence') > 1:
     return x @ matrix.astype(x.dtype)
@@ -56,7 +60,7 @@ def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def out_deviation(config: ModelConfig) -> float:
-  """Of the matrices that write to the residual stream, two a layer."""
+  """Standard deviation, at initialisation, of the two matrices per layer that write to x."""
   return 0.02 / (2 * config.num_layers) ** 0.5
 
 
@@ -73,15 +77,16 @@ class Attention(nnx.Module):
     self.scale = None if c.query_scale is None else c.query_scale ** -0.5
 
   def __call__(self, x, context: attention.Context) -> tuple[jax.Array, KeyValue]:
+    """Applies attention to x [N, T, width]; returns its output and the tokens' keys and values."""
     width, k, heads, d = self.qkv.shape
     qkv = product(x, self.qkv[...].reshape(width, -1)).reshape(*x.shape[:-1], k, heads, d)
     if self.qkv_bias is not None:
       qkv = qkv + self.qkv_bias[...].astype(x.dtype)
     queries, keys, values = qkv[..., :-2, :], qkv[..., -2:-1, :], qkv[..., -1, :]
-    if self.query_norm is not None:
+    if self.query_norm is not None and self.key_norm is not None:
       queries, keys = self.query_norm(queries), self.key_norm(keys)
-    queries = attention.rotate(queries, context.sines, context.cosines)
-    keys = attention.rotate(keys, context.sines, context.cosines)[..., 0, :]
+    queries = rotary.rotate(queries, context.sines, context.cosines)
+    keys = rotary.rotate(keys, context.sines, context.cosines)[..., 0, :]
     queries = sharding.constrain(queries, 'batch', 'sequence', 'kv_heads')
     keys, values = (sharding.constrain(x, 'batch', None, 'kv_heads') for x in (keys, values))
     heads_out = context.attend(queries, keys, values, scale=self.scale).reshape(*x.shape[:-1], -1)
@@ -90,7 +95,7 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-  """SwiGLU, or with `gelu_tanh` GeGLU."""
+  """(activation(x·gate) ∘ x·up)·down: SwiGLU, or with 'gelu_tanh' GeGLU (arXiv:2002.05202)."""
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs, width: int | None = None):
     width = width or config.mlp_width
@@ -99,7 +104,8 @@ class Mlp(nnx.Module):
     self.activation = config.activation
 
   def __call__(self, x):
-    if sharding.num_shards('mlp') > 1:   # a split last axis cannot be joined with the one before it
+    """Applies the MLP to x [N, T, width]."""
+    if sharding.num_shards('mlp') > 1:   # a split last axis cannot be merged with the one before it
       both = jnp.einsum('ntd,dgf->ntgf', x, self.gate_up[...].astype(x.dtype))
       gate, up = both[..., 0, :], both[..., 1, :]
     else:

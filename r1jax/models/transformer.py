@@ -1,55 +1,35 @@
-"""The decoder-only transformer, described with flax.nnx and seen from outside as pure functions.
+"""The decoder-only transformer, described with flax.nnx and used from outside as pure functions.
 
 RMSNorm before attention and MLP, rotary positions, no dropout. Layers are runs of (pattern,
-repeats); the layers at one place of a pattern are stacked, and the repeats scanned. The cache goes
-into the scan read-only and the new keys and values come out of it, so no step copies a cache.
-Master weights are float32, the products run in `compute_dtype`, norms, routing, softmax and
+repeats): the layers at one place of a pattern are stacked, and the repeats are scanned. The cache
+goes into the scan read-only and the new keys and values come out of it, so no step copies a cache.
+Master weights are float32; products run in `compute_dtype`; norms, routing, softmax and
 log-probabilities in float32.
 
-Departure: a layer that sees a window only still keeps the keys and values of all positions.
+Departure: a layer with a window still keeps the keys and values of all positions.
 """
-import dataclasses
+from collections.abc import Callable
 import functools
-from typing import Callable, NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
 from r1jax.kernels import flash
-from r1jax.kernels.marks import Marks
-from r1jax.models import attention
 from r1jax.models.attention import Context, KeyValue
 from r1jax.models.config import ModelConfig
+from r1jax.models.contexts import contexts_of_kinds
+from r1jax.models.experts import DOWN_AXES, GATE_UP_AXES, join_gate_up
+from r1jax.models.kv_cache import Cache
 from r1jax.models.latent_attention import LatentAttention
 from r1jax.models.layers import Attention, Mlp, norm, normal, product
-from r1jax.models.moe import (
-  DOWN_AXES,
-  FLOAT32_PARAMETERS,
-  GATE_UP_AXES,
-  MixtureOfExperts,
-  Routing,
-  joined,
-)
-from r1jax.records import pytree_dataclass
+from r1jax.models.moe import FLOAT32_PARAMETERS, MixtureOfExperts, Routing
 from r1jax.runtime import sharding
 
 
-@pytree_dataclass
-class Cache:
-  """What earlier tokens leave for later ones; opaque outside `models/`.
-
-  `prefix` belongs to the prompts [B], is never written and never copied per completion; `suffix`
-  belongs to the completions [N] and holds `length` tokens of each.
-  """
-  prefix: tuple[KeyValue, ...]              # a KeyValue per stack of layers, leaves [L, B, ...]
-  prefix_mask: jax.Array                    # [B, P] bool
-  suffix: tuple[KeyValue, ...] | None = None  # leaves [L, N, ...]; None: no completion token yet
-  length: jax.Array | None = None           # int32 scalar
-
-
 class Block(nnx.Module):
-  """One layer: x + attention(norm(x)), then + mlp(norm(·)); with post norms around both too."""
+  """One layer: x + attention(norm(x)), then x + mlp(norm(x)); optionally norms after both too."""
 
   def __init__(self, config: ModelConfig, kind: str, rngs: nnx.Rngs):
     self.attention_norm = norm(config)
@@ -60,7 +40,7 @@ class Block(nnx.Module):
     self.mlp_post_norm = norm(config) if config.post_norms else None
 
   def __call__(self, x, context: Context, real) -> tuple[jax.Array, KeyValue, Routing | None]:
-    """x [N, T, width]; real [N, T] bool, for counting what was routed where."""
+    """Applies the layer to x [N, T, width]; real [N, T] bool says which tokens `Routing` counts."""
     out, key_value = self.attention(self.attention_norm(x), context)
     x = x + (out if self.attention_post_norm is None else self.attention_post_norm(out))
     if isinstance(self.mlp, MixtureOfExperts):
@@ -82,7 +62,7 @@ class PredictionHead(nnx.Module):
     self.final_norm = norm(config)
 
   def __call__(self, hidden, following, context: Context, real):
-    """Hidden states and the embeddings of the tokens that follow, both [N, T, width]."""
+    """Applies the head to hidden states and the embeddings of the next tokens, [N, T, width]."""
     both = jnp.concatenate([self.embedding_norm(following), self.hidden_norm(hidden)], -1)
     x = product(both, self.projection[...].reshape(both.shape[-1], -1))
     x, _, routing = self.block(x, context, real)
@@ -90,29 +70,25 @@ class PredictionHead(nnx.Module):
 
 
 class Transformer(nnx.Module):
-  """Parameters only: `stacks` has a stacked Block for each place in a pattern, in order."""
+  """The parameters; `stacks` holds a stacked Block for each place of each pattern, in order."""
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
     def stack(kind, repeats):
       make = nnx.vmap(lambda r: Block(config, kind, r), in_axes=0, out_axes=0)
       return make(rngs.split(repeats))
 
+    kinds = [(kind, repeats) for pattern, repeats in config.runs for kind in pattern]
     self.embedding = normal(rngs, (config.vocab_size, config.width))
     self.stacks = nnx.Dict({
-        f'stack_{i}': stack(kind, repeats) for i, (kind, repeats) in enumerate(stacks(config))})
+        f'stack_{i}': stack(kind, repeats) for i, (kind, repeats) in enumerate(kinds)})
     self.final_norm = norm(config)
     self.unembedding = (
         None if config.tied_embedding else normal(rngs, (config.vocab_size, config.width)))
     self.prediction = PredictionHead(config, rngs) if config.prediction_head else None
 
 
-def stacks(config: ModelConfig) -> list[tuple[str, int]]:
-  """(kind, number of layers) of each stack."""
-  return [(kind, repeats) for pattern, repeats in config.runs for kind in pattern]
-
-
-# Parameter path (its last names) -> logical axes, without the leading axis of a stack.
-LOGICAL_AXES = {
+# Parameter path (its last name) -> logical axes, without the leading axis of a stack.
+LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
     'embedding': ('vocab', 'embed'),
     'unembedding': ('vocab', 'embed'),
     'qkv': ('embed', 'kv_heads', None, None),
@@ -134,21 +110,24 @@ LOGICAL_AXES = {
 
 
 class Model(NamedTuple):
-  """A transformer as everything outside `models/` sees it: a parameter pytree, pure functions.
+  """A transformer as everything outside `models/` sees it: a parameter pytree and pure functions.
 
-  init(key) -> params: float32 master weights.
-  apply(params, tokens [N, T], *, positions [N, T], segment_ids [N, T], parent_ids [N, T], cache)
-    -> (hidden [N, T, width], new_kv, aux): a token sees the earlier ones of its own segment
-    (0 is padding), those of the segment that `parent_ids` names (a completion's prompt; 0, or no
-    parent_ids: none) and, with a cache, the prefix and the suffix. `aux` has a `moe.Routing` as
-    'routing' where the model has experts.
-  unembed(params, hidden) -> float32 logits [..., V].
-  unembedding(params) -> [V, width], for `logprobs`, which never makes whole logits.
-  logical_axes: a tree like params, of tuples of names that `sharding.RULES` places.
-  predict_ahead(params, hidden, tokens, *, positions, segment_ids) -> (hidden [N, T, width],
-    targets [N, T], mask [N, T] bool, aux): with `prediction_head`, for its loss. Place i, which
-    knows `hidden` of apply up to i and token i + 1, predicts target token i + 2 where the mask is
-    true: the three are in one segment. It has gradients to `hidden` and all parameters it shares.
+  Attributes:
+    config: the architecture.
+    init: (key) -> params, the float32 master weights.
+    apply: (params, tokens [N, T], *, positions [N, T], segment_ids [N, T], parent_ids [N, T],
+      cache) -> (hidden [N, T, width], new_kv, aux). A token sees the earlier tokens of its own
+      segment (0 is padding), those of the segment named by `parent_ids` (a completion's prompt; 0
+      or no parent_ids: none) and, with a cache, its prefix and suffix. `aux['routing']` is a
+      `moe.Routing` where the model has experts.
+    unembed: (params, hidden) -> float32 logits [..., V].
+    unembedding: (params) -> [V, width], for `training.logprobs`, which never makes whole logits.
+    logical_axes: a tree like params, of tuples of names that `sharding.RULES` places.
+    predict_ahead: None without `config.prediction_head`; otherwise (params, hidden, tokens, *,
+      positions, segment_ids) -> (hidden [N, T, width], targets [N, T], mask [N, T] bool, aux), for
+      the loss of that head. Position i knows `hidden` of `apply` up to i and token i + 1, and
+      predicts token i + 2, its target. The mask is true where the three are in one segment.
+      Gradients flow to `hidden` and to all parameters the head shares.
   """
   config: ModelConfig
   init: Callable
@@ -160,257 +139,217 @@ class Model(NamedTuple):
 
 
 def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = False) -> Model:
-  """The pure functions of a transformer of this shape.
+  """Builds the pure functions of a transformer.
 
   Args:
     config: the architecture.
-    compute_dtype: 'float32' or 'bfloat16', of products and activations; params stay float32.
-    remat: keep only each layer's input for the backward pass (each pattern's, where it has several
-      layers), not its projections too. Attention weights, norms, gates and the experts' products
-      are computed again either way.
+    compute_dtype: 'float32' or 'bfloat16', for products and activations; params stay float32.
+    remat: keep only each pattern's input for the backward pass. Otherwise the results of the
+      layers' projections are kept too. Attention weights, norms, gates and the experts' products
+      are recomputed either way.
   """
-  dtype = jnp.dtype(compute_dtype)
-  abstract = nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0)))
-  graph = nnx.graphdef(abstract)
-  block_graphs = [nnx.graphdef(nnx.eval_shape(lambda: Block(config, kind, nnx.Rngs(0))))
-                  for kind, _ in stacks(config)]
+  functions = _Functions(config, jnp.dtype(compute_dtype), remat)
+  return Model(config, jax.jit(functions.init, out_shardings=None), functions.apply,
+               functions.unembed, functions.unembedding, functions.logical_axes,
+               functions.predict_ahead if config.prediction_head else None)
 
-  logical_axes = _logical_axes(abstract)
-  block_axes = [jax.tree.map(lambda axes: axes[1:], logical_axes['stacks'][f'stack_{i}'],
-                             is_leaf=lambda x: isinstance(x, tuple))
-                for i in range(len(block_graphs))]
 
-  # Activations that a product made are kept; recomputing the rest is cheaper than its traffic.
-  policies = jax.checkpoint_policies
-  policy = None if remat else policies.save_from_both_policies(
-      policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(flash.SAVED))
+class _Stack(NamedTuple):
+  """A stack of layers: one place of one run's pattern."""
+  number: int          # among all stacks
+  kind: str            # of its layers
+  graph: Any           # the nnx.GraphDef of one layer
+  logical_axes: dict   # of one layer's parameters
 
-  def whole(params, axes):
-    """A layer's matrices as its products read them, cast before they are gathered.
+  @property
+  def name(self) -> str:
+    """Its key in params['stacks']."""
+    return f'stack_{self.number}'
 
-    Those of experts are only cast: their products gather them.
+
+class _Functions:
+  """The functions of a `Model`, for one architecture, compute dtype and choice of `remat`."""
+
+  def __init__(self, config: ModelConfig, dtype: jnp.dtype, remat: bool):
+    self.config, self.dtype = config, dtype
+    shapes = nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0)))
+    self.graph = nnx.graphdef(shapes)
+    self.logical_axes = _logical_axes(shapes)
+    self.runs = self._stacks_of_runs()
+    # The results of products with a matrix and of attention are kept for the backward pass; to
+    # recompute the rest is cheaper than to write and read it.
+    policies = jax.checkpoint_policies
+    self.policy = None if remat else policies.save_from_both_policies(
+        policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(flash.SAVED))
+
+  def _stacks_of_runs(self) -> list[list[_Stack]]:
+    runs: list[list[_Stack]] = []
+    number = 0
+    for pattern, _ in self.config.runs:
+      stacks = []
+      for kind in pattern:
+        axes = jax.tree.map(lambda axes: axes[1:], self.logical_axes['stacks'][f'stack_{number}'],
+                            is_leaf=lambda x: isinstance(x, tuple))
+        stacks.append(_Stack(number, kind, _block_graph(self.config, kind), axes))
+        number += 1
+      runs.append(stacks)
+    return runs
+
+  def init(self, key):
+    model = Transformer(self.config, nnx.Rngs(params=key))
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+  def apply(self, params, tokens, *, positions, segment_ids, parent_ids=None,
+            cache: Cache | None = None):
+    model = nnx.merge(self.graph, params)
+    x = self._embed(model, tokens)
+    contexts = contexts_of_kinds(self.config, positions, segment_ids, parent_ids, cache)
+    real = segment_ids != 0
+    new_kv: list[KeyValue] = []
+    routings: list[Routing] = []
+    for stacks in self.runs:
+      scanned = [(params['stacks'][stack.name], *_cached(cache, stack.number)) for stack in stacks]
+      x, (key_values, routing) = self._run_layers(stacks, x, scanned, contexts, real)
+      new_kv += key_values
+      if routing:
+        routings.append(_in_layer_order(routing))
+    aux = {'routing': jax.tree.map(lambda *xs: jnp.concatenate(xs), *routings)} if routings else {}
+    return model.final_norm(x), tuple(new_kv), aux
+
+  def _run_layers(self, stacks: list[_Stack], x, scanned, contexts: dict[str, Context], real):
+    """One run of layers: its pattern, scanned over the repeats.
+
+    Args:
+      stacks: the stacks of the pattern.
+      x: [N, T, width].
+      scanned: (params, prefix, suffix) of each stack, leaves [repeats, ...].
+      contexts: what attention needs, by kind of layer.
+      real: [N, T] bool.
+
+    Returns:
+      x and ([KeyValue of each stack], [Routing of each stack with experts]), leaves [repeats, ...].
+    """
+    def run_pattern(x, scanned):
+      key_values, routings = [], []
+      for stack, (params, prefix, suffix) in zip(stacks, scanned):
+        block = nnx.merge(stack.graph, self._to_compute(params, stack.logical_axes))
+        context = contexts[stack.kind]._replace(prefix=prefix, suffix=suffix)
+        x, key_value, routing = block(x, context, real)
+        key_values.append(key_value)
+        routings += [] if routing is None else [routing]
+      return x, (key_values, routings)
+    return jax.lax.scan(
+        jax.checkpoint(run_pattern, prevent_cse=False, policy=self.policy), x, scanned)
+
+  def _to_compute(self, params, axes):
+    """A layer's parameters as its products read them: on a mesh, matrices cast, then gathered.
+
+    Casting first halves what is gathered. The matrices of experts are only cast here: their
+    products gather them. Embeddings and norms are cast where they are used.
     """
     def one(path, x, axes):
       if not {'embed', 'rank'} & set(axes):
         return x
-      x = x if path[-1].key in FLOAT32_PARAMETERS else x.astype(dtype)
+      x = x if path[-1].key in FLOAT32_PARAMETERS else x.astype(self.dtype)
       return x if 'expert' in axes else sharding.gathered(x, *axes)
     if not sharding.is_multi_device():
       return params
     return jax.tree_util.tree_map_with_path(one, params, axes)
 
-  @functools.partial(jax.jit, out_shardings=None)
-  def init(key):
-    return nnx.to_pure_dict(nnx.state(Transformer(config, nnx.Rngs(params=key)), nnx.Param))
-
-  def apply(params, tokens, *, positions, segment_ids, parent_ids=None,
-            cache: Cache | None = None):
-    model = nnx.merge(graph, params)
-    x = embed(model, tokens)
-    contexts = _contexts(config, positions, segment_ids, parent_ids, cache)
-    real = segment_ids != 0
-
-    def run(x, first, pattern):
-      """One run of layers, whose pattern's stacks begin at `first`."""
-      def body(x, scanned):
-        key_values, routings = [], []
-        for i, kind in enumerate(pattern):
-          block_params, prefix, suffix = scanned[i]
-          block_params = whole(block_params, block_axes[first + i])
-          block = nnx.merge(block_graphs[first + i], block_params)
-          context = contexts[kind]._replace(prefix=prefix, suffix=suffix)
-          x, key_value, routing = block(x, context, real)
-          key_values.append(key_value)
-          routings += [] if routing is None else [routing]
-        return x, (key_values, routings)
-
-      of_stack = lambda parts, i: None if parts is None else parts[i]
-      prefixes, suffixes = (None, None) if cache is None else (cache.prefix, cache.suffix)
-      scanned = [(params['stacks'][f'stack_{i}'], of_stack(prefixes, i), of_stack(suffixes, i))
-                 for i in range(first, first + len(pattern))]
-      return jax.lax.scan(jax.checkpoint(body, prevent_cse=False, policy=policy), x, scanned)
-
-    new_kv, routings = [], []
-    for pattern, _ in config.runs:
-      x, (key_values, routing) = run(x, len(new_kv), pattern)
-      new_kv += key_values
-      if routing:     # [repeats, ...] of each place -> in the layers' order
-        routings.append(jax.tree.map(lambda *xs: jnp.stack(xs, 1).reshape(
-            len(xs) * xs[0].shape[0], *xs[0].shape[1:]), *routing))
-    aux = {'routing': jax.tree.map(lambda *xs: jnp.concatenate(xs), *routings)} if routings else {}
-    return model.final_norm(x), tuple(new_kv), aux
-
-  def embed(model, tokens):
-    # Embeddings and norms are cast where they are used; matrices inside their layer.
-    table = sharding.gathered(model.embedding[...].astype(dtype), *LOGICAL_AXES['embedding'])
+  def _embed(self, model: Transformer, tokens):
+    table = sharding.gathered(model.embedding[...].astype(self.dtype), *LOGICAL_AXES['embedding'])
     x = sharding.constrain(table[tokens], 'batch', 'sequence', None)
-    return x * jnp.asarray(config.width ** 0.5, dtype) if config.scaled_embedding else x
+    if not self.config.scaled_embedding:
+      return x
+    return x * jnp.asarray(self.config.width ** 0.5, self.dtype)
 
-  def predict_ahead(params, hidden, tokens, *, positions, segment_ids):
-    later = lambda x, by: jnp.pad(x[:, by:], ((0, 0), (0, min(by, x.shape[1]))))
-    joined = (segment_ids != 0) & (later(segment_ids, 1) == segment_ids)
-    context = _contexts(config, positions, segment_ids * joined, None, None)[config.kinds[-1]]
+  def predict_ahead(self, params, hidden, tokens, *, positions, segment_ids):
+    followed = (segment_ids != 0) & (_shift(segment_ids, 1) == segment_ids)
+    contexts = contexts_of_kinds(self.config, positions, segment_ids * followed, None, None)
+    context = contexts[self.config.kinds[-1]]
 
-    @functools.partial(jax.checkpoint, policy=policy)
+    @functools.partial(jax.checkpoint, policy=self.policy)
     def run(params, hidden):
-      params = params | {'prediction': whole(params['prediction'], logical_axes['prediction'])}
-      model = nnx.merge(graph, params)
-      return model.prediction(hidden, embed(model, later(tokens, 1)), context, joined)
+      head = self._to_compute(params['prediction'], self.logical_axes['prediction'])
+      model = nnx.merge(self.graph, params | {'prediction': head})
+      return model.prediction(hidden, self._embed(model, _shift(tokens, 1)), context, followed)
     hidden, routing = run(params, hidden)
     aux = {} if routing is None else {'routing': jax.tree.map(lambda x: x[None], routing)}
-    mask = joined & (later(segment_ids, 2) == segment_ids)
-    return hidden, later(tokens, 2), mask, aux
+    mask = followed & (_shift(segment_ids, 2) == segment_ids)
+    return hidden, _shift(tokens, 2), mask, aux
 
-  def unembedding(params):
-    return params['embedding'] if config.tied_embedding else params['unembedding']
+  def unembedding(self, params):
+    return params['embedding'] if self.config.tied_embedding else params['unembedding']
 
-  def unembed(params, hidden):
-    table = sharding.gathered(unembedding(params).astype(dtype), *LOGICAL_AXES['unembedding'])
+  def unembed(self, params, hidden):
+    table = sharding.gathered(
+        self.unembedding(params).astype(self.dtype), *LOGICAL_AXES['unembedding'])
     logits = jnp.einsum('...d,vd->...v', hidden, table, preferred_element_type=jnp.float32)
     return sharding.constrain(logits, 'batch', *[None] * (logits.ndim - 2), 'vocab')
 
-  return Model(config, init, apply, unembed, unembedding, logical_axes,
-               predict_ahead if config.prediction_head else None)
+
+def _block_graph(config: ModelConfig, kind: str):
+  return nnx.graphdef(nnx.eval_shape(lambda: Block(config, kind, nnx.Rngs(0))))
 
 
-def _contexts(
-    config: ModelConfig, positions, segment_ids, parent_ids, cache: Cache | None) -> dict:
-  """Kind of layer -> what its attention needs, but for the layer's own part of the cache."""
-  parts = {}
-  if cache is not None:
-    parts['prefix_mask'] = cache.prefix_mask
-    if cache.suffix is not None:
-      size = cache.suffix[0].keys.shape[-1]
-      parts['suffix_mask'] = jnp.arange(size) < cache.length
-  count = positions.shape[1]
-  long = attention.is_long(count, sum(mask.shape[-1] for mask in parts.values()))
-  if long:
-    ids = lambda x: None if x is None else x.astype(jnp.int32)
-    places = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), positions.shape)
-    parts['marks'] = marks = Marks(ids(segment_ids), ids(parent_ids), places)
-  else:
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    if parent_ids is not None:
-      same |= (parent_ids[:, :, None] == segment_ids[:, None, :]) & (parent_ids != 0)[:, :, None]
-    parts['self_mask'] = same & jnp.tri(count, dtype=bool)
-  contexts = {}
-  if set(config.kinds) - {'local'}:
-    context = Context(*attention.rotary_tables(config, positions), **parts)
-    contexts = {kind: context for kind in config.kinds if kind != 'local'}
-  if 'local' in config.kinds:
-    if long:
-      parts |= dict(marks=marks._replace(positions=ids(positions)), window=config.window)
-    else:
-      parts = _windowed(config.window, positions, cache, **parts)
-    contexts['local'] = Context(
-        *attention.rotary_tables(config, positions, local=True), **parts)
-  return contexts
-
-
-def _windowed(window: int, positions, cache, self_mask, prefix_mask=None, suffix_mask=None):
-  """The masks of layers that see `window` positions: [N, T, ·] each.
-
-  A prompt's place is its position, and a completion's cached tokens directly precede these.
-  """
-  near = lambda others: positions[:, :, None] - others[:, None, :] < window
-  masks = dict(self_mask=self_mask & near(positions))
-  if prefix_mask is not None:
-    b, size = prefix_mask.shape
-    real = jnp.repeat(prefix_mask, positions.shape[0] // b, 0)[:, None]
-    masks['prefix_mask'] = real & near(jnp.arange(size)[None])
-  if suffix_mask is not None:
-    places = positions[:, :1] - cache.length + jnp.arange(suffix_mask.shape[-1])
-    masks['suffix_mask'] = suffix_mask & near(places)
-  return masks
-
-
-def _logical_axes(abstract) -> dict:
+def _logical_axes(shapes: Transformer) -> dict:
   def axes(path, leaf):
     names = [getattr(entry, 'key', None) for entry in path]
     stacked = (None,) if 'stacks' in names else ()
     return stacked + LOGICAL_AXES[names[-1]]
-  return jax.tree_util.tree_map_with_path(axes, nnx.to_pure_dict(nnx.state(abstract, nnx.Param)))
+  return jax.tree_util.tree_map_with_path(axes, nnx.to_pure_dict(nnx.state(shapes, nnx.Param)))
 
 
-def cast(params, compute_dtype: str):
-  """Float parameters in the compute type; the sampler casts once a rollout, not once a token.
+def _cached(cache: Cache | None, stack: int) -> tuple[KeyValue | None, KeyValue | None]:
+  """(prefix, suffix) of the stack with this number; None for what there is not."""
+  if cache is None:
+    return None, None
+  return cache.prefix[stack], None if cache.suffix is None else cache.suffix[stack]
 
-  What routes tokens stays float32, as it is used.
+
+def _in_layer_order(routings: list[Routing]) -> Routing:
+  """Merges the routings of a pattern's stacks, leaves [repeats, ...], in the layers' order."""
+  def interleave(*xs):
+    return jnp.stack(xs, 1).reshape(len(xs) * xs[0].shape[0], *xs[0].shape[1:])
+  return jax.tree.map(interleave, *routings)
+
+
+def _shift(x: jax.Array, by: int) -> jax.Array:
+  """Moves x [N, T] to the left: column t gets what column t + by held; zeros follow."""
+  return jnp.pad(x[:, by:], ((0, 0), (0, min(by, x.shape[1]))))
+
+
+def cast(params: Any, compute_dtype: str) -> Any:
+  """Casts parameters to the compute dtype; those that route tokens stay float32, as they are used.
+
+  The sampler casts once per rollout, not once per token.
   """
   return jax.tree_util.tree_map_with_path(
       lambda path, x: x if path[-1].key in FLOAT32_PARAMETERS else x.astype(compute_dtype), params)
 
 
-def for_decoding(params, compute_dtype: str, logical_axes):
-  """Parameters `cast`, placed by the rules in force, and those of experts `moe.joined`.
+def for_decoding(params: Any, compute_dtype: str, logical_axes: Any) -> Any:
+  """The parameters as decoding reads them fastest; `apply` and `unembed` accept them too.
 
-  `apply` and `unembed` take them too.
+  They are cast, placed by the sharding rules in force, and gate and up projections of experts are
+  joined (`experts.join_gate_up`).
+
+  Args:
+    params: of the model.
+    compute_dtype: the dtype to cast to.
+    logical_axes: `Model.logical_axes`.
   """
   params = sharding.constrain_tree(cast(params, compute_dtype), logical_axes)
   return jax.tree_util.tree_map_with_path(
-      lambda path, x: joined(x) if path[-1].key == 'experts_gate_up' else x, params)
+      lambda path, x: join_gate_up(x) if path[-1].key == 'experts_gate_up' else x, params)
 
 
 def prompt_segments(tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """(positions, segment_ids), both [B, P], of prompts padded on the right."""
-  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  return positions, (positions < lengths[:, None]).astype(jnp.int32)
-
-
-def as_prefix(new_kv, lengths: jax.Array) -> Cache:
-  """The cache that completions of these prompts share. lengths [B]."""
-  size = new_kv[0].keys.shape[-1]
-  return Cache(_constrain_cached(new_kv), jnp.arange(size) < lengths[:, None])
-
-
-def _constrain_cached(key_values):
-  """Keys and values [L, N, K, ..] of all stacks as they lie on a mesh."""
-  return jax.tree.map(lambda x: sharding.constrain(x, None, 'batch', 'kv_heads'), key_values)
-
-
-def with_suffix(cache: Cache, num_rows: int, size: int, room: Callable | None = None) -> Cache:
-  """Room for `size` completion tokens a row, kept tokens kept: a larger bucket is made so.
-
-  `room` is `suffix_room`, or a program of it: it is called for one array after the other.
-  """
-  def grown(i: int, part: str) -> jax.Array:
-    old = None if cache.suffix is None else getattr(cache.suffix[i], part)
-    return (room or suffix_room)(
-        old, getattr(cache.prefix[i], part), part=part, num_rows=num_rows, size=size)
-
-  suffix = tuple(KeyValue(**{part: grown(i, part) for part in SUFFIX_AXES})
-                 for i in range(len(cache.prefix)))
-  length = jnp.int32(0) if cache.length is None else cache.length
-  return dataclasses.replace(cache, suffix=suffix, length=length)
-
-
-SUFFIX_AXES = {'keys': -1, 'values': -2}    # of positions, in each part of a KeyValue
-
-
-def suffix_room(
-    old: jax.Array | None, prefix: jax.Array, *, part: str, num_rows: int, size: int) -> jax.Array:
-  """One array of a suffix with room for `size` tokens of each row, beginning with `old`.
+  """(positions, segment_ids), both [B, P], of prompts padded on the right.
 
   Args:
-    old: that of fewer tokens; None: none yet.
-    prefix: the same array of the prompts, [L, B, ...], for its other axes and its type.
-    part: 'keys' or 'values'.
+    tokens: [B, P].
+    lengths: [B], real tokens of each prompt.
   """
-  shape = list(prefix.shape)
-  shape[1], shape[SUFFIX_AXES[part]] = num_rows, size
-  new = jnp.zeros(shape, prefix.dtype)
-  if old is not None:
-    new = jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim)
-  return _constrain_cached(new)
-
-
-def append(cache: Cache, new_kv) -> Cache:
-  """The cache with one more completion token a row written at its length."""
-  def write(old: KeyValue, new: KeyValue):
-    at = cache.length
-    return KeyValue(
-        jax.lax.dynamic_update_slice_in_dim(old.keys, new.keys.astype(old.keys.dtype), at, -1),
-        jax.lax.dynamic_update_slice_in_dim(old.values, new.values.astype(old.values.dtype), at, -2))
-
-  suffix = tuple(write(old, new) for old, new in zip(cache.suffix, new_kv))
-  return dataclasses.replace(cache, suffix=suffix, length=cache.length + 1)
+  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+  return positions, (positions < lengths[:, None]).astype(jnp.int32)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax.models import transformer
+from r1jax.models import kv_cache, transformer
 from r1jax.models.transformer import Model
 from r1jax.records import Prompts, Rollout, pytree_dataclass
 from r1jax.runtime import sharding
@@ -136,7 +136,7 @@ def row_keys(seed: int, iteration: jax.Array, example_ids: jax.Array, group_size
 @pytree_dataclass
 class _Decoding:
   """The state of a rollout between chunks."""
-  cache: transformer.Cache
+  cache: kv_cache.Cache
   logits: jax.Array        # [N, V] of the next token
   index: jax.Array         # int32: completion tokens drawn so far
   finished: jax.Array      # [N] bool
@@ -153,7 +153,7 @@ class Sampler(NamedTuple):
   sample: Callable
   reshard: Callable        # params -> params, cast and placed for decoding
   prefill: Callable        # (resharded params, Prompts, iteration) -> state
-  room: Callable           # an array of the cache, as of `transformer.suffix_room`, made larger
+  room: Callable           # an array of the cache, as of `kv_cache.suffix_room`, made larger
   decode_chunk: Callable   # (resharded params, donated state, end) -> (state, all have finished)
 
   def __call__(self, params, prompts: Prompts, iteration) -> Rollout:
@@ -220,15 +220,15 @@ def make_sampler(
     n = logits.shape[0]
     record_of = lambda dtype: jnp.zeros((n, max_new_tokens), dtype)
     return _Decoding(
-        cache=transformer.as_prefix(new_kv, prompts.lengths),
+        cache=kv_cache.as_prefix(new_kv, prompts.lengths),
         logits=sharding.constrain(logits, 'batch', None), index=jnp.int32(0),
         finished=jnp.zeros(n, bool), lengths=jnp.zeros(n, jnp.int32),
         keys=row_keys(seed, iteration, prompts.example_ids, group_size),
         starts=jnp.repeat(prompts.lengths, group_size), tokens=record_of(jnp.int32),
         logprobs=record_of(jnp.float32), truncated=record_of(jnp.float32))
 
-  room = jax.jit(by_placement(transformer.suffix_room),
-                 static_argnames=('part', 'num_rows', 'size'))
+  room = jax.jit(by_placement(kv_cache.suffix_room),
+                 static_argnames=('field', 'num_rows', 'size'))
 
   def grow(old: jax.Array | None, prefix: jax.Array, **shape) -> jax.Array:
     """As `room`; the old array goes before the next one is made, so never two whole caches."""
@@ -246,7 +246,7 @@ def make_sampler(
     note = lambda table, column: jax.lax.dynamic_update_slice_in_dim(
         table, column[:, None], state.index, 1)
     return dataclasses.replace(
-        state, cache=transformer.append(state.cache, new_kv),
+        state, cache=kv_cache.append(state.cache, new_kv),
         logits=sharding.constrain(model.unembed(params, hidden[:, 0]), 'batch', None),
         index=state.index + 1,
         finished=state.finished | jnp.isin(tokens, stop_tokens),
@@ -273,7 +273,7 @@ def make_sampler(
     for end in range(chunk, max_new_tokens + chunk, chunk):
       if should_stop():
         raise Interrupted('the rollout was interrupted between two chunks')
-      cache = transformer.with_suffix(
+      cache = kv_cache.with_suffix(
           state.cache, state.finished.shape[0], min(end, max_new_tokens), grow)
       state = dataclasses.replace(state, cache=cache)
       state, done = decode_chunk(params, state, jnp.int32(min(end, max_new_tokens)))

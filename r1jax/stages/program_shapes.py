@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from r1jax.models import PRESETS, Model, ModelConfig, attention, build, compute, gguf, transformer
+from r1jax.models import PRESETS, Model, ModelConfig, attention, build, compute, gguf, kv_cache
 from r1jax.models.hf_config import read_config
 from r1jax.records import Prompts
 from r1jax.runtime import sharding
@@ -133,7 +133,7 @@ def sampling(
   sizes = {'first': min(chunk, max_new_tokens), 'last': max_new_tokens}
   for place_, size in list(sizes.items())[:chunks]:
     if place_ == 'last':   # it takes the place of the cache of all chunks but this one
-      room = jax.eval_shape(lambda: transformer.with_suffix(
+      room = jax.eval_shape(lambda: kv_cache.with_suffix(
           dataclasses.replace(cache, suffix=None), rows, (chunks - 1) * chunk)).suffix
       cache = dataclasses.replace(cache, suffix=place(
           room, jax.tree.map(lambda x: x.sharding, cache.suffix)))
@@ -155,18 +155,18 @@ def _grow(
   """The programs that make a cache larger, an array after the other, and the cache they make."""
   suffix = cache.suffix or tuple(attention.KeyValue(None, None) for _ in cache.prefix)
   for i, like in enumerate(cache.prefix):
-    for part in transformer.SUFFIX_AXES:
-      old = getattr(suffix[i], part)
+    for field in kv_cache.SUFFIX_AXES:
+      old = getattr(suffix[i], field)
       others = (cache.prefix, suffix[:i], suffix[i + 1:],
-                dataclasses.replace(suffix[i], **{part: None}))
+                dataclasses.replace(suffix[i], **{field: None}))
       of_stack = f' {i}' if len(suffix) > 1 else ''
       new = yield ProgramShapes(
-          f'{name}: {part}{of_stack}', run.room, (old, getattr(like, part)), times=times,
-          keywords=dict(part=part, num_rows=rows, size=size), beside=(others, beside),
+          f'{name}: {field}{of_stack}', run.room, (old, getattr(like, field)), times=times,
+          keywords=dict(field=field, num_rows=rows, size=size), beside=(others, beside),
           followed=True)
       if new is None:
         return None
-      suffix = (*suffix[:i], dataclasses.replace(suffix[i], **{part: new}), *suffix[i + 1:])
+      suffix = (*suffix[:i], dataclasses.replace(suffix[i], **{field: new}), *suffix[i + 1:])
   return dataclasses.replace(cache, suffix=suffix, length=scalar('int32'))
 
 

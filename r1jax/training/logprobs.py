@@ -12,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from r1jax.models import attention, transformer
+from r1jax.models import attention, kv_cache, transformer
 from r1jax.models.moe import Routing
 from r1jax.records import Batch, PackedBatch, Rows
 from r1jax.runtime import sharding
@@ -198,7 +198,7 @@ def completion_hidden(
     rest, _, aux = model.apply(
         params, inputs, positions=starts + jnp.arange(count),
         segment_ids=((completion_mask[:, :count] != 0) & needed).astype(jnp.int32),
-        cache=transformer.as_prefix(new_kv, prompt_lengths))
+        cache=kv_cache.as_prefix(new_kv, prompt_lengths))
     hidden = jnp.concatenate([hidden, rest], 1)[:, :length]
     routings += routing_of(aux)
   return hidden, routings

@@ -7,10 +7,11 @@ from jax.experimental import pallas as pl
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_kernels_attention_ids import visible
 
 from r1jax.kernels import blockwise, flash, flash_tpu
+from r1jax.kernels.attention_ids import AttentionIds
 from r1jax.kernels.flash import flash_attention
-from r1jax.kernels.marks import Marks, blocks_seen, padded, seen_range
 
 FORMS = pytest.mark.parametrize('form', ['plain', 'kernel'])
 
@@ -31,35 +32,20 @@ def attention_of(form):
   def attention(*operands):
     return run(*operands)[0]
 
-  def run(queries, keys, values, query_marks, key_marks, window):
-    operands = queries, keys, values, query_marks, key_marks
+  def run(queries, keys, values, query_ids, key_ids, window):
+    operands = queries, keys, values, query_ids, key_ids
     results = flash_tpu.forward(*operands, window=window, interpret=True)
     return results, (*operands, *results)
 
-  def back(window, saved, slopes):
-    *operands, out, log_total = saved
+  def back(window, saved, gradients):
+    *operands, out, log_sum_exp = saved
     with pytest.MonkeyPatch.context() as patch:
       kernel = functools.partial(flash_tpu.backward, interpret=True, window=window)
       patch.setattr(flash, '_forms', lambda *_: dict(default=kernel))
-      return flash._backward(window, (*operands, out, log_total), slopes)
+      return flash._backward(window, (*operands, out, log_sum_exp), gradients)
 
   attention.defvjp(run, back)
   return attention
-
-
-def visible(query_marks, key_marks, window):
-  """[N, T, S] bool, query by query."""
-  q, k = (jax.tree.map(np.asarray, marks) for marks in (query_marks, key_marks))
-  seen = np.zeros((*q.segments.shape, k.segments.shape[1]), bool)
-  for n, t in np.ndindex(q.segments.shape):
-    seen[n, t] = k.segments[n] == q.segments[n, t]
-    if q.parents is not None and q.parents[n, t]:
-      seen[n, t, k.segments[n] == q.parents[n, t]] = True
-    if q.places is not None:
-      seen[n, t, k.places[n] > q.places[n, t]] = False
-    if window is not None:
-      seen[n, t, k.positions[n] <= q.positions[n, t] - window] = False
-  return seen
 
 
 def softmax_over(queries, keys, values, seen):
@@ -70,7 +56,7 @@ def softmax_over(queries, keys, values, seen):
   total = jax.nn.logsumexp(scores, -1)
   weights = jnp.where(seen, jnp.exp(scores - total[..., None]), 0)
   out = jnp.einsum('nkrts,nske->ntkre', weights, values)
-  return out, jnp.moveaxis(jnp.where(some, total, blockwise.NEVER), 3, 1)
+  return out, jnp.moveaxis(jnp.where(some, total, blockwise.MASKED_SCORE), 3, 1)
 
 
 class Case(NamedTuple):
@@ -95,44 +81,48 @@ CASES = {
 
 
 def made(case, dtype=jnp.float32):
-  """(queries, keys, values, query marks, key marks) of two rows that differ."""
+  """(queries, keys, values, query ids, key ids) of two rows that differ."""
   rng = np.random.default_rng(len(str(case)))
-  draw = lambda *shape: jnp.asarray(rng.normal(0, 1.5, shape), dtype)
+  def draw(*shape):
+    return jnp.asarray(rng.normal(0, 1.5, shape), dtype)
   t, (k, r), (d, e) = case.tokens, case.heads, case.widths
   s = case.keys or t
   queries, keys, values = draw(2, t, k, r, d) / d ** 0.5, draw(2, s, k, d), draw(2, s, k, e)
   at = np.arange(t) * len(case.segments) // t
-  rows = lambda x: jnp.asarray(np.broadcast_to(x, (2, np.shape(x)[-1])), jnp.int32)
-  each = lambda ids: rows(np.stack([np.asarray(ids)[at], np.roll(np.asarray(ids)[at], 5)]))
+  def rows(x):
+    return jnp.asarray(np.broadcast_to(x, (2, np.shape(x)[-1])), jnp.int32)
+  def each(ids):
+    return rows(np.stack([np.asarray(ids)[at], np.roll(np.asarray(ids)[at], 5)]))
   positions = rows(np.arange(t)) + (0 if case.keys is None else s // 2)
-  marks = Marks(abs(each(case.segments)), case.parents and each(case.parents),
+  ids = AttentionIds(abs(each(case.segments)), case.parents and each(case.parents),
                 rows(np.arange(t)) if case.causal else None,
                 None if case.window is None else positions)
   if case.keys is None:
-    return queries, keys, values, marks, marks._replace(parents=None)
+    return queries, keys, values, ids, ids._replace(parent_ids=None)
   real = jnp.asarray(np.arange(s) < [[s - 3], [0]], jnp.int32)
-  key_marks = Marks(real, positions=None if case.window is None else rows(np.arange(s)))
-  return queries, keys, values, marks, key_marks
+  key_ids = AttentionIds(real, positions=None if case.window is None else rows(np.arange(s)))
+  return queries, keys, values, ids, key_ids
 
 
 @FORMS
 @pytest.mark.parametrize('name', CASES)
 def test_values_and_gradients_are_those_of_one_softmax(name, form):
   case = CASES[name]
-  *arrays, query_marks, key_marks = made(case)
-  attention, seen = attention_of(form), visible(query_marks, key_marks, case.window)
+  *arrays, query_ids, key_ids = made(case)
+  attention, seen = attention_of(form), visible(query_ids, key_ids, case.window)
   rng = np.random.default_rng(0)
   out_weights = rng.normal(size=(*arrays[0].shape[:-1], case.widths[1])).astype(np.float32)
   total_weights = rng.normal(size=arrays[0].shape[:-1]).astype(np.float32)
 
   def both(attend):
     def loss(arrays):
-      out, log_total = attend(*arrays)
+      out, log_sum_exp = attend(*arrays)
       return jnp.sum(out * out_weights) + jnp.sum(
-          jnp.where(log_total > blockwise.LOWEST, log_total, 0) * total_weights), (out, log_total)
+          jnp.where(log_sum_exp > blockwise.LOWEST_SCORE, log_sum_exp, 0) * total_weights), (
+              out, log_sum_exp)
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
 
-  got = both(lambda *x: attention(*x, query_marks, key_marks, case.window))
+  got = both(lambda *x: attention(*x, query_ids, key_ids, case.window))
   want = both(lambda *x: softmax_over(*x, seen))
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
     np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
@@ -141,51 +131,55 @@ def test_values_and_gradients_are_those_of_one_softmax(name, form):
 @FORMS
 def test_bfloat16_is_summed_in_float32(form):
   """Forward and backward; what is rounded are operands and results."""
-  *arrays, query_marks, key_marks = made(Case(300), jnp.bfloat16)
-  slope = jnp.asarray(np.random.default_rng(0).normal(1, 1, arrays[0].shape), jnp.bfloat16)
+  *arrays, query_ids, key_ids = made(Case(300), jnp.bfloat16)
+  gradient = jnp.asarray(np.random.default_rng(0).normal(1, 1, arrays[0].shape), jnp.bfloat16)
 
   @functools.partial(jax.jit, static_argnums=0)
-  def both(attend, arrays, slope, *marks):
-    (out, log_total), back = jax.vjp(lambda *x: attend(*x, *marks), *arrays)
-    return out, *back((slope, jnp.zeros_like(log_total))), log_total
-  *got, log_total = both(attention_of(form), arrays, slope, query_marks, key_marks, None)
-  assert {x.dtype for x in got} == {jnp.dtype('bfloat16')} and log_total.dtype == jnp.float32
-  *want, exact_total = both(softmax_over, *jax.tree.map(jnp.float32, (arrays, slope)),
-                            visible(query_marks, key_marks, None))
-  np.testing.assert_allclose(log_total, exact_total, atol=1e-4)
+  def both(attend, arrays, gradient, *ids):
+    (out, log_sum_exp), back = jax.vjp(lambda *x: attend(*x, *ids), *arrays)
+    return out, *back((gradient, jnp.zeros_like(log_sum_exp))), log_sum_exp
+  *got, log_sum_exp = both(attention_of(form), arrays, gradient, query_ids, key_ids, None)
+  assert {x.dtype for x in got} == {jnp.dtype('bfloat16')} and log_sum_exp.dtype == jnp.float32
+  *want, exact_total = both(softmax_over, *jax.tree.map(jnp.float32, (arrays, gradient)),
+                            visible(query_ids, key_ids, None))
+  np.testing.assert_allclose(log_sum_exp, exact_total, atol=1e-4)
   np.testing.assert_allclose(got[0].astype(jnp.float32), want[0], atol=0.02)
-  # A sum of bfloat16 blocks has more than 0.004, slopes of queries more than 0.005.
+  # A sum of bfloat16 blocks has more than 0.004, gradients of queries more than 0.005.
   for a, b, limit in zip(got, want, (0.0025, 0.0045, 0.0025, 0.0025)):
     assert np.linalg.norm(jnp.ravel(a - b)) < limit * np.linalg.norm(jnp.ravel(b))
 
 
-def test_parts_merge_exactly_by_their_log_sum_exps():
-  """Value and gradient: the keys cut in two anywhere, and a part that nobody sees."""
-  *arrays, query_marks, key_marks = made(Case(70, segments=(1, 2, 3, 0)))
+def test_sets_of_keys_merge_exactly_by_their_log_sum_exps():
+  """Value and gradient: the keys cut in two anywhere, and a set that no query sees."""
+  *arrays, query_ids, key_ids = made(Case(70, segments=(1, 2, 3, 0)))
   slices = slice(0, 31), slice(31, None), slice(0, 20)
-  marks = [jax.tree.map(lambda x: x[:, at], key_marks) for at in slices]
-  marks[2] = marks[2]._replace(segments=marks[2].segments + 9)
+
+  def columns(at):
+    return jax.tree.map(lambda x: x[:, at], key_ids)
+  ids = [columns(at) for at in slices]
+  ids[2] = ids[2]._replace(segment_ids=ids[2].segment_ids + 9)
 
   def merged(queries, keys, values):
-    outs, log_totals = zip(*(flash_attention(
-        queries, keys[:, at], values[:, at], query_marks, m, None) for at, m in zip(slices, marks)))
-    log_totals = jnp.stack(log_totals)
-    weights = jnp.exp(log_totals - jax.nn.logsumexp(log_totals, 0))[..., None]
+    outs, log_sum_exps = zip(*(flash_attention(
+        queries, keys[:, at], values[:, at], query_ids, m, None) for at, m in zip(slices, ids)))
+    log_sum_exps = jnp.stack(log_sum_exps)
+    weights = jnp.exp(log_sum_exps - jax.nn.logsumexp(log_sum_exps, 0))[..., None]
     return sum(w * out for w, out in zip(weights, outs))
 
-  whole = lambda *x: flash_attention(*x, query_marks, key_marks, None)[0]
-  slopes = np.random.default_rng(1).normal(size=arrays[0].shape).astype(np.float32)
+  def whole(*x):
+    return flash_attention(*x, query_ids, key_ids, None)[0]
+  gradients = np.random.default_rng(1).normal(size=arrays[0].shape).astype(np.float32)
 
   @functools.partial(jax.jit, static_argnums=0)
   def both(f, arrays):
     out, back = jax.vjp(f, *arrays)
-    return out, *back(slopes)
+    return out, *back(gradients)
   for a, b in zip(both(merged, arrays), both(whole, arrays)):
     np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), rtol=1e-5)
 
 
 @FORMS
-def test_blocks_that_nobody_sees_are_not_computed(form, monkeypatch):
+def test_blocks_that_no_query_sees_are_not_computed(form, monkeypatch):
   """What stands there is not a number, and a number it would become if it were touched."""
   computed = []
   module = dict(plain=blockwise, kernel=flash_tpu)[form]
@@ -196,79 +190,52 @@ def test_blocks_that_nobody_sees_are_not_computed(form, monkeypatch):
     return scores(*operands)
   monkeypatch.setattr(module, '_scores', counted)
   monkeypatch.setitem(flash._BLOCKS, 'cpu', 128)
-  queries, keys, values, query_marks, key_marks = made(Case(384, heads=(1, 1)))
+  queries, keys, values, query_ids, key_ids = made(Case(384, heads=(1, 1)))
   late = np.arange(384)[None, :, None, None] >= 256
   values = jnp.where(late, jnp.nan, values)
-  slope = jnp.where(late[..., None], 0.0, jnp.ones((2, 384, 1, 1, 8)))
+  gradient = jnp.where(late[..., None], 0.0, jnp.ones((2, 384, 1, 1, 8)))
   attention = attention_of(form)
   (out, _), back = jax.vjp(
-      lambda q, k, v: attention(q, k, v, query_marks, key_marks, None), queries, keys, values)
+      lambda q, k, v: attention(q, k, v, query_ids, key_ids, None), queries, keys, values)
   assert np.all(np.isfinite(out[:, :256])) and not np.any(np.isfinite(out[:, 256:]))
-  d_queries, _, _ = back((slope, jnp.zeros(slope.shape[:-1])))
+  d_queries, _, _ = back((gradient, jnp.zeros(gradient.shape[:-1])))
   assert np.all(np.isfinite(d_queries[:, :256]))
   jax.effects_barrier()
   # Six of nine blocks in each pass; the kernels take each row alone, and two go backward.
   assert len(computed) == dict(plain=2 * 6, kernel=2 * 3 * 6)[form]
 
 
-def test_blocks_that_nobody_sees_are_not_fetched(monkeypatch):
+def test_blocks_that_no_query_sees_are_not_fetched(monkeypatch):
   """Of the arrays that move along the kernels' innermost axis, as their index maps say."""
   pallas_call, fetched = pl.pallas_call, []
 
   def watched(kernel, *, grid_spec, **options):
     def run(first, end, *operands):
-      blocks = lambda spec: {
-          (*place[:-1], *map(int, spec.index_map(*place, first, end)))
-          for place in np.ndindex(*grid_spec.grid)}
+      def blocks(spec):
+        return {
+                (*place[:-1], *map(int, spec.index_map(*place, first, end)))
+                for place in np.ndindex(*grid_spec.grid)}
       fetched.append([len(blocks(spec)) for spec in grid_spec.in_specs])
       return pallas_call(kernel, grid_spec=grid_spec, **options)(first, end, *operands)
     return run
   monkeypatch.setattr(flash_tpu.pl, 'pallas_call', watched)
   operands = made(Case(384, heads=(1, 1)))
-  out, log_total = flash_tpu.forward(*operands, window=None, interpret=True)
-  flash_tpu.backward(*operands, log_total, out, log_total, window=None, interpret=True)
+  out, log_sum_exp = flash_tpu.forward(*operands, window=None, interpret=True)
+  flash_tpu.backward(*operands, log_sum_exp, out, log_sum_exp, window=None, interpret=True)
   stay, move = 2 * 3, 2 * 6     # of two rows: all blocks, the pairs that are seen
   queries_move = [move, stay, stay, move, stay, move, move, move]
   keys_move = [stay, move, move, stay, move, stay, stay, stay]
   assert fetched == [keys_move[:5], keys_move, queries_move]
 
 
-@pytest.mark.parametrize('seed', range(20))
-def test_a_block_in_which_somebody_sees_somebody_is_never_passed_over(seed):
-  rng = np.random.default_rng(seed)
-  draw = lambda high: jnp.asarray(np.sort(rng.integers(0, high, (2, 24)), 1), jnp.int32)
-  shuffled = lambda x: jnp.asarray(rng.permuted(x, axis=1)) if seed % 2 else x
-  query = Marks(draw(4), shuffled(draw(3)), shuffled(draw(30)), shuffled(draw(30)))
-  key = Marks(draw(5), None, shuffled(draw(40)), draw(30))
-  window = [None, 1, 9][seed % 3]
-  query, key = padded(query, 8, queries=True), padded(key, 8, queries=False)
-  seen = visible(query, key, window)
-  assert not seen[:, 24:].any() and not seen[:, :, 24:].any()
-  blocks = lambda marks: jax.tree.map(lambda x: x.reshape(2, 4, 8), marks)
-  found = np.asarray(blocks_seen(blocks(query), blocks(key), window))
-  needed = seen.reshape(2, 4, 8, 4, 8).any((2, 4))
-  assert np.all(found >= needed)
-  first, end = seen_range(found)
-  inside = (np.arange(4) >= first[..., None]) & (np.arange(4) < end[..., None])
-  assert np.all(inside >= found) and np.all(inside.any(-1) == found.any(-1))
-
-
-def test_of_causal_rows_no_block_above_the_diagonal_is_visited():
-  places = jnp.arange(96, dtype=jnp.int32).reshape(1, 6, 16)
-  marks = padded(Marks(jnp.ones((1, 85), jnp.int32), None, jnp.arange(85, dtype=jnp.int32)[None]),
-                 11, queries=False)
-  marks = jax.tree.map(lambda x: x.reshape(1, 6, 16), marks)
-  query = Marks(jnp.ones((1, 6, 16), jnp.int32), jnp.zeros((1, 6, 16), jnp.int32), places)
-  np.testing.assert_array_equal(blocks_seen(query, marks, None)[0], np.tri(6, dtype=bool))
-
-
 def temporary_bytes(length):
-  like = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
+  def like(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
   ids = like(1, length, dtype=jnp.int32)
 
   def loss(arrays, ids):
-    marks = Marks(ids, None, ids)
-    return jnp.sum(flash_attention(*arrays, marks, marks)[0])
+    ids = AttentionIds(ids, None, ids)
+    return jnp.sum(flash_attention(*arrays, ids, ids)[0])
   shapes = like(1, length, 1, 2, 16), like(1, length, 1, 16), like(1, length, 1, 16)
   return jax.jit(jax.grad(loss)).lower(shapes, ids).compile().memory_analysis().temp_size_in_bytes
 
@@ -281,24 +248,27 @@ def test_temporary_memory_grows_with_length_and_not_with_its_square(monkeypatch)
 
 
 def test_on_tpu_it_is_the_kernel_and_elsewhere_not():
-  *arrays, query_marks, key_marks = made(Case(200))
-  loss = lambda x: jnp.sum(flash_attention(*x, query_marks, key_marks)[0])
+  *arrays, query_ids, key_ids = made(Case(200))
+  def loss(x):
+    return jnp.sum(flash_attention(*x, query_ids, key_ids)[0])
   traced = jax.jit(jax.grad(loss)).trace(arrays)
-  calls = lambda platform: traced.lower(
-      lowering_platforms=(platform,)).as_text().count('tpu_custom_call')
-  assert calls('tpu') == 3      # forward, slopes of queries, slopes of keys and values
+  def calls(platform):
+    return traced.lower(
+        lowering_platforms=(platform,)).as_text().count('tpu_custom_call')
+  assert calls('tpu') == 3      # forward, gradients of queries, gradients of keys and values
   assert calls('cpu') == calls('cuda') == 0
 
 
 @pytest.mark.parametrize('change, message', [
     (dict(keys=jnp.ones((2, 20, 2, 9))), r'keys \(2, 20, 2, 9\) and values'),
-    (dict(values=jnp.ones((2, 19, 2, 8))), r'values \(2, 19, 2, 8\) do not fit'),
-    (dict(query_marks=Marks(jnp.ones((2, 20)))), 'query segments are float32.*give int32'),
-    (dict(key_marks=Marks(jnp.ones((2, 20), jnp.int32))), 'places of one side only'),
-    (dict(window=4), 'window=4 needs the positions'),
+    (dict(values=jnp.ones((2, 19, 2, 8))), r'values \(2, 19, 2, 8\) do not match'),
+    (dict(query_ids=AttentionIds(jnp.ones((2, 20)))),
+     'query segment_ids must be int32.*got float32'),
+    (dict(key_ids=AttentionIds(jnp.ones((2, 20), jnp.int32))), 'order is given for one side only'),
+    (dict(window=4), 'window=4 needs positions of both'),
 ])
 def test_what_does_not_fit_is_refused(change, message):
-  names = 'queries', 'keys', 'values', 'query_marks', 'key_marks'
+  names = 'queries', 'keys', 'values', 'query_ids', 'key_ids'
   arguments = dict(zip(names, made(Case(20)))) | dict(window=None) | change
   with pytest.raises(ValueError, match=message):
     flash_attention(*arguments.values())

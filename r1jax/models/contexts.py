@@ -1,0 +1,92 @@
+"""What the attention of each kind of layer may see: masks, or for long rows integer ids."""
+from typing import Any
+
+import jax.numpy as jnp
+
+from r1jax.kernels.attention_ids import AttentionIds
+from r1jax.models import rotary
+from r1jax.models.attention import Context, is_long
+from r1jax.models.config import ModelConfig
+from r1jax.models.kv_cache import Cache
+
+
+def contexts_of_kinds(
+    config: ModelConfig, positions, segment_ids, parent_ids, cache: Cache | None,
+) -> dict[str, Context]:
+  """Kind of layer -> its `Context`, without the layer's own keys and values in the cache.
+
+  Args:
+    config: the architecture.
+    positions: [N, T] int.
+    segment_ids: [N, T] int, 0 is padding.
+    parent_ids: [N, T] int, the segment that a token sees beside its own, 0 for none; or None.
+    cache: earlier tokens that all tokens see.
+  """
+  seen = _cached_masks(cache)
+  count = positions.shape[1]
+  long = is_long(count, sum(mask.shape[-1] for mask in seen.values()))
+  if long:
+    order = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), positions.shape)
+    seen['ids'] = AttentionIds(_int32(segment_ids), _int32(parent_ids), order)
+  else:
+    seen['self_mask'] = _self_mask(segment_ids, parent_ids)
+  contexts = {}
+  if set(config.kinds) - {'local'}:
+    context = Context(*rotary.tables(config, positions), **seen)
+    contexts = {kind: context for kind in config.kinds if kind != 'local'}
+  if 'local' in config.kinds:
+    assert config.window is not None
+    if long:
+      ids = seen['ids']._replace(positions=_int32(positions))
+      near = seen | dict(ids=ids, window=config.window)
+    else:
+      near = masks_within(config.window, positions, cache, **seen)
+    contexts['local'] = Context(*rotary.tables(config, positions, local=True), **near)
+  return contexts
+
+
+def masks_within(
+    window: int, positions, cache: Cache | None, self_mask, prefix_mask=None, suffix_mask=None,
+) -> dict[str, Any]:
+  """Masks of layers that see `window` positions, including a token's own: [N, T, ·] each.
+
+  The position of a prompt's token is its place in the prefix; a completion's cached tokens directly
+  precede those at `positions` [N, T]. The other arguments are masks without a window, as in
+  `attention.attend`.
+  """
+  def near(others):
+    return positions[:, :, None] - others[:, None, :] < window
+
+  masks = dict(self_mask=self_mask & near(positions))
+  if prefix_mask is not None:
+    b, size = prefix_mask.shape
+    real = jnp.repeat(prefix_mask, positions.shape[0] // b, 0)[:, None]
+    masks['prefix_mask'] = real & near(jnp.arange(size)[None])
+  if suffix_mask is not None:
+    assert cache is not None and cache.length is not None
+    cached = positions[:, :1] - cache.length + jnp.arange(suffix_mask.shape[-1])
+    masks['suffix_mask'] = suffix_mask & near(cached)
+  return masks
+
+
+def _cached_masks(cache: Cache | None) -> dict[str, Any]:
+  if cache is None:
+    return {}
+  masks = {'prefix_mask': cache.prefix_mask}
+  if cache.suffix is not None:
+    assert cache.length is not None
+    size = cache.suffix[0].keys.shape[-1]
+    masks['suffix_mask'] = jnp.arange(size) < cache.length
+  return masks
+
+
+def _self_mask(segment_ids, parent_ids):
+  """[N, T, T] bool: may token t see token s of its row."""
+  same = segment_ids[:, :, None] == segment_ids[:, None, :]
+  if parent_ids is not None:
+    same |= (parent_ids[:, :, None] == segment_ids[:, None, :]) & (parent_ids != 0)[:, :, None]
+  return same & jnp.tri(segment_ids.shape[1], dtype=bool)
+
+
+def _int32(x):
+  return None if x is None else x.astype(jnp.int32)
