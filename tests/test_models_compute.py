@@ -101,7 +101,7 @@ def test_a_published_size_costs_6nd():
 
 def test_lengths_that_do_not_fit_are_refused():
   for prompts, completions in (([3, 1], [1, 2, 3]), ([], []), ([[3]], [1]), ([3], [[1], [2]])):
-    with pytest.raises(ValueError, match=r'do not fit: give \[B\] and \[B, G\]'):
+    with pytest.raises(ValueError, match=r'must be \[B\] and \[B, G\]'):
       compute.sampling(SHAPE, prompts, completions)
 
 

@@ -70,8 +70,8 @@ def test_a_config_survives_json(scaling, tiny_config):
 
 
 @pytest.mark.parametrize('fields, message', [
-    (dict(num_kv_heads=3), 'num_heads=4 is not a multiple of num_kv_heads=3'),
-    (dict(head_dim=7), 'head_dim=7 is odd')])
+    (dict(num_kv_heads=3), 'num_heads must be a multiple of num_kv_heads=3, got 4'),
+    (dict(head_dim=7), 'head_dim must be even for rotary positions, got 7')])
 def test_heads_that_do_not_fit_are_refused(fields, message, tiny_config):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(tiny_config, **fields)

@@ -265,7 +265,7 @@ def test_the_prediction_head_is_passed_over_unless_asked_for(deepseek_tensors, m
     (lambda t: t.update({'model.layers.1.mlp.experts.8.up_proj.weight': np.zeros(1, np.float32)}),
      r'unexpected: model\.layers\.1\.mlp\.experts\.8\.up_proj\.weight\)'),
     (lambda t: t.update({'model.layers.1.mlp.gate.weight': np.zeros((7, 16), np.float32)}),
-     r'ill-shaped: model\.layers\.1\.mlp\.gate\.weight \[7, 16\], not \[8, 16\]\)'),
+     r'wrong shape: model\.layers\.1\.mlp\.gate\.weight \[7, 16\], expected \[8, 16\]\)'),
 ])
 def test_tensors_that_do_not_fit_are_named(change, words, deepseek_tensors, made, tmp_path):
   change(deepseek_tensors)
@@ -276,12 +276,12 @@ def test_tensors_that_do_not_fit_are_named(change, words, deepseek_tensors, made
 @pytest.mark.parametrize('name, change, words', [
     ('deepseek_v3', {'scoring_func': 'softmax'}, "scoring_func='softmax'.* 'sigmoid'"),
     ('deepseek_v3', {'topk_method': 'greedy'}, "topk_method='greedy'.* 'noaux_tc'"),
-    ('deepseek_v3', {'kv_lora_rank': None}, 'lacks kv_lora_rank'),
+    ('deepseek_v3', {'kv_lora_rank': None}, 'has no kv_lora_rank'),
     ('deepseek_v3', {'rope_scaling': {'rope_type': 'llama3'}}, "rope_type='llama3'.*'yarn'"),
     ('deepseek_v3', {'quantization_config': {'quant_method': 'fp8'}}, 'quantization_config'),
-    ('deepseek_v3', {'topk_group': 9}, 'groups_per_token=9 is more than groups=4'),
-    ('deepseek_v3', {'num_experts_per_tok': 5}, 'per_token=5 is not between 1 and the 4 experts'),
-    ('qwen3_moe', {'norm_topk_prob': True, 'num_experts': None}, 'lacks num_local_experts'),
+    ('deepseek_v3', {'topk_group': 9}, 'groups_per_token must be at most groups=4, got 9'),
+    ('deepseek_v3', {'num_experts_per_tok': 5}, 'per_token must be from 1 to 4, .* got 5'),
+    ('qwen3_moe', {'norm_topk_prob': True, 'num_experts': None}, 'has no num_local_experts'),
     ('gemma3', {'layer_types': ['full_attention', 'chunked_attention']}, 'chunked_attention'),
     ('gemma3', {'final_logit_softcapping': 30.0}, 'final_logit_softcapping=30.0'),
     ('gemma3', {'hidden_activation': 'gelu'}, "hidden_activation='gelu'.*gelu_pytorch_tanh"),
@@ -298,10 +298,12 @@ def test_what_the_model_does_not_have_is_refused_by_name(name, change, words, tm
 
 @pytest.mark.parametrize('name, fields, words', [
     ('deepseek_v3', dict(layers=((('experts',), 2), (('dense',), 1))),
-     'deepseek_v3 cannot say layers'),
-    ('qwen3_moe', dict(experts=Experts(count=6, per_token=2, width=8, scale=2.0)), 'say experts='),
+     'deepseek_v3 cannot express layers'),
+    ('qwen3_moe', dict(experts=Experts(count=6, per_token=2, width=8, scale=2.0)),
+     'express experts='),
     ('qwen3_moe', dict(rope_scaling=LinearScaling()), "rope_type='linear'"),
-    ('gemma3', dict(scaled_embedding=False), 'cannot say scaled_embedding=False .* read as True'),
+    ('gemma3', dict(scaled_embedding=False),
+     'cannot express scaled_embedding=False .* read as True'),
 ])
 def test_what_a_family_cannot_express_is_not_written(name, fields, words, tmp_path):
   config = dataclasses.replace(CONFIGS[name], prediction_head=False, **fields)
@@ -444,12 +446,13 @@ def test_patterns_equal_the_same_layers_one_by_one(random_params):
 
 
 @pytest.mark.parametrize('fields, message', [
-    (dict(layers=((('dense',), 5),)), 'are 5, but num_layers=4'),
+    (dict(layers=((('dense',), 5),)), 'has 5 layers, but num_layers=4'),
     (dict(layers=((('global',), 4),)), "kind 'global': use dense, local, experts"),
-    (dict(experts=None), "experts=None does not go with .* kind 'experts'"),
-    (dict(window=3), "window=3 does not go with .* kind 'local'"),
-    (dict(latent=Latent(rank=4, rope_dim=4, value_dim=4)), 'latent attention has'),
-    (dict(activation='relu'), "activation='relu' is unknown")])
+    (dict(experts=None), "experts=None contradicts .* kind 'experts'"),
+    (dict(window=3), "window=3 contradicts .* kind 'local'"),
+    (dict(latent=Latent(rank=4, rope_dim=4, value_dim=4)),
+     'latent=.* needs num_kv_heads = num_heads'),
+    (dict(activation='relu'), "activation must be 'silu' or 'gelu_tanh', got 'relu'")])
 def test_fields_that_do_not_go_together_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(CONFIGS['qwen3_moe'], **fields)

@@ -44,7 +44,7 @@ def write(path, config=CONFIG, *, tensor_type='F32', metadata=(), drop=(), archi
   params = random_params(config)
   for name, tensor in families.tensors(config, families.FAMILIES['llama']).items():
     array = np.ascontiguousarray(streaming.extract(params, tensor))
-    heads = {'query': config.num_heads, 'key': config.num_kv_heads}.get(tensor.part)
+    heads = {'query': config.num_heads, 'key': config.num_kv_heads}.get(tensor.role)
     if heads:
       array = permute(array, heads)
     name = names.get_name(name, try_suffixes=('.weight',))
@@ -80,13 +80,13 @@ def test_quantised_tensors_are_put_back_to_within_their_rounding(tensor_type, er
 
 @pytest.mark.parametrize('change, words', [
     (dict(architecture='qwen2'), "general.architecture='qwen2'"),
-    (dict(drop=('block_count',)), 'lacks llama.block_count: fetch'),
-    (dict(metadata={'rope_dimension_count': 4}), 'rope.dimension_count=4 where only 8 is read'),
+    (dict(drop=('block_count',)), 'has no llama.block_count: download'),
+    (dict(metadata={'rope_dimension_count': 4}), 'rope.dimension_count=4, but only 8 is supported'),
     (dict(metadata={'rope_scaling_type': gguf.RopeScalingType.YARN}),
-     "rope.scaling.type='yarn' where only 'none' is read"),
+     "rope.scaling.type='yarn', but only 'none' is supported"),
     (dict(metadata={'block_count': 1}), r'unexpected: blk\.1\.attn_norm\.weight, .* and 6 more'),
     (dict(drop=('blk.1.ffn_up.weight',)), r'missing: blk\.1\.ffn_up\.weight\)'),
-    (dict(metadata={'feed_forward_length': 32}), r'ill-shaped: blk\.0\.ffn_gate\.\S+ \[64, 32\]'),
+    (dict(metadata={'feed_forward_length': 32}), r'wrong shape: blk\.0\.ffn_gate\.\S+ \[64, 32\]'),
 ])
 def test_what_does_not_fit_is_named(change, words, tmp_path):
   path, _ = write(tmp_path / 'a.gguf', **change)
@@ -99,12 +99,13 @@ def test_a_torn_file_is_named(keep, tmp_path):
   path, _ = write(tmp_path / 'a.gguf')
   content = (tmp_path / 'a.gguf').read_bytes()
   (tmp_path / 'a.gguf').write_bytes(content[:keep])
-  with pytest.raises(ValueError, match='a.gguf is torn or no GGUF file .*: fetch it again'):
+  with pytest.raises(
+      ValueError, match='a.gguf is truncated or not a GGUF file .*: download it again'):
     load_gguf(path)
 
 
 def test_an_absent_file_is_named(tmp_path):
-  with pytest.raises(FileNotFoundError, match='no GGUF file .*a.gguf: mend the path'):
+  with pytest.raises(FileNotFoundError, match='a.gguf does not exist: correct the path'):
     load_gguf(str(tmp_path / 'a.gguf'))
 
 

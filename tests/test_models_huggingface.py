@@ -172,7 +172,7 @@ def test_a_sliding_window_that_no_layer_uses_is_accepted(tmp_path):
 
 
 @pytest.mark.parametrize('change, words', [
-    ({'model_type': 'gpt2'}, "model_type='gpt2'.* take a checkpoint of llama, qwen2, qwen3"),
+    ({'model_type': 'gpt2'}, "model_type='gpt2'.* use a checkpoint of llama, qwen2, qwen3"),
     ({'hidden_act': 'gelu'}, "hidden_act='gelu'.* 'silu'"),
     ({'attention_bias': True}, 'attention_bias=True'),
     ({'mlp_bias': True}, 'mlp_bias=True'),
@@ -184,8 +184,8 @@ def test_a_sliding_window_that_no_layer_uses_is_accepted(tmp_path):
     ({'rope_scaling': {'rope_type': 'yarn', 'factor': 4.0}}, "rope_type='yarn'.* 'llama3'"),
     ({'rope_scaling': None, 'rope_parameters': {'full_attention': {'rope_theta': 1e4}}},
      'rope_parameters=.*one set'),
-    ({'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}}, 'lacks low_freq_factor: add it'),
-    ({'hidden_size': None}, 'lacks hidden_size: add it'),
+    ({'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}}, 'has no low_freq_factor: add it'),
+    ({'hidden_size': None}, 'has no hidden_size: add it'),
     ({'vocab_size': '32000'}, "vocab_size='32000': it must be an integer above 0"),
     ({'num_hidden_layers': 0}, 'num_hidden_layers=0: it must be an integer above 0'),
     ({'rms_norm_eps': True}, 'rms_norm_eps=True: it must be a number above 0'),
@@ -197,11 +197,11 @@ def test_what_the_model_does_not_have_is_refused_by_name(change, words, tmp_path
 
 
 def test_config_that_is_absent_or_no_json(tmp_path):
-  with pytest.raises(FileNotFoundError, match='config.json: name the folder'):
+  with pytest.raises(FileNotFoundError, match='config.json does not exist: use the folder'):
     huggingface.read_config(tmp_path)
   for text in ('{"model_type": ', '[]'):
     (tmp_path / 'config.json').write_text(text)
-    with pytest.raises(ValueError, match='config.json .*no JSON.*: fetch it again'):
+    with pytest.raises(ValueError, match='config.json is not valid JSON .*: download it again'):
       huggingface.read_config(tmp_path)
 
 
@@ -214,7 +214,7 @@ def test_config_that_is_absent_or_no_json(tmp_path):
     (lambda t: t.update({'model.layers.3.mlp.up_proj.weight': np.zeros((10, 12), np.float32)}),
      r'unexpected: model\.layers\.3\.mlp\.up_proj\.weight\)'),
     (lambda t: t.update({'model.norm.weight': np.zeros(13, np.float32)}),
-     r'ill-shaped: model\.norm\.weight \[13\], not \[12\]\)'),
+     r'wrong shape: model\.norm\.weight \[13\], expected \[12\]\)'),
     (lambda t: t.update({'model.norm.weight': np.zeros(12, np.int8)}),
      r'model\.norm\.weight .* the type I8: save the checkpoint in one of F32, F16, BF16'),
 ])
@@ -248,14 +248,14 @@ def test_a_tied_head_may_be_there_if_it_equals_the_embedding(tmp_path):
 def test_a_torn_file_is_named(keep, exported):
   file = sorted(exported[0].glob('*.safetensors'))[1]
   file.write_bytes(file.read_bytes()[:keep])
-  with pytest.raises(ValueError, match=f'{file.name} is torn .*: fetch it again'):
+  with pytest.raises(ValueError, match=f'{file.name} is truncated .*: download it again'):
     huggingface.load_params(exported[0], LLAMA)
 
 
 def test_a_missing_shard_is_named(exported):
   file = sorted(exported[0].glob('*.safetensors'))[2]
   file.unlink()
-  with pytest.raises(FileNotFoundError, match=f'{file.name}, named in .* is missing: fetch'):
+  with pytest.raises(FileNotFoundError, match=f'{file.name}, named in .* is missing: download'):
     huggingface.load_params(exported[0], LLAMA)
 
 
@@ -263,9 +263,9 @@ def test_a_folder_without_weights_or_with_a_bad_index(exported, tmp_path):
   for folder in (tmp_path, tmp_path / 'nowhere'):
     with pytest.raises(FileNotFoundError, match=f'{folder} has neither model.safetensors nor'):
       huggingface.load_params(folder, LLAMA)
-  for text, words in (('{', 'is no JSON'), ('{}', 'has no weight_map')):
+  for text, words in (('{', 'is not valid JSON'), ('{}', 'has no weight_map')):
     (exported[0] / 'model.safetensors.index.json').write_text(text)
-    with pytest.raises(ValueError, match=f'index.json {words}.*: fetch it again'):
+    with pytest.raises(ValueError, match=f'index.json {words}.*: download it again'):
       huggingface.load_params(exported[0], LLAMA)
 
 
@@ -276,7 +276,7 @@ def test_shards_in_a_bucket_are_read_as_those_on_a_disk():
   assert_equal(huggingface.load_params(folder, LLAMA), params)
   lost = next(path for path in storage.Path(folder).iterdir() if '.safetensors' in path.name)
   lost.remove()
-  with pytest.raises(FileNotFoundError, match=f'{lost.name}, named in .* is missing: fetch'):
+  with pytest.raises(FileNotFoundError, match=f'{lost.name}, named in .* is missing: download'):
     huggingface.load_params(folder, LLAMA)
   storage.Path(folder).remove()
 
@@ -340,19 +340,19 @@ def test_an_export_that_fails_half_way_leaves_no_config(tmp_path):
 
 def test_export_overwrites_nothing(exported, tmp_path):
   folder, tensors = exported
-  with pytest.raises(FileExistsError, match='is there already: remove it or name another'):
+  with pytest.raises(FileExistsError, match='already exists: remove it or use another'):
     huggingface.export(folder, LLAMA, jax.tree.map(np.zeros_like, random_params(LLAMA)))
   assert_equal(huggingface.load_params(folder, LLAMA), random_params(LLAMA))
   (tmp_path / 'b').mkdir()
   save_file(tensors, tmp_path / 'b/model.safetensors')
-  with pytest.raises(FileExistsError, match='model.safetensors is there already'):
+  with pytest.raises(FileExistsError, match='model.safetensors already exists'):
     huggingface.export(tmp_path / 'b', LLAMA, random_params(LLAMA))
 
 
 def test_export_refuses_before_it_writes(tmp_path):
   params = random_params(LLAMA)
   narrow = dataclasses.replace(LLAMA, mlp_width=8)
-  with pytest.raises(ValueError, match=r'mlp\.down has the shape \(3, 10, 12\) .* \(3, 8, 12\)'):
+  with pytest.raises(ValueError, match=r'down has the shape \(3, 10, 12\), but .* \(3, 8, 12\)'):
     huggingface.export(tmp_path / 'a', narrow, params)
   with pytest.raises(ValueError, match="dtype='int8' .* float32, bfloat16"):
     huggingface.export(tmp_path / 'a', LLAMA, params, dtype='int8')

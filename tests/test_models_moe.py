@@ -131,11 +131,11 @@ def test_balance_losses_are_their_formulas_and_one_where_the_load_is_even():
 
 
 @pytest.mark.parametrize('fields, message', [
-    (dict(routing='top1'), "routing='top1' is unknown"),
-    (dict(groups=3), 'count=8 experts do not make groups=3'),
-    (dict(groups=8, groups_per_token=8), 'groups of two or more'),
-    (dict(groups_per_token=5), 'groups_per_token=5 is more than groups=4'),
-    (dict(per_token=5), 'per_token=5 is not between 1 and the 4 experts')])
+    (dict(routing='top1'), "routing must be .* got 'top1'"),
+    (dict(groups=3), 'count=8 experts cannot be divided into groups=3'),
+    (dict(groups=8, groups_per_token=8), 'groups of at least two'),
+    (dict(groups_per_token=5), 'groups_per_token must be at most groups=4, got 5'),
+    (dict(per_token=5), 'per_token must be from 1 to 4, .* got 5')])
 def test_experts_that_cannot_be_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(SIGMOID, **fields)

@@ -245,13 +245,14 @@ def test_the_prediction_head_equals_that_of_transformers(make_checkpoint, tmp_pa
   tensors = load_file(folder / 'model.safetensors')
   for name, tensor in head.state_dict().items():
     name = name.removeprefix('mtp_block.').replace('post_norm', 'shared_head.norm')
-    pieces = {name: tensor.numpy()}
+    renamed = {name: tensor.numpy()}
     if name == 'mlp.experts.gate_up_proj':
-      pieces = {f'mlp.experts.{i}.{part}_proj.weight': half for i, both in enumerate(tensor.numpy())
+      renamed = {f'mlp.experts.{i}.{part}_proj.weight': half
+                 for i, both in enumerate(tensor.numpy())
                 for part, half in zip(('gate', 'up'), np.split(both, 2))}
     elif name == 'mlp.experts.down_proj':
-      pieces = {f'mlp.experts.{i}.down_proj.weight': t for i, t in enumerate(tensor.numpy())}
-    tensors |= {f'model.layers.3.{key}': np.ascontiguousarray(t) for key, t in pieces.items()}
+      renamed = {f'mlp.experts.{i}.down_proj.weight': t for i, t in enumerate(tensor.numpy())}
+    tensors |= {f'model.layers.3.{key}': np.ascontiguousarray(t) for key, t in renamed.items()}
   save_file(tensors, tmp_path / 'model.safetensors')
   (tmp_path / 'config.json').write_text((folder / 'config.json').read_text())
   config = huggingface.read_config(tmp_path, prediction_head=True)

@@ -1,4 +1,4 @@
-"""Weights in pieces: what each device gets, what is read and held, 8-bit blocks, interruptions."""
+"""Streaming weights: what each device gets, what is read and held, 8-bit blocks, interruptions."""
 import dataclasses
 import json
 import os
@@ -49,9 +49,9 @@ def mesh():
 
 
 @pytest.fixture
-def sizes_of_pieces(monkeypatch):
-  """Sets how large a piece may be, in bytes."""
-  return lambda size: monkeypatch.setattr(streaming, 'PIECE_BYTES', size)
+def bytes_per_read(monkeypatch):
+  """Sets how many bytes may be read at once."""
+  return lambda size: monkeypatch.setattr(streaming, 'READ_BYTES', size)
 
 
 # Every device gets its part.
@@ -59,10 +59,11 @@ def sizes_of_pieces(monkeypatch):
 
 @pytest.mark.parametrize('config, size', [(LLAMA, 4), (QWEN2, 200), (DEEPSEEK, 300)],
                          ids=lambda value: getattr(value, 'family', value))
-def test_pieces_make_the_same_parameters_on_any_mesh(config, size, mesh, sizes_of_pieces, tmp_path):
+def test_reads_of_any_size_make_the_same_parameters_on_any_mesh(
+    config, size, mesh, bytes_per_read, tmp_path):
   params = random_params(config)
   huggingface.export(tmp_path / 'a', config, params)
-  sizes_of_pieces(size)
+  bytes_per_read(size)
   if config is QWEN2:
     assert_equal(huggingface.load_params(tmp_path / 'a', config), params)
   loaded = huggingface.load_params(tmp_path / 'a', config, mesh=mesh)
@@ -74,11 +75,11 @@ def test_pieces_make_the_same_parameters_on_any_mesh(config, size, mesh, sizes_o
       np.testing.assert_array_equal(shard.data, array[shard.index])
 
 
-def test_each_byte_is_read_once_for_all_devices_and_in_bounded_pieces(
-    mesh, sizes_of_pieces, tmp_path):
+def test_each_byte_is_read_once_for_all_devices_and_in_bounded_reads(
+    mesh, bytes_per_read, tmp_path):
   config = dataclasses.replace(LLAMA, width=32, mlp_width=64, vocab_size=100)
   tensors = families.tensors(config, families.FAMILIES['llama'])
-  sizes_of_pieces(2_000)
+  bytes_per_read(2_000)
   counts = {name: np.zeros((t.shape + (1,))[:2], int) for name, t in tensors.items()}
 
   def read(name, rows, columns):
@@ -112,7 +113,7 @@ def test_only_what_a_process_holds_is_read(name, wanted, rows, columns):
     asked.append((rows, columns))
     return np.zeros((rows[1] - rows[0], columns[1] - columns[0]))
 
-  list(streaming._pieces(name, tensor, shape.shape, [wanted], read))
+  list(streaming._reads(name, tensor, shape.shape, [wanted], read))
   assert asked == ([] if rows is None else [(rows, columns)])
 
 
@@ -129,7 +130,7 @@ def peak_of_buffers(run):
   return peak
 
 
-def test_memory_of_import_and_export_is_that_of_pieces(mesh, sizes_of_pieces, tmp_path):
+def test_memory_of_import_and_export_is_that_of_reads(mesh, bytes_per_read, tmp_path):
   config = dataclasses.replace(LLAMA, width=256, mlp_width=1024, num_layers=8, vocab_size=2048)
   params = random_params(config)
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
@@ -137,9 +138,9 @@ def test_memory_of_import_and_export_is_that_of_pieces(mesh, sizes_of_pieces, tm
   assert size > 28 * 2**20 and largest == 16 * 2**20
   huggingface.export(tmp_path / 'a', config, params, max_shard_bytes=size // 8)
   del params
-  sizes_of_pieces(2**19)
+  bytes_per_read(2**19)
   peak = peak_of_buffers(lambda: huggingface.load_params(tmp_path / 'a', config, mesh=mesh))
-  assert peak < 4 * 2**19   # a piece as read, as turned, and one small parameter
+  assert peak < 4 * 2**19   # what is read, its transpose, and one small parameter
   loaded = huggingface.load_params(tmp_path / 'a', config, mesh=mesh)
   folders = iter('bc')
   peak = peak_of_buffers(lambda: huggingface.export(
@@ -156,7 +157,7 @@ def test_an_export_of_sharded_parameters_is_that_of_arrays_byte_for_byte(
   params = random_params(DEEPSEEK)
   huggingface.export(tmp_path / 'a', DEEPSEEK, params, max_shard_bytes=4_000)
   placed = jax.device_put(params, sharding.shardings(mesh, build(DEEPSEEK).logical_axes, params))
-  monkeypatch.setattr(streaming, '_FETCHED_WHOLE', 0)
+  monkeypatch.setattr(streaming, '_SMALL_BYTES', 0)
   huggingface.export(tmp_path / 'b', DEEPSEEK, placed, max_shard_bytes=4_000)
   names = [path.name for path in sorted((tmp_path / 'a').iterdir())]
   assert names == [path.name for path in sorted((tmp_path / 'b').iterdir())] and len(names) > 5
@@ -173,7 +174,7 @@ def test_a_part_of_a_split_parameter_takes_the_memory_of_the_part(addressable):
   placement = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(
       None, ('expert', 'fsdp'), None, None, 'tensor'))
   array, sizes = jax.device_put(whole, placement), (1, 1, 64, 1, 32)
-  cut = streaming._cutter(placement, addressable)
+  cut = streaming._slicer(placement, addressable)
   for expert in (0, 1, 6):
     starts = np.array([2, expert, 0, 1, 0], np.int32)
     part = np.asarray(cut(array, starts, sizes))
@@ -195,7 +196,7 @@ import numpy as np
 jax.distributed.initialize(f'127.0.0.1:{port}', 2, number)
 from r1jax.runtime import sharding, storage
 from r1jax.models import huggingface, streaming
-streaming.PIECE_BYTES, streaming._FETCHED_WHOLE = 4_000, 500
+streaming.READ_BYTES, streaming._SMALL_BYTES = 4_000, 500
 config = huggingface.read_config(folder / 'a')
 params = huggingface.load_params(folder / 'a', config, mesh=sharding.make_mesh(expert=2, tensor=2))
 whole = huggingface.load_params(folder / 'a', config)
@@ -298,11 +299,11 @@ def write(folder, tensors, quantised=None, config=WIDE):
 
 @pytest.mark.parametrize('size', [2**24, 60_000])
 def test_deepseeks_eight_bit_weights_are_dequantised(
-    size, eight_bits, mesh, sizes_of_pieces, tmp_path):
+    size, eight_bits, mesh, bytes_per_read, tmp_path):
   published, params = eight_bits
   folder = write(tmp_path / 'a', published, FP8)
   assert huggingface.read_config(folder) == WIDE
-  sizes_of_pieces(size)   # pieces of rows and columns that do not end where a block ends
+  bytes_per_read(size)   # reads of rows and columns that do not end where a block ends
   assert_equal(huggingface.load_params(folder, WIDE, mesh=mesh), params)
 
 
@@ -313,7 +314,7 @@ def test_any_part_of_an_eight_bit_weight_is_that_part_of_the_whole(rows, columns
   array = np.random.default_rng(0).standard_normal((300, 200)).astype(np.float32)
   published, meant = in_eight_bits({'q_proj.weight': array}, (128, 64))
   at, scales = (slice(*rows), slice(*columns)), published['q_proj.weight_scale_inv']
-  part = fp8.dequantised(
+  part = fp8.dequantise(
       published['q_proj.weight'][at], scales[rows[0] // 128:, columns[0] // 64:], (128, 64),
       first_row=rows[0], first_column=columns[0])
   np.testing.assert_array_equal(part, meant['q_proj.weight'][at])
@@ -339,13 +340,13 @@ NAME = 'model.layers.0.mlp.up_proj.weight'
 @pytest.mark.parametrize('change, quantised, words', [
     (lambda t: t.pop(f'{NAME}_scale_inv'), FP8, rf'missing: {NAME}_scale_inv\)'),
     (lambda t: t.update({f'{NAME}_scale_inv': np.ones((2, 1), np.float32)}), FP8,
-     rf'ill-shaped: {NAME}_scale_inv \[2, 1\], not \[2, 2\]'),
+     rf'wrong shape: {NAME}_scale_inv \[2, 1\], expected \[2, 2\]'),
     (lambda t: t.update({f'{NAME}_scale_inv': np.ones((2, 2), np.int8)}), FP8,
      f'{NAME}_scale_inv .* the type I8: save'),
     (lambda t: t.update({'model.norm.weight_scale_inv': np.ones((1,), np.float32)}), FP8,
      'unexpected: model.norm.weight_scale_inv'),
     (lambda t: [t.pop(n) for n in list(t) if 'scale_inv' in n], None,
-     'type F8_E4M3, but config.json has no quantization_config .*: fetch config.json again'),
+     'type F8_E4M3, but config.json has no quantization_config .*: download config.json again'),
 ])
 def test_eight_bit_weights_that_do_not_fit_are_named(
     change, quantised, words, eight_bits, tmp_path):
@@ -355,15 +356,15 @@ def test_eight_bit_weights_that_do_not_fit_are_named(
     huggingface.load_params(write(tmp_path / 'a', tensors, quantised), WIDE)
 
 
-# Interrupted, torn, misplaced.
+# Interrupted, truncated, misplaced.
 
 
 def test_an_import_that_was_interrupted_is_called_again(
-    mesh, sizes_of_pieces, monkeypatch, tmp_path):
+    mesh, bytes_per_read, monkeypatch, tmp_path):
   params = random_params(LLAMA)
   huggingface.export(tmp_path / 'a', LLAMA, params, max_shard_bytes=2_000)
   before = {path: path.read_bytes() for path in (tmp_path / 'a').iterdir()}
-  sizes_of_pieces(200)
+  bytes_per_read(200)
   read, left = safetensors_io.File.read, iter(range(20))
 
   def failing(*args):
@@ -405,7 +406,7 @@ def test_a_checkpoint_in_a_bucket_is_read_where_it_lies(mesh, monkeypatch, tmp_p
 
   weights = remote / 'model.safetensors'   # and one that the bucket has only in part
   weights.write_bytes(weights.read_bytes()[:-10])
-  with pytest.raises(ValueError, match='model.safetensors is torn .*: fetch it again'):
+  with pytest.raises(ValueError, match='model.safetensors is truncated .*: download it again'):
     load()
   remote.remove()
 
@@ -435,15 +436,15 @@ def test_an_index_that_names_a_tensor_its_file_lacks(tmp_path):
   content['weight_map']['model.norm.weight'] = files[0]
   index.write_text(json.dumps(content))
   with pytest.raises(ValueError, match=(
-      f'{files[0]} lacks model.norm.weight, which .*index.json places there: fetch both again')):
+      f'{files[0]} has no model.norm.weight, but .*index.json says so: download both again')):
     huggingface.load_params(tmp_path / 'a', LLAMA)
   index.write_text(json.dumps({'weight_map': {'model.norm.weight': 3}}))
-  with pytest.raises(ValueError, match='index.json has no weight_map: fetch it again'):
+  with pytest.raises(ValueError, match='index.json has no weight_map: download it again'):
     huggingface.load_params(tmp_path / 'a', LLAMA)
 
 
 def test_weights_of_another_family_are_named(tmp_path):
   huggingface.export(tmp_path / 'a', QWEN2, random_params(QWEN2))
-  with pytest.raises(ValueError, match='do not fit .*unexpected: .*k_proj.bias'):
+  with pytest.raises(ValueError, match='do not match .*unexpected: .*k_proj.bias'):
     huggingface.load_params(
         tmp_path / 'a', dataclasses.replace(QWEN2, family='llama', qkv_bias=False))

@@ -1,4 +1,4 @@
-"""The shape of a decoder-only transformer, its layers, and how many parameters it has."""
+"""The architecture of a decoder-only transformer, and its numbers of parameters and operations."""
 from collections.abc import Sequence
 import dataclasses
 
@@ -7,7 +7,12 @@ KINDS = ('dense', 'local', 'experts')
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """Llama 3's stretching of the rotary frequencies (arXiv:2407.21783; transformers' `llama3`)."""
+  """Llama 3's stretched rotary frequencies (arXiv:2407.21783; `llama3` in transformers).
+
+  Frequencies that turn more than `high_frequency_factor` times within the original length are kept,
+  those that turn less than `low_frequency_factor` times are divided by `factor`, and those in
+  between are interpolated.
+  """
   factor: float = 8.0
   low_frequency_factor: float = 1.0
   high_frequency_factor: float = 4.0
@@ -24,11 +29,12 @@ class LinearScaling:
 
 @dataclasses.dataclass(frozen=True)
 class YarnScaling:
-  """YaRN (arXiv:2309.00071) as DeepSeek-V3 has it.
+  """YaRN (arXiv:2309.00071) as in DeepSeek-V3.
 
-  Frequencies that turn more than `fast_turns` times within the original length stay, those under
-  `slow_turns` are divided by `factor`. Attention scores are multiplied by m(mscale_all_dim)², the
-  rotated parts of queries and keys by m(mscale)/m(mscale_all_dim), m(s) = 0.1·s·ln(factor) + 1.
+  Frequencies that turn more than `fast_turns` times within the original length are kept, those that
+  turn less than `slow_turns` times are divided by `factor`. Attention scores are multiplied by
+  m(mscale_all_dim)², the rotated parts of queries and keys by m(mscale) / m(mscale_all_dim), where
+  m(s) = 0.1·s·ln(factor) + 1.
   """
   factor: float = 40.0
   original_max_length: int = 4096
@@ -43,10 +49,13 @@ class YarnScaling:
 class Experts:
   """The mixture of experts in the layers of kind 'experts'.
 
-  A token's router scores are a softmax over all experts, or sigmoids; the `per_token` best are
-  taken, by score plus the balancing bias where `routing` is 'sigmoid', and only from the
-  `groups_per_token` groups whose two best add up highest. Their outputs are weighted by the
-  scores alone, with `normalise` divided by their sum, times `scale`.
+  A token's router scores are a softmax over all experts, or sigmoids. It is routed to the
+  `per_token` experts with the highest scores (with 'sigmoid': score plus balancing bias), chosen
+  from the `groups_per_token` groups whose two best experts have the highest sum. The experts'
+  outputs are weighted by the scores without bias, divided by their sum if `normalise`, times
+  `scale`.
+
+  Raises ValueError where fields contradict each other.
   """
   count: int
   per_token: int
@@ -60,25 +69,25 @@ class Experts:
 
   def __post_init__(self):
     if self.routing not in ('softmax', 'sigmoid'):
-      raise ValueError(f'routing={self.routing!r} is unknown: set \'softmax\' or \'sigmoid\'')
+      raise ValueError(f"routing must be 'softmax' or 'sigmoid', got {self.routing!r}")
     if self.count % self.groups or (self.groups > 1 and self.count < 2 * self.groups):
-      raise ValueError(f'count={self.count} experts do not make groups={self.groups} equal groups '
-                       'of two or more: change one of them')
+      raise ValueError(f'count={self.count} experts cannot be divided into groups={self.groups} '
+                       'equal groups of at least two: change one of them')
     if self.groups_per_token > self.groups:
-      raise ValueError(f'groups_per_token={self.groups_per_token} is more than '
-                       f'groups={self.groups}: make it at most that')
-    if not 1 <= self.per_token <= self.count // self.groups * self.groups_per_token:
-      raise ValueError(f'per_token={self.per_token} is not between 1 and the '
-                       f'{self.count // self.groups * self.groups_per_token} experts that the '
-                       'groups of a token have: change it')
+      raise ValueError(f'groups_per_token must be at most groups={self.groups}, got '
+                       f'{self.groups_per_token}')
+    available = self.count // self.groups * self.groups_per_token
+    if not 1 <= self.per_token <= available:
+      raise ValueError(f'per_token must be from 1 to {available}, the number of experts in the '
+                       f'groups of a token, got {self.per_token}')
 
 
 @dataclasses.dataclass(frozen=True)
 class Latent:
-  """Latent attention (arXiv:2405.04434): the keys and values of all heads come from one latent.
+  """Latent attention (arXiv:2405.04434): keys and values of all heads are made from one latent.
 
-  A head's query and key have `head_dim` numbers without position (`ModelConfig.head_dim` less
-  `rope_dim`) and `rope_dim` rotated ones; the rotated key is shared by all heads.
+  Of the `ModelConfig.head_dim` numbers of a head's query and key, `rope_dim` are rotated and the
+  others have no position; all heads share the rotated key.
   """
   rank: int                    # of the latent that keys and values come from
   rope_dim: int
@@ -89,13 +98,15 @@ class Latent:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """One transformer of the kinds that `families.FAMILIES` names.
+  """The architecture of one transformer.
 
-  `family` names the checkpoint family whose tensor names an export uses; the mathematics is in
-  the other fields alone. `layers` are runs of (pattern, repeats): a pattern is a tuple of kinds,
-  'dense' (attention to all that precedes, one MLP), 'local' (attention to the last `window`
-  positions, one MLP) or 'experts' (attention to all, a mixture of experts); () stands for
-  `num_layers` dense ones. Raises ValueError where fields do not go together.
+  `family` is a key of `families.FAMILIES`: it decides the names of tensors in checkpoints, and
+  nothing else. `layers` are runs of (pattern, repeats). A pattern is a tuple of kinds: 'dense'
+  (attention to all earlier tokens, an MLP), 'local' (attention to the last `window` positions, an
+  MLP) or 'experts' (attention to all earlier tokens, a mixture of experts). () means `num_layers`
+  dense layers.
+
+  Raises ValueError where fields contradict each other.
   """
   family: str
   vocab_size: int
@@ -111,43 +122,45 @@ class ModelConfig:
   qkv_bias: bool = False       # Qwen2
   qk_norm: bool = False        # Qwen3, Gemma 3
   tied_embedding: bool = True
-  max_length: int = 32_768     # positions the checkpoint was made for
+  max_length: int = 32_768     # positions that the checkpoint was trained for
   layers: tuple[tuple[tuple[str, ...], int], ...] = ()
   experts: Experts | None = None
   latent: Latent | None = None
   window: int | None = None               # positions that a local layer sees, its own included
   local_rope_theta: float | None = None   # of local layers, which are never stretched
-  query_scale: float | None = None        # scores are divided by its root; None: head_dim
+  query_scale: float | None = None        # scores are divided by its root; None means head_dim
   offset_norms: bool = False              # norms multiply by 1 + scale
-  post_norms: bool = False                # norms behind attention and MLP too
+  post_norms: bool = False                # norms after attention and MLP too
   scaled_embedding: bool = False          # embeddings are multiplied by the root of width
   activation: str = 'silu'                # of the MLP; or 'gelu_tanh'
   prediction_head: bool = False           # DeepSeek-V3's, for the token after the next
 
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:
-      raise ValueError(f'num_heads={self.num_heads} is not a multiple of '
-                       f'num_kv_heads={self.num_kv_heads}: make it one')
+      raise ValueError(f'num_heads must be a multiple of num_kv_heads={self.num_kv_heads}, got '
+                       f'{self.num_heads}')
     rope_dim = self.latent.rope_dim if self.latent else self.head_dim
     if rope_dim % 2:
       name = 'latent.rope_dim' if self.latent else 'head_dim'
-      raise ValueError(f'{name}={rope_dim} is odd: rotary positions need an even one')
+      raise ValueError(f'{name} must be even for rotary positions, got {rope_dim}')
     unknown = [kind for kind in self.kinds if kind not in KINDS]
     if unknown:
-      raise ValueError(f'layers={self.layers} has the kind {unknown[0]!r}: use {", ".join(KINDS)}')
+      raise ValueError(f'layers={self.layers} has the unknown kind {unknown[0]!r}: use '
+                       f'{", ".join(KINDS)}')
     if len(self.kinds) != self.num_layers:
-      raise ValueError(f'layers={self.layers} are {len(self.kinds)}, but '
-                       f'num_layers={self.num_layers}: make them agree')
+      raise ValueError(f'layers={self.layers} has {len(self.kinds)} layers, but '
+                       f'num_layers={self.num_layers}: set the same number')
     for kind, field in (('experts', 'experts'), ('local', 'window')):
       if (kind in self.kinds) != (getattr(self, field) is not None):
-        raise ValueError(f'{field}={getattr(self, field)} does not go with layers={self.layers}: '
-                         f'set it exactly if there are layers of kind {kind!r}')
+        raise ValueError(f'{field}={getattr(self, field)} contradicts layers={self.layers}: set '
+                         f'{field} if and only if there are layers of kind {kind!r}')
     if self.latent and (self.num_kv_heads != self.num_heads or self.qkv_bias or self.qk_norm
                         or 'local' in self.kinds or self.latent.rope_dim >= self.head_dim):
-      raise ValueError('latent attention has num_kv_heads = num_heads, rope_dim under head_dim, '
-                       'neither qkv_bias nor qk_norm, and no local layers: mend these fields')
+      raise ValueError(
+          f'latent={self.latent} needs num_kv_heads = num_heads, rope_dim < head_dim, no qkv_bias, '
+          'no qk_norm and no local layers: change these fields')
     if self.activation not in ('silu', 'gelu_tanh'):
-      raise ValueError(f'activation={self.activation!r} is unknown: set \'silu\' or \'gelu_tanh\'')
+      raise ValueError(f"activation must be 'silu' or 'gelu_tanh', got {self.activation!r}")
 
   @property
   def group_size(self) -> int:
@@ -156,7 +169,7 @@ class ModelConfig:
 
   @property
   def runs(self) -> tuple[tuple[tuple[str, ...], int], ...]:
-    """`layers`, written out where they are ()."""
+    """`layers`, or the one run of dense layers that () stands for."""
     return self.layers or ((('dense',), self.num_layers),)
 
   @property
@@ -165,11 +178,16 @@ class ModelConfig:
     return sum((pattern * repeats for pattern, repeats in self.runs), ())
 
   def to_dict(self) -> dict:
+    """The fields as plain values, for JSON; `from_dict` reads them."""
     return dataclasses.asdict(self)
 
   @classmethod
   def from_dict(cls, fields: dict) -> 'ModelConfig':
-    """The config that `to_dict` gave, also after a passage through JSON."""
+    """The config that `to_dict` turned into these fields, possibly stored as JSON in between.
+
+    Args:
+      fields: what `to_dict` returned.
+    """
     fields = dict(fields)
     if scaling := fields.get('rope_scaling'):
       classes = {c.kind: c for c in (RopeScaling, LinearScaling, YarnScaling)}
@@ -181,22 +199,32 @@ class ModelConfig:
 
 
 def as_runs(kinds: Sequence[str], longest: int = 8) -> tuple[tuple[tuple[str, ...], int], ...]:
-  """Kinds of layers as few (pattern, repeats): always the pattern that covers most of what is left.
+  """Writes a sequence of kinds of layers as few runs of (pattern, repeats).
 
-  A pattern has at most `longest` kinds; of equals the shortest is taken.
+  Greedy: each run is the one that covers most of the remaining layers; among equals, the one with
+  the shortest pattern.
+
+  Args:
+    kinds: the kind of each layer.
+    longest: the most kinds that a pattern may have.
   """
-  kinds, result = tuple(kinds), []
-  while kinds:
-    def repeats(size):
-      count = 1
-      while kinds[count * size:(count + 1) * size] == kinds[:size]:
-        count += 1
-      return count
-    sizes = [s for s in range(1, min(longest, len(kinds)) + 1) if s == 1 or repeats(s) > 1]
-    size = max(sizes, key=lambda s: (s * repeats(s), -s))
-    result.append((kinds[:size], repeats(size)))
-    kinds = kinds[size * repeats(size):]
+  left, result = tuple(kinds), []
+  while left:
+    runs = [(left[:size], _repeats(left, size)) for size in range(1, min(longest, len(left)) + 1)]
+    pattern, repeats = max(
+        (run for run in runs if len(run[0]) == 1 or run[1] > 1),
+        key=lambda run: (len(run[0]) * run[1], -len(run[0])))
+    result.append((pattern, repeats))
+    left = left[len(pattern) * repeats:]
   return tuple(result)
+
+
+def _repeats(kinds: tuple[str, ...], size: int) -> int:
+  """How often the first `size` kinds follow each other at the beginning."""
+  count = 1
+  while kinds[count * size:(count + 1) * size] == kinds[:size]:
+    count += 1
+  return count
 
 
 def _attention_params(c: ModelConfig) -> int:
@@ -205,13 +233,13 @@ def _attention_params(c: ModelConfig) -> int:
     count = c.width * c.head_dim * (heads + c.num_heads)
     count += c.head_dim * heads if c.qkv_bias else 0
     return count + (2 * c.head_dim if c.qk_norm else 0)
-  l, queries = c.latent, c.num_heads * c.head_dim
-  count = c.width * (l.rank + l.rope_dim) + l.rank
-  count += l.rank * c.num_heads * (c.head_dim - l.rope_dim + l.value_dim)
-  count += c.num_heads * l.value_dim * c.width
-  if l.query_rank is None:
+  latent, queries = c.latent, c.num_heads * c.head_dim
+  count = c.width * (latent.rank + latent.rope_dim) + latent.rank
+  count += latent.rank * c.num_heads * (c.head_dim - latent.rope_dim + latent.value_dim)
+  count += c.num_heads * latent.value_dim * c.width
+  if latent.query_rank is None:
     return count + c.width * queries
-  return count + c.width * l.query_rank + l.query_rank + l.query_rank * queries
+  return count + c.width * latent.query_rank + latent.query_rank + latent.query_rank * queries
 
 
 def _layer_params(c: ModelConfig, kind: str, *, active: bool) -> int:
@@ -219,15 +247,18 @@ def _layer_params(c: ModelConfig, kind: str, *, active: bool) -> int:
   if kind != 'experts':
     return count + 3 * c.width * c.mlp_width
   e = c.experts
+  assert e is not None
   count += c.width * e.count + (e.count if e.routing == 'sigmoid' else 0)
   return count + 3 * c.width * e.width * ((e.per_token if active else e.count) + e.shared)
 
 
 def num_params(config: ModelConfig, *, active: bool = False) -> int:
-  """All parameters, a tied embedding counted once, the prediction head included if there is one.
+  """Number of parameters; a tied embedding counts once, a prediction head is included.
 
-  With `active`, those that one token's forward pass uses: of the experts only `per_token`, and no
-  prediction head.
+  Args:
+    config: the architecture.
+    active: count only those that one token's forward pass uses: `per_token` of the experts, and no
+      prediction head.
   """
   c = config
   count = sum(_layer_params(c, kind, active=active) for kind in c.kinds)
@@ -238,16 +269,21 @@ def num_params(config: ModelConfig, *, active: bool = False) -> int:
 
 
 def flops_per_token(config: ModelConfig, context: float) -> float:
-  """Floating-point operations of one token's forward pass: 2·N + 2·heads·(d_k + d_v)·Σ context.
+  """Floating-point operations of a token's forward pass: 2·N + 2·heads·(d_k + d_v)·Σ context.
 
-  The sum is over layers. N counts active parameters and leaves out the embedding look-up (a tied
-  matrix counts once, as the unembedding); d_k and d_v are a head's width in keys and values;
-  `context` is the mean number of positions attended to, in local layers at most the window. A training token costs three times
-  as many. Latent attention is counted as it trains; decoding in its absorbed form costs more
-  operations and fewer bytes.
+  The sum is over layers. N counts active parameters without the embedding look-up (a tied matrix
+  counts once, as the unembedding); d_k and d_v are the widths of a head's key and value. A training
+  token costs three times as much. Latent attention is counted in the form used in training; the
+  absorbed form used in decoding takes more operations and reads fewer bytes.
+
+  Args:
+    config: the architecture.
+    context: mean number of positions attended to, including the token's own; in local layers at
+      most the window counts.
   """
   c = config
   matmuls = num_params(c, active=True) - (0 if c.tied_embedding else c.vocab_size * c.width)
   value_dim = c.latent.value_dim if c.latent else c.head_dim
-  seen = sum(min(context, c.window) if kind == 'local' else context for kind in c.kinds)
+  seen = sum(min(context, c.window) if kind == 'local' and c.window is not None else context
+             for kind in c.kinds)
   return 2.0 * matmuls + 2.0 * c.num_heads * (c.head_dim + value_dim) * seen

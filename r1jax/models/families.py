@@ -1,9 +1,10 @@
 """Checkpoint families: what each calls a tensor, and where that tensor lies in the parameters.
 
 A checkpoint keeps every projection by itself as [outputs, inputs]; the parameters are fused, begin
-with the inputs and are stacked over layers. `PARTS` says for each tensor which part of our array it
-is and how the axes turn, so one table serves both ways: `streaming` imports and exports by it.
-Beside it stands one table of names per family.
+with the inputs and are stacked over layers. Each tensor has a role ('query', 'expert_up', ...).
+`LAYOUTS` says for each role which region of which of our arrays the tensor is, and how its axes are
+ordered, so that `streaming` both imports and exports by it. Next to it is one table per family,
+from role to name.
 """
 from collections.abc import Callable, Iterable
 import functools
@@ -11,26 +12,26 @@ from typing import NamedTuple
 
 import jax
 
-from r1jax.models.config import ModelConfig
+from r1jax.models.config import Experts, Latent, ModelConfig
 from r1jax.models.transformer import build
 
 
-class Part(NamedTuple):
-  """A kind of tensor: its place in the parameters and its shape in a checkpoint.
+class Layout(NamedTuple):
+  """The place of a role's tensors in the parameters, and their shape in a checkpoint.
 
-  `path` is in the whole tree, or with `layered` in that of one layer, and with `per_expert` the
-  tensor belongs to one expert, whose number is the array's first axis.
+  `path` leads from the root of the parameters, or with `layered` from a layer. With `per_expert`,
+  the tensor belongs to one expert, whose number is the array's first axis.
   """
   path: tuple[str, ...]
   shape: Callable[[ModelConfig], tuple[int, ...] | None]   # None: such a model has none
-  select: tuple[slice | int, ...] = ()   # the part of one layer's (expert's) array
-  turn: int = 0   # its axes: 1 puts the first one last, -1 the last one first, 0 leaves them
+  select: tuple[slice | int, ...] = ()   # the region in one layer's (one expert's) array
+  transpose: int = 0   # 1 puts the first axis last in the checkpoint, -1 the last axis first
   layered: bool = True
   per_expert: bool = False
 
 
 def _vocab(c):
-  return (c.vocab_size, c.width)
+  return c.vocab_size, c.width
 
 
 def _width(c):
@@ -42,15 +43,57 @@ def _head(c):
 
 
 def _keys(c):
-  return (c.num_kv_heads * c.head_dim, c.width)
+  return c.num_kv_heads * c.head_dim, c.width
 
 
 def _gate(c):
-  return (c.mlp_width, c.width)
+  return c.mlp_width, c.width
 
 
 def _shared(c):
-  return (c.experts.shared * c.experts.width, c.width)
+  return c.experts.shared * c.experts.width, c.width
+
+
+def _experts(c: ModelConfig) -> Experts:
+  assert c.experts is not None
+  return c.experts
+
+
+def _latent(c: ModelConfig) -> Latent:
+  assert c.latent is not None
+  return c.latent
+
+
+def _expert_up(c):
+  return _experts(c).width, c.width
+
+
+def _out(c):
+  return c.width, c.num_heads * (c.latent.value_dim if c.latent else c.head_dim)
+
+
+def _latent_query(c):
+  rank = _latent(c).query_rank
+  return None if rank is None else (c.num_heads * c.head_dim, rank)
+
+
+def _direct_query(c):
+  return None if _latent(c).query_rank else (c.num_heads * c.head_dim, c.width)
+
+
+def _query_latent(c):
+  rank = _latent(c).query_rank
+  return None if rank is None else (rank, c.width)
+
+
+def _query_latent_norm(c):
+  rank = _latent(c).query_rank
+  return None if rank is None else (rank,)
+
+
+def _latent_key_value(c):
+  latent = _latent(c)
+  return c.num_heads * (c.head_dim - latent.rope_dim + latent.value_dim), latent.rank
 
 
 _ALL, _INPUTS_LAST, _OUTPUTS_FIRST = slice(None), 1, -1
@@ -58,64 +101,61 @@ _QKV, _QKV_BIAS = ('attention', 'qkv'), ('attention', 'qkv_bias')
 _GATE_UP, _SHARED = ('mlp', 'gate_up'), ('mlp', 'shared')
 _PREDICTION = ('prediction',)
 
-PARTS = {
-    'embedding': Part(('embedding',), _vocab, layered=False),
-    'unembedding': Part(('unembedding',), _vocab, layered=False),
-    'final_norm': Part(('final_norm', 'scale'), _width, layered=False),
-    'attention_norm': Part(('attention_norm', 'scale'), _width),
-    'attention_post_norm': Part(('attention_post_norm', 'scale'), _width),
-    'mlp_norm': Part(('mlp_norm', 'scale'), _width),
-    'mlp_post_norm': Part(('mlp_post_norm', 'scale'), _width),
-    'query_norm': Part(('attention', 'query_norm', 'scale'), _head),
-    'key_norm': Part(('attention', 'key_norm', 'scale'), _head),
-    'query': Part(_QKV, lambda c: (c.num_heads * c.head_dim, c.width),
-                  (_ALL, _ALL, slice(-2)), _INPUTS_LAST),
-    'key': Part(_QKV, _keys, (_ALL, _ALL, -2), _INPUTS_LAST),
-    'value': Part(_QKV, _keys, (_ALL, _ALL, -1), _INPUTS_LAST),
-    'query_bias': Part(_QKV_BIAS, lambda c: (c.num_heads * c.head_dim,), (_ALL, slice(-2))),
-    'key_bias': Part(_QKV_BIAS, lambda c: _keys(c)[:1], (_ALL, -2)),
-    'value_bias': Part(_QKV_BIAS, lambda c: _keys(c)[:1], (_ALL, -1)),
-    'out': Part(('attention', 'out'), lambda c: (
-        c.width, c.num_heads * (c.latent.value_dim if c.latent else c.head_dim)),
-                turn=_OUTPUTS_FIRST),
-    'gate': Part(_GATE_UP, _gate, (_ALL, 0), _INPUTS_LAST),
-    'up': Part(_GATE_UP, _gate, (_ALL, 1), _INPUTS_LAST),
-    'down': Part(('mlp', 'down'), lambda c: (c.width, c.mlp_width), turn=_INPUTS_LAST),
+# Role -> where its tensors are.
+LAYOUTS = {
+    'embedding': Layout(('embedding',), _vocab, layered=False),
+    'unembedding': Layout(('unembedding',), _vocab, layered=False),
+    'final_norm': Layout(('final_norm', 'scale'), _width, layered=False),
+    'attention_norm': Layout(('attention_norm', 'scale'), _width),
+    'attention_post_norm': Layout(('attention_post_norm', 'scale'), _width),
+    'mlp_norm': Layout(('mlp_norm', 'scale'), _width),
+    'mlp_post_norm': Layout(('mlp_post_norm', 'scale'), _width),
+    'query_norm': Layout(('attention', 'query_norm', 'scale'), _head),
+    'key_norm': Layout(('attention', 'key_norm', 'scale'), _head),
+    'query': Layout(_QKV, lambda c: (c.num_heads * c.head_dim, c.width),
+                    (_ALL, _ALL, slice(-2)), _INPUTS_LAST),
+    'key': Layout(_QKV, _keys, (_ALL, _ALL, -2), _INPUTS_LAST),
+    'value': Layout(_QKV, _keys, (_ALL, _ALL, -1), _INPUTS_LAST),
+    'query_bias': Layout(_QKV_BIAS, lambda c: (c.num_heads * c.head_dim,), (_ALL, slice(-2))),
+    'key_bias': Layout(_QKV_BIAS, lambda c: _keys(c)[:1], (_ALL, -2)),
+    'value_bias': Layout(_QKV_BIAS, lambda c: _keys(c)[:1], (_ALL, -1)),
+    'out': Layout(('attention', 'out'), _out, transpose=_OUTPUTS_FIRST),
+    'gate': Layout(_GATE_UP, _gate, (_ALL, 0), _INPUTS_LAST),
+    'up': Layout(_GATE_UP, _gate, (_ALL, 1), _INPUTS_LAST),
+    'down': Layout(('mlp', 'down'), lambda c: (c.width, c.mlp_width), transpose=_INPUTS_LAST),
     # A mixture of experts.
-    'router': Part(('mlp', 'router'), lambda c: (c.experts.count, c.width), turn=_INPUTS_LAST),
-    'balancing_bias': Part(('mlp', 'balancing_bias'), lambda c: (c.experts.count,)),
-    'expert_gate': Part(('mlp', 'experts_gate_up'), lambda c: (c.experts.width, c.width),
-                        (_ALL, 0), _INPUTS_LAST, per_expert=True),
-    'expert_up': Part(('mlp', 'experts_gate_up'), lambda c: (c.experts.width, c.width),
-                      (_ALL, 1), _INPUTS_LAST, per_expert=True),
-    'expert_down': Part(('mlp', 'experts_down'), lambda c: (c.width, c.experts.width),
-                        turn=_INPUTS_LAST, per_expert=True),
-    'shared_gate': Part((*_SHARED, 'gate_up'), _shared, (_ALL, 0), _INPUTS_LAST),
-    'shared_up': Part((*_SHARED, 'gate_up'), _shared, (_ALL, 1), _INPUTS_LAST),
-    'shared_down': Part((*_SHARED, 'down'), lambda c: _shared(c)[::-1], turn=_INPUTS_LAST),
+    'router': Layout(
+        ('mlp', 'router'), lambda c: (_experts(c).count, c.width), transpose=_INPUTS_LAST),
+    'balancing_bias': Layout(('mlp', 'balancing_bias'), lambda c: (_experts(c).count,)),
+    'expert_gate': Layout(
+        ('mlp', 'experts_gate_up'), _expert_up, (_ALL, 0), _INPUTS_LAST, per_expert=True),
+    'expert_up': Layout(
+        ('mlp', 'experts_gate_up'), _expert_up, (_ALL, 1), _INPUTS_LAST, per_expert=True),
+    'expert_down': Layout(('mlp', 'experts_down'), lambda c: (c.width, _experts(c).width),
+                          transpose=_INPUTS_LAST, per_expert=True),
+    'shared_gate': Layout((*_SHARED, 'gate_up'), _shared, (_ALL, 0), _INPUTS_LAST),
+    'shared_up': Layout((*_SHARED, 'gate_up'), _shared, (_ALL, 1), _INPUTS_LAST),
+    'shared_down': Layout((*_SHARED, 'down'), lambda c: _shared(c)[::-1], transpose=_INPUTS_LAST),
     # Latent attention.
-    'query_latent': Part(('attention', 'query_compress'),
-                         lambda c: (c.latent.query_rank, c.width), turn=_INPUTS_LAST),
-    'latent': Part(('attention', 'compress'),
-                   lambda c: (c.latent.rank + c.latent.rope_dim, c.width), turn=_INPUTS_LAST),
-    'query_latent_norm': Part(('attention', 'query_norm', 'scale'),
-                              lambda c: (c.latent.query_rank,)),
-    'latent_norm': Part(('attention', 'latent_norm', 'scale'), lambda c: (c.latent.rank,)),
-    'latent_query': Part(('attention', 'query'), lambda c: c.latent.query_rank and (
-        c.num_heads * c.head_dim, c.latent.query_rank), turn=_INPUTS_LAST),
-    'direct_query': Part(('attention', 'query'), lambda c: None if c.latent.query_rank else (
-        c.num_heads * c.head_dim, c.width), turn=_INPUTS_LAST),
-    'latent_key_value': Part(('attention', 'key_value'), lambda c: (
-        c.num_heads * (c.head_dim - c.latent.rope_dim + c.latent.value_dim), c.latent.rank),
-                             turn=_INPUTS_LAST),
-    # The prediction head; its layer has the parts of any other.
-    'prediction_embedding_norm': Part((*_PREDICTION, 'embedding_norm', 'scale'), _width,
-                                      layered=False),
-    'prediction_hidden_norm': Part((*_PREDICTION, 'hidden_norm', 'scale'), _width, layered=False),
-    'prediction_projection': Part(
+    'query_latent': Layout(
+        ('attention', 'query_compress'), _query_latent, transpose=_INPUTS_LAST),
+    'latent': Layout(('attention', 'compress'),
+                     lambda c: (_latent(c).rank + _latent(c).rope_dim, c.width),
+                     transpose=_INPUTS_LAST),
+    'query_latent_norm': Layout(('attention', 'query_norm', 'scale'), _query_latent_norm),
+    'latent_norm': Layout(('attention', 'latent_norm', 'scale'), lambda c: (_latent(c).rank,)),
+    'latent_query': Layout(('attention', 'query'), _latent_query, transpose=_INPUTS_LAST),
+    'direct_query': Layout(('attention', 'query'), _direct_query, transpose=_INPUTS_LAST),
+    'latent_key_value': Layout(
+        ('attention', 'key_value'), _latent_key_value, transpose=_INPUTS_LAST),
+    # The prediction head; its layer has the roles of any other layer.
+    'prediction_embedding_norm': Layout((*_PREDICTION, 'embedding_norm', 'scale'), _width,
+                                        layered=False),
+    'prediction_hidden_norm': Layout((*_PREDICTION, 'hidden_norm', 'scale'), _width, layered=False),
+    'prediction_projection': Layout(
         (*_PREDICTION, 'projection'), lambda c: (c.width, 2 * c.width),
-        turn=_OUTPUTS_FIRST, layered=False),
-    'prediction_norm': Part((*_PREDICTION, 'final_norm', 'scale'), _width, layered=False),
+        transpose=_OUTPUTS_FIRST, layered=False),
+    'prediction_norm': Layout((*_PREDICTION, 'final_norm', 'scale'), _width, layered=False),
 }
 
 _LLAMA = {
@@ -145,7 +185,7 @@ _EXPERTS = {
     'expert_down': 'model.layers.{}.mlp.experts.{}.down_proj.weight',
 }
 
-# The last layer is the prediction head's; the names of its parts follow those of all layers.
+# A last layer, numbered after all others, is the prediction head's.
 _DEEPSEEK_V3 = {
     'embedding': 'model.embed_tokens.weight',
     'attention_norm': 'model.layers.{}.input_layernorm.weight',
@@ -174,8 +214,8 @@ _DEEPSEEK_V3 = {
     'unembedding': 'lm_head.weight',
 }
 
-# Family -> part -> name in a Hugging Face checkpoint, with the layer's number for {}, and the
-# expert's for a second one.
+# Family -> role -> name in a Hugging Face checkpoint, with {} for the number of the layer, and a
+# second {} for the number of the expert.
 FAMILIES = {
     'llama': _LLAMA,
     'qwen2': _LLAMA | {
@@ -193,12 +233,12 @@ FAMILIES = {
     'deepseek_v3': _DEEPSEEK_V3,
 }
 
-# Parts of a family that a model need not have.
+# Roles that a model of the family need not have.
 _OPTIONAL = {'unembedding', 'gate', 'up', 'down', 'query_latent', 'query_latent_norm'} | {
-    part for part in PARTS
-    if part.startswith(('expert_', 'shared_', 'prediction_', 'router', 'latent_', 'direct_'))}
+    role for role in LAYOUTS
+    if role.startswith(('expert_', 'shared_', 'prediction_', 'router', 'latent_', 'direct_'))}
 
-# The same for a GGUF file of the llama architecture.
+# Role -> name in a GGUF file of the llama architecture.
 GGUF = {
     'embedding': 'token_embd.weight',
     'attention_norm': 'blk.{}.attn_norm.weight',
@@ -217,10 +257,10 @@ GGUF = {
 
 class Tensor(NamedTuple):
   """One tensor of a checkpoint, and where it lies in the array at `path` of the parameters."""
-  part: str
+  role: str
   path: tuple[str, ...]
-  index: tuple[int, ...]   # of the layer in its stack, of the expert
-  shape: tuple[int, ...]
+  leading: tuple[int, ...]   # its indices along the array's first axes: layer in the stack, expert
+  shape: tuple[int, ...]     # in the checkpoint
 
   def box(self, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """(begin, end) of the tensor along each axis of the array, which has this shape."""
@@ -228,50 +268,62 @@ class Tensor(NamedTuple):
     return tuple((at.start, at.stop) if isinstance(at, range) else (at, at + 1) for at in spans)
 
   def axes(self, count: int) -> list[int]:
-    """Of the array's `count` axes those of the tensor, in its order, not yet merged to rows."""
+    """Which of the array's `count` axes the tensor has, in its order; several may be its rows."""
     kept = [i for i, at in enumerate(self._select(count)) if isinstance(at, slice)]
-    turn = PARTS[self.part].turn
-    return kept[turn:] + kept[:turn]
+    transpose = LAYOUTS[self.role].transpose
+    return kept[transpose:] + kept[:transpose]
 
   def _select(self, count: int) -> tuple[slice | int, ...]:
-    select = (*self.index, *PARTS[self.part].select)
+    select = (*self.leading, *LAYOUTS[self.role].select)
     return select + (_ALL,) * (count - len(select))
 
 
 def tensors(config: ModelConfig, names: dict[str, str]) -> dict[str, Tensor]:
-  """Name -> tensor of a checkpoint of this shape; `names` is a family's table.
+  """Name -> tensor of a checkpoint of this architecture.
 
-  Raises ValueError where the family has no name for one of the parameters, or the other way round.
+  Args:
+    config: the architecture.
+    names: role -> name, one of `FAMILIES`, or `GGUF`.
+
+  Raises:
+    ValueError: the family has no name for one of the parameters, or a parameter is missing for one
+      of its names.
   """
-  paths = {keys(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract(config)[0])}
-  layers, result = _layers(config), {}
-  for part, name in names.items():
-    place = PARTS[part]
-    # What the prediction head has beside its layer bears the number that follows the layers'.
-    places = layers if place.layered else [(config.num_layers, (), ())]
-    for number, base, index in places:
-      path = base + place.path
-      if path in paths and (shape := place.shape(config)):
-        for expert in range(config.experts.count) if place.per_expert else (None,):
-          at = index if expert is None else (*index, expert)
-          result[name.format(number, expert)] = Tensor(part, path, at, shape)
+  paths = {keys(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes(config)[0])}
+  layers = _layers(config)
+  # The tensors that the prediction head has beside its layer are numbered as that layer.
+  no_layer: list[_Layer] = [_Layer(config.num_layers, (), ())]
+  result = {}
+  for role, name in names.items():
+    layout = LAYOUTS[role]
+    for layer in layers if layout.layered else no_layer:
+      path = layer.path + layout.path
+      if path in paths and (shape := layout.shape(config)):
+        for expert in range(_experts(config).count) if layout.per_expert else (None,):
+          leading = layer.leading if expert is None else (*layer.leading, expert)
+          result[name.format(layer.number, expert)] = Tensor(role, path, leading, shape)
   named = {tensor.path for tensor in result.values()}
-  absent = {PARTS[part].path for part in names.keys() - {t.part for t in result.values()}
+  absent = {LAYOUTS[role].path for role in names.keys() - {t.role for t in result.values()}
             - _OPTIONAL - ({'balancing_bias'} if config.experts is None else set())}
   if odd := (paths - named) | absent:
     raise ValueError(
-        f'Checkpoints of family={config.family!r} do not go with qkv_bias={config.qkv_bias}, '
-        f'qk_norm={config.qk_norm}, and the other fields ({".".join(min(odd))} is in only one of '
-        'them): qkv_bias belongs to \'qwen2\', qk_norm to \'qwen3\', \'qwen3_moe\' and '
-        '\'gemma3_text\', post_norms to \'gemma3_text\', latent attention, sigmoid routing and '
-        'prediction_head to \'deepseek_v3\', and \'llama\' has none of them.')
+        f'Checkpoints of family={config.family!r} cannot hold a model with qkv_bias='
+        f'{config.qkv_bias}, qk_norm={config.qk_norm} and the other fields given (only one of them '
+        f'has {".".join(min(odd))}): qkv_bias belongs to \'qwen2\', qk_norm to \'qwen3\', '
+        '\'qwen3_moe\' and \'gemma3_text\', post_norms to \'gemma3_text\', latent attention, '
+        'sigmoid routing and prediction_head to \'deepseek_v3\'; \'llama\' has none of them.')
   return result
 
 
 def aliases(config: ModelConfig, names: dict[str, str]) -> dict[str, str]:
-  """Name -> the tensor that it repeats, if it is in a checkpoint at all.
+  """Name -> name of the tensor that it repeats, for names that a checkpoint may have or not.
 
-  A tied model may have a head, and DeepSeek-V3's prediction head repeats embedding and head.
+  A checkpoint of a tied model may have an unembedding, and DeepSeek-V3's prediction head repeats
+  embedding and unembedding.
+
+  Args:
+    config: the architecture.
+    names: role -> name, one of `FAMILIES`.
   """
   result = {}
   if config.tied_embedding:
@@ -285,72 +337,85 @@ def aliases(config: ModelConfig, names: dict[str, str]) -> dict[str, str]:
 
 
 def ignored(config: ModelConfig, name: str) -> bool:
-  """Whether a tensor of this name in a checkpoint is passed over."""
+  """Whether a tensor of this name in a checkpoint is ignored.
+
+  Those are `inv_freq` of old Llama checkpoints, and DeepSeek-V3's prediction head if the model has
+  none.
+  """
   return name.endswith('rotary_emb.inv_freq') or (
       config.family == 'deepseek_v3' and not config.prediction_head
       and name.startswith(f'model.layers.{config.num_layers}.'))
 
 
-def _layers(config: ModelConfig) -> list[tuple[int, tuple[str, ...], tuple[int, ...]]]:
-  """(number in a checkpoint, path, place in the stack) of every layer, the prediction head's last.
-  """
+class _Layer(NamedTuple):
+  number: int                # in a checkpoint
+  path: tuple[str, ...]      # of its stack
+  leading: tuple[int, ...]   # its index in the stack
+
+
+def _layers(config: ModelConfig) -> list[_Layer]:
+  """Every layer, the prediction head's last."""
   result, first, stack = [], 0, 0
   for pattern, repeats in config.runs:
     for repeat in range(repeats):
       for at in range(len(pattern)):
         number = first + repeat * len(pattern) + at
-        result.append((number, ('stacks', f'stack_{stack + at}'), (repeat,)))
+        result.append(_Layer(number, ('stacks', f'stack_{stack + at}'), (repeat,)))
     first, stack = first + repeats * len(pattern), stack + len(pattern)
   if config.prediction_head:
-    result.append((config.num_layers, ('prediction', 'block'), ()))
+    result.append(_Layer(config.num_layers, ('prediction', 'block'), ()))
   return result
 
 
 def check(source: str, expected: dict[str, Tensor], found: dict[str, tuple[int, ...]]) -> None:
-  """Raises ValueError naming the tensors that are missing, unexpected or ill-shaped.
+  """Compares the tensors of a checkpoint with those that its architecture needs.
 
   Args:
-    source: where the checkpoint lies, for the message.
-    expected: what `tensors` says.
-    found: the shape of each tensor that is there.
+    source: where the checkpoint is, for the message.
+    expected: what `tensors` returns.
+    found: name -> shape of each tensor that is there.
+
+  Raises:
+    ValueError: tensors are missing, unexpected or of the wrong shape; the message names up to three
+      of each.
   """
   def some(names):
     names = list(names)
     return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
 
-  missing = some(name for name in expected if name not in found)
-  unexpected = some(name for name in found if name not in expected)
-  ill_shaped = some(
-      f'{name} {list(found[name])}, not {list(tensor.shape)}'
-      for name, tensor in expected.items() if name in found and found[name] != tensor.shape)
-  faults = [f'{what} {which}' for what, which in (
-      ('missing:', missing), ('unexpected:', unexpected), ('ill-shaped:', ill_shaped)) if which]
-  if faults:
-    raise ValueError(f'The tensors of {source} do not fit its configuration ({"; ".join(faults)}): '
-                     'fetch weights and configuration of one checkpoint again.')
+  faults = {
+      'missing': some(name for name in expected if name not in found),
+      'unexpected': some(name for name in found if name not in expected),
+      'wrong shape': some(
+          f'{name} {list(found[name])}, expected {list(tensor.shape)}'
+          for name, tensor in expected.items() if name in found and found[name] != tensor.shape)}
+  if any(faults.values()):
+    listed = '; '.join(f'{fault}: {names}' for fault, names in faults.items() if names)
+    raise ValueError(f'The tensors of {source} do not match its configuration ({listed}): download '
+                     'weights and configuration of the same checkpoint again.')
 
 
 def check_shapes(config: ModelConfig, params) -> None:
-  """Raises ValueError where `params` is not a parameter tree of this shape."""
-  def described(tree):
+  """Raises ValueError unless `params` is a parameter tree of this architecture."""
+  def shape_of_path(tree):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {'.'.join(keys(path)): leaf.shape for path, leaf in leaves}
 
-  expected, found = described(abstract(config)[0]), described(params)
+  expected, found = shape_of_path(shapes(config)[0]), shape_of_path(params)
   for name in expected | found:
     if expected.get(name) != found.get(name):
       raise ValueError(
-          f'The parameter {name} has the shape {found.get(name)} where the configuration wants '
-          f'{expected.get(name)}: give the configuration that the parameters were made with.')
+          f'The parameter {name} has the shape {found.get(name)}, but the configuration needs '
+          f'{expected.get(name)}: pass the configuration that the parameters were made with.')
 
 
 @functools.cache
-def abstract(config: ModelConfig):
-  """The parameters of this shape, as (ShapeDtypeStructs, logical axes)."""
+def shapes(config: ModelConfig):
+  """(ShapeDtypeStructs, logical axes): two trees like the parameters of this architecture."""
   model = build(config)
   return jax.eval_shape(model.init, jax.random.key(0)), model.logical_axes
 
 
 def keys(path: Iterable) -> tuple[str, ...]:
-  """A path of `jax.tree_util` as the keys on it."""
+  """The keys on a path of `jax.tree_util`."""
   return tuple(entry.key for entry in path)

@@ -12,27 +12,29 @@ from r1jax.runtime import extras
 
 def load_gguf(
     path: str, *, mesh: jax.sharding.Mesh | None = None) -> tuple[ModelConfig, dict]:
-  """The model's shape and its float32 parameters.
+  """Loads a model: (architecture, float32 parameters).
 
-  llama.cpp pairs neighbouring rows for rotary positions where Hugging Face pairs halves: within
-  each head the rows of the query and key matrices are put back.
+  For rotary positions, llama.cpp pairs neighbouring rows of the query and key matrices, Hugging
+  Face the two halves of a head; the rows are reordered to halves.
 
   Args:
     path: a GGUF file; its tensors may have any type that the `gguf` package dequantises.
-    mesh: where to put the parameters (see `sharding.RULES`); None: on the default device.
+    mesh: where the parameters lie (see `sharding.RULES`); None for the default device.
 
   Raises:
-    FileNotFoundError: there is no such file.
     ModuleNotFoundError: the `gguf` package is not installed.
-    ValueError: it is torn or no GGUF file, of another architecture, or its tensors do not fit.
+    FileNotFoundError: there is no such file.
+    ValueError: the file is truncated or not a GGUF file, its architecture is not llama, or its
+      tensors do not match it.
   """
   gguf = _gguf()
   if not pathlib.Path(path).is_file():
-    raise FileNotFoundError(f'There is no GGUF file {path}: mend the path.')
+    raise FileNotFoundError(f'GGUF file {path} does not exist: correct the path.')
   try:
     reader = gguf.GGUFReader(path)
   except (ValueError, IndexError, KeyError, OverflowError) as error:
-    raise ValueError(f'{path} is torn or no GGUF file ({error}): fetch it again.') from None
+    raise ValueError(
+        f'{path} is truncated or not a GGUF file ({error}): download it again.') from None
   found = {tensor.name: tensor for tensor in reader.tensors}
   config = _config(path, reader, tied='output.weight' not in found)
   expected = families.tensors(config, families.GGUF)
@@ -40,27 +42,36 @@ def load_gguf(
   families.check(path, expected, shapes)
   heads = {'query': config.num_heads, 'key': config.num_kv_heads}
 
-  @functools.lru_cache(maxsize=1)   # its pieces are asked for in turn
-  def dequantised(name):
+  @functools.lru_cache(maxsize=1)   # a tensor's reads follow each other
+  def dequantise(name):
     try:
       array = gguf.dequantize(found[name].data, found[name].tensor_type)
     except NotImplementedError:
-      raise ValueError(f'The tensor {name} of {path} has the type {found[name].tensor_type.name}, '
-                       'which the gguf package cannot dequantise: take another file.') from None
-    part = expected[name].part
-    if part in heads:
-      pairs = array.reshape(heads[part], config.head_dim // 2, 2, config.width)
+      raise ValueError(
+          f'The tensor {name} of {path} has the type {found[name].tensor_type.name}, which the '
+          'gguf package cannot dequantise: use a file of another type.') from None
+    role = expected[name].role
+    if role in heads:
+      pairs = array.reshape(heads[role], config.head_dim // 2, 2, config.width)
       array = pairs.swapaxes(1, 2)
     return array.reshape(expected[name].shape[0], -1)
 
   def read(name, rows, columns):
-    return dequantised(name)[slice(*rows), slice(*columns)]
+    return dequantise(name)[slice(*rows), slice(*columns)]
 
   return config, streaming.assemble(config, expected, read, mesh=mesh)
 
 
 def read_config(path: str) -> ModelConfig:
-  """The model's shape alone; errors as of `load_gguf`."""
+  """Reads the architecture from a GGUF file.
+
+  Args:
+    path: a GGUF file.
+
+  Raises:
+    ModuleNotFoundError: the `gguf` package is not installed.
+    ValueError: a field is missing, or the architecture is not llama.
+  """
   reader = _gguf().GGUFReader(path)
   return _config(path, reader,
                  tied='output.weight' not in {tensor.name for tensor in reader.tensors})
@@ -74,20 +85,20 @@ def _config(path: str, reader, *, tied: bool) -> ModelConfig:
   def value(name, default=None):
     field = reader.get_field(name)
     if field is None and default is None:
-      raise ValueError(f'{path} lacks {name}: fetch a complete GGUF file.')
+      raise ValueError(f'{path} has no {name}: download a complete GGUF file.')
     return default if field is None else field.contents()
 
   architecture = value('general.architecture')
   if architecture != 'llama':
-    raise ValueError(f'{path} has general.architecture={architecture!r}: take a file of the llama '
+    raise ValueError(f'{path} has general.architecture={architecture!r}: use a file of the llama '
                      'architecture, or the Hugging Face folder.')
   width, num_heads = value('llama.embedding_length'), value('llama.attention.head_count')
   head_dim = value('llama.attention.key_length', width // num_heads)
   for name, plain in (('llama.rope.dimension_count', head_dim),
                       ('llama.rope.scaling.type', 'none')):
     if value(name, plain) != plain:
-      raise ValueError(f'{path} has {name}={value(name)!r} where only {plain!r} is read: take the '
-                       'Hugging Face folder.')
+      raise ValueError(f'{path} has {name}={value(name)!r}, but only {plain!r} is supported: use '
+                       'the Hugging Face folder.')
   return ModelConfig(
       family='llama',
       vocab_size=value('llama.vocab_size'),
@@ -104,5 +115,5 @@ def _config(path: str, reader, *, tied: bool) -> ModelConfig:
 
 
 def _shortest(number: float) -> float:
-  """The shortest decimal that a float32 stands for: 1e-5 rather than 9.999999747378752e-06."""
+  """The shortest decimal that rounds to this float32: 1e-5, not 9.999999747378752e-06."""
   return float(str(np.float32(number)))

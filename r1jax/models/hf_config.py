@@ -1,10 +1,11 @@
-"""`config.json` of a Hugging Face checkpoint to and from a ModelConfig.
+"""Converts between `config.json` of a Hugging Face checkpoint and a ModelConfig.
 
-It is read here rather than by `transformers`, whose import takes seconds and brings torch along. It
-is written in the spelling of transformers 4, which version 5 reads too.
+Reading does not use `transformers`, whose import takes seconds and loads torch. Files are written
+in the spelling of transformers 4, which version 5 reads too.
 """
 import dataclasses
 import json
+from typing import Any, NoReturn
 
 from r1jax.models import families
 from r1jax.models.config import (
@@ -57,38 +58,52 @@ _SCALINGS = {
         'mscale_all_dim': 'mscale_all_dim',
     }),
 }
-_FAMILY_SCALINGS = {'gemma3_text': ('linear',), 'deepseek_v3': ('yarn',)}   # others: llama3
-_WINDOWED = 'sliding_attention'
+# Scalings that a family may have; other families may have llama3.
+_FAMILY_SCALINGS = {'gemma3_text': ('linear',), 'deepseek_v3': ('yarn',)}
+_WINDOWED = 'sliding_attention'   # transformers' name for layers of kind 'local'
 
 
 def read_config(folder: storage.Path | str, *, prediction_head: bool = False) -> ModelConfig:
-  """The model's shape from a folder's `config.json`, in the spelling of transformers 4 or 5.
+  """Reads the architecture from a folder's `config.json`, in the spelling of transformers 4 or 5.
 
   Args:
     folder: of a checkpoint.
-    prediction_head: ask for DeepSeek-V3's prediction head too, as `load_params` then does; without
-      it the head is passed over, as by transformers.
+    prediction_head: include DeepSeek-V3's prediction head, which `load_params` then loads;
+      otherwise it is ignored, as transformers does.
 
   Raises:
     FileNotFoundError: there is no `config.json`.
-    ValueError: it is no JSON, lacks a field, or asks for what the model does not have.
+    ValueError: it is not valid JSON, a field is missing, or it asks for something that the model
+      does not support.
   """
   path = storage.Path(folder) / 'config.json'
   if not path.exists():
-    raise FileNotFoundError(f'There is no {path}: name the folder of a Hugging Face checkpoint.')
+    raise FileNotFoundError(f'{path} does not exist: use the folder of a Hugging Face checkpoint.')
   return _parse(path, read_json(path), prediction_head)
 
 
-def _parse(path, raw: dict, prediction_head: bool) -> ModelConfig:
+def _parse(path: storage.Path | str, raw: dict, prediction_head: bool) -> ModelConfig:
   family = raw.get('model_type')
-  if family not in families.FAMILIES:
-    _refuse(path, 'model_type', family, f'take a checkpoint of {", ".join(families.FAMILIES)}')
+  if not isinstance(family, str) or family not in families.FAMILIES:
+    _refuse(path, 'model_type', family, f'use a checkpoint of {", ".join(families.FAMILIES)}')
   rope = _rope(path, raw, family)
   _refuse_unsupported(path, raw, rope, family)
+  fields = _common_fields(path, raw, rope, family)
+  special = {'qwen3_moe': _qwen3_moe, 'gemma3_text': _gemma3, 'deepseek_v3': _deepseek_v3}
+  if family in special:
+    fields |= special[family](path, raw, fields['num_layers'])
+  if family == 'deepseek_v3' and prediction_head:
+    if raw.get('num_nextn_predict_layers') != 1:
+      _refuse(path, 'num_nextn_predict_layers', raw.get('num_nextn_predict_layers'),
+              'read it without prediction_head')
+    fields['prediction_head'] = True
+  return ModelConfig(**fields)
 
+
+def _common_fields(path: storage.Path | str, raw: dict, rope: dict, family: str) -> dict[str, Any]:
+  """The fields of ModelConfig that all families have, with the defaults of transformers."""
   num_heads = _number(path, raw, 'num_attention_heads', int)
   width = _number(path, raw, 'hidden_size', int)
-  own = {'qwen3': 128, 'gemma3_text': 256}
   max_length = _number(path, raw, 'max_position_embeddings', int)
   fields = dict(
       family=family,
@@ -106,23 +121,19 @@ def _parse(path, raw: dict, prediction_head: bool) -> ModelConfig:
       tied_embedding=raw.get('tie_word_embeddings', family == 'gemma3_text') is True,
       max_length=max_length)
   if family != 'deepseek_v3':
-    fields['head_dim'] = _number(
-        path, raw, 'head_dim', int, own.get(family, width // num_heads))
-  special = {'qwen3_moe': _qwen3_moe, 'gemma3_text': _gemma3, 'deepseek_v3': _deepseek_v3}
-  if family in special:
-    fields |= special[family](path, raw, fields['num_layers'])
-  if family == 'deepseek_v3' and prediction_head:
-    if raw.get('num_nextn_predict_layers') != 1:
-      _refuse(path, 'num_nextn_predict_layers', raw.get('num_nextn_predict_layers'),
-              'read it without prediction_head')
-    fields['prediction_head'] = True
-  return ModelConfig(**fields)
+    own = {'qwen3': 128, 'gemma3_text': 256}
+    fields['head_dim'] = _number(path, raw, 'head_dim', int, own.get(family, width // num_heads))
+  return fields
 
 
 def read_block(folder: storage.Path | str) -> tuple[int, int] | None:
-  """The block size of 8-bit weights by a folder's `config.json`; None where it names none.
+  """(rows, columns) of a block of 8-bit weights, from `config.json`; None if there are none.
 
-  Raises ValueError as `read_config`.
+  Args:
+    folder: of a checkpoint.
+
+  Raises:
+    ValueError: `config.json` is not valid JSON, or its quantisation is not supported.
   """
   path = storage.Path(folder) / 'config.json'
   return _block(path, read_json(path)) if path.exists() else None
@@ -135,17 +146,23 @@ def _block(path, raw: dict) -> tuple[int, int] | None:
   if not isinstance(quantised, dict) or quantised.get('quant_method') != 'fp8' or (
       quantised.get('fmt', 'e4m3') != 'e4m3'):
     _refuse(path, 'quantization_config', quantised,
-            "take a checkpoint without it, or with quant_method 'fp8' and fmt 'e4m3'")
+            "use a checkpoint without it, or with quant_method 'fp8' and fmt 'e4m3'")
   block = quantised.get('weight_block_size')
   if not isinstance(block, list) or [type(size) for size in block] != [int, int] or min(block) < 1:
     raise ValueError(
         f'{path} has quantization_config.weight_block_size={block!r}: it must be the rows and '
-        'columns of a block, as [128, 128]; take a checkpoint that is scaled by blocks.')
+        'columns of a block, as [128, 128]: use a checkpoint with scales per block.')
   return tuple(block)
 
 
 def config_json(config: ModelConfig, tokenizer, dtype: str) -> dict:
-  """What goes into `config.json` of an export."""
+  """The content of `config.json` of an export.
+
+  Args:
+    config: the architecture.
+    tokenizer: a `tokenization.Tokenizer`, for bos and eos ids; or None.
+    dtype: of the written tensors.
+  """
   activation = {'silu': 'silu', 'gelu_tanh': 'gelu_pytorch_tanh'}[config.activation]
   special = {'qwen3_moe': _qwen3_moe_json, 'gemma3_text': _gemma3_json,
              'deepseek_v3': _deepseek_v3_json}
@@ -164,29 +181,30 @@ def config_json(config: ModelConfig, tokenizer, dtype: str) -> dict:
 
 
 def check_expressible(config: ModelConfig) -> None:
-  """Raises ValueError where a `config.json` of the family would describe another model."""
+  """Raises ValueError if a `config.json` of the family would describe another model."""
   path = f'A config.json of {config.family}'
   read = _parse(path, config_json(config, None, 'float32'), config.prediction_head)
   for field in dataclasses.fields(config):
     name = 'kinds' if field.name == 'layers' else field.name
     ours, theirs = getattr(config, name), getattr(read, name)
     if ours != theirs:
-      raise ValueError(f'{path} cannot say {field.name}={getattr(config, field.name)!r} (it would '
-                       f'be read as {getattr(read, field.name)!r}): change it, or the family.')
+      raise ValueError(
+          f'{path} cannot express {field.name}={getattr(config, field.name)!r} (it would be read '
+          f'as {getattr(read, field.name)!r}): change the field, or the family.')
 
 
 def read_json(path: storage.Path) -> dict:
-  """The object in a JSON file. Raises ValueError where there is none."""
+  """Reads a JSON file; raises ValueError unless it holds an object."""
   try:
     value = json.loads(path.read_text())
   except ValueError as error:
-    raise ValueError(f'{path} is no JSON ({error}): fetch it again.') from None
+    raise ValueError(f'{path} is not valid JSON ({error}): download it again.') from None
   if not isinstance(value, dict):
-    raise ValueError(f'{path} holds no JSON object: fetch it again.')
+    raise ValueError(f'{path} is not valid JSON (it holds no object): download it again.')
   return value
 
 
-# The families with more than one kind of layer.
+# Families with fields of their own.
 
 
 def _qwen3_moe(path, raw, num_layers) -> dict:
@@ -197,7 +215,7 @@ def _qwen3_moe(path, raw, num_layers) -> dict:
     _refuse(path, 'mlp_only_layers', plain, 'give a list of layer numbers')
   kinds = ['dense' if i in plain or (i + 1) % step else 'experts' for i in range(num_layers)]
   if 'experts' not in kinds:
-    _refuse(path, 'mlp_only_layers', plain, 'take a checkpoint of qwen3 if no layer has experts')
+    _refuse(path, 'mlp_only_layers', plain, 'use a checkpoint of qwen3 if no layer has experts')
   return dict(layers=as_runs(kinds), experts=Experts(
       count=_number(path, raw, count, int),
       per_token=_number(path, raw, 'num_experts_per_tok', int),
@@ -243,18 +261,20 @@ def _local_theta(path, raw) -> float:
   nested = (raw.get('rope_parameters') or {}).get(_WINDOWED)
   local = nested or {'rope_theta': raw.get('rope_local_base_freq')}
   if local.get('rope_type', 'default') != 'default':
-    _refuse(path, 'rope_type', local['rope_type'], 'take \'default\' for sliding attention')
+    _refuse(path, 'rope_type', local['rope_type'], 'use \'default\' for sliding attention')
   return _number(path, local, 'rope_theta', float, 10_000.0)
 
 
 def _deepseek_v3(path, raw, num_layers) -> dict:
-  number = lambda name, default=None: _number(path, raw, name, int, default)
+  def number(name, default=None):
+    return _number(path, raw, name, int, default)
+
   dense = min(number('first_k_dense_replace') if raw.get('first_k_dense_replace') else 0,
               num_layers)
   for field, wanted in (('moe_layer_freq', 1), ('scoring_func', 'sigmoid'),
                         ('topk_method', 'noaux_tc'), ('attention_bias', False)):
     if raw.get(field, wanted) != wanted:
-      _refuse(path, field, raw[field], f'take a checkpoint with {wanted!r}')
+      _refuse(path, field, raw[field], f'use a checkpoint with {wanted!r}')
   rope_dim, plain_dim = number('qk_rope_head_dim'), number('qk_nope_head_dim')
   experts = None if dense == num_layers else Experts(
       count=number('n_routed_experts'),
@@ -279,11 +299,12 @@ def _deepseek_v3(path, raw, num_layers) -> dict:
 
 
 def _deepseek_v3_json(config) -> dict:
-  e, l = config.experts, config.latent
+  e, latent = config.experts, config.latent
   fields = {
-      'head_dim': l.rope_dim, 'qk_rope_head_dim': l.rope_dim,
-      'qk_nope_head_dim': config.head_dim - l.rope_dim, 'v_head_dim': l.value_dim,
-      'kv_lora_rank': l.rank, 'q_lora_rank': l.query_rank, 'rope_interleave': l.interleaved,
+      'head_dim': latent.rope_dim, 'qk_rope_head_dim': latent.rope_dim,
+      'qk_nope_head_dim': config.head_dim - latent.rope_dim, 'v_head_dim': latent.value_dim,
+      'kv_lora_rank': latent.rank, 'q_lora_rank': latent.query_rank,
+      'rope_interleave': latent.interleaved,
       'first_k_dense_replace': config.kinds.count('dense'),
       'num_nextn_predict_layers': int(config.prediction_head)}
   return fields if e is None else fields | {
@@ -294,11 +315,11 @@ def _deepseek_v3_json(config) -> dict:
       'topk_method': 'noaux_tc'}
 
 
-# Rotary positions, and what is refused.
+# Rotary positions, and settings that are not supported.
 
 
-def _rope(path: storage.Path, raw: dict, family: str) -> dict:
-  """The settings of rotary positions, gathered from where transformers 4 and 5 keep them."""
+def _rope(path: storage.Path | str, raw: dict, family: str) -> dict:
+  """The settings of rotary positions, from the fields where transformers 4 and 5 keep them."""
   field = 'rope_scaling' if raw.get('rope_scaling') else 'rope_parameters'
   rope = raw.get(field) or {}
   if family == 'gemma3_text':
@@ -313,19 +334,19 @@ def _rope(path: storage.Path, raw: dict, family: str) -> dict:
       if not (name == 'rope_theta' and name in raw and family == 'gemma3_text')}
 
 
-def _refuse_unsupported(path: storage.Path, raw: dict, rope: dict, family: str) -> None:
+def _refuse_unsupported(path: storage.Path | str, raw: dict, rope: dict, family: str) -> None:
   def sliding():
     if raw.get('layer_types'):
       return set(raw['layer_types']) != {'full_attention'}
     return raw.get('use_sliding_window') and raw.get('sliding_window') and (
         raw.get('max_window_layers', 28) < _number(path, raw, 'num_hidden_layers', int))
 
-  plain = 'take a checkpoint without it'
+  plain = 'use a checkpoint without it'
   gemma = family == 'gemma3_text'
   field, wanted = (('hidden_activation', 'gelu_pytorch_tanh') if gemma else
                    ('hidden_act', 'silu'))
   if raw.get(field, wanted) != wanted:
-    _refuse(path, field, raw[field], f'take a checkpoint with {wanted!r}')
+    _refuse(path, field, raw[field], f'use a checkpoint with {wanted!r}')
   _block(path, raw)
   for field in ('mlp_bias', 'final_logit_softcapping',
                 'attn_logit_softcapping', 'use_bidirectional_attention') + (
@@ -334,18 +355,18 @@ def _refuse_unsupported(path: storage.Path, raw: dict, rope: dict, family: str) 
       _refuse(path, field, raw[field], plain)
   if not gemma and sliding():
     field = 'layer_types' if raw.get('layer_types') else 'use_sliding_window'
-    _refuse(path, field, raw[field], 'set full attention if no sequence outgrows the window')
+    _refuse(path, field, raw[field], 'set full attention if no sequence is longer than the window')
   if rope.get('partial_rotary_factor') not in (None, 1):
     _refuse(path, 'partial_rotary_factor', rope['partial_rotary_factor'], plain)
 
 
-def _rope_scaling(path: storage.Path, rope: dict, max_length: int, family: str):
+def _rope_scaling(path: storage.Path | str, rope: dict, max_length: int, family: str):
   kind = rope.get('rope_type', rope.get('type', 'default'))
   if kind == 'default':
     return None
   kinds = _FAMILY_SCALINGS.get(family, ('llama3',))
   if kind not in kinds:
-    _refuse(path, 'rope_type', kind, 'take a checkpoint with ' + ' or '.join(
+    _refuse(path, 'rope_type', kind, 'use a checkpoint with ' + ' or '.join(
         repr(k) for k in ('default', *kinds)))
   rope = {'original_max_position_embeddings': max_length} | rope
   scaling, fields = _SCALINGS[kind]
@@ -357,10 +378,10 @@ def _rope_scaling(path: storage.Path, rope: dict, max_length: int, family: str):
       for ours, theirs in fields.items()})
 
 
-def _check_yarn(path: storage.Path, rope: dict) -> None:
+def _check_yarn(path: storage.Path | str, rope: dict) -> None:
   for field, wanted in (('truncate', True), ('attention_factor', None)):
     if rope.get(field, wanted) != wanted:
-      _refuse(path, field, rope[field], 'take a checkpoint without it')
+      _refuse(path, field, rope[field], 'use a checkpoint without it')
 
 
 def _scaling_json(scaling) -> dict | None:
@@ -371,14 +392,14 @@ def _scaling_json(scaling) -> dict | None:
           **{theirs: getattr(scaling, ours) for ours, theirs in fields.items()}}
 
 
-def _refuse(path: storage.Path, field: str, value: object, mend: str):
-  raise ValueError(f'{path} has {field}={value!r}, which is not supported: {mend}.')
+def _refuse(path: storage.Path | str, field: str, value: object, fix: str) -> NoReturn:
+  raise ValueError(f'{path} has {field}={value!r}, which is not supported: {fix}.')
 
 
-def _number(path: storage.Path, raw: dict, field: str, kind: type, default=None):
+def _number(path: storage.Path | str, raw: dict, field: str, kind: type, default=None):
   value = default if raw.get(field) is None else raw[field]
   if value is None:
-    raise ValueError(f'{path} lacks {field}: add it, or fetch the file again.')
+    raise ValueError(f'{path} has no {field}: add it, or download the file again.')
   wanted = int if kind is int else (int, float)
   if not isinstance(value, wanted) or isinstance(value, bool) or not value > 0:
     raise ValueError(

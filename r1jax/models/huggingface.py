@@ -1,7 +1,9 @@
-"""Hugging Face folders of the families in `families.FAMILIES`: `config.json` and safetensors."""
+"""Imports and exports Hugging Face folders: `config.json` and safetensors."""
 import contextlib
+import functools
 import json
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,31 +23,32 @@ _WEIGHTS, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
 def load_params(
     folder: storage.Path | str, config: ModelConfig, *, mesh: jax.sharding.Mesh | None = None
 ) -> dict:
-  """Float32 parameters from a folder's safetensors, streamed to the devices that want them.
+  """Loads float32 parameters from a folder's safetensors, streamed to the devices that hold them.
 
-  Nothing is written, so an import that was interrupted is simply called again. On a mesh of several
-  processes each reads what its own devices hold.
+  Nothing is written, so an interrupted import can simply be repeated. On a mesh of several
+  processes, each reads what its own devices hold.
 
   Args:
     folder: local or in a bucket, with `model.safetensors`, or with shards and their index. Tensors
-      are float32, bfloat16 or float16, or 8-bit with block scales (see `fp8`), which are multiplied
-      in. Of a tied model an `lm_head.weight` may be there as well (as in Qwen3-0.6B) if it equals
-      the embedding; old Llama files' `rotary_emb.inv_freq` is passed over, and DeepSeek-V3's
-      prediction head if the config has none.
-    config: what `read_config` gives.
-    mesh: where the parameters lie (see `sharding.RULES`); None: on the default device.
+      are float32, bfloat16 or float16, or 8-bit with block scales, which are multiplied in (see
+      `fp8`). A tied model may also have an `lm_head.weight` (as Qwen3-0.6B has) if it equals the
+      embedding. Ignored are `rotary_emb.inv_freq` of old Llama files, and DeepSeek-V3's prediction
+      head if the config has none.
+    config: what `read_config` returns.
+    mesh: where the parameters lie (see `sharding.RULES`); None for the default device.
 
   Raises:
     FileNotFoundError: there are no weights, or a shard of the index is missing.
-    ValueError: a file is torn; tensors are missing, unexpected, ill-shaped or of another type.
+    ValueError: a file is truncated, or tensors are missing, unexpected, or of the wrong shape or
+      type.
   """
   table = families.FAMILIES[config.family]
-  expected, repeats = families.tensors(config, table), families.aliases(config, table)
+  expected, aliases = families.tensors(config, table), families.aliases(config, table)
   block = read_block(folder)
   with contextlib.ExitStack() as stack:
     files = {name: file for name, file in _open(storage.Path(folder), stack).items()
              if not families.ignored(config, name)}
-    repeated = {name: files.pop(name) for name in repeats if name in files}
+    repeated = {name: files.pop(name) for name in aliases if name in files}
     entries = {name: file.entries[name] for name, file in files.items()}
     scales = {} if block is None else {
         name + fp8.SUFFIX: expected[name]._replace(shape=fp8.scales_shape(entry.shape, block))
@@ -55,71 +58,61 @@ def load_params(
     for name, entry in (entries | repeated_entries).items():
       _check_type(folder, name, entry, block)
     for name, file in repeated.items():
-      _check_repeated(folder, config, name, file, repeats[name], files[repeats[name]])
+      _check_repeated(folder, config, name, file, aliases[name], files[aliases[name]])
+    return streaming.assemble(
+        config, expected, functools.partial(_read, files, block), mesh=mesh)
 
-    def read(name, rows, columns):
-      values = files[name].read(name, rows, columns)
-      if not _is_fp8(entries[name]):
-        return values
-      blocks = [(at[0] // size, -(-at[1] // size)) for at, size in zip((rows, columns), block)]
-      return fp8.dequantised(
-          values, files[name + fp8.SUFFIX].read(name + fp8.SUFFIX, *blocks), block,
-          first_row=rows[0], first_column=columns[0])
 
-    return streaming.assemble(config, expected, read, mesh=mesh)
+def _read(files: dict[str, safetensors_io.File], block: tuple[int, int] | None, name: str,
+          rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+  """A region of a tensor, multiplied with its scales if it is 8-bit."""
+  values = files[name].read(name, rows, columns)
+  if not _is_fp8(files[name].entries[name]):
+    return values
+  assert block is not None
+  scale_rows, scale_columns = (
+      (at[0] // size, -(-at[1] // size)) for at, size in zip((rows, columns), block))
+  scales = files[name + fp8.SUFFIX].read(name + fp8.SUFFIX, scale_rows, scale_columns)
+  return fp8.dequantise(values, scales, block, first_row=rows[0], first_column=columns[0])
 
 
 def export(
-    folder: storage.Path | str, config: ModelConfig, params, *, tokenizer=None,
-    dtype: str = 'float32', max_shard_bytes: int = 2 * 1024**3) -> None:
-  """Writes a folder that `transformers` and other engines load, and `load_params` too.
+    folder: storage.Path | str, config: ModelConfig, params: Any, *,
+    tokenizer: Any = None, dtype: str = 'float32', max_shard_bytes: int = 2 * 1024**3) -> None:
+  """Writes a folder that `transformers`, inference engines and `load_params` can load.
 
-  `config.json` is written last: a folder that has one is whole. Of several processes all take part,
-  and the first one writes; what it cannot write, all of them raise.
+  `config.json` is written last: a folder that has one is complete. All processes call this together
+  and the first one writes; if it fails, all of them raise.
 
   Args:
     folder: local or in a bucket.
-    config, params: the model; float32 round-trips bit for bit, bfloat16 rounds to nearest.
-    tokenizer: a `tokenization.Tokenizer`, whose files and stop ids go in as well.
+    config: the architecture.
+    params: the parameters; float32 is kept bit for bit, bfloat16 rounds to nearest.
+    tokenizer: a `tokenization.Tokenizer`, whose files and stop ids are written too; or None.
     dtype: 'float32' or 'bfloat16', of the written tensors; a balancing bias stays float32.
     max_shard_bytes: larger models are split into shards with an index. One tensor at a time comes
-      to the host; of a bucket's files one shard.
+      to the host; to write to a bucket takes the memory of one shard.
 
   Raises:
-    FileExistsError: the folder holds weights or a `config.json` already.
-    ValueError: unknown dtype; the parameters are not of this shape; the family's checkpoints cannot
-      describe the model.
+    FileExistsError: the folder already holds weights or a `config.json`.
+    ValueError: unknown dtype; the parameters do not have this architecture; the family's
+      checkpoints cannot describe the model.
     OSError: a file cannot be written.
   """
   folder = storage.Path(folder)
-  if dtype not in _WRITTEN_TYPES:
-    raise ValueError(f'dtype={dtype!r} cannot be written: set one of {", ".join(_WRITTEN_TYPES)}.')
-  for file in folder.iterdir():
-    if file.name == 'config.json' or '.safetensors' in file.name:
-      raise FileExistsError(f'{file} is there already: remove it or name another folder.')
-  families.check_shapes(config, params)
-  table = families.FAMILIES[config.family]
-  tensors = families.tensors(config, table)
-  check_expressible(config)
-  tensors |= {name: tensors[of] for name, of in families.aliases(config, table).items()
-              if name != table['unembedding']}
+  _check_export(folder, config, params, dtype)
+  tensors = _written_tensors(config)
   # A balancing bias moves by steps that bfloat16 would lose; DeepSeek publishes it in float32 too.
-  types = {name: jnp.dtype('float32' if tensor.part == 'balancing_bias' else dtype)
+  types = {name: jnp.dtype('float32' if tensor.role == 'balancing_bias' else dtype)
            for name, tensor in tensors.items()}
   sizes = {name: types[name].itemsize * math.prod(t.shape) for name, t in tensors.items()}
   shards = _shards(sizes, max_shard_bytes)
-  hosts.barrier()   # nobody looks for old files once the first writes
+  hosts.barrier()   # every process has checked the folder before the first one writes
   params = streaming.small_on_host(params)
-
-  def write_shard(file: str, names: list[str]) -> None:
-    arrays = (streaming.extract(params, tensors[name]) for name in names)
-    try:
-      if hosts.is_first():
-        (folder / file).write_parts(safetensors_io.parts(
-            {name: (types[name], tensors[name].shape) for name in names}, arrays))
-    finally:   # all hosts gather every tensor, also when the first one cannot write it
-      for _ in arrays:
-        pass
+  for file, names in shards.items():
+    names = safetensors_io.aligned_order({name: types[name] for name in names})
+    hosts.together(functools.partial(_write_shard, folder / file, params, {
+        name: (types[name], tensors[name]) for name in names}))
 
   def finish() -> None:
     if len(shards) > 1:
@@ -129,11 +122,39 @@ def export(
     if tokenizer is not None:
       tokenizer.save(folder)
     (folder / 'config.json').write_text(json.dumps(config_json(config, tokenizer, dtype), indent=2))
-
-  for file, names in shards.items():
-    names = safetensors_io.order({name: types[name] for name in names})
-    hosts.together(lambda: write_shard(file, names))
   hosts.from_first(finish)
+
+
+def _check_export(folder: storage.Path, config: ModelConfig, params: Any, dtype: str) -> None:
+  if dtype not in _WRITTEN_TYPES:
+    raise ValueError(f'dtype={dtype!r} cannot be written: use one of {", ".join(_WRITTEN_TYPES)}.')
+  for file in folder.iterdir():
+    if file.name == 'config.json' or '.safetensors' in file.name:
+      raise FileExistsError(f'{file} already exists: remove it or use another folder.')
+  families.check_shapes(config, params)
+  families.tensors(config, families.FAMILIES[config.family])   # refuses what has no name
+  check_expressible(config)
+
+
+def _written_tensors(config: ModelConfig) -> dict[str, families.Tensor]:
+  """Name -> tensor; DeepSeek-V3's repeated tensors are written too, a tied unembedding is not."""
+  table = families.FAMILIES[config.family]
+  tensors = families.tensors(config, table)
+  return tensors | {name: tensors[of] for name, of in families.aliases(config, table).items()
+                    if name != table['unembedding']}
+
+
+def _write_shard(path: storage.Path, params: Any,
+                 tensors: dict[str, tuple[np.dtype, families.Tensor]]) -> None:
+  """Writes one file; `tensors` is name -> (written type, tensor)."""
+  arrays = (streaming.extract(params, tensor) for _, tensor in tensors.values())
+  try:
+    if hosts.is_first():
+      path.write_parts(safetensors_io.serialise(
+          {name: (dtype, tensor.shape) for name, (dtype, tensor) in tensors.items()}, arrays))
+  finally:   # all processes gather every tensor, even when the first one cannot write it
+    for _ in arrays:
+      pass
 
 
 def _is_fp8(entry: safetensors_io.Entry) -> bool:
@@ -144,21 +165,21 @@ def _check_type(folder, name: str, entry: safetensors_io.Entry, block) -> None:
   if entry.dtype in _READ_TYPES or (_is_fp8(entry) and block is not None):
     return
   raise ValueError(f'The tensor {name} of {folder} has the type {entry.dtype}' + (
-      ', but config.json has no quantization_config with its blocks: fetch config.json again.'
+      ', but config.json has no quantization_config with its blocks: download config.json again.'
       if _is_fp8(entry) else f': save the checkpoint in one of {", ".join(_READ_TYPES)}.'))
 
 
 def _check_repeated(folder, config: ModelConfig, name: str, file, of: str, of_file) -> None:
   """Raises ValueError unless the tensor `name` equals `of`, compared some rows at a time."""
   shape = file.entries[name].shape
-  step = max(1, streaming.PIECE_BYTES // (4 * max(1, math.prod(shape[1:]))))
+  step = max(1, streaming.READ_BYTES // (4 * max(1, math.prod(shape[1:]))))
   if shape != of_file.entries[of].shape or not all(
       np.array_equal(file.read(name, rows), of_file.read(of, rows))
       for rows in ((at, min(at + step, shape[0])) for at in range(0, shape[0], step))):
     raise ValueError(f'{name} of {folder} differs from {of}' + (
         ', but tie_word_embeddings is true: set it to false in config.json.'
         if config.tied_embedding and name == families.FAMILIES[config.family]['unembedding'] else
-        ', which the model shares with it: take another checkpoint.'))
+        ', which the model shares with it: use another checkpoint.'))
 
 
 def _open(folder: storage.Path, stack: contextlib.ExitStack) -> dict[str, safetensors_io.File]:
@@ -168,33 +189,34 @@ def _open(folder: storage.Path, stack: contextlib.ExitStack) -> dict[str, safete
   for file_name in dict.fromkeys(placed.values()):
     path = folder / file_name
     if not path.exists():
-      raise FileNotFoundError(f'{path}, named in {_INDEX}, is missing: fetch it again.')
+      raise FileNotFoundError(f'{path}, named in {_INDEX}, is missing: download it again.')
     files[file_name] = stack.enter_context(safetensors_io.File(path))
   for name, file_name in placed.items():
     if name and name not in files[file_name].entries:
-      raise ValueError(f'{folder / file_name} lacks {name}, which {_INDEX} places there: fetch '
-                       'both again.')
+      raise ValueError(f'{folder / file_name} has no {name}, but {_INDEX} says so: '
+                       'download both again.')
   return {name: file for file in files.values() for name in file.entries}
 
 
 def _weight_map(folder: storage.Path) -> dict[str, str]:
-  """Name of a tensor -> the file that should have it; of a single file only '' -> its name."""
+  """Name of a tensor -> the file it should be in; for a single file only '' -> its name."""
   if (folder / _WEIGHTS).exists():
     return {'': _WEIGHTS}
   index = folder / _INDEX
   if not index.exists():
     raise FileNotFoundError(
-        f'{folder} has neither {_WEIGHTS} nor {_INDEX}: name the folder of a checkpoint in '
-        'safetensors (`save_pretrained` writes them).')
+        f'{folder} has neither {_WEIGHTS} nor {_INDEX}: use the folder of a checkpoint in '
+        'safetensors (`save_pretrained` writes one).')
   weight_map = read_json(index).get('weight_map')
   if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
-    raise ValueError(f'{index} has no weight_map: fetch it again.')
+    raise ValueError(f'{index} has no weight_map: download it again.')
   return weight_map
 
 
 def _shards(sizes: dict[str, int], limit: int) -> dict[str, list[str]]:
-  """File -> names of its tensors, in order; a tensor larger than the limit has a file to itself."""
-  groups, room = [], 0
+  """File -> names of its tensors, in order; a tensor above the limit has a file of its own."""
+  groups: list[list[str]] = []
+  room = 0
   for name, size in sizes.items():
     if not groups or size > room:
       groups.append([])

@@ -1,14 +1,17 @@
-"""The published sizes, and a tiny model of every family, which debug runs draw at random."""
+"""Architectures: published models, the miniature, and a tiny model per family for debugging."""
+from typing import Any
+
 from r1jax.models.config import Experts, Latent, ModelConfig, RopeScaling, YarnScaling, as_runs
 
-_TINY = dict(vocab_size=512, width=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,
-             mlp_width=32, max_length=512)
+_TINY: dict[str, Any] = dict(
+    vocab_size=512, width=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_width=32,
+    max_length=512)
 
 PRESETS = {
     'miniature': ModelConfig(
         family='qwen3', vocab_size=512, width=128, num_layers=4, num_heads=4, num_kv_heads=2,
         head_dim=32, mlp_width=384, rope_theta=10_000.0, qk_norm=True, max_length=1024),
-    'miniature_small': ModelConfig(    # what the miniature is distilled into
+    'miniature_small': ModelConfig(    # the student when the miniature is distilled
         family='qwen3', vocab_size=512, width=64, num_layers=4, num_heads=2, num_kv_heads=1,
         head_dim=32, mlp_width=192, rope_theta=10_000.0, qk_norm=True, max_length=1024),
     'smollm2_135m': ModelConfig(

@@ -1,7 +1,7 @@
-"""Safetensors files read by ranges and written tensor by tensor: none is ever whole in memory.
+"""Safetensors files, read by ranges and written tensor by tensor: never whole in memory.
 
-The file: eight bytes with the header's length, the header in JSON ({name: type, shape, offsets}),
-the tensors' bytes without gaps.
+A file has eight bytes with the length of the header, the header in JSON ({name: type, shape,
+offsets}), and the bytes of the tensors without gaps.
 """
 from collections.abc import Iterable, Iterator, Mapping
 import json
@@ -20,21 +20,28 @@ TYPES = {
     'F8_E4M3': np.dtype(ml_dtypes.float8_e4m3fn),
 }
 _LONGEST_HEADER = 100_000_000   # the format's own limit, in bytes
-_LEAST_READ = 4096   # bytes: fetching less of a row from a disk costs as much as fetching these
-_ROWS_BYTES = 16 * 1024**2   # of rows that are fetched for some of their columns, at once
+# Bytes of a row that are worth a read of their own on a local disk, which reads pages of 4 KiB.
+_LEAST_READ = 4096
+# Bytes of whole rows that are read at once where only some of their columns are needed.
+_ROWS_BYTES = 16 * 1024**2
 
 
 class Entry(NamedTuple):
-  """What a header says of a tensor; `offset` counts from the beginning of the file."""
+  """What a header says about a tensor; `offset` counts from the beginning of the file."""
   dtype: str
   shape: tuple[int, ...]
   offset: int
 
 
 class File:
-  """An open safetensors file. `entries`: name -> Entry.
+  """An open safetensors file; a context manager.
 
-  Raises ValueError where the file is torn, now or while it is read.
+  Attributes:
+    path: where it is.
+    entries: name -> Entry of each tensor.
+
+  Raises:
+    ValueError: the file is truncated or not a safetensors file; also while it is read.
   """
 
   def __init__(self, path: storage.Path | str):
@@ -52,14 +59,15 @@ class File:
   def __exit__(self, *_) -> None:
     self._source.close()
 
-  def _torn(self, why: str) -> ValueError:
-    return ValueError(f'{self.path} is torn or no safetensors file ({why}): fetch it again.')
+  def _damaged(self, why: str) -> ValueError:
+    return ValueError(
+        f'{self.path} is truncated or not a safetensors file ({why}): download it again.')
 
   def _header(self) -> dict[str, Entry]:
     size = self._source.size
     length = int.from_bytes(self._bytes(0, 8).tobytes(), 'little') if size >= 8 else _LONGEST_HEADER
     if 8 + length > size or length > _LONGEST_HEADER:
-      raise self._torn(f'it ends after {size} bytes, within its header')
+      raise self._damaged(f'it ends after {size} bytes, within its header')
     entries, spans = {}, []
     try:
       header = json.loads(self._bytes(8, length).tobytes())
@@ -73,27 +81,31 @@ class File:
               shape) * TYPES[item['dtype']].itemsize):
             raise ValueError(f'{name} of shape {list(shape)} has {end - begin} bytes')
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-      raise self._torn(f'its header cannot be read: {error}') from None
+      raise self._damaged(f'its header cannot be read: {error}') from None
     spans.sort()
     if [begin for begin, _ in spans] != [0, *(end for _, end in spans)][:len(spans)]:
-      raise self._torn('its tensors overlap or leave gaps')
+      raise self._damaged('its tensors overlap or leave gaps')
     whole = 8 + length + (spans[-1][1] if spans else 0)
     if size != whole:
-      raise self._torn(f'it has {size} bytes where its header wants {whole}')
+      raise self._damaged(f'it has {size} bytes, but its header describes {whole}')
     return entries
 
   def read(self, name: str, rows: tuple[int, int] | None = None,
            columns: tuple[int, int] | None = None) -> np.ndarray:
-    """Rows [begin, end) and columns [begin, end) of a tensor, in its own type.
+    """Reads a region [rows, columns] of a tensor, in its own type.
 
-    A tensor of one axis counts as one column. Gives [rows, columns].
+    Args:
+      name: of the tensor. Its axes after the first are merged to columns; a tensor with one axis
+        has one column.
+      rows: (begin, end); None for all.
+      columns: (begin, end); None for all.
     """
     entry = self.entries[name]
     dtype = TYPES[entry.dtype]
     width = math.prod(entry.shape[1:])
     (first, last), (left, right) = rows or (0, entry.shape[0]), columns or (0, width)
     stride, wanted = width * dtype.itemsize, (right - left) * dtype.itemsize
-    if 2 * wanted > stride:   # whole rows, in one go
+    if 2 * wanted > stride:   # whole rows in one read are no slower
       return self._rows(entry, first, last)[:, left:right]
     result = np.empty((last - first, right - left), dtype)
     if self._source.is_local and wanted >= _LEAST_READ:
@@ -102,8 +114,8 @@ class File:
       return result
     step = max(1, _ROWS_BYTES // stride)
     for at in range(first, last, step):
-      rows = self._rows(entry, at, min(at + step, last))
-      result[at - first:at - first + step] = rows[:, left:right]
+      whole = self._rows(entry, at, min(at + step, last))
+      result[at - first:at - first + step] = whole[:, left:right]
     return result
 
   def _rows(self, entry: Entry, first: int, last: int) -> np.ndarray:
@@ -120,30 +132,31 @@ class File:
   def _fill(self, out: np.ndarray, offset: int) -> None:
     done = self._source.fill(out, offset)
     if done < len(out):
-      raise self._torn(f'it ends after {offset + done} bytes')
+      raise self._damaged(f'it ends after {offset + done} bytes')
 
 
-def parts(
+def serialise(
     shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]], arrays: Iterable[np.ndarray]
-) -> Iterator[np.ndarray]:
-  """The bytes of a file, part by part: the header, then each tensor.
+) -> Iterator[memoryview]:
+  """Yields the bytes of a file: first the header, then each tensor.
 
   Args:
-    shapes: name -> (type, shape), in the order of `order`.
-    arrays: the tensors in the same order, each asked for when the one before is written.
+    shapes: name -> (type, shape), sorted as by `aligned_order`.
+    arrays: the tensors in the same order; each is requested after the one before was consumed.
   """
   names = {dtype: name for name, dtype in TYPES.items()}
-  header, end = {'__metadata__': {'format': 'pt'}}, 0   # transformers 4 insists on it
+  header: dict[str, dict] = {'__metadata__': {'format': 'pt'}}   # transformers 4 needs this
+  end = 0
   for name, (dtype, shape) in shapes.items():
     begin, end = end, end + math.prod(shape) * dtype.itemsize
     header[name] = {'dtype': names[dtype], 'shape': list(shape), 'data_offsets': [begin, end]}
   text = json.dumps(header, separators=(',', ':')).encode()
   text += b' ' * (-len(text) % 8)
-  yield np.frombuffer(len(text).to_bytes(8, 'little') + text, np.uint8)
+  yield memoryview(len(text).to_bytes(8, 'little') + text)
   for (dtype, _), array in zip(shapes.values(), arrays):
-    yield np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
+    yield np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data
 
 
-def order(types: Mapping[str, np.dtype]) -> list[str]:
-  """The names in the order of a file: the widest types first, so that each tensor is aligned."""
+def aligned_order(types: Mapping[str, np.dtype]) -> list[str]:
+  """The names sorted for a file: widest types first, so that every tensor is aligned."""
   return sorted(types, key=lambda name: -types[name].itemsize)

@@ -1,4 +1,4 @@
-"""Safetensors files read by ranges: what is fetched for a part, torn files and headers."""
+"""Safetensors files read by ranges: what is read for a region, damaged files and headers."""
 import json
 import os
 
@@ -28,7 +28,7 @@ def test_narrow_columns_are_read_row_by_row_and_equal_the_whole(monkeypatch, tmp
 
 
 def test_of_a_bucket_whole_rows_are_fetched_some_at_a_time(monkeypatch):
-  """A request for each row's part would take longer than what is fetched in vain."""
+  """One request per row would take longer than to read columns that are not needed."""
   array = np.random.default_rng(0).standard_normal((50, 40_000)).astype(ml_dtypes.bfloat16)
   path = storage.Path('memory://narrow/x')
   path.write_bytes(save({'a': array}))
@@ -45,12 +45,13 @@ def test_of_a_bucket_whole_rows_are_fetched_some_at_a_time(monkeypatch):
       assert asked == requests
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_torn(tmp_path):
+def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path):
   save_file({'a': np.ones((100, 10), np.float32)}, tmp_path / 'x')
   with safetensors_io.File(tmp_path / 'x') as file:
     os.truncate(tmp_path / 'x', 2_000)
     file.read('a', (0, 10))
-    with pytest.raises(ValueError, match='x is torn .*it ends after 2000 bytes.*: fetch it again'):
+    with pytest.raises(
+        ValueError, match='x is truncated .*it ends after 2000 bytes.*: download it again'):
       file.read('a')
 
 
@@ -72,10 +73,11 @@ ONE = {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}
     (header(a=ONE | {'shape': [-1, -2]}) + bytes(8), r'a of shape \[-1, -2\] has 8 bytes'),
     (header(a=ONE, b=ONE) + bytes(8), 'overlap or leave gaps'),
     (header(a=ONE | {'data_offsets': [4, 12]}) + bytes(12), 'overlap or leave gaps'),
-    (header(a=ONE) + bytes(7), 'it has [0-9]+ bytes where its header wants'),
-    (header(a=ONE) + bytes(9), 'it has [0-9]+ bytes where its header wants'),
+    (header(a=ONE) + bytes(7), 'it has [0-9]+ bytes, but its header describes'),
+    (header(a=ONE) + bytes(9), 'it has [0-9]+ bytes, but its header describes'),
 ])
 def test_a_header_that_does_not_fit_its_file(content, words, tmp_path):
   (tmp_path / 'x').write_bytes(content)
-  with pytest.raises(ValueError, match=f'x is torn or no safetensors file .*{words}.*: fetch it'):
+  with pytest.raises(
+      ValueError, match=f'x is truncated or not a safetensors file .*{words}.*: download it'):
     safetensors_io.File(tmp_path / 'x')
