@@ -299,7 +299,8 @@ def evaluate(
     owners = sharding.owners(mesh, len(prompts.examples))
     read = rollouts.read_rollout(result, owners, tokenizer, stop_ids, mesh)
     problems += prompts.examples
-    pending.append((prompts, read, rollouts.SharedRewards(rewards, read, prompts.examples, owners)))
+    pending.append(
+        (prompts, read, rollouts.submit_rewards(rewards, read, prompts.examples, owners)))
     completions += read
   correct: list[bool] = []
   rows: list[dict] = []

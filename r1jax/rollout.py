@@ -49,40 +49,26 @@ def read_rollout(
           for completion in itertools.islice(parts[owner], group_size)]
 
 
-class SharedRewards:
-  """The rewards of N completions, of which each host computes those of the groups that it owns."""
+def submit_rewards(
+    suite: RewardSuite, completions: Sequence[Completion], examples: Sequence[Mapping],
+    owners: np.ndarray,
+) -> PendingRewards:
+  """Starts computing the rewards of N completions; each host judges the groups that it owns.
 
-  def __init__(
-      self, suite: RewardSuite, completions: Sequence[Completion], examples: Sequence[Mapping],
-      owners: np.ndarray):
-    """Begins to compute; `owners` as of `read_rollout`, `examples` one a group."""
-    group_size = len(completions) // len(examples)
-    self._owners = np.repeat(owners, group_size)
-    own = np.flatnonzero(self._owners == hosts.index())
-    self._pending: PendingRewards = suite.submit(
-        [completions[n] for n in own], [examples[n // group_size] for n in own])
-    self._found: Rewards | None = None
+  All hosts call this, and `collect` of what it returns, together; all get all rewards.
 
-  def collect(self) -> Rewards:
-    """All rewards on all hosts; as `PendingRewards.collect`, on all hosts."""
-    if self._found is None:
-      self._found = _in_order(hosts.together(self._pending.collect), self._owners)
-    return self._found
-
-
-def _in_order(parts: Sequence[Rewards], owners: np.ndarray) -> Rewards:
-  """Each host's rewards, of the rows where `owners` [N] has its number, as one; counters added."""
-  def join(pick):
-    whole = np.empty(len(owners))
-    for number, part in enumerate(parts):
-      whole[owners == number] = pick(part)
-    return whole
-
-  first = parts[0]
-  return Rewards(
-      join(lambda part: part.total),
-      {name: join(lambda part: part.components[name]) for name in first.components},
-      {name: sum(part.counters[name] for part in parts) for name in first.counters})
+  Args:
+    suite: the rewards.
+    completions: N completions, by group.
+    examples: the B examples that they answer, one for each group.
+    owners: [B] as for `read_rollout`.
+  """
+  group_size = len(completions) // len(examples)
+  rows = np.repeat(owners, group_size)
+  own = np.flatnonzero(rows == hosts.index())
+  pending = suite.submit([completions[n] for n in own], [examples[n // group_size] for n in own])
+  return PendingRewards(
+      lambda: Rewards.concatenate(hosts.together(pending.collect)).scatter(rows))
 
 
 def length_bucket(lengths: np.ndarray, limit: int) -> int:
@@ -135,37 +121,6 @@ def rollout_metrics(
   metrics |= {f'rewards/{name}' if '/' in name else f'rewards/workers/{name}': count
               for name, count in rewards.counters.items()}
   return {name: float(value) for name, value in metrics.items()}
-
-
-def join_rewards(parts: Sequence[Rewards]) -> Rewards:
-  """The rewards of several sampling passes as one; counters are added."""
-  first = parts[0]
-  join = lambda pick: np.concatenate([pick(part) for part in parts])
-  return Rewards(
-      join(lambda part: part.total),
-      {name: join(lambda part: part.components[name]) for name in first.components},
-      {name: sum(part.counters[name] for part in parts) for name in first.counters})
-
-
-def unite_rewards(parts: Sequence[Rewards]) -> Rewards:
-  """The rewards of completions that were judged by different rewards, one part after the other.
-
-  A component that a part lacks is NaN there; counters are added.
-  """
-  names = dict.fromkeys(name for part in parts for name in part.components)
-  counted = dict.fromkeys(name for part in parts for name in part.counters)
-  return Rewards(
-      np.concatenate([part.total for part in parts]),
-      {name: np.concatenate([part.components.get(name, np.full(len(part.total), np.nan))
-                             for part in parts]) for name in names},
-      {name: sum(part.counters.get(name, 0) for part in parts) for name in counted})
-
-
-def split_rewards(rewards: Rewards, count: int) -> list[Rewards]:
-  """Rewards in `count` equal parts, without counters."""
-  pieces = {name: np.split(values, count) for name, values in rewards.components.items()}
-  return [Rewards(total, {name: parts[i] for name, parts in pieces.items()}, {})
-          for i, total in enumerate(np.split(rewards.total, count))]
 
 
 def sample_records(

@@ -167,7 +167,7 @@ def test_surplus_groups_are_drawn_and_judged_and_a_critic_is_scored_and_trained_
   drawn = [types.SimpleNamespace(
       prompts=types.SimpleNamespace(prompt_lengths=np.asarray(PROMPTS[i:i + 1])),
       completions=[types.SimpleNamespace(num_tokens=length) for length in COMPLETIONS[i]],
-      pending=types.SimpleNamespace(compute=judged))
+      judging=judged)
       for i in range(3)]
   trainer = types.SimpleNamespace(
       config=dict(epochs=2, model=dict(remat=True)), model=types.SimpleNamespace(config=SHAPE),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from r1jax.rewards.completion import Completion
-from r1jax.rewards.suite import REWARDS, RewardSuite, named_rewards
+from r1jax.rewards.suite import REWARDS, Rewards, RewardSuite, named_rewards
 
 
 def completion(text):
@@ -141,3 +141,51 @@ def test_the_rewards_room_never_imports_jax():
   done = subprocess.run(
       (sys.executable, '-c', program), capture_output=True, text=True, timeout=120, check=True)
   assert done.stdout == '[]\n'
+
+
+# Rewards joined and split.
+
+
+def random_rewards(size, names, seed=0):
+  rng = np.random.default_rng(seed)
+  return Rewards(rng.normal(size=size), {name: rng.normal(size=size) for name in names},
+                 {name: size for name in names})
+
+
+def assert_same(one, other):
+  np.testing.assert_array_equal(one.total, other.total)
+  assert list(one.components) == list(other.components)
+  for name, values in one.components.items():
+    np.testing.assert_array_equal(values, other.components[name])
+
+
+def test_rewards_of_several_passes_are_joined_and_split_again():
+  parts = [random_rewards(4, 'ab', seed) for seed in range(3)]
+  joined = Rewards.concatenate(parts)
+  assert joined.counters == {'a': 12, 'b': 12}
+  for part, want in zip(joined.split(3), parts, strict=True):
+    assert_same(part, want)
+    assert not part.counters
+
+
+def test_concatenating_parts_judged_differently_adds_counters_and_keeps_every_value():
+  parts = [random_rewards(size, names) for size, names in ((2, 'ab'), (3, 'bc'), (1, ''))]
+  got = Rewards.concatenate(parts)
+  assert got.counters == {'a': 2, 'b': 5, 'c': 3} and list(got.components) == ['a', 'b', 'c']
+  for part, start in zip(parts, (0, 2, 5)):
+    rows = slice(start, start + len(part.total))
+    np.testing.assert_array_equal(got.total[rows], part.total)
+    for name, values in got.components.items():
+      want = part.components.get(name, np.full(len(part.total), np.nan))
+      np.testing.assert_array_equal(values[rows], want)
+
+
+def test_rewards_of_all_hosts_are_put_into_the_order_of_the_rows():
+  whole = random_rewards(12, 'a')
+  whole.components['a'][3] = np.nan
+  owners = np.repeat([2, 0, 0, 3, 2, 3], 2)    # host 1 has none
+  parts = [Rewards(whole.total[owners == host], {'a': whole.components['a'][owners == host]},
+                   {'timeouts': host}) for host in range(4)]
+  got = Rewards.concatenate(parts).scatter(owners)
+  assert_same(got, whole)
+  assert got.counters == {'timeouts': 6}

@@ -66,19 +66,6 @@ REWARDS = Rewards(
     counters={'unjudged/number': 2, 'timeouts': 3})
 
 
-def test_rewards_of_several_passes_are_joined_and_split_again():
-  later = Rewards(
-      REWARDS.total + 1, {name: values + 1 for name, values in REWARDS.components.items()},
-      {'unjudged/number': 1, 'timeouts': 0})
-  joined = rollouts.join_rewards([REWARDS, later])
-  assert joined.counters == {'unjudged/number': 3, 'timeouts': 3}
-  for part, want in zip(rollouts.split_rewards(joined, 2), (REWARDS, later)):
-    np.testing.assert_array_equal(part.total, want.total)
-    assert part.components.keys() == want.components.keys()
-    for name in want.components:
-      np.testing.assert_array_equal(part.components[name], want.components[name])
-
-
 def test_pitfall_19_metrics_of_a_rollout():
   got = rollouts.rollout_metrics(COMPLETIONS, REWARDS, group_size=2)
   assert all(type(value) is float for value in got.values())

@@ -12,9 +12,8 @@ import runs
 from runs import compiled  # noqa: F401 (fixture)
 from safetensors.numpy import load_file
 
-from r1jax import metrics, pipeline, rollout
+from r1jax import metrics, pipeline
 from r1jax.checkpoint import Checkpointer
-from r1jax.rewards.suite import Rewards
 from r1jax.runtime import hosts, joining, sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import stage
@@ -54,19 +53,6 @@ def test_one_process_owns_and_reads_all():
                               np.array([True, False, True]))
   np.testing.assert_array_equal(read, rows[[0, 1, 4, 5]])
   assert hosts.gather('x') == ['x'] and hosts.from_first(lambda: 3) == 3
-
-
-def test_rewards_of_all_hosts_stand_in_the_order_of_the_rows():
-  rng = np.random.default_rng(1)
-  total, component = rng.normal(size=(2, 12))
-  component[3] = np.nan
-  owners = np.repeat([2, 0, 0, 3, 2, 3], 2)    # host 1 has none
-  parts = [Rewards(total[owners == host], {'a': component[owners == host]}, {'timeouts': host})
-           for host in range(4)]
-  whole = rollout._in_order(parts, owners)
-  np.testing.assert_array_equal(whole.total, total)
-  np.testing.assert_array_equal(whole.components['a'], component)
-  assert whole.counters == {'timeouts': 6}
 
 
 def test_hosts_of_other_configs_or_with_a_disk_of_their_own_are_refused(monkeypatch, tmp_path):

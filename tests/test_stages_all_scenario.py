@@ -9,7 +9,7 @@ import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
-from r1jax import metrics, rollout
+from r1jax import metrics
 from r1jax.metrics import labels
 from r1jax.models import compute
 from r1jax.records import Batch
@@ -122,16 +122,17 @@ def test_scores_of_any_size_give_rewards_from_0_to_1():
 
 def test_each_part_has_its_own_rewards_united_by_name():
   suite = lambda **functions: RewardSuite(functions)
-  judges = rl_rewards.Judges(
-      rl_rewards.Judge(suite(bytes=(runs.by_bytes, 1.0)), {}),
-      rl_rewards.Judge(suite(bytes=(runs.by_bytes, 0.0), length=(by_length, 0.5)),
-                       models_of(safety=1.0)))
+  sources = rl_rewards.RewardSources(
+      rl_rewards.RewardSource(suite(bytes=(runs.by_bytes, 1.0)), {}),
+      rl_rewards.RewardSource(suite(bytes=(runs.by_bytes, 0.0), length=(by_length, 0.5)),
+                              models_of(safety=1.0)))
   examples = [dict(question='q', objective=objective) for objective in (None, *OBJECTIVES)]
   completions = completions_of(6)
-  pending = judges.submit(completions, examples, num_general=2, owners=np.zeros(len(examples), int))
+  pending, judging = sources.submit(
+      completions, examples, num_general=2, owners=np.zeros(len(examples), int))
   got = pending.collect()
-  judges.close()
-  assert pending.compute.scored_tokens == 2
+  sources.close()
+  assert judging.scored_tokens == 2
   bytes_, length, safety = (
       got.components[name] for name in ('bytes', 'length', 'reward_model/safety'))
   np.testing.assert_array_equal(bytes_, [runs.by_bytes(each, {}) for each in completions])
@@ -143,23 +144,7 @@ def test_each_part_has_its_own_rewards_united_by_name():
   parts = rl_rewards.totals_by_part(got, 1, 2, group_size=2)
   assert parts == {'reward/reasoning': pytest.approx(want[:2].mean()),
                    'reward/general': pytest.approx(want[2:].mean())}
-  assert rl_rewards.totals_by_part(rollout.join_rewards([got, got]), 2, 2, group_size=2) == parts
-
-
-def test_uniting_parts_adds_counters_and_keeps_every_value():
-  rng = np.random.default_rng(0)
-  parts = [Rewards(rng.normal(size=size), {name: rng.normal(size=size) for name in names},
-                   {name: size for name in names})
-           for size, names in ((2, 'ab'), (3, 'bc'), (1, ''))]
-  got = rollout.unite_rewards(parts)
-  assert got.counters == {'a': 2, 'b': 5, 'c': 3} and list(got.components) == ['a', 'b', 'c']
-  starts = (0, 2, 5)
-  for part, start in zip(parts, starts):
-    rows = slice(start, start + len(part.total))
-    np.testing.assert_array_equal(got.total[rows], part.total)
-    for name, values in got.components.items():
-      want = part.components.get(name, np.full(len(part.total), np.nan))
-      np.testing.assert_array_equal(values[rows], want)
+  assert rl_rewards.totals_by_part(Rewards.concatenate([got, got]), 2, 2, group_size=2) == parts
 
 
 def test_the_truth_is_that_of_what_a_reward_model_judged():

@@ -12,7 +12,7 @@ wait for worker processes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import functools
 import math
@@ -80,20 +80,54 @@ class Rewards:
   components: dict[str, np.ndarray]
   counters: dict[str, int]
 
+  @classmethod
+  def concatenate(cls, parts: Sequence['Rewards']) -> 'Rewards':
+    """The rewards of the completions of all parts, one part after the other; counters are added.
+
+    Parts may have been judged by different rewards: a component that a part lacks is NaN there.
+    """
+    names = dict.fromkeys(name for part in parts for name in part.components)
+    counted = dict.fromkeys(name for part in parts for name in part.counters)
+    return cls(
+        np.concatenate([part.total for part in parts]),
+        {name: np.concatenate([part.components.get(name, np.full(len(part.total), np.nan))
+                               for part in parts]) for name in names},
+        {name: sum(part.counters.get(name, 0) for part in parts) for name in counted})
+
+  def split(self, count: int) -> list['Rewards']:
+    """The rewards of `count` equally large parts of the completions, without counters."""
+    components = {name: np.split(values, count) for name, values in self.components.items()}
+    return [Rewards(total, {name: parts[i] for name, parts in components.items()}, {})
+            for i, total in enumerate(np.split(self.total, count))]
+
+  def scatter(self, owners: np.ndarray) -> 'Rewards':
+    """Rewards concatenated by host, put into the order of the completions.
+
+    Args:
+      owners: [N], the host that judged each completion. Each host's rewards are in the order of
+        the completions that it judged.
+    """
+    places = np.argsort(np.argsort(owners, kind='stable'))
+    return Rewards(
+        self.total[places], {name: values[places] for name, values in self.components.items()},
+        self.counters)
+
 
 class PendingRewards:
-  """Rewards being computed."""
+  """Rewards that are being computed."""
 
-  def __init__(self, future: Future):
-    self._future = future
+  def __init__(self, wait: Callable[[], Rewards]):
+    """Wraps `wait`, which returns the rewards once they are computed."""
+    self._wait = functools.cache(wait)
 
   def collect(self) -> Rewards:
-    """Waits for the rewards.
+    """Waits for the rewards; further calls return the same ones.
 
     Raises:
-      ValueError: a reward function raised, or returned what is no finite number.
+      ValueError: a reward function raised an exception, or returned something that is neither a
+        finite number nor None.
     """
-    return self._future.result()
+    return self._wait()
 
 
 class RewardSuite:
@@ -144,8 +178,8 @@ class RewardSuite:
       raise ValueError(
           f'There are {len(completions)} completions for {len(examples)} examples: '
           'give one example for each completion.')
-    return PendingRewards(
-        self._background.submit(self._compute, tuple(completions), tuple(examples)))
+    future = self._background.submit(self._compute, tuple(completions), tuple(examples))
+    return PendingRewards(future.result)
 
   def close(self) -> None:
     """Ends threads and workers, after what was submitted."""

@@ -4,6 +4,7 @@ A departure from the reports: a reward model's score counts as σ(score), from 0
 bounded reward leaves less to gain by hacking; training centres the scores of pairs around 0.
 """
 from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,13 @@ from r1jax import rollout as rollouts
 from r1jax.models.compute import Compute
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import THINK_CLOSING, THINK_OPENING
-from r1jax.rewards.suite import RewardFunction, Rewards, RewardSuite, named_rewards
+from r1jax.rewards.suite import (
+  PendingRewards,
+  RewardFunction,
+  Rewards,
+  RewardSuite,
+  named_rewards,
+)
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.reward_model.train import RewardModel, load_reward_model, make_rewards
 from r1jax.tokenization import Tokenizer, opens_think
@@ -28,82 +35,67 @@ class ScoringModel(NamedTuple):
   rewards: Callable      # (questions, completions, G texts of each) -> reward_model.Scored
 
 
-class Judge:
-  """The rules and reward models of one part of the prompts."""
-
-  def __init__(self, suite: RewardSuite | None, models: Mapping[str, ScoringModel]):
-    self._suite, self._models = suite, models
-
-  def submit(
-      self, completions: Sequence[Completion], examples: Sequence[Mapping], owners: np.ndarray,
-  ) -> 'PendingParts':
-    """The reward models' scores of R·G completions of R examples; the rules are being computed.
-
-    Each host computes the rules of the groups that `owners` gives it, and all the models' scores
-    together.
-    """
-    pending = None if self._suite is None else rollouts.SharedRewards(
-        self._suite, completions, examples, owners)
-    return PendingParts(pending, *score(self._models, completions, examples))
-
-  def close(self) -> None:
-    if self._suite is not None:
-      self._suite.close()
+class RewardSource(NamedTuple):
+  """The rules and reward models that judge the completions of one kind of prompts."""
+  rules: RewardSuite | None
+  models: Mapping[str, ScoringModel]
 
 
-class PendingParts:
-  """The rewards of one part: those of reward models, and of rules under way.
+class RewardSources:
+  """The rewards of reasoning prompts, and of general prompts where there are any."""
 
-  `compute` is what the reward models took.
-  """
-
-  def __init__(self, rules: rollouts.SharedRewards | None, scored: Rewards, compute: Compute):
-    self._rules, self._scored, self.compute = rules, scored, compute
-
-  def collect(self) -> Rewards:
-    """As `PendingRewards.collect`."""
-    if self._rules is None:
-      return self._scored
-    rules, scored = self._rules.collect(), self._scored
-    return Rewards(rules.total + scored.total, rules.components | scored.components,
-                   rules.counters | scored.counters)
-
-
-class PendingMixture:
-  """The rewards of a batch whose last prompts are general ones; `compute` as of its parts."""
-
-  def __init__(self, parts: Sequence[PendingParts]):
-    self._parts = parts
-    self.compute = sum((part.compute for part in parts), Compute())
-
-  def collect(self) -> Rewards:
-    """As `PendingRewards.collect`; a part's components are NaN in the other."""
-    return rollouts.unite_rewards([part.collect() for part in self._parts])
-
-
-class Judges:
-  """The judge of reasoning prompts and that of general ones, if there are any."""
-
-  def __init__(self, reasoning: Judge, general: Judge | None):
+  def __init__(self, reasoning: RewardSource, general: RewardSource | None = None):
     self._reasoning, self._general = reasoning, general
 
   def submit(
       self, completions: Sequence[Completion], examples: Sequence[Mapping], num_general: int,
       owners: np.ndarray,
-  ) -> PendingMixture:
-    """As `Judge.submit`; the last `num_general` examples are general ones."""
+  ) -> tuple[PendingRewards, Compute]:
+    """(the rewards of N completions being computed, what the reward models computed for them).
+
+    Reward models have judged when this returns; rules go on in the background. Each host computes
+    the rules of the groups that it owns, and all hosts compute the reward models' scores together.
+    The rewards of general prompts have NaN in components of reasoning prompts, and vice versa.
+
+    Args:
+      completions: N completions, by group.
+      examples: the B examples that they answer; the last `num_general` are general prompts.
+      num_general: how many.
+      owners: [B] as for `rollout.read_rollout`.
+    """
     if not num_general:
-      return PendingMixture([self._reasoning.submit(completions, examples, owners)])
+      return _submit(self._reasoning, completions, examples, owners)
     split = len(examples) - num_general
     row = split * (len(completions) // len(examples))
-    return PendingMixture([
-        self._reasoning.submit(completions[:row], examples[:split], owners[:split]),
-        self._general.submit(completions[row:], examples[split:], owners[split:])])
+    reasoning, taken = _submit(
+        self._reasoning, completions[:row], examples[:split], owners[:split])
+    general, more = _submit(self._general, completions[row:], examples[split:], owners[split:])
+    return PendingRewards(
+        lambda: Rewards.concatenate([reasoning.collect(), general.collect()])), taken + more
 
   def close(self) -> None:
-    for judge in (self._reasoning, self._general):
-      if judge is not None:
-        judge.close()
+    """Ends the processes of the rules."""
+    for source in (self._reasoning, self._general):
+      if source is not None and source.rules is not None:
+        source.rules.close()
+
+
+def _submit(
+    source: RewardSource, completions: Sequence[Completion], examples: Sequence[Mapping],
+    owners: np.ndarray,
+) -> tuple[PendingRewards, Compute]:
+  """`RewardSources.submit` for prompts of one kind."""
+  pending = None if source.rules is None else rollouts.submit_rewards(
+      source.rules, completions, examples, owners)
+  scored, taken = score(source.models, completions, examples)
+
+  def collect() -> Rewards:
+    if pending is None:
+      return scored
+    rules = pending.collect()
+    return Rewards(rules.total + scored.total, rules.components | scored.components,
+                   rules.counters | scored.counters)
+  return PendingRewards(collect), taken
 
 
 def score(
@@ -182,47 +174,46 @@ def reframe(text: str, *, opened: bool, reopened: bool) -> str:
   return text if THINK_CLOSING in text else THINK_CLOSING + text
 
 
-def make_judges(
+def make_reward_sources(
     config: Mapping[str, Any], inputs: Mapping[str, Artifact], tokenizer: Tokenizer, *,
     mesh: jax.sharding.Mesh, reward_functions: Mapping[str, tuple[RewardFunction, float]] | None,
-) -> Judges:
-  """The judges of a run by fields of `rl.DEFAULT`; a reward model named twice is loaded once.
+) -> RewardSources:
+  """The rewards of a run by fields of `rl.DEFAULT`; a reward model named twice is loaded once.
 
   Args:
     config: the stage's.
     inputs: Artifacts of earlier stages by name, which a reward model's source may name.
     tokenizer: the policy's.
-    mesh: where reward models live.
-    reward_functions: instead of `config.rewards`.
+    mesh: where the reward models are.
+    reward_functions: {name: (function, weight)} instead of `config.rewards`.
 
   Raises:
     FileNotFoundError, ValueError: as `load_reward_model`.
   """
-  general = config['general_prompts']
-  opened, loaded = opens_think(config['template'], tokenizer), {}
-
-  def load(source: str) -> RewardModel:
-    if source not in loaded:
-      settings = config['model'] | {'source': source, 'preset': ''}
-      loaded[source] = load_reward_model(inputs=inputs, mesh=mesh, **settings)
-    return loaded[source]
-
+  opened = opens_think(config['template'], tokenizer)
   rows = config['prompts_per_batch'] // (config['mini_batches'] * config['micro_batches'])
 
-  def judge(part, functions) -> Judge:
-    models = {}
-    for name, settings in part['reward_models'].items():
-      model = load(settings['source'])
-      models[name] = ScoringModel(settings.get('weight', 1.0), model.objective, _reframed(
-          make_rewards(model, rows=rows, mesh=mesh), opened=opened,
-          reopened=opens_think(model.template, model.tokenizer)))
-    suite = RewardSuite(functions, num_workers=config['reward_workers'],
-                        timeout_s=config['reward_timeout_s']) if functions else None
-    return Judge(suite, models)
+  @functools.cache
+  def load(source: str) -> RewardModel:
+    settings = config['model'] | {'source': source, 'preset': ''}
+    return load_reward_model(inputs=inputs, mesh=mesh, **settings)
 
-  named = lambda part: named_rewards(part['rewards'], prompt_opens_think=opened)
-  return Judges(judge(config, reward_functions or named(config)),
-                judge(general, named(general)) if general['prompts_per_batch'] else None)
+  def scoring_model(settings: Mapping[str, Any]) -> ScoringModel:
+    model = load(settings['source'])
+    return ScoringModel(settings.get('weight', 1.0), model.objective, _reframed(
+        make_rewards(model, rows=rows, mesh=mesh), opened=opened,
+        reopened=opens_think(model.template, model.tokenizer)))
+
+  def source(part: Mapping[str, Any], functions: Mapping | None = None) -> RewardSource:
+    models = {name: scoring_model(settings) for name, settings in part['reward_models'].items()}
+    functions = functions or named_rewards(part['rewards'], prompt_opens_think=opened)
+    rules = RewardSuite(functions, num_workers=config['reward_workers'],
+                        timeout_s=config['reward_timeout_s']) if functions else None
+    return RewardSource(rules, models)
+
+  general = config['general_prompts']
+  return RewardSources(source(config, reward_functions),
+                       source(general) if general['prompts_per_batch'] else None)
 
 
 def _reframed(rewards: Callable, **framing: bool) -> Callable:

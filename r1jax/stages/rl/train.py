@@ -22,7 +22,7 @@ from r1jax.data.prompts import PromptBatch
 from r1jax.models import compute
 from r1jax.records import Batch, PackedBatch, Rollout, TrainState
 from r1jax.rewards.completion import Completion
-from r1jax.rewards.suite import Rewards
+from r1jax.rewards.suite import PendingRewards, Rewards
 from r1jax.runtime import hardware, hosts, sharding
 from r1jax.runtime.storage import Path
 from r1jax.sampling.sampler import Interrupted
@@ -105,7 +105,8 @@ class _Round(NamedTuple):
   next_counters: Counters
   rollout: Rollout
   completions: list[Completion]
-  pending: rl_rewards.PendingMixture
+  pending: PendingRewards
+  judging: compute.Compute   # what the reward models computed
 
 
 class _Trainer:
@@ -124,8 +125,8 @@ class _Trainer:
     self.iterations = -(-config['steps'] // self.updates)
     self.mixture = PromptMixture(config, self.tokenizer)
     evaluate.check_sources(stage_run, self.tokenizer)
-    self.judges = rl_rewards.make_judges(config, inputs, self.tokenizer, mesh=mesh,
-                                         reward_functions=reward_functions)
+    self.reward_sources = rl_rewards.make_reward_sources(
+        config, inputs, self.tokenizer, mesh=mesh, reward_functions=reward_functions)
     optimizer = train_step.make_optimizer(**config['optimizer'])
     critic_optimizer = train_step.make_optimizer(**config['critic']['optimizer'])
     self.programs = rl_programs.make_programs(self.model, optimizer, critic_optimizer, config,
@@ -188,7 +189,7 @@ class _Trainer:
     self.critic = None if self.critic is None else moved(self.critic)
 
   def close(self):
-    self.judges.close()
+    self.reward_sources.close()
     self.checkpoints.close()
     self.writer.close()
 
@@ -217,7 +218,7 @@ class _Trainer:
     with watch('score'):
       batch = self._score(batch)
     with watch('rewards'):
-      rewards = rollouts.join_rewards([self._collect(drawn) for drawn in rounds])
+      rewards = Rewards.concatenate([self._collect(drawn) for drawn in rounds])
     self.place.counter, self.place.general_counter = rounds[-1].next_counters
     completions = [completion for drawn in rounds for completion in drawn.completions]
     if config['overlong_buffer']:
@@ -236,7 +237,7 @@ class _Trainer:
     measured |= self._computed(rounds, groups).to_metrics()
     self.place.measured = [measured]
     samples = []
-    for drawn, part in zip(rounds, rollouts.split_rewards(rewards, len(rounds))):
+    for drawn, part in zip(rounds, rewards.split(len(rounds))):
       texts = [self.tokenizer.decode(tokens[:size], skip_special=False) for tokens, size in zip(
           drawn.prompts.prompt_tokens, drawn.prompts.prompt_lengths)]
       samples += rollouts.sample_records(drawn.prompts, texts, drawn.completions, part,
@@ -264,8 +265,9 @@ class _Trainer:
     except Interrupted:
       self._stop()
     with watch('rewards'):
-      pending = self.judges.submit(completions, prompts.examples, self._num_general(), owners)
-    return _Round(prompts, next_counters, rollout, completions, pending)
+      pending, judging = self.reward_sources.submit(
+          completions, prompts.examples, self._num_general(), owners)
+    return _Round(prompts, next_counters, rollout, completions, pending, judging)
 
   def _collect(self, drawn: _Round) -> Rewards:
     try:
@@ -396,7 +398,7 @@ class _Trainer:
             + compute.scoring(shape, *kept, passes=scored)
             + compute.training(shape, *kept, remat=self.config['model']['remat'],
                                times=self.config['epochs'] * models)
-            + sum((drawn.pending.compute for drawn in rounds), compute.Compute()))
+            + sum((drawn.judging for drawn in rounds), compute.Compute()))
 
   def _finish(self) -> Artifact:
     hosts.together(self.checkpoints.wait)
