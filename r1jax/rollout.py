@@ -65,7 +65,7 @@ def submit_rewards(
   """
   group_size = len(completions) // len(examples)
   rows = np.repeat(owners, group_size)
-  own = np.flatnonzero(rows == hosts.index())
+  own = np.flatnonzero(rows == hosts.index()).tolist()
   pending = suite.submit([completions[n] for n in own], [examples[n // group_size] for n in own])
   return PendingRewards(
       lambda: Rewards.concatenate(hosts.together(pending.collect)).scatter(rows))

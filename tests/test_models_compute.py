@@ -11,6 +11,7 @@ from r1jax import checkpoint, metrics
 from r1jax.data.packing import pack
 from r1jax.models import PRESETS, compute, num_params
 from r1jax.stages import rl, sft, supervised
+from r1jax.stages.rl import metrics as rl_metrics
 from r1jax.stages.rl import programs as rl_programs
 
 SHAPE = runs.SHAPE
@@ -169,13 +170,12 @@ def test_surplus_groups_are_drawn_and_judged_and_a_critic_is_scored_and_trained_
       completions=[types.SimpleNamespace(num_tokens=length) for length in COMPLETIONS[i]],
       judging=judged)
       for i in range(3)]
-  trainer = types.SimpleNamespace(
-      config=dict(epochs=2, model=dict(remat=True)), model=types.SimpleNamespace(config=SHAPE),
-      critic=1, reference=None, updates=1)
+  config = runs.rl_config('base', group_size=2, epochs=2, model=dict(remat=True),
+                          advantage='gae')
   groups = np.asarray([0, 2])
   kept = [PROMPTS[0], PROMPTS[2]], [COMPLETIONS[0], COMPLETIONS[2]]
-  assert rl._Trainer._computed(trainer, drawn, groups) == (
-      compute.sampling(SHAPE, PROMPTS, COMPLETIONS) + compute.scoring(SHAPE, *kept)
+  assert rl_metrics.computed(drawn, groups, SHAPE, config) == (
+      compute.sampling(SHAPE, PROMPTS, COMPLETIONS) + compute.scoring(SHAPE, *kept, passes=2)
       + compute.training(SHAPE, *kept, remat=True, times=4) + judged + judged + judged)
 
 

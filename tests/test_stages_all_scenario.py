@@ -18,7 +18,6 @@ from r1jax.rewards.extract import final_summary
 from r1jax.rewards.suite import REWARDS, Rewards, RewardSuite
 from r1jax.runtime import sharding
 from r1jax.stages import datasets, reward_model, rl
-from r1jax.stages.reward_model import train as reward_model_train
 from r1jax.stages.rl import programs as rl_programs
 from r1jax.stages.rl import prompts as rl_prompts
 from r1jax.stages.rl import rewards as rl_rewards
@@ -60,8 +59,8 @@ def stand_in(objective):
   def rewards(questions, completions):
     assert len(questions) == len(completions)
     sizes = np.asarray([[sum(text.encode()) % 13 for text in group] for group in completions])
-    return reward_model_train.Scored((sizes.astype(np.float32) - 6) / (1 + OBJECTIVES.index(objective)),
-                               compute.Compute(scored=10.0 * sizes.size, scored_tokens=sizes.size))
+    scores = (sizes.astype(np.float32) - 6) / (1 + OBJECTIVES.index(objective))
+    return reward_model.Scored(scores, compute.Compute(scored=10.0 * sizes.size, scored_tokens=sizes.size))
   return rewards
 
 
@@ -114,7 +113,7 @@ def test_a_reward_model_judges_its_own_objective_and_what_has_none():
 
 def test_scores_of_any_size_give_rewards_from_0_to_1():
   for score, want in ((-1e4, 0.0), (0.0, 0.5), (1e4, 1.0)):
-    scored = reward_model_train.Scored(np.full((1, 2), score, np.float32), compute.Compute())
+    scored = reward_model.Scored(np.full((1, 2), score, np.float32), compute.Compute())
     model = rl_rewards.ScoringModel(1.0, 'safety', lambda *_: scored)
     got, _ = rl_rewards.score({'x': model}, completions_of(2), [dict(question='q')])
     np.testing.assert_array_equal(got.total, [want] * 2)
@@ -159,20 +158,19 @@ def test_the_truth_is_that_of_what_a_reward_model_judged():
   assert rl_rewards.truths(rewards) == {}
 
 
-@pytest.mark.parametrize('opened', (False, True))
-@pytest.mark.parametrize('reopened', (False, True))
-def test_a_completion_means_the_same_after_another_templates_prompt(opened, reopened):
+@pytest.mark.parametrize('before', (False, True))
+@pytest.mark.parametrize('after', (False, True))
+def test_a_completion_means_the_same_after_another_templates_prompt(before, after):
   """`<think>` stands once, in the prompt or in the text, whatever the two templates do."""
   for text in (' 3+4=7</think> <answer>7</answer>', ' 3+4=7</think> 7', ' 3+4=7, never closed'):
-    written = text if opened else f' <think>{text}'
-    got = rl_rewards.reframe(written, opened=opened, reopened=reopened)
-    assert ('<think>' * reopened + got).count('<think>') == 1
+    written = text if before else f' <think>{text}'
+    got = rl_rewards.reframe(written, prompt_opens_think=before, new_prompt_opens_think=after)
+    assert ('<think>' * after + got).count('<think>') == 1
     assert got.endswith(text)
-    assert final_summary(got, prompt_opens_think=reopened) == final_summary(
-        written, prompt_opens_think=opened)
-  if not opened:    # without a chain of thought the whole is the answer
-    got = rl_rewards.reframe(' Seven.', opened=False, reopened=reopened)
-    assert final_summary(got, prompt_opens_think=reopened) == 'Seven.'
+    assert (final_summary(got, prompt_opens_think=after) == final_summary(written, prompt_opens_think=before))
+  if not before:    # without a chain of thought the whole is the answer
+    got = rl_rewards.reframe(' Seven.', prompt_opens_think=False, new_prompt_opens_think=after)
+    assert final_summary(got, prompt_opens_think=after) == 'Seven.'
 
 
 # Mixing.
@@ -324,7 +322,8 @@ def test_the_loss_is_the_same_wherever_the_general_prompts_stand(tiny, advantage
   want = loss(batch, rewards)
   for order in ((3, 0, 1, 2), (2, 3, 1, 0)):
     groups = np.asarray(order)
-    of_groups = lambda x: x.reshape(4, -1, *x.shape[1:])[groups].reshape(-1, *x.shape[1:])
+    def of_groups(x, groups=groups):
+      return x.reshape(4, -1, *x.shape[1:])[groups].reshape(-1, *x.shape[1:])
     np.testing.assert_allclose(
         loss(jax.tree.map(of_groups, batch), of_groups(rewards)), want, rtol=1e-5)
   assert abs(loss(batch, rewards[::-1]) - want) > 1e-3
@@ -381,8 +380,8 @@ def test_impossible_mixtures_and_reward_models_are_refused(base, general):
       "general_prompts.data.name must be .*got 'jsnl': did you mean 'jsonl'":
           dict(general_prompts=dict(data=dict(name='jsnl'))),
       'general_prompts.data.foldr is not a field': dict(general_prompts=dict(data=dict(foldr='x'))),
-      'general_prompts.prompt is not a field: did you mean .*general_prompts.prompts_per_batch':
-          dict(general_prompts=dict(prompt=1)),
+      'general_prompts.prompts is not a field: did you mean .*general_prompts.prompts_per_batch':
+          dict(general_prompts=dict(prompts=1)),
       "general_prompts.rewards.formt is not one of": dict(general_prompts=dict(rewards={'formt': 1.0})),
       'zero.reward_models.good.source must not be empty: name an input stage': missing,
       'zero.general_prompts.reward_models.good.source must not be empty': dict(general_prompts=missing),

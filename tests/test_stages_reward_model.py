@@ -20,7 +20,7 @@ from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.stages.reward_model import data as reward_model_data
 from r1jax.stages.reward_model import train as reward_model_train
 from r1jax.stages.reward_model.data import Example
-from r1jax.stages.rl import train as rl_train
+from r1jax.stages.rl import state as rl_state
 from r1jax.tokenization import load_tokenizer
 from r1jax.training.scalar_head import init_scalar
 
@@ -82,7 +82,7 @@ def test_helpfulness_sees_the_summary_and_safety_the_whole(base):
     prompt = encoded.prompt_tokens[0, :encoded.prompt_lengths[0]]
     assert tokenizer.decode(prompt, skip_special=False) == 'User: Well?\nAssistant:'
   seen = lambda prompt, opened: reward_model_data.seen(
-      'five</think> 5 ', 'helpfulness', prompt=prompt, opened=opened)
+      'five</think> 5 ', 'helpfulness', prompt=prompt, prompt_opens_think=opened)
   assert (seen('a', True), seen('a\n', True)) == (' 5', '5')
 
 
@@ -376,11 +376,11 @@ def test_a_critic_begins_as_a_reward_model(base, helpful, tmp_path, monkeypatch)
     pass
   begun = []
 
-  def begin(self, params, *_):
+  def begin(params, *_):
     begun.append(params)
     if len(begun) == 2:
       raise Begun
-  monkeypatch.setattr(rl_train._Trainer, '_begin', begin)
+  monkeypatch.setattr(rl_state, 'init_train_state', begin)
   loaded = reward_model.load_reward_model(
       'helpful', {'helpful': helpful}, compute_dtype='float32', remat=False, mesh=one_device())
   assert np.any(loaded.params['head'])
@@ -394,7 +394,7 @@ def test_a_critic_begins_as_a_reward_model(base, helpful, tmp_path, monkeypatch)
       want = want | {'head': np.zeros(16)}
     jax.tree.map(np.testing.assert_array_equal, begun[1], want)
   config['critic']['source'] = 'miniature'
-  with pytest.raises(ValueError, match="critic.source='miniature' has not the shape"):
+  with pytest.raises(ValueError, match="critic.source='miniature' has another shape"):
     begun.clear()
     rl.run(config, {}, tmp_path, reward_functions={'bytes': (runs.by_bytes, 1.0)})
 

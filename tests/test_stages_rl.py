@@ -262,7 +262,7 @@ def test_a_reward_that_fails_between_two_checkpoints_costs_no_iteration(base, tm
   with pytest.raises(ValueError, match='raised ZeroDivisionError') as caught:
     rl.run(config, {}, tmp_path / 'failed', reward_functions={'bytes': (failing, 1.0)})
   assert caught.value.__notes__ == [
-      f'The state after step 2 is saved in {tmp_path}/failed: the same call goes on from there.']
+      f'The state after step 2 is saved in {tmp_path}/failed: the same call continues from there.']
   assert runs.last_checkpoint(tmp_path / 'failed')[0] == 2
   for name in ('failed', 'whole'):
     rl.run(config, {}, tmp_path / name, reward_functions=BYTES)

@@ -20,7 +20,7 @@ from r1jax.rewards.suite import REWARDS, RewardSuite, named_rewards
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.sampling.sampler import Interrupted, Sampler, Sampling, make_sampler
-from r1jax.stages import datasets, loading, program_shapes, supervised_program_shapes
+from r1jax.stages import datasets, loading, program_shapes
 from r1jax.stages.artifact import TRAINED, Artifact, evaluation_identity, identities, open_artifact
 from r1jax.stages.config import Field, Section, plain
 from r1jax.stages.datasets import data_field
@@ -339,15 +339,30 @@ def shapes(
 ) -> program_shapes.StageShapes:
   """A rollout, or one of each of several evaluations; arguments as of `rl.shapes`."""
   if 'evaluations' not in config:
-    model = program_shapes.model_of(config['model'], shape_of(config['model']))
-    sample = _sampler(config, model, program_shapes.STOP_IDS)
-    return (yield from supervised_program_shapes.drawing(config, mesh, model, sample, mean_length))
+    return (yield from _sampling_shapes(config, mesh, shape_of, mean_length))
   tokens = 0.0
   for name, one in _of_model(config['evaluations'], config['model']).items():
-    work = yield from supervised_program_shapes.changed(_named(name), shapes(
+    work = yield from program_shapes.changed(_named(name), shapes(
         one, mesh, shape_of, mean_length=mean_length))
     tokens += work.tokens
   return program_shapes.IterationWork(tokens, 0, 0)
+
+
+def _sampling_shapes(
+    config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
+    mean_length: float,
+) -> program_shapes.StageShapes:
+  """The rollout that draws `completions_per_problem` completions of so many problems at a time."""
+  model = program_shapes.model_of(config['model'], shape_of(config['model']))
+  prompts, settings = datasets.prompts_at_a_time(config, mesh), config['sampling']
+  mean_length, count = mean_length or settings['max_new_tokens'], config['completions_per_problem']
+  yield from program_shapes.sampling(
+      _sampler(config, model, program_shapes.STOP_IDS), model,
+      program_shapes.params_of(model, mesh), mesh, prompts=prompts,
+      prompt_length=config['max_prompt_length'], group_size=count,
+      max_new_tokens=settings['max_new_tokens'], chunk=settings['chunk'], mean_length=mean_length)
+  return program_shapes.IterationWork(
+      prompts * count * mean_length, 0, -(-config['problems'] // prompts))
 
 
 def _named(name: str, **fields) -> Callable[[program_shapes.ProgramShapes], program_shapes.ProgramShapes]:
@@ -379,7 +394,7 @@ def largest_programs(
   (one,) = _of_model({name: one}, config['model']).values()
   for_nothing = lambda program: _named(
       f'evaluation {name!r}', times=0, useful=0, beside=(program.beside, beside))(program)
-  yield from supervised_program_shapes.changed(for_nothing, shapes(one, mesh, shape_of))
+  yield from program_shapes.changed(for_nothing, shapes(one, mesh, shape_of))
 
 
 def _of_model(

@@ -1,7 +1,7 @@
-"""What a stage's `programs` are made of: device programs with the shapes of their arguments.
+"""What the `shapes` of a stage are made of: device programs with the shapes of their arguments.
 
-Nothing is loaded, made or run here; `r1jax.plan` compiles the programs for devices that need not be
-at hand.
+Nothing is loaded or run here. `r1jax.plan` compiles the programs for devices that need not be
+attached to this machine.
 """
 from collections.abc import Callable, Generator, Mapping
 import dataclasses
@@ -19,41 +19,71 @@ from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
 from r1jax.sampling import sampler
 from r1jax.stages import loading
-from r1jax.training import train_step
+from r1jax.training import scalar_head, train_step
 
-STOP_IDS = (0,)   # any will do: which ids end a completion changes no program's shape
+STOP_IDS = (0,)   # any ids: no shape depends on which tokens end a completion
 
 
 @dataclasses.dataclass(frozen=True)
 class ProgramShapes:
-  """A device program of a stage, as it would be called."""
+  """A device program of a stage, with the shapes of its arguments.
+
+  Attributes:
+    name: what the plan calls it.
+    function: the jitted function.
+    arguments: trees of placed shapes (`jax.ShapeDtypeStruct` with a sharding).
+    times: how often an iteration of the stage runs it.
+    useful: the floating-point operations of all its runs in an iteration, as in `models.compute`.
+    keywords: its static arguments.
+    unknown_trips: the number of trips of its loop whose length depends on the data.
+    beside: placed shapes of what else is in device memory while it runs.
+    followed: whether later programs take what it returns.
+  """
   name: str
-  function: Callable               # jitted
-  arguments: tuple                 # placed shapes
-  times: float = 1.0               # how often an iteration of the stage runs it
-  useful: float = 0.0              # operations of an iteration by `compute`, of all its runs
-  keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)   # static ones
-  unknown_trips: int = 1           # of a loop whose trips the data decide
-  beside: Any = ()                 # placed shapes of what lies in memory besides its arguments
-  followed: bool = False           # by programs that take what it returns
+  function: Callable
+  arguments: tuple
+  times: float = 1.0
+  useful: float = 0.0
+  keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  unknown_trips: int = 1
+  beside: Any = ()
+  followed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class IterationWork:
-  """What an iteration of a stage comes to."""
-  tokens: float                    # completion tokens drawn, or tokens of rows trained on
-  updates: int                     # of the optimiser
-  iterations: int                  # of the whole stage; 0 where its data decide that
+  """What an iteration of a stage amounts to.
+
+  Attributes:
+    tokens: completion tokens sampled, or tokens of the rows trained on.
+    updates: of the optimiser.
+    iterations: of the whole stage; 0 where its data decide that.
+  """
+  tokens: float
+  updates: int
+  iterations: int
 
 
-# What a stage's `programs` is: it yields StageShapes, is sent what those that are followed return
-# (placed shapes; None where it does not fit), and returns the IterationWork of an iteration.
+# What `shapes` of a stage returns. It yields programs; after each that is `followed` it is sent
+# the placed shapes of what that program returns, or None if the program does not fit into memory.
+# It returns what an iteration amounts to.
 StageShapes = Generator[ProgramShapes, Any, IterationWork]
+
+
+def changed(change: Callable[[ProgramShapes], ProgramShapes], shapes: StageShapes) -> StageShapes:
+  """The same generator, with each of its programs as `change` returns it."""
+  answer = None
+  while True:
+    try:
+      program = shapes.send(answer)
+    except StopIteration as end:
+      return end.value
+    answer = yield change(program)
 
 
 @functools.lru_cache
 def find_shape(source: str, preset: str, where: str) -> ModelConfig:
-  """The shape of the model at `source` if that is at hand, else that of the preset.
+  """The shape of the model at `source` if it is there, else that of the preset.
 
   Raises:
     ValueError: there is neither.
@@ -65,14 +95,15 @@ def find_shape(source: str, preset: str, where: str) -> ModelConfig:
   if not path:
     if not preset:
       raise ValueError(
-          f'{where}.source={source!r} is not at hand and {where}.preset is empty: name the preset '
-          f'of its shape ({", ".join(PRESETS)}), or a folder that is there') from None
+          f'{where}.source={source!r} is not on this machine and {where}.preset is empty: set '
+          f'preset to the shape of the model ({", ".join(PRESETS)}), or source to a folder that '
+          'exists') from None
     return PRESETS[preset]
   return gguf.read_config(path) if path.endswith('.gguf') else read_config(Path(path))
 
 
 def place(shapes, placed):
-  """Shapes with where they lie; `placed` is a tree like them."""
+  """Shapes with shardings; `placed` is a tree of shardings of the same structure."""
   return jax.tree.map(
       lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, placed)
 
@@ -83,19 +114,25 @@ def params_of(model: Model, mesh: jax.sharding.Mesh):
   return place(shapes, sharding.shardings(mesh, model.logical_axes, shapes))
 
 
+def scalar_params_of(model: Model, params, mesh: jax.sharding.Mesh):
+  """The placed shapes of a reward model or critic on a model with these placed shapes."""
+  shapes = jax.eval_shape(functools.partial(scalar_head.init_scalar, model), params)
+  return place(shapes, sharding.shardings(mesh, scalar_head.scalar_axes(model), shapes))
+
+
 def state_of(params, optimizer, logical_axes, mesh: jax.sharding.Mesh):
   """The placed shapes of a TrainState on parameters of these shapes."""
   shapes = jax.eval_shape(functools.partial(train_step.init_state, optimizer=optimizer), params)
   return place(shapes, train_step.state_shardings(mesh, logical_axes, shapes))
 
 
-def table(mesh: jax.sharding.Mesh, *shape: int, dtype: str = 'float32'):
-  """The placed shape of an array of a batch."""
+def table(mesh: jax.sharding.Mesh, *shape: int, dtype: str = 'float32') -> Any:
+  """A `jax.ShapeDtypeStruct` in place of an array of a batch, its rows split over the devices."""
   return sharding.shapes_on(jax.ShapeDtypeStruct(shape, dtype), mesh, batch=True)
 
 
 def model_of(settings: Mapping[str, Any], shape: ModelConfig) -> Model:
-  """The model of this shape, by the `model` part of a stage."""
+  """A model of this shape, with the settings of the `model` part of a stage."""
   return build(shape, compute_dtype=settings['compute_dtype'], remat=settings['remat'])
 
 
@@ -106,20 +143,27 @@ def sampling(
 ) -> Generator[ProgramShapes, Any, None]:
   """The programs of one rollout of `prompts` × `group_size` completions of the greatest length.
 
-  Chunks of decoding are compiled with the smallest cache and with the largest; as their time grows
-  with the cache, each stands for half of all chunks.
+  Decoding of a chunk is compiled with the smallest cache and with the largest. Its time grows with
+  the cache, so each of the two stands for half of all chunks.
 
   Args:
-    run: the stage's own sampler, with the settings that are repeated here.
+    run: the stage's own sampler, made with the settings that follow.
+    model: of the policy.
     params: placed shapes.
-    mean_length: of the completions, for what is useful; the programs run to the greatest length.
-    beside: what lies in memory besides `params`.
+    mesh: of the devices to compile for.
+    prompts: the number of prompts.
+    prompt_length: the tokens that each may have.
+    group_size: completions of a prompt.
+    max_new_tokens: the greatest length of a completion.
+    chunk: tokens decoded between two looks of the host.
+    mean_length: of the completions. It decides how many operations are useful; the programs run
+      to the greatest length.
+    beside: placed shapes of what else is in memory besides `params`.
   """
-  rows, chunks = prompts * group_size, -(-max_new_tokens // chunk)
   whole = compute.sampling(model.config, [prompt_length] * prompts,
                            [[int(mean_length)] * group_size] * prompts).sampled
   of_prompts = compute.sampling(model.config, [prompt_length] * prompts, [[0]] * prompts).sampled
-  ints = lambda *shape: table(mesh, *shape, dtype='int32')
+  ints = functools.partial(table, mesh, dtype='int32')
   cast = yield ProgramShapes('reshard', run.reshard, (params,), beside=beside, followed=True)
   if cast is None:
     return
@@ -129,31 +173,59 @@ def sampling(
       useful=of_prompts, beside=(params, beside), followed=True)
   if state is None:
     return
-  cache = state.cache
+  yield from _decoding(run, params, cast, state, rows=prompts * group_size, chunk=chunk,
+                       max_new_tokens=max_new_tokens, useful=whole - of_prompts, beside=beside)
+
+
+def _decoding(
+    run: sampler.Sampler, params, cast, state, *, rows: int, chunk: int, max_new_tokens: int,
+    useful: float, beside,
+) -> Generator[ProgramShapes, Any, None]:
+  """The programs of the first chunk and of the last, which stand for all chunks.
+
+  Args:
+    run: the sampler.
+    params: the placed shapes of the parameters.
+    cast: those of the parameters as the sampler takes them.
+    state: what `run.prefill` returns.
+    rows: completions.
+    chunk: tokens decoded between two looks of the host.
+    max_new_tokens: the greatest length of a completion.
+    useful: floating-point operations of all chunks.
+    beside: what else is in memory.
+  """
+  chunks = -(-max_new_tokens // chunk)
+  cache, compiled = state.cache, min(2, chunks)
   sizes = {'first': min(chunk, max_new_tokens), 'last': max_new_tokens}
-  for place_, size in list(sizes.items())[:chunks]:
-    if place_ == 'last':   # it takes the place of the cache of all chunks but this one
-      room = jax.eval_shape(lambda: kv_cache.with_suffix(
-          dataclasses.replace(cache, suffix=None), rows, (chunks - 1) * chunk)).suffix
-      cache = dataclasses.replace(cache, suffix=place(
-          room, jax.tree.map(lambda x: x.sharding, cache.suffix)))
+  for which, size in list(sizes.items())[:chunks]:
+    if which == 'last':   # the cache that it replaces holds all chunks but this one
+      cache = _with_room(cache, rows, (chunks - 1) * chunk)
     cache = yield from _grow(
-        run, cache, rows, size, f'cache, {place_} chunk', chunks / min(2, chunks),
+        run, cache, rows, size, f'cache, {which} chunk', chunks / compiled,
         (params, cast, dataclasses.replace(state, cache=()), beside))
     if cache is None:
       return
     yield ProgramShapes(
-        f'decode, {place_} chunk', run.decode_chunk,
+        f'decode, {which} chunk', run.decode_chunk,
         (cast, dataclasses.replace(state, cache=cache), scalar('int32')),
-        times=chunks / min(2, chunks), useful=(whole - of_prompts) / min(2, chunks),
+        times=chunks / compiled, useful=useful / compiled,
         unknown_trips=min(chunk, max_new_tokens), beside=(params, beside))
+
+
+def _with_room(cache, rows: int, size: int):
+  """A cache with room for so many tokens of completions, placed as it was."""
+  bare = dataclasses.replace(cache, suffix=None)
+  room = jax.eval_shape(lambda: kv_cache.with_suffix(bare, rows, size)).suffix
+  return dataclasses.replace(
+      cache, suffix=place(room, jax.tree.map(lambda x: x.sharding, cache.suffix)))
 
 
 def _grow(
     run: sampler.Sampler, cache, rows: int, size: int, name: str, times: float, beside,
 ) -> Generator[ProgramShapes, Any, Any]:
-  """The programs that make a cache larger, an array after the other, and the cache they make."""
-  suffix = cache.suffix or tuple(attention.KeyValue(None, None) for _ in cache.prefix)
+  """The programs that enlarge a cache, one array after another; returns the larger cache."""
+  empty: Any = None
+  suffix = cache.suffix or tuple(attention.KeyValue(empty, empty) for _ in cache.prefix)
   for i, like in enumerate(cache.prefix):
     for field in kv_cache.SUFFIX_AXES:
       old = getattr(suffix[i], field)
@@ -171,11 +243,12 @@ def _grow(
 
 
 def scalar(dtype: str = 'float32') -> jax.ShapeDtypeStruct:
+  """The shape of a scalar."""
   return jax.ShapeDtypeStruct((), dtype)
 
 
 def bytes_on_a_device(tree) -> float:
-  """Of placed shapes, those without a place lying whole on every device."""
+  """The bytes of placed shapes on one device; those without a sharding count in full."""
   def one(x):
     shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
     return math.prod(shape) * (8 if jnp.issubdtype(x.dtype, jax.dtypes.extended) else

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r1jax import losses
 from r1jax.data.jsonl import reasoning_source
@@ -26,7 +27,6 @@ from r1jax.stages import (
   loading,
   program_shapes,
   supervised,
-  supervised_program_shapes,
 )
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.config import Field, Section, plain
@@ -290,11 +290,17 @@ def shapes(
     config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
     *, mean_length: float = 0,
 ) -> program_shapes.StageShapes:
-  """The update on packed rows, and the memory of an evaluation; see `rl.shapes`."""
+  """The update on packed rows, all of them full, and the largest evaluation; see `rl.shapes`."""
   shape = dataclasses.replace(
       shape_of(config['model']), prediction_head=config.get('prediction_coefficient', 0) > 0)
   model = program_shapes.model_of(config['model'], shape)
-  work = yield from supervised_program_shapes.packed_update(
-      config, mesh, model, *loss_and_after(config, model))
-  yield from evaluate.largest_programs(config, mesh, shape_of, program_shapes.params_of(model, mesh))
-  return work
+  rows, length = config['rows'], config['row_length']
+  params, (loss, after) = program_shapes.params_of(model, mesh), loss_and_after(config, model)
+  ints = program_shapes.table(mesh, rows, length, dtype='int32')
+  yield supervised.update_shapes(
+      config, mesh, params, model.logical_axes,
+      (ints, ints, ints, program_shapes.table(mesh, rows, length)), loss=loss, after=after,
+      useful=compute.training_rows(
+          model.config, np.ones((rows, length), int), remat=False).trained)
+  yield from evaluate.largest_programs(config, mesh, shape_of, params)
+  return program_shapes.IterationWork(rows * length, 1, config['last_step'])

@@ -1,5 +1,4 @@
 """The data of reward models: pairs and judged completions, and what a reward model sees of them."""
-import collections
 from collections.abc import Callable, Mapping, Sequence
 import functools
 import itertools
@@ -18,23 +17,37 @@ from r1jax.stages.artifact import Artifact
 from r1jax.stages.config import Field, Section
 from r1jax.tokenization import Tokenizer, encode_prompt, opens_think, render_prompt
 
-_WIDTH = 16    # widths of encoded texts are multiples of it: few programs are compiled
+_WIDTH = 16    # widths of encoded texts are multiples of it, so that few programs are compiled
 
 
 class Example(NamedTuple):
-  """A question and what is compared: two completions, or one that was judged."""
+  """A question and two completions to compare, or one that was judged.
+
+  Attributes:
+    question: the question.
+    completions: one or two.
+    label: 1 if the first of two is the better one, or the only one is safe; else 0.
+    margin: of a pair, how much better the better one is.
+  """
   question: str
   completions: tuple[str, ...]
-  label: float          # 1: the first of two is the better one, or the only one is safe; else 0
-  margin: float = 1.0   # of a pair: by how much
+  label: float
+  margin: float = 1.0
 
 
 class Encoded(NamedTuple):
-  """R prompts with G completions each, as `completion_rewards` takes them once flat."""
-  prompt_tokens: np.ndarray        # [R, P] int32
-  prompt_lengths: np.ndarray       # [R] int32
-  completion_tokens: np.ndarray    # [R, G, C] int32, each ended by the end token
-  completion_mask: np.ndarray      # [R, G, C] float32
+  """R prompts with G completions each, as arrays on the host or the devices, or as shapes.
+
+  Attributes:
+    prompt_tokens: [R, P] int32.
+    prompt_lengths: [R] int32.
+    completion_tokens: [R, G, C] int32, each completion ended by the end token.
+    completion_mask: [R, G, C] float32.
+  """
+  prompt_tokens: Any
+  prompt_lengths: Any
+  completion_tokens: Any
+  completion_mask: Any
 
 
 def _jsonl(split, objective, rng, *, folder):
@@ -49,10 +62,10 @@ def _jsonl(split, objective, rng, *, folder):
 def _miniature(split, objective, rng, *, size):
   """`size` draws of the general tasks, without repeats.
 
-  Helpfulness: the good and a bad answer, of all but the harmful tasks, one pair a question (lest a
-  task with many bad answers decide how lengths are matched). Safety: half the draws
-  are unsafe, the help with a harmful deed; the safe ones refuse that, or help or refuse in harmless
-  deeds. Every second of these is in answer tags, as trained models write them.
+  Helpfulness: the good answer and a bad one, of all tasks but the harmful ones. There is one pair
+  for each question; otherwise a task with many bad answers would decide how lengths are matched.
+  Safety: half of the draws are unsafe, help with a harmful deed; the safe ones refuse it, or help
+  with a harmless deed or refuse to. Half of them are in answer tags, as trained models write them.
   """
   tasks = [task for task in miniature_general.GENERAL_TASKS if task != 'harmful']
   examples = {}
@@ -72,13 +85,13 @@ def _miniature(split, objective, rng, *, size):
 
 
 def _pair(rng, question, chosen, rejected, margin=1.0) -> Example:
-  """A pair whose sides stand in a random order."""
+  """A pair whose sides are in a random order."""
   if rng.random() < 0.5:
     return Example(question, (chosen, rejected), 1.0, margin)
   return Example(question, (rejected, chosen), 0.0, margin)
 
 
-# Name -> (loader of a split and objective, the fields that `data` may have besides, with defaults).
+# Name -> (loader of a split and objective, the other fields of `data`).
 DATASETS: dict[str, tuple[Callable, Section]] = {
     'miniature': (_miniature, Section(dict(
         size=Field(10_000, 'examples of the split', at_least=1)))),
@@ -87,9 +100,11 @@ DATASETS: dict[str, tuple[Callable, Section]] = {
 
 
 def load_examples(config: Mapping[str, Any], split: str) -> list[Example]:
-  """The examples of a split ('train' or 'test') by the `data` part of a config and its objective.
+  """The examples of a split by the `data` part of a config and its objective; none without data.
 
-  There are none where `data` is empty.
+  Args:
+    config: the stage's.
+    split: 'train' or 'test'.
 
   Raises:
     FileNotFoundError, ValueError: as `jsonl.preference_source` and `jsonl.safety_source`.
@@ -105,18 +120,40 @@ def load_examples(config: Mapping[str, Any], split: str) -> list[Example]:
 def drawn_examples(
     config: Mapping[str, Any], inputs: Mapping[str, Artifact], split: str,
 ) -> list[Example]:
-  """Examples from completions that stages of kind 'reject' drew, judged by their accuracy reward.
+  """Examples from completions that stages of kind 'reject' drew, judged by their correctness.
 
-  Of a question of this objective, or of none, each right completion and a wrong one make a pair, up
-  to `pairs_per_question`; for safety the right ones are safe and the wrong ones are not. What could
-  not be judged is neither; a completion counts once. One question in ten, by a checksum of its
-  text, belongs to the test split.
+  They are of questions of this objective or of none. For helpfulness each right completion and a
+  wrong one make a pair, up to `pairs_per_question`; for safety the right ones are safe and the
+  wrong ones are not. Completions that could not be judged are left out, and repeated ones count
+  once. One question in ten, by a checksum of its text, belongs to the test split.
+
+  Args:
+    config: the stage's.
+    inputs: earlier stages' Artifacts by name.
+    split: 'train' or 'test'.
 
   Raises:
     ValueError: as `supervised.read_drawn`.
   """
   rng = random.Random(f'{config["seed"]} drawn {split} {config["objective"]}')
-  sides = collections.defaultdict(lambda: ([], []))   # by question: wrong, right
+  judged = _judged_completions(config, inputs, split)
+  if config['objective'] == 'safety':
+    return [Example(question, (text,), float(label)) for question, both in judged.items()
+            for label, texts in enumerate(both) for text in texts]
+  examples = []
+  for question, (wrong, right) in judged.items():
+    rng.shuffle(wrong)
+    rng.shuffle(right)
+    for rejected, chosen in list(zip(wrong, right))[:config['pairs_per_question']]:
+      examples.append(_pair(rng, question, chosen, rejected))
+  return examples
+
+
+def _judged_completions(
+    config: Mapping[str, Any], inputs: Mapping[str, Artifact], split: str,
+) -> dict[str, tuple[list[str], list[str]]]:
+  """{question: (wrong completions, right ones)}, each completion once."""
+  found: dict[str, tuple[list[str], list[str]]] = {}
   for name in config['sample_stages']:
     wrong = [row for row in supervised.read_drawn(inputs, name, 'refused')
              if row['reasons'].get('correct') == curation.WRONG]
@@ -124,33 +161,31 @@ def drawn_examples(
       for row in rows:
         if _is_held_out(row['question']) == (split == 'test') and (
             row['objective'] in ('', config['objective'])):
-          texts = sides[row['question']][right]
+          texts = found.setdefault(row['question'], ([], []))[right]
           if row['completion'] not in texts:
             texts.append(row['completion'])
-  if config['objective'] == 'safety':
-    return [Example(question, (text,), float(label)) for question, both in sides.items()
-            for label, texts in enumerate(both) for text in texts]
-  examples = []
-  for question, (wrong, right) in sides.items():
-    rng.shuffle(wrong), rng.shuffle(right)
-    for rejected, chosen in list(zip(wrong, right))[:config['pairs_per_question']]:
-      examples.append(_pair(rng, question, chosen, rejected))
-  return examples
+  return found
 
 
 def _is_held_out(question: str) -> bool:
-  """One drawn question in ten, by a checksum apart from that of the miniature's own splits."""
+  """One drawn question in ten, by another checksum than that of the miniature's own splits."""
   return zlib.crc32(f'drawn: {question}'.encode()) % 10 == 0
 
 
-def seen(completion: str, objective: str, *, prompt: str, opened: bool) -> str:
+def seen(completion: str, objective: str, *, prompt: str, prompt_opens_think: bool) -> str:
   """The part of a completion that a reward model of this objective sees after the prompt.
 
-  For helpfulness its `final_summary`, for safety all of it; white space between prompt and
-  completion is as the prompt asks for: a space where it does not end with any.
+  For helpfulness this is its `final_summary`, for safety all of it. It begins with a space if the
+  prompt does not end with white space.
+
+  Args:
+    completion: as a policy wrote it.
+    objective: 'helpfulness' or 'safety'.
+    prompt: the text before it.
+    prompt_opens_think: whether the prompt ends with `<think>`.
   """
   if objective == 'helpfulness':
-    completion = final_summary(completion, prompt_opens_think=opened)
+    completion = final_summary(completion, prompt_opens_think=prompt_opens_think)
   return ('' if prompt[-1:].isspace() else ' ') + completion.strip()
 
 
@@ -158,74 +193,102 @@ def encode(
     questions: Sequence[str], completions: Sequence[Sequence[str]], *, tokenizer: Tokenizer,
     template: str, objective: str,
 ) -> Encoded:
-  """Questions and the same number of completions of each, as the reward model sees them."""
-  opened = opens_think(template, tokenizer)
+  """R questions with G completions each, as the reward model sees them.
+
+  Args:
+    questions: the R questions.
+    completions: G texts for each.
+    tokenizer: the reward model's.
+    template: of its prompts.
+    objective: 'helpfulness' or 'safety'.
+  """
+  prompt_opens_think = opens_think(template, tokenizer)
   prompts = [encode_prompt(template, question, tokenizer) for question in questions]
-  texts = [render_prompt(template, question, tokenizer) for question in questions]
-  ends = [[[*tokenizer.encode(seen(completion, objective, prompt=prompt, opened=opened)),
-            tokenizer.eos_id] for completion in group]
-          for prompt, group in zip(texts, completions, strict=True)]
-  sizes = np.asarray([[len(tokens) for tokens in group] for group in ends], np.int32)
-  table = np.full((*sizes.shape, _round_up(sizes.max())), tokenizer.pad_id, np.int32)
-  for rows, group in zip(table, ends):
-    for row, tokens in zip(rows, group):
-      row[:len(tokens)] = tokens
-  mask = np.arange(table.shape[-1]) < sizes[..., None]
-  lengths = np.asarray([len(tokens) for tokens in prompts], np.int32)
-  prompt_table = np.full((len(prompts), _round_up(lengths.max())), tokenizer.pad_id, np.int32)
-  for row, tokens in zip(prompt_table, prompts):
-    row[:len(tokens)] = tokens
-  return Encoded(prompt_tokens=prompt_table, prompt_lengths=lengths, completion_tokens=table,
-                 completion_mask=mask.astype(np.float32))
+  ends = []
+  for question, group in zip(questions, completions, strict=True):
+    prompt = render_prompt(template, question, tokenizer)
+    for completion in group:
+      text = seen(completion, objective, prompt=prompt, prompt_opens_think=prompt_opens_think)
+      ends.append([*tokenizer.encode(text), tokenizer.eos_id])
+  prompt_tokens, prompt_lengths = _padded(prompts, tokenizer.pad_id)
+  tokens, lengths = _padded(ends, tokenizer.pad_id)
+  mask = np.arange(tokens.shape[-1]) < lengths[:, None]
+  shape = len(questions), -1, tokens.shape[-1]
+  return Encoded(prompt_tokens, prompt_lengths, tokens.reshape(shape),
+                 mask.astype(np.float32).reshape(shape))
 
 
-def _round_up(size) -> int:
-  """The least width that holds it: there are at most four, a multiple of `_WIDTH`, an octave."""
-  unit = max(_WIDTH, 1 << max(0, (int(size) - 1).bit_length() - 3))
-  return -(-int(size) // unit) * unit
+def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+  """(tokens [n, width], lengths [n]) of rows of tokens, int32."""
+  lengths = np.asarray([len(row) for row in rows], np.int32)
+  table = np.full((len(rows), _round_up(int(lengths.max()))), pad_id, np.int32)
+  for padded, row in zip(table, rows):
+    padded[:len(row)] = row
+  return table, lengths
+
+
+def _round_up(size: int) -> int:
+  """The least width from `size` on; there are at most four from one power of two to the next."""
+  unit = max(_WIDTH, 1 << max(0, (size - 1).bit_length() - 3))
+  return -(-size // unit) * unit
 
 
 def select(
     examples: Sequence[Example], encoded: Encoded, config: Mapping[str, Any], *, split: str,
 ) -> tuple[list[int], dict[str, int]]:
-  """(the places of examples to learn from or to be held out, counts of the others by reason).
+  """(the numbers of the examples to keep, counts of the others by reason).
 
-  Dropped are: what is longer than max_tokens ('dropped/long'), and pairs of which the reward model
-  would see two equal sides ('dropped/equal'). Lest length be learnt for quality, lengths are
-  matched: a pair is dropped where the longer side has more than max_length_ratio times the tokens
-  of the shorter, its end included ('dropped/length'); then there are to be as many pairs whose
-  longer side is the better one as pairs whose shorter side is: of the train split the fewer ones
-  are repeated ('repeated/balance'), of the test split, or where there are none of the fewer, the
-  surplus is dropped by the seed ('dropped/balance').
+  Dropped are examples longer than max_tokens ('dropped/long'), and pairs of which the reward model
+  would see two equal sides ('dropped/equal'). So that length is not learnt instead of quality, a
+  pair is dropped if its longer side has more than max_length_ratio times the tokens of the shorter
+  one, the end token included ('dropped/length'), and the lengths of the others are balanced.
+
+  Args:
+    examples: pairs, or judged completions.
+    encoded: the same.
+    config: the stage's.
+    split: 'train' or 'test'.
   """
   counts = {f'dropped/{reason}': 0 for reason in ('long', 'equal', 'length', 'balance')}
   sizes = encoded.completion_mask.sum(-1).astype(int)
   ratio, kept = config['pairs']['max_length_ratio'], []
-  for place, size in enumerate(sizes):
-    tokens = encoded.completion_tokens[place]
-    if encoded.prompt_lengths[place] + size.max() > config['max_tokens']:
+  for number, size in enumerate(sizes):
+    tokens = encoded.completion_tokens[number]
+    if encoded.prompt_lengths[number] + size.max() > config['max_tokens']:
       counts['dropped/long'] += 1
     elif len(size) == 2 and (size[0] == size[1]) and (tokens[0] == tokens[1]).all():
       counts['dropped/equal'] += 1
     elif len(size) == 2 and ratio and size.max() > ratio * size.min():
       counts['dropped/length'] += 1
     else:
-      kept.append(place)
-  if ratio and sizes.shape[1] == 2:
-    longer = [(sizes[place, 0] - sizes[place, 1]) * (examples[place].label - 0.5) for place in kept]
-    sides = [[place for place, sign in zip(kept, longer) if sign * side > 0] for side in (1, -1)]
-    fewer, more = sorted(sides, key=len)
-    surplus = random.Random(config['seed']).sample(more, len(more) - len(fewer))
-    if split == 'train' and fewer:
-      repeats = list(itertools.islice(itertools.cycle(fewer), len(surplus)))
-      kept, counts['repeated/balance'] = sorted(kept + repeats), len(repeats)
-    else:
-      kept, counts['dropped/balance'] = sorted(set(kept) - set(surplus)), len(surplus)
-  return kept, counts
+      kept.append(number)
+  if not ratio or sizes.shape[1] != 2:
+    return kept, counts
+  kept, balanced = _balance_lengths(kept, examples, sizes, seed=config['seed'], split=split)
+  return kept, counts | balanced
+
+
+def _balance_lengths(
+    kept: list[int], examples: Sequence[Example], sizes: np.ndarray, *, seed: int, split: str,
+) -> tuple[list[int], dict[str, int]]:
+  """As many pairs whose longer side is the better one as pairs whose shorter side is.
+
+  In the train split the fewer ones are repeated ('repeated/balance'). In the test split, or if
+  there are none of the fewer, the surplus is dropped by the seed ('dropped/balance').
+  """
+  longer = [(sizes[number, 0] - sizes[number, 1]) * (examples[number].label - 0.5)
+            for number in kept]
+  sides = [[number for number, sign in zip(kept, longer) if sign * side > 0] for side in (1, -1)]
+  fewer, more = sorted(sides, key=len)
+  surplus = random.Random(seed).sample(more, len(more) - len(fewer))
+  if split == 'train' and fewer:
+    repeats = list(itertools.islice(itertools.cycle(fewer), len(surplus)))
+    return sorted(kept + repeats), {'repeated/balance': len(repeats)}
+  return sorted(set(kept) - set(surplus)), {'dropped/balance': len(surplus)}
 
 
 class Split(NamedTuple):
-  """What is learnt from, or held out; counts of what was drawn, dropped and repeated."""
+  """The examples of a split; counts of those that were drawn, dropped and repeated."""
   examples: list[Example]
   encoded: Encoded
   counts: dict[str, int]
@@ -235,12 +298,19 @@ def load_split(
     config: Mapping[str, Any], inputs: Mapping[str, Artifact], tokenizer: Tokenizer,
     split: str, at_most: int | None = None,
 ) -> Split:
-  """What is learnt from, or held out, of a split: what was drawn, then the data.
+  """A split of all examples: those drawn by earlier stages, then those of the data.
 
-  Of the data, questions that are held out of what was drawn are not learnt ('dropped/held_out').
+  Questions of the data that are held out among the drawn ones are not learnt ('dropped/held_out').
+
+  Args:
+    config: the stage's.
+    inputs: earlier stages' Artifacts by name.
+    tokenizer: the reward model's.
+    split: 'train' or 'test'.
+    at_most: the number of examples to keep.
 
   Raises:
-    ValueError: nothing is left, or of judged completions nothing of one label.
+    ValueError: no example is left, or all judged completions have one label.
   """
   drawn, data = drawn_examples(config, inputs, split), load_examples(config, split)
   held_out = {example.question for example in drawn_examples(config, inputs, 'test')}
@@ -257,10 +327,10 @@ def load_split(
   kept, counts = select(examples, encoded, config, split=split)
   kept = kept[:at_most]
   counts |= {'drawn': len(drawn), 'dropped/held_out': len(drawn + data) - len(examples)}
-  examples = [examples[place] for place in kept]
-  story = ', '.join(f'{reason} {count}' for reason, count in counts.items())
+  examples = [examples[number] for number in kept]
+  reasons = ', '.join(f'{reason} {count}' for reason, count in counts.items())
   if not kept:
-    raise ValueError(f'the {split} split of {sources} has no example left ({story}): raise '
+    raise ValueError(f'the {split} split of {sources} has no example left ({reasons}): raise '
                      'max_tokens, set pairs.max_length_ratio=0, or give more data')
   if config['objective'] == 'safety' and len({example.label for example in examples}) < 2:
     raise ValueError(f'all {len(examples)} completions of the {split} split of {sources} '

@@ -1,5 +1,5 @@
 """Reinforcement learning: `run` a stage with the fields of DEFAULT."""
-from r1jax.stages.rl.program_shapes import shapes as shapes
+from r1jax.stages.rl.plan import shapes as shapes
 from r1jax.stages.rl.settings import DEFAULT as DEFAULT
 from r1jax.stages.rl.settings import SETTINGS as SETTINGS
 from r1jax.stages.rl.train import check_data as check_data

@@ -1,4 +1,4 @@
-"""The record of an iteration of RL, and the KL coefficient that follows from it."""
+"""The metrics of an iteration of RL, and the KL coefficient that follows from them."""
 from collections.abc import Mapping, Sequence
 import math
 from typing import Any
@@ -7,61 +7,109 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import divergences
+from r1jax import rollout as rollouts
+from r1jax.models import ModelConfig, compute
+from r1jax.rewards.suite import Rewards
 from r1jax.runtime import sharding
+from r1jax.stages.rl.batch import BatchSpec
+from r1jax.stages.rl.dynamic_sampling import Round, lengths_of
+from r1jax.tokenization import Tokenizer
 
 
-def iteration_record(
+def iteration_metrics(
     measured: Sequence[Mapping[str, float]], seconds: Mapping[str, float], *, remat: bool,
     peak_flops: float | None,
 ) -> dict[str, float]:
-  """What was measured of an iteration, with its seconds and its speed.
+  """The metrics of an iteration, with its seconds and its speed.
 
   Args:
-    measured: the metrics of the rollout, then those of each update. The record has the mean over
-      updates, of names that end with '/max' the greatest, and the last count of refused updates.
-    seconds: by 'timing_s/<name>'; 'timing_s/rollout' is absent after a resumed rollout.
-    remat: whether training computes activations twice, which is no useful work.
-    peak_flops: floating-point operations per second that the devices can do; where it is None
-      there is no 'model_flops_utilisation'.
+    measured: the metrics of the rollout, then those of each update. Over the updates, metrics
+      whose names end with '/max' are the greatest, the count of skipped updates is the last, and
+      all others are means.
+    seconds: by 'timing_s/<name>'; 'timing_s/rollout' is absent if the run resumed after it.
+    remat: whether training computes activations twice, which does not count as useful work.
+    peak_flops: floating-point operations that the devices can do in a second; None if they are
+      not known, which leaves out 'model_flops_utilisation'.
   """
   rollout, *updates = measured
-  record = dict(rollout)
+  result = dict(rollout)
   for name in updates[0]:
     values = [update[name] for update in updates]
-    record[name] = max(values) if name.endswith('/max') else float(np.mean(values))
-  record['skipped_updates'] = updates[-1]['skipped_updates']
-  record |= seconds | {
-      'tokens_per_second': rollout['num_tokens'] / seconds['timing_s/step']}
+    result[name] = max(values) if name.endswith('/max') else float(np.mean(values))
+  result['skipped_updates'] = updates[-1]['skipped_updates']
+  result |= {
+      **seconds, 'tokens_per_second': rollout['num_tokens'] / seconds['timing_s/step']}
   if peak_flops is not None:
-    record['model_flops_utilisation'] = (
-        _work(rollout, remat=remat) / seconds['timing_s/step'] / peak_flops)
+    result['model_flops_utilisation'] = (
+        _useful_flops(rollout, remat=remat) / seconds['timing_s/step'] / peak_flops)
   if 'timing_s/rollout' in seconds:
-    record['timing_s/rollout_per_token'] = seconds['timing_s/rollout'] / rollout['num_tokens']
-  return record
+    result['timing_s/rollout_per_token'] = seconds['timing_s/rollout'] / rollout['num_tokens']
+  return result
 
 
-def _work(rollout: Mapping[str, float], *, remat: bool) -> float:
+def _useful_flops(rollout: Mapping[str, float], *, remat: bool) -> float:
   """Floating-point operations of an iteration, without those of rematerialisation."""
   useful = 3 / 4 if remat else 1
   return (rollout['compute/sampled'] + rollout['compute/scored']
           + useful * rollout['compute/trained'])
 
 
+def computed(
+    rounds: Sequence[Round], groups: np.ndarray, shape: ModelConfig, config: Mapping[str, Any],
+) -> compute.Compute:
+  """The operations and tokens of an iteration.
+
+  All completions are sampled, and judged by the reward models. Those of `groups` are scored by the
+  models of the policy's shape, and trained on.
+
+  Args:
+    rounds: of the iteration.
+    groups: the numbers of the groups that are trained on, counted over all rounds.
+    shape: of the policy.
+    config: the stage's.
+  """
+  spec = BatchSpec.of(config)
+  prompts = np.concatenate([drawn.prompts.prompt_lengths for drawn in rounds])
+  lengths = lengths_of(rounds, config['group_size'])
+  trained = prompts[groups], lengths[groups]
+  return (compute.sampling(shape, prompts, lengths)
+          + compute.scoring(shape, *trained, passes=spec.num_scorings)
+          + compute.training(shape, *trained, remat=config['model']['remat'],
+                             times=config['epochs'] * spec.num_trained)
+          + sum((drawn.judging for drawn in rounds), compute.Compute()))
+
+
+def sample_rows(
+    drawn: Round, rewards: Rewards, tokenizer: Tokenizer, group_size: int,
+) -> list[dict[str, Any]]:
+  """The completions of a round as rows of JSON, with the texts of their prompts."""
+  texts = [tokenizer.decode(tokens[:size], skip_special=False) for tokens, size in zip(
+      drawn.prompts.prompt_tokens, drawn.prompts.prompt_lengths)]
+  return rollouts.sample_records(drawn.prompts, texts, drawn.completions, rewards,
+                                 group_size=group_size)
+
+
 def next_kl_coefficient(
-    config: Mapping[str, Any], coefficient: float, record: Mapping[str, float],
+    config: Mapping[str, Any], coefficient: float, measured: Mapping[str, float],
 ) -> float:
   """The KL coefficient of the next iteration, by the controller of the config.
 
-  It stays where the controller's is not finite.
+  It stays as it is if the controller's is not finite.
+
+  Args:
+    config: the stage's.
+    coefficient: that of this iteration.
+    measured: the metrics of this iteration.
   """
   settings = config['kl_controller']
-  kl = record['kl_old' if config['loss']['old_kl_coefficient'] else 'kl']
+  kl: Any = measured['kl_old' if config['loss']['old_kl_coefficient'] else 'kl']
   controller = divergences.KLController(jnp.float32(coefficient))
   if settings['rule'] == 'double_or_halve':
     controller = divergences.double_or_halve(controller, kl, target=settings['target'])
   elif settings['rule'] == 'proportional':
     controller = divergences.proportional(
-        controller, kl * record['completions/mean_length'], target=settings['target'],
-        horizon=settings['horizon'], num_samples=config['prompts_per_batch'] * config['group_size'])
+        controller, kl * measured['completions/mean_length'], target=settings['target'],
+        horizon=settings['horizon'],
+        num_samples=config['prompts_per_batch'] * config['group_size'])
   following = float(sharding.to_host(controller.coefficient))
   return following if math.isfinite(following) else coefficient

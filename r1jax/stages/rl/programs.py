@@ -1,8 +1,9 @@
 """The device programs of the RL stage: sample, score, compute_advantages, update.
 
-`compute_advantages` turns rewards into advantages: of whole completions (group-relative and its kin) or of
-tokens (REINFORCE++, GAE with a critic), with the KL to the reference inside the reward where asked.
-Every policy loss is `losses.policy_loss` with the settings of `config.loss`.
+`compute_advantages` turns rewards into advantages: of whole completions (group-relative and its
+relatives) or of tokens (REINFORCE++, GAE with a critic), with the KL to the reference inside the
+reward if the config says so. Every policy loss is `losses.policy_loss` with the settings of
+`config.loss`.
 """
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -18,7 +19,7 @@ from r1jax.data.group_packing import pack_groups
 from r1jax.masked import masked_max, masked_sum
 from r1jax.models import Model
 from r1jax.models.moe import Routing
-from r1jax.records import Batch, PackedBatch, Packing, Rows
+from r1jax.records import Batch, PackedBatch, Packing, Rollout, Rows
 from r1jax.runtime import sharding
 from r1jax.sampling.sampler import Sampling, make_sampler
 from r1jax.stages import auxiliary
@@ -27,7 +28,7 @@ from r1jax.training.logprobs import completion_logprobs, micro_batch, packed_log
 from r1jax.training.scalar_head import completion_values, packed_values
 
 # `config.advantage` -> f(rewards [B, G]) -> [B·G], for advantages of whole completions.
-SEQUENCE_ADVANTAGES = {
+SEQUENCE_ADVANTAGES: dict[str, Callable[..., jax.Array]] = {
     'group_relative': advantages.group_relative,
     'mean_only': functools.partial(advantages.group_relative, scale='none'),
     'leave_one_out': advantages.leave_one_out,
@@ -38,46 +39,72 @@ NO_CORRECTION = 'none'
 
 
 class DevicePrograms(NamedTuple):
-  """The device programs of the stage; those of a critic are None where there is none.
+  """The jitted functions of the stage; without a critic, its two are never called.
 
-  Where the settings pack, `score`, `value` and the updates take a PackedBatch of `pack`.
+  If the config packs, `score`, `value` and the updates take a PackedBatch as `pack` makes it.
+
+  Attributes:
+    sample: (params, Prompts, iteration) -> Rollout.
+    score: (params, Batch) -> log-probabilities [N, C].
+    value: (the critic's params, Batch) -> values [N, C].
+    compute_advantages: (Batch, rewards [N], KL coefficient) -> (Batch, metrics).
+    take: (Batch, numbers of groups) -> the Batch of these groups.
+    update: (TrainState, Batch, Normalizers) -> (TrainState, metrics).
+    update_critic: the same for the critic.
   """
-  sample: Callable          # (params, Prompts, iteration) -> Rollout
-  score: Callable           # (params, Batch) -> log-probabilities [N, C]
-  value: Callable           # (critic's params, Batch) -> values [N, C]
-  compute_advantages: Callable          # (Batch, rewards [N], KL coefficient) -> (Batch, metrics)
-  take: Callable            # (Batch, group ids) -> Batch of these groups
-  update: Callable          # (TrainState, Batch, normalizers) -> (TrainState, metrics)
-  update_critic: Callable   # the same of the critic
+  sample: Callable[..., Rollout]
+  score: Callable
+  value: Callable
+  compute_advantages: Callable
+  take: Callable
+  update: Callable
+  update_critic: Callable
 
 
 class Normalizers(NamedTuple):
-  """What a micro-batch needs to know of its whole batch; all scalars."""
-  loss: jax.Array            # the divisor of the policy loss
-  token_count: jax.Array     # the number of completion tokens
-  kl_coefficient: jax.Array  # of the whole run, where it adapts
-  num_rows: jax.Array | float = 1.0   # that go through the model; a balance loss is over them
+  """What a micro-batch needs to know of its whole batch; all are scalars.
+
+  Attributes:
+    loss: the divisor of the policy loss.
+    token_count: the number of completion tokens.
+    kl_coefficient: the present one.
+    num_rows: the rows that go through the model, over which a balance loss is taken.
+  """
+  loss: jax.Array
+  token_count: jax.Array
+  kl_coefficient: jax.Array
+  num_rows: jax.Array | float = 1.0
 
 
-# A micro-batch, of a batch or of a packed one.
-Piece = Batch | tuple[Rows, Batch]
+# What a loss is given: a part of a batch or, of a packed batch, rows and their completions.
+MicroBatch = Batch | tuple[Rows, Batch]
 
 
 def pack(batch: Batch, settings: Mapping[str, Any], mesh: jax.sharding.Mesh) -> PackedBatch:
-  """A batch with its packing by `config.packing`; R is a multiple of the parts of a batch.
+  """A batch with its packing by `config.packing`; the rows are a multiple of the mesh's parts.
 
-  The lengths, and they alone, come to the host.
+  Only the lengths come to the host.
   """
-  lengths = sharding.to_host((batch.prompt_lengths, jnp.sum(batch.completion_mask != 0, 1)))
+  prompts, completions = sharding.to_host(
+      (batch.prompt_lengths, jnp.sum(batch.completion_mask != 0, 1)))
   longest = batch.prompt_tokens.shape[1] + batch.completion_tokens.shape[1]
-  return PackedBatch(batch, sharding.place(pack_lengths(*lengths, longest, settings, mesh), mesh))
+  packing = pack_lengths(prompts, completions, longest, settings, mesh)
+  return PackedBatch(batch, sharding.place(packing, mesh))
 
 
 def pack_lengths(
     prompt_lengths: np.ndarray, completion_lengths: np.ndarray, longest: int,
     settings: Mapping[str, Any], mesh: jax.sharding.Mesh,
 ) -> Packing:
-  """The packing of prompts [B] and completions [N] of these lengths; `longest` of `pack_groups`."""
+  """The packing of prompts and completions of these lengths.
+
+  Args:
+    prompt_lengths: [B].
+    completion_lengths: [N].
+    longest: as for `pack_groups`.
+    settings: the stage's config.
+    mesh: over which rows are split.
+  """
   parts = sharding.num_batch_shards(mesh)
   return pack_groups(
       prompt_lengths, completion_lengths, row_length=settings['packing']['row_length'],
@@ -86,37 +113,42 @@ def pack_lengths(
 
 @jax.jit
 def packing_fill(packing: Packing) -> jax.Array:
-  """The share of the places of its micro-batches that are no padding."""
+  """The share of the places of its micro-batches that are not padding."""
   places = packing.num_micro_batches * packing.segment_ids[0].size
   return jnp.sum(packing.segment_ids != 0) / places
 
 
-def piece_logprobs(
-    model: Model, params, piece: Piece, temperature: float,
+def micro_batch_logprobs(
+    model: Model, params, given: MicroBatch, temperature: float,
 ) -> tuple[Batch, jax.Array, jax.Array, list[Routing]]:
-  """(what the loss eats, log-probabilities, entropies, routings) of a micro-batch."""
-  if isinstance(piece, Batch):
-    return piece, *completion_logprobs(model, params, *_inputs(piece), temperature=temperature)
-  rows, batch = piece
+  """(what the loss reads, log-probabilities, entropies, routings) of a micro-batch."""
+  if isinstance(given, Batch):
+    return given, *completion_logprobs(model, params, *_inputs(given), temperature=temperature)
+  rows, batch = given
   return batch, *packed_logprobs(
       model, params, rows, batch.completion_tokens, temperature=temperature)
 
 
-def piece_values(model: Model, params, piece: Piece) -> tuple[Batch, jax.Array]:
-  """(what the loss eats, a critic's values) of a micro-batch."""
-  if isinstance(piece, Batch):
-    return piece, completion_values(model, params, *_inputs(piece))
-  rows, batch = piece
+def micro_batch_values(model: Model, params, given: MicroBatch) -> tuple[Batch, jax.Array]:
+  """(what the loss reads, a critic's values) of a micro-batch."""
+  if isinstance(given, Batch):
+    return given, completion_values(model, params, *_inputs(given))
+  rows, batch = given
   return batch, packed_values(model, params, rows, batch.completion_tokens.shape[1])
 
 
-def _inputs(batch: Batch):
+def _inputs(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   return (batch.prompt_tokens, batch.prompt_lengths, batch.completion_tokens,
           batch.completion_mask)
 
 
 def make_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
-  """loss(params, piece, normalizers) for `train_step.make_update`, by fields of `rl.DEFAULT`."""
+  """loss(params, MicroBatch, Normalizers) for `train_step.make_update`.
+
+  Args:
+    model: the policy's.
+    settings: the fields of `rl.DEFAULT`.
+  """
   options = dict(settings['loss'])
   corrected = options['correction'] != NO_CORRECTION
   if not corrected:
@@ -124,10 +156,12 @@ def make_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
   options['dual_clip'] = options['dual_clip'] or None
   adapts_old = bool(options.pop('old_kl_coefficient'))
 
-  def loss(params, piece: Piece, normalizers: Normalizers):
-    batch, logprobs, entropies, routings = piece_logprobs(
-        model, params, piece, settings['sampling']['temperature'])
-    kl = {'old_kl_coefficient': normalizers.kl_coefficient} if adapts_old else {}
+  def loss(params, given: MicroBatch, normalizers: Normalizers):
+    batch, logprobs, entropies, routings = micro_batch_logprobs(
+        model, params, given, settings['sampling']['temperature'])
+    assert batch.advantages is not None, 'compute_advantages must run before an update'
+    kl: dict[str, Any] = (
+        {'old_kl_coefficient': normalizers.kl_coefficient} if adapts_old else {})
     if settings['kl_coefficient'] and settings['kl_place'] == 'loss':
       kl['kl_coefficient'] = (
           settings['kl_coefficient'] if adapts_old else normalizers.kl_coefficient)
@@ -150,9 +184,15 @@ def make_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
 
 
 def make_value_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
-  """The critic's loss(params, piece, normalizers), by fields of `rl.DEFAULT`."""
-  def loss(params, piece: Piece, normalizers: Normalizers):
-    batch, values = piece_values(model, params, piece)
+  """The critic's loss(params, MicroBatch, Normalizers).
+
+  Args:
+    model: the critic's backbone.
+    settings: the fields of `rl.DEFAULT`.
+  """
+  def loss(params, given: MicroBatch, normalizers: Normalizers):
+    batch, values = micro_batch_values(model, params, given)
+    assert batch.returns is not None, 'compute_advantages must run before an update'
     return losses.value_loss(
         values, batch.returns, batch.completion_mask, old_values=batch.old_values,
         clip_epsilon=settings['critic']['clip_epsilon'], normalizer=normalizers.token_count)
@@ -160,7 +200,11 @@ def make_value_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
 
 
 def make_compute_advantages(settings: Mapping[str, Any]) -> Callable:
-  """compute_advantages(batch, rewards [N], kl_coefficient) -> (batch with advantages, metrics)."""
+  """compute_advantages(batch, rewards [N], kl_coefficient) -> (batch with advantages, metrics).
+
+  Args:
+    settings: the fields of `rl.DEFAULT`.
+  """
   kind, critic = settings['advantage'], settings['critic']
 
   def compute_advantages(batch: Batch, rewards: jax.Array, kl_coefficient: jax.Array):
@@ -168,35 +212,51 @@ def make_compute_advantages(settings: Mapping[str, Any]) -> Callable:
     sampled = batch.behaviour_logprobs if batch.old_logprobs is None else batch.old_logprobs
     in_reward = settings['kl_coefficient'] and settings['kl_place'] == 'reward'
     reference = batch.reference_logprobs if in_reward else sampled
-    options = dict(kl_coefficient=kl_coefficient, kl_estimator='k1')
+    assert reference is not None, 'a KL inside the reward needs reference_logprobs'
+    options: dict[str, Any] = dict(kl_coefficient=kl_coefficient, kl_estimator='k1')
     if kind == 'reinforce_pp':
       found = advantages.reinforce_pp(rewards, sampled, reference, mask, **options)
       return dataclasses.replace(batch, advantages=found), {}
     per_token = advantages.token_rewards(rewards, sampled, reference, mask, **options)
-    if kind != 'gae':
-      # An empty completion has no last token; its reward counts all the same.
-      by_row = masked_sum(per_token, mask, 1) if in_reward else rewards.astype(jnp.float32)
-      found = SEQUENCE_ADVANTAGES[kind](by_row.reshape(-1, settings['group_size']))
-      return dataclasses.replace(batch, advantages=found), {}
-    if critic['whiten_rewards']:
-      per_token = advantages.whiten(per_token, mask, shift_mean=False)
-    found, returns = advantages.gae(per_token, batch.old_values, mask, gamma=critic['gamma'],
-                                    gae_lambda=critic['gae_lambda'])
-    measured = {'critic/explained_variance': losses.explained_variance(
-        batch.old_values, returns, mask)}
-    if critic['whiten_advantages']:
-      found = advantages.whiten(found, mask)
-    return dataclasses.replace(batch, advantages=found, returns=returns), measured
+    if kind == 'gae':
+      return _with_critic_advantages(batch, per_token, critic)
+    # An empty completion has no last token, but its reward counts.
+    by_row = masked_sum(per_token, mask, 1) if in_reward else rewards.astype(jnp.float32)
+    found = SEQUENCE_ADVANTAGES[kind](by_row.reshape(-1, settings['group_size']))
+    return dataclasses.replace(batch, advantages=found), {}
   return compute_advantages
+
+
+def _with_critic_advantages(
+    batch: Batch, per_token: jax.Array, critic: Mapping[str, Any],
+) -> tuple[Batch, dict[str, jax.Array]]:
+  """(the batch with the advantages of GAE and returns, metrics), from rewards by token [N, C]."""
+  mask, values = batch.completion_mask, batch.old_values
+  assert values is not None, 'GAE needs the values of the critic'
+  if critic['whiten_rewards']:
+    per_token = advantages.whiten(per_token, mask, shift_mean=False)
+  found, returns = advantages.gae(per_token, values, mask, gamma=critic['gamma'],
+                                  gae_lambda=critic['gae_lambda'])
+  measured = {'critic/explained_variance': losses.explained_variance(values, returns, mask)}
+  if critic['whiten_advantages']:
+    found = advantages.whiten(found, mask)
+  return dataclasses.replace(batch, advantages=found, returns=returns), measured
 
 
 def make_programs(
     model: Model, optimizer, critic_optimizer, settings: Mapping[str, Any],
     stops: tuple[int, ...], should_stop: Callable[[], bool],
 ) -> DevicePrograms:
-  """The jitted programs of a run with these settings (fields of `rl.DEFAULT`).
+  """The jitted programs of a run.
 
-  The critic's are for a model of the policy's shape, of which `reward_model` has the parameters.
+  Args:
+    model: the policy's, and the critic's backbone.
+    optimizer: the policy's.
+    critic_optimizer: the critic's.
+    settings: the fields of `rl.DEFAULT`.
+    stops: the ids of the tokens that end a completion.
+    should_stop: called between chunks of sampling; when it returns True, `sample` raises
+      `sampler.Interrupted`.
   """
   sampling = dict(settings['sampling'])
   sample = make_sampler(
@@ -206,16 +266,21 @@ def make_programs(
       seed=settings['seed'], compute_dtype=settings['model']['compute_dtype'],
       should_stop=should_stop)
   packed = bool(settings['packing']['row_length'])
-  by_pieces = _by_micro_batches if packed else functools.partial(
-      _by_pieces, count=settings['micro_batches'] * settings['mini_batches'])
-  score = by_pieces(lambda params, piece: piece_logprobs(
-      model, params, piece, settings['sampling']['temperature'])[1])
-  value = by_pieces(lambda params, piece: piece_values(model, params, piece)[1])
+  in_micro_batches = _in_packed_micro_batches if packed else functools.partial(
+      _in_micro_batches, count=settings['micro_batches'] * settings['mini_batches'])
+
+  def logprobs(params, given: MicroBatch) -> jax.Array:
+    return micro_batch_logprobs(model, params, given, settings['sampling']['temperature'])[1]
+
+  def values(params, given: MicroBatch) -> jax.Array:
+    return micro_batch_values(model, params, given)[1]
 
   @jax.jit
-  def take(batch: Batch, groups):
+  def take(batch: Batch, groups: jax.Array) -> Batch:
     num_groups = batch.prompt_lengths.shape[0]
-    of_groups = lambda x: x.reshape(num_groups, -1, *x.shape[1:])[groups].reshape(-1, *x.shape[1:])
+
+    def of_groups(x):
+      return x.reshape(num_groups, -1, *x.shape[1:])[groups].reshape(-1, *x.shape[1:])
     return sharding.constrain_rows(jax.tree.map(of_groups, batch))
 
   def update(loss, optimizer, after=None):
@@ -224,52 +289,61 @@ def make_programs(
         split=split if packed else None, after=after), donate_argnums=0)
 
   return DevicePrograms(
-      sample, score, value, jax.jit(make_compute_advantages(settings)), take,
+      sample, in_micro_batches(logprobs), in_micro_batches(values),
+      jax.jit(make_compute_advantages(settings)), take,
       update(make_loss(model, settings), optimizer,
              auxiliary.after_update(model.config, settings['experts'])),
       update(make_value_loss(model, settings), critic_optimizer))
 
 
-def _by_pieces(one: Callable, count: int) -> Callable:
-  """whole(params, batch), jitted: one(params, piece) -> [n, C] on `count` pieces in turn."""
+def _in_micro_batches(one: Callable, count: int) -> Callable:
+  """whole(params, batch), jitted: one(params, micro-batch) -> [n, C] for `count` in turn."""
   @jax.jit
   def whole(params, batch: Batch):
-    pieces = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
-    pieces = sharding.constrain_rows(pieces, None)
-    out = jax.lax.map(functools.partial(one, params), pieces)
+    parts = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+    parts = sharding.constrain_rows(parts, None)
+    out = jax.lax.map(functools.partial(one, params), parts)
     return out.reshape(-1, out.shape[-1])
   return whole
 
 
-def _by_micro_batches(one: Callable) -> Callable:
-  """whole(params, packed), jitted: one(params, piece) -> [R·M, C] put where they belong, [N, C]."""
+def _in_packed_micro_batches(one: Callable) -> Callable:
+  """whole(params, packed), jitted: one(params, micro-batch) -> [R·M, C], scattered to [N, C]."""
   @jax.jit
   def whole(params, packed: PackedBatch):
-    count, piece = split(packed)
+    count, part = split(packed)
 
     def put(index, out):
       chosen = packed.packing.completions[index].reshape(-1)
-      return out.at[chosen].set(one(params, piece(index)), mode='drop')
+      return out.at[chosen].set(one(params, part(index)), mode='drop')
     return jax.lax.fori_loop(0, count, put, jnp.zeros(packed.batch.completion_mask.shape))
   return whole
 
 
-def split(packed: PackedBatch):
-  """`split` of `train_step.make_update`."""
+def split(packed: PackedBatch) -> tuple[jax.Array, Callable]:
+  """(the number of micro-batches, the function from an index to one), for `make_update`."""
   return packed.packing.num_micro_batches, functools.partial(micro_batch, packed)
 
 
 @functools.partial(jax.jit, static_argnames=('aggregation', 'max_length'))
 def batch_normalizers(
     mask, kl_coefficient, num_rows=1.0, *, aggregation, max_length) -> Normalizers:
-  """Of a whole batch with this completion mask [N, C], for its micro-batches."""
+  """The normalizers of a batch.
+
+  Args:
+    mask: [N, C], its completion mask.
+    kl_coefficient: the present one.
+    num_rows: see `Normalizers`.
+    aggregation: as for `losses.loss_normalizer`.
+    max_length: likewise.
+  """
   return Normalizers(losses.loss_normalizer(mask, aggregation, max_length),
                      jnp.maximum(jnp.sum(mask), 1), jnp.float32(kl_coefficient),
                      jnp.float32(num_rows))
 
 
 def num_rows(batch: Batch | PackedBatch) -> jax.Array | int:
-  """Rows that go through the model in an update: of prompts and completions, or packed ones."""
+  """Rows that go through the model in an update: prompts and completions, or packed rows."""
   if isinstance(batch, PackedBatch):
     return batch.packing.num_micro_batches * batch.packing.segment_ids.shape[1]
   return batch.prompt_tokens.shape[0] + batch.completion_tokens.shape[0]

@@ -16,14 +16,14 @@ class Counters(NamedTuple):
 
 
 class PromptMixture:
-  """Batches of `config.prompts_per_batch` prompts, of which some may come from `config.general_prompts.data`.
+  """Batches of `config.prompts_per_batch` prompts; some may be of `config.general_prompts.data`.
 
-  The general ones stand last. Their example ids are offset by the number of reasoning examples:
+  General prompts come last. Their example ids are offset by the number of reasoning examples:
   random keys are folded from ids, and no two prompts of a batch may share one.
   """
 
   def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer):
-    """Opens the sources by fields of `rl.DEFAULT`; raises as `datasets.prompt_stream` does."""
+    """Opens the data of a config of the stage; raises as `datasets.prompt_stream` does."""
     general = config['general_prompts']
     self._prompts, self._general_prompts = config['prompts_per_batch'], general['prompts_per_batch']
     examples = datasets.load_examples(config['data'], 'train')
@@ -38,9 +38,9 @@ class PromptMixture:
     """(the batch that begins at `counters`, the counters of the next one).
 
     Args:
-      counters: where each source stands.
-      num_general: how many prompts are general ones: 0 or `config.general_prompts.prompts_per_batch`. The batch's
-        own `next_counter` is that of the reasoning examples.
+      counters: the position in each source.
+      num_general: how many prompts are general: 0 or `config.general_prompts.prompts_per_batch`.
+        The batch's own `next_counter` is that of the reasoning examples.
     """
     if not num_general:
       whole = self._whole.batch(counters.reasoning)

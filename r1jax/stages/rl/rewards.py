@@ -1,15 +1,17 @@
-"""What rewards a rollout: rules and reward models, those of general prompts apart from the others.
+"""What rewards a rollout: rules and reward models; general prompts have their own.
 
 A departure from the reports: a reward model's score counts as σ(score), from 0 to 1 like a rule. A
-bounded reward leaves less to gain by hacking; training centres the scores of pairs around 0.
+bounded reward leaves less to gain by hacking. Training centres the scores of pairs around 0.
 """
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from r1jax import advantages
 from r1jax import rollout as rollouts
 from r1jax.models.compute import Compute
 from r1jax.rewards.completion import Completion
@@ -21,18 +23,31 @@ from r1jax.rewards.suite import (
   RewardSuite,
   named_rewards,
 )
+from r1jax.runtime import sharding
 from r1jax.stages.artifact import Artifact
-from r1jax.stages.reward_model.train import RewardModel, load_reward_model, make_rewards
+from r1jax.stages.reward_model.model import (
+  RewardModel,
+  Scored,
+  ScoringFunction,
+  load_reward_model,
+  make_rewards,
+)
 from r1jax.tokenization import Tokenizer, opens_think
 
 _TRUTH = 'skill'    # the rule that knows which general tasks are done
 
 
 class ScoringModel(NamedTuple):
-  """A reward model as a reward."""
+  """A reward model as a reward.
+
+  Attributes:
+    weight: of its reward in the total.
+    objective: its own; examples that name another objective are not judged.
+    rewards: as `reward_model.make_rewards` returns it.
+  """
   weight: float
-  objective: str         # an example that names another objective is not judged
-  rewards: Callable      # (questions, completions, G texts of each) -> reward_model.Scored
+  objective: str
+  rewards: ScoringFunction
 
 
 class RewardSource(NamedTuple):
@@ -63,7 +78,7 @@ class RewardSources:
       num_general: how many.
       owners: [B] as for `rollout.read_rollout`.
     """
-    if not num_general:
+    if not num_general or self._general is None:
       return _submit(self._reasoning, completions, examples, owners)
     split = len(examples) - num_general
     row = split * (len(completions) // len(examples))
@@ -102,10 +117,15 @@ def score(
     models: Mapping[str, ScoringModel], completions: Sequence[Completion],
     examples: Sequence[Mapping],
 ) -> tuple[Rewards, Compute]:
-  """The rewards of R·G completions by reward models alone, and what these took.
+  """(the rewards of R·G completions by reward models alone, what these computed).
 
-  A model judges the examples that name its objective or none, and gives NaN for the others, in the
-  component `reward_model/<name>`.
+  A model judges the examples that name its objective or none. In its component
+  `reward_model/<name>` the others are NaN.
+
+  Args:
+    models: by name.
+    completions: R·G, by group.
+    examples: the R examples that they answer.
   """
   group_size = len(completions) // len(examples)
   total, components, counters, taken = np.zeros(len(completions)), {}, {}, Compute()
@@ -119,18 +139,29 @@ def score(
           [[completion.text for completion in
             completions[place * group_size:(place + 1) * group_size]] for place in judged])
       component[judged], taken = _sigmoid(scores), taken + took
-    component = component.reshape(-1)
-    total += model.weight * np.nan_to_num(component)
-    components[f'reward_model/{name}'] = component
-    counters[f'unjudged/reward_model/{name}'] = int(np.isnan(component).sum())
+    by_row = component.reshape(-1)
+    total += model.weight * np.nan_to_num(by_row)
+    components[f'reward_model/{name}'] = by_row
+    counters[f'unjudged/reward_model/{name}'] = int(np.isnan(by_row).sum())
   return Rewards(total, components, counters), taken
 
 
-def truths(rewards: Rewards) -> dict[str, float]:
-  """{'rewards/reward_model/<name>/truth': share}, beside the mean of each reward model's rewards.
+def penalise_overlong(
+    rewards: Rewards, completions: Sequence[Completion], *, max_length: int, buffer: int,
+) -> Rewards:
+  """Rewards with DAPO's penalty for the last `buffer` tokens added, as the component 'overlong'."""
+  lengths: Any = np.asarray([completion.num_tokens for completion in completions])
+  penalty = sharding.to_host(advantages.overlong_penalty(
+      lengths, max_length=max_length, buffer=buffer)).astype(float)
+  return dataclasses.replace(rewards, total=rewards.total + penalty,
+                             components=rewards.components | {'overlong': penalty})
 
-  The share of tasks done by the rule `skill`, over the completions that both judged; without such
-  completions it is absent.
+
+def truths(rewards: Rewards) -> dict[str, float]:
+  """{'rewards/reward_model/<name>/truth': share}, to compare with the reward model's mean reward.
+
+  The share of completions that the rule `skill` finds right, among those that both have judged.
+  Without such completions it is absent.
   """
   found = {}
   for name, values in rewards.components.items():
@@ -144,7 +175,14 @@ def truths(rewards: Rewards) -> dict[str, float]:
 def totals_by_part(
     rewards: Rewards, rounds: int, num_general: int, *, group_size: int,
 ) -> dict[str, float]:
-  """The mean totals of reasoning and of general prompts, the last ones of each round."""
+  """The mean totals of reasoning prompts and of general ones.
+
+  Args:
+    rewards: of all rounds.
+    rounds: how many.
+    num_general: general prompts of a round, its last ones.
+    group_size: completions of a prompt.
+  """
   by_prompt = rewards.total.reshape(rounds, -1, group_size)
   split = by_prompt.shape[1] - num_general
   return {'reward/reasoning': float(by_prompt[:, :split].mean()),
@@ -155,18 +193,18 @@ def _sigmoid(scores: np.ndarray) -> np.ndarray:
   return 0.5 + 0.5 * np.tanh(scores.astype(np.float64) / 2)
 
 
-def reframe(text: str, *, opened: bool, reopened: bool) -> str:
-  """A completion written after one template's prompt, as it would stand after another's.
+def reframe(text: str, *, prompt_opens_think: bool, new_prompt_opens_think: bool) -> str:
+  """A completion written after a prompt of one template, as it would be after one of another.
 
   Args:
     text: the completion.
-    opened: whether the prompt that it was written after ended with `<think>`.
-    reopened: whether the other one does: then an opening tag is dropped, or a completion without a
-      chain of thought closes it at once.
+    prompt_opens_think: whether the prompt that it was written after ended with `<think>`.
+    new_prompt_opens_think: whether the other one does. If only that one does, an opening tag is
+      dropped; a completion without a chain of thought closes it at once.
   """
-  if opened == reopened:
+  if prompt_opens_think == new_prompt_opens_think:
     return text
-  if opened:
+  if prompt_opens_think:
     return THINK_OPENING + text
   begun = text.lstrip()
   if begun.startswith(THINK_OPENING):
@@ -190,7 +228,7 @@ def make_reward_sources(
   Raises:
     FileNotFoundError, ValueError: as `load_reward_model`.
   """
-  opened = opens_think(config['template'], tokenizer)
+  prompt_opens_think = opens_think(config['template'], tokenizer)
   rows = config['prompts_per_batch'] // (config['mini_batches'] * config['micro_batches'])
 
   @functools.cache
@@ -201,12 +239,12 @@ def make_reward_sources(
   def scoring_model(settings: Mapping[str, Any]) -> ScoringModel:
     model = load(settings['source'])
     return ScoringModel(settings.get('weight', 1.0), model.objective, _reframed(
-        make_rewards(model, rows=rows, mesh=mesh), opened=opened,
-        reopened=opens_think(model.template, model.tokenizer)))
+        make_rewards(model, rows=rows, mesh=mesh), prompt_opens_think=prompt_opens_think,
+        new_prompt_opens_think=opens_think(model.template, model.tokenizer)))
 
   def source(part: Mapping[str, Any], functions: Mapping | None = None) -> RewardSource:
     models = {name: scoring_model(settings) for name, settings in part['reward_models'].items()}
-    functions = functions or named_rewards(part['rewards'], prompt_opens_think=opened)
+    functions = functions or named_rewards(part['rewards'], prompt_opens_think=prompt_opens_think)
     rules = RewardSuite(functions, num_workers=config['reward_workers'],
                         timeout_s=config['reward_timeout_s']) if functions else None
     return RewardSource(rules, models)
@@ -216,9 +254,9 @@ def make_reward_sources(
                        source(general) if general['prompts_per_batch'] else None)
 
 
-def _reframed(rewards: Callable, **framing: bool) -> Callable:
-  """Rewards of completions written after another template's prompts; see `reframe`."""
-  def of_policy(questions, completions):
+def _reframed(rewards: ScoringFunction, **framing: bool) -> ScoringFunction:
+  """Scores completions that were written after another template's prompts; see `reframe`."""
+  def of_policy(questions: Sequence[str], completions: Sequence[Sequence[str]]) -> Scored:
     return rewards(questions, [[reframe(text, **framing) for text in group]
                                for group in completions])
   return of_policy

@@ -1,0 +1,62 @@
+"""What is saved of a run of the RL stage, and how the run is restored."""
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+
+from r1jax.records import TrainState
+from r1jax.stages.loop import TrainingLoop
+from r1jax.stages.rl.batch import batch_shapes
+from r1jax.stages.rl.state import RunPosition, RunState
+
+
+def save(loop: TrainingLoop, state: RunState, step: int) -> None:
+  """Saves the state after so many updates, unless it is saved already."""
+  arrays, length = _arrays(state), None
+  if state.batch is not None:
+    arrays['batch'], length = state.batch, state.batch.completion_mask.shape[1]
+  loop.save(step, arrays, dataclasses.asdict(state.position) | {'batch_length': length})
+
+
+def restore(
+    loop: TrainingLoop, state: RunState, config: Mapping[str, Any], mesh: jax.sharding.Mesh,
+) -> RunState:
+  """The state of the latest checkpoint; `state`, that before the first update, if there is none.
+
+  Raises:
+    ValueError: as `TrainingLoop.restore`.
+  """
+  def templates(meta: Mapping[str, Any]) -> dict[str, Any]:
+    if meta['batch_length'] is None:
+      return _arrays(state)
+    return _arrays(state) | {'batch': batch_shapes(
+        config, mesh, prompts=config['prompts_per_batch'], length=meta['batch_length'])}
+
+  saved = loop.restore(templates)
+  if saved is None:
+    return state
+  arrays, position = saved.arrays, dict(saved.meta)
+  del position['batch_length']
+  measured = [{name: float(value) for name, value in metrics.items()}
+              for metrics in position.pop('measured')]
+  return dataclasses.replace(
+      state, policy=TrainState(arrays['params'], **arrays['rest']),
+      reference=arrays.get('reference'),
+      critic=(None if state.critic is None
+              else TrainState(arrays['critic'], **arrays['critic_rest'])),
+      position=RunPosition(**position, measured=measured), batch=arrays.get('batch'))
+
+
+def _arrays(state: RunState) -> dict[str, Any]:
+  """The arrays that are saved whether or not there is a batch, by the names of their items."""
+  arrays = {'params': state.policy.params, 'rest': _rest(state.policy)}
+  if state.reference is not None:
+    arrays['reference'] = state.reference
+  if state.critic is not None:
+    arrays |= {'critic': state.critic.params, 'critic_rest': _rest(state.critic)}
+  return arrays
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+  return {name: getattr(state, name) for name in ('optimizer', 'step', 'skipped_updates')}

@@ -1,0 +1,112 @@
+"""The sampling passes of an iteration, and dynamic sampling: groups of unequal rewards preferred.
+
+A group whose rewards are all equal has no group-relative advantage. With DAPO's dynamic sampling
+(arXiv:2503.14476) more prompts are sampled until groups of unequal rewards fill the batch, or
+`config.dynamic_sampling_rounds` more passes are made; then groups of equal rewards fill it.
+"""
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r1jax import rollout as rollouts
+from r1jax.data.prompts import PromptBatch
+from r1jax.models.compute import Compute
+from r1jax.records import Batch, Rollout
+from r1jax.rewards.completion import Completion
+from r1jax.rewards.suite import PendingRewards, Rewards
+from r1jax.stages.rl.prompts import Counters
+
+
+class Round(NamedTuple):
+  """One sampling pass, whose rewards are being computed."""
+  prompts: PromptBatch
+  next_counters: Counters        # of the prompts after these
+  rollout: Rollout
+  completions: list[Completion]
+  pending: PendingRewards
+  judging: Compute               # what reward models computed
+
+
+def sample_rounds(
+    sample: Callable[[Counters], Round], collect: Callable[[Sequence[Round]], Rewards],
+    counters: Counters, config: Mapping[str, Any],
+) -> list[Round]:
+  """One sampling pass, or as many as dynamic sampling needs.
+
+  Args:
+    sample: from the position in the data to a round.
+    collect: from rounds to their rewards; called by dynamic sampling alone, as it waits.
+    counters: the position in the data of the first round.
+    config: the stage's.
+  """
+  rounds = [sample(counters)]
+  while len(rounds) <= config['dynamic_sampling_rounds']:
+    unequal = unequal_groups(collect(rounds), config['group_size'])
+    if unequal.sum() >= config['prompts_per_batch']:
+      break
+    rounds.append(sample(rounds[-1].next_counters))
+  return rounds
+
+
+def completions_of(rounds: Sequence[Round]) -> list[Completion]:
+  """The completions of all rounds."""
+  return [completion for drawn in rounds for completion in drawn.completions]
+
+
+def lengths_of(rounds: Sequence[Round], group_size: int) -> np.ndarray:
+  """[groups of all rounds, group_size]: the tokens of the completions."""
+  lengths = [completion.num_tokens for completion in completions_of(rounds)]
+  return np.asarray(lengths).reshape(-1, group_size)
+
+
+def unequal_groups(rewards: Rewards, group_size: int) -> np.ndarray:
+  """[groups] bool: those whose rewards are not all the same."""
+  grouped = rewards.total.reshape(-1, group_size)
+  return (grouped != grouped[:, :1]).any(1)
+
+
+def choose_groups(unequal: np.ndarray, count: int) -> np.ndarray:
+  """[count]: the numbers, ascending, of the groups to train on: unequal ones first, then others."""
+  return np.sort(np.argsort(~unequal, kind='stable')[:count])
+
+
+def sampling_metrics(
+    rounds: Sequence[Round], groups: np.ndarray, unequal: np.ndarray | None, group_size: int,
+) -> dict[str, float]:
+  """Counts of tokens and prompts and, with dynamic sampling, of groups kept and dropped."""
+  lengths = lengths_of(rounds, group_size)
+  measured = {
+      'num_tokens': float(lengths.sum()),
+      'num_trained_tokens': float(lengths[groups].sum()),
+      'prompts/skipped': float(sum(drawn.prompts.num_skipped for drawn in rounds))}
+  if unequal is not None:
+    equal_kept = (~unequal[groups]).sum()
+    measured |= {
+        'dynamic_sampling/rounds': float(len(rounds)),
+        'dynamic_sampling/equal_kept': float(equal_kept),
+        'dynamic_sampling/equal_dropped': float((~unequal).sum() - equal_kept),
+        'dynamic_sampling/surplus': float(unequal.sum() - unequal[groups].sum())}
+  return measured
+
+
+def join_rounds(
+    rounds: Sequence[Round], groups: np.ndarray, config: Mapping[str, Any],
+    take: Callable[[Batch], Batch],
+) -> Batch:
+  """The batch of these groups of all rounds, with nothing but what was sampled.
+
+  Args:
+    rounds: one round, all of whose groups are taken, or those of dynamic sampling.
+    groups: [B] the numbers of the groups, counted over all rounds.
+    config: the stage's.
+    take: from the batch of all rounds to that of `groups`, for dynamic sampling.
+  """
+  length = rollouts.length_bucket(lengths_of(rounds, config['group_size'])[groups],
+                                  config['sampling']['max_new_tokens'])
+  batches = [rollouts.make_batch(drawn.rollout, length) for drawn in rounds]
+  if not config['dynamic_sampling_rounds']:
+    return batches[0]
+  return take(jax.tree.map(lambda *parts: jnp.concatenate(parts), *batches))

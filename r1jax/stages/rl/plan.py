@@ -1,0 +1,139 @@
+"""The device programs of an iteration of the RL stage, as shapes for `r1jax.plan`."""
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from r1jax.models import ModelConfig, compute
+from r1jax.records import Batch, PackedBatch
+from r1jax.runtime import sharding
+from r1jax.stages import evaluate, program_shapes
+from r1jax.stages.program_shapes import IterationWork, ProgramShapes
+from r1jax.stages.rl import programs as rl_programs
+from r1jax.stages.rl.batch import BatchSpec, as_sampled, batch_shapes, updates_per_rollout
+from r1jax.training import scalar_head, train_step
+
+
+def shapes(
+    config: Mapping[str, Any], mesh: jax.sharding.Mesh,
+    shape_of: Callable[[Mapping], ModelConfig], *, mean_length: float = 0,
+) -> program_shapes.StageShapes:
+  """A rollout of one sampling pass, its scoring and its updates, and the largest evaluation.
+
+  What takes next to no time is left out: advantages, taking groups, the passes of reward models.
+
+  Args:
+    config: the stage's.
+    mesh: of the devices to compile for.
+    shape_of: from the `model` part of a stage to its ModelConfig.
+    mean_length: of the completions; 0: all have the greatest length. Packed rows are planned for
+      completions that all have the mean length.
+  """
+  longest = config['sampling']['max_new_tokens']
+  mean_length = mean_length or longest
+  models = _Models(config, mesh, shape_of)
+  yield from program_shapes.sampling(
+      models.programs.sample, models.model, models.params, mesh,
+      prompts=config['prompts_per_batch'], group_size=config['group_size'],
+      prompt_length=config['max_prompt_length'], max_new_tokens=longest,
+      chunk=config['sampling']['chunk'], mean_length=mean_length,
+      beside=(models.moments, models.waiting_reference, models.critic_params))
+  yield from _scoring(config, mesh, models, mean_length)
+  yield from _updates(config, mesh, models, mean_length)
+  yield from evaluate.largest_programs(
+      config, mesh, shape_of, models.params,
+      beside=(models.state.optimizer, models.reference, models.critic))
+  updates = updates_per_rollout(config)
+  return IterationWork(config['prompts_per_batch'] * config['group_size'] * mean_length, updates,
+                       -(-config['steps'] // updates))
+
+
+class _Models:
+  """The programs of a run, and placed shapes of what they train and read.
+
+  Attributes:
+    state, reference, critic: as in `state.RunState`.
+    moments, waiting_reference, critic_params: what is in device memory during a rollout besides
+      the parameters of the policy.
+  """
+
+  def __init__(self, config, mesh, shape_of):
+    self.model = program_shapes.model_of(config['model'], shape_of(config['model']))
+    optimizer = train_step.make_optimizer(**config['optimizer'])
+    critic_optimizer = train_step.make_optimizer(**config['critic']['optimizer'])
+    self.programs = rl_programs.make_programs(
+        self.model, optimizer, critic_optimizer, config, program_shapes.STOP_IDS, lambda: False)
+    self.params = program_shapes.params_of(self.model, mesh)
+    self.state = program_shapes.state_of(
+        self.params, optimizer, self.model.logical_axes, mesh)
+    spec = BatchSpec.of(config)
+    self.reference = self.params if spec.reference_logprobs else None
+    self.critic = program_shapes.state_of(
+        program_shapes.scalar_params_of(self.model, self.params, mesh), critic_optimizer,
+        scalar_head.scalar_axes(self.model), mesh) if spec.values else None
+    offloaded = config['in_host_memory']
+    self.moments = () if 'optimizer' in offloaded else (
+        self.state.optimizer, self.critic and self.critic.optimizer)
+    self.waiting_reference = () if 'reference' in offloaded else self.reference
+    self.critic_params = self.critic and self.critic.params
+
+
+def _scoring(config, mesh, models: _Models, mean_length: float):
+  """The programs that score a batch before its updates."""
+  spec, programs = BatchSpec.of(config), models.programs
+  useful = compute.scoring(models.model.config, *_lengths(config, mean_length)).scored
+  batch, trips = _packed(config, mesh, as_sampled(_batch(config, mesh)), mean_length)
+  times = spec.old_logprobs + spec.reference_logprobs
+  if times:
+    yield ProgramShapes(
+        'score', programs.score, (models.params, batch), times=times, useful=times * useful,
+        unknown_trips=trips, beside=(models.moments, models.reference, models.critic_params))
+  if spec.values:
+    yield ProgramShapes(
+        'value', programs.value, (models.critic_params, batch), useful=useful,
+        unknown_trips=trips,
+        beside=(models.state.params, models.moments, models.waiting_reference))
+
+
+def _updates(config, mesh, models: _Models, mean_length: float):
+  """The updates of the policy and of the critic."""
+  programs, critic, updates = models.programs, models.critic, updates_per_rollout(config)
+  batch, trips = _packed(config, mesh, _batch(config, mesh, config['mini_batches']), mean_length)
+  normalizers = rl_programs.Normalizers(*sharding.shapes_on(
+      [program_shapes.scalar()] * len(rl_programs.Normalizers._fields), mesh))
+  useful = compute.training(models.model.config, *_lengths(config, mean_length), remat=False,
+                            times=config['epochs']).trained
+  whole = () if config['mini_batches'] == 1 else _batch(config, mesh)
+  yield ProgramShapes(
+      'update', programs.update, (models.state, batch, normalizers), times=updates,
+      useful=useful, unknown_trips=trips, beside=(models.waiting_reference, critic, whole))
+  if critic is not None:
+    yield ProgramShapes(
+        'update of the critic', programs.update_critic, (critic, batch, normalizers),
+        times=updates, useful=useful, unknown_trips=trips,
+        beside=(models.state, models.waiting_reference, whole))
+
+
+def _lengths(config, mean_length: float) -> tuple[list[int], list[list[int]]]:
+  """The tokens of all prompts and completions of a rollout."""
+  prompts = config['prompts_per_batch']
+  return ([config['max_prompt_length']] * prompts,
+          [[int(mean_length)] * config['group_size']] * prompts)
+
+
+def _batch(config, mesh, mini_batches: int = 1) -> Batch:
+  """The placed shapes of one of so many mini-batches, with completions of the greatest length."""
+  return batch_shapes(config, mesh, prompts=config['prompts_per_batch'] // mini_batches,
+                      length=config['sampling']['max_new_tokens'])
+
+
+def _packed(config, mesh, batch: Batch, mean_length: float) -> tuple[Batch | PackedBatch, int]:
+  """(a batch as the programs take it, the number of its packed micro-batches, or 1)."""
+  if not config['packing']['row_length']:
+    return batch, 1
+  prompts, longest = batch.prompt_tokens.shape
+  rows, length = batch.completion_tokens.shape
+  packing = rl_programs.pack_lengths(
+      np.full(prompts, longest), np.full(rows, int(mean_length)), longest + length, config, mesh)
+  return PackedBatch(batch, sharding.shapes_on(packing, mesh)), int(packing.num_micro_batches)
