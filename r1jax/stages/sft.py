@@ -107,9 +107,6 @@ SETTINGS = Section(common('sft') | dict(
 
 DEFAULT = SETTINGS.default
 
-_TAGS = (
-    extract.THINK_OPENING, extract.THINK_CLOSING, extract.ANSWER_OPENING, extract.ANSWER_CLOSING)
-
 
 def own_samples(
     files: Iterable[str], template: str, tokenizer: Tokenizer,
@@ -139,7 +136,7 @@ def data_samples(
     where = f'example {index} of the data {data["name"]!r}'
     if not reasoning.strip():
       raise ValueError(f'{where} has no reasoning to learn: give it one, or take other data')
-    for tag in _TAGS:
+    for tag in extract.TAGS:
       if tag in reasoning + summary:
         raise ValueError(f'{where} holds {tag}: leave tags out of reasoning and answer, they are '
                          'added')
