@@ -140,9 +140,9 @@ def test_pitfall_03_lengths_not_ids_tell_the_padding():
     ({'prompts_per_batch': 11}, 'prompts_per_batch=11 .* 10 examples'),
     ({'process_count': 3}, 'prompts_per_batch=4 cannot be split evenly among 3 hosts'),
     ({'process_index': 2, 'process_count': 2}, 'process_index=2 is out of range: use 0 to 1'),
-    ({'max_prompt_length': 0}, 'max_prompt_length=0'),
+    ({'max_prompt_length': 0}, 'max_prompt_length.* at least 1'),
     ({'overlong': 'cut'}, "overlong='cut'"),
-    ({'seed': -1}, 'seed=-1'),
+    ({'seed': -1}, 'seed.* at least 0'),
     ({'template': 'palin', 'overlong': 'error'}, "did you mean 'plain'"),
 ])
 def test_impossible_settings_are_refused(settings, message):
