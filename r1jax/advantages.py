@@ -1,14 +1,14 @@
-"""Advantages: how much better than its baseline a completion, or a token, was; and the rewards that
-they are made of. Pure functions of arrays.
+"""Advantages, how much better than its baseline a completion or a token was, and token rewards.
 
-None of them carries a gradient: rewards come from outside the graph. All compute in float32. They
-need the whole batch: make advantages before it is split into mini-batches.
+These are pure functions of arrays. None of them carries a gradient: rewards come from outside the
+graph. All compute in float32. They need the whole batch: compute advantages before the batch is
+split into mini-batches.
 
 Conventions. Standard deviations *within a group* divide by G − 1, those *over a batch* (`whiten`
 and what uses it) by the number of values; ε is added to the deviation of the former and to the
-variance of the latter. A reward of NaN says that a completion could not be judged: it takes no part
-in its group's statistics and gets 0. Rewards that are all equal give exactly 0, whatever rounding
-leaves in their mean.
+variance of the latter. A reward of NaN says that a completion could not be judged: it is left out
+of its group's statistics and gets 0. If all rewards are equal, advantages are exactly 0, also where
+rounding makes the mean differ from them.
 """
 import jax
 import jax.numpy as jnp
@@ -46,22 +46,22 @@ def group_relative(
 
   Args:
     rewards: [B, G], finite, or NaN where a completion could not be judged.
-    scale: 'std': the group's, which divides by G − 1 (as torch.std, TRL and verl do). 'batch': that
-      of all rewards of the batch, the mean still the group's (Lite PPO, arXiv:2508.08221, §4.2).
-      'none': A = r − mean (Dr. GRPO, arXiv:2503.20783, §3.2).
+    scale: the standard deviation. 'std': the group's, which divides by G − 1 (as in torch.std, TRL
+      and verl). 'batch': that of all rewards of the batch, while the mean is the group's (Lite PPO,
+      arXiv:2508.08221, §4.2). 'none': A = r − mean (Dr. GRPO, arXiv:2503.20783, §3.2).
     epsilon: added to the standard deviation, in units of reward.
 
   Returns:
-    [B·G] float32, a group's advantages together.
+    [B·G] float32, without gradient, a group's advantages together.
 
   Raises:
-    ValueError: for another rank or `scale`, or for G = 1 with 'std' (it has none).
+    ValueError: for a wrong shape, an unknown scale, or G = 1 with 'std'.
   """
   checks.rank('[B, G]', rewards=rewards)
   checks.word(SCALES, scale=scale)
   if scale == 'std' and rewards.shape[1] == 1:
-    raise ValueError("a group of 1 has no standard deviation: use a group_size of at least 2, or "
-                     "scale='none'")
+    raise ValueError("groups must have at least 2 rewards with scale='std', got 1: use a larger "
+                     "group_size, or scale='none'")
   rewards = _fixed(rewards)
   centred, _, count = _centred(rewards)
   if scale == 'std':
@@ -73,20 +73,21 @@ def group_relative(
 
 
 def leave_one_out(rewards: jax.Array) -> jax.Array:
-  """RLOO's A_i = r_i − mean of the others = G/(G−1)·(r_i − mean) (arXiv:2402.14740).
+  """RLOO's A_i = r_i − the mean of the others = G/(G−1)·(r_i − mean) (arXiv:2402.14740).
 
   Args:
     rewards: [B, G], finite, or NaN where a completion could not be judged.
 
   Returns:
-    [B·G] float32, a group's advantages together.
+    [B·G] float32, without gradient, a group's advantages together.
 
   Raises:
-    ValueError: for another rank, or for G = 1 (there are no others).
+    ValueError: for a wrong shape, or G = 1, where there are no others.
   """
   checks.rank('[B, G]', rewards=rewards)
   if rewards.shape[1] == 1:
-    raise ValueError('a group of 1 leaves none when one is left out: use a group_size of 2 or more')
+    raise ValueError('groups must have at least 2 rewards to leave one out, got 1: use a larger '
+                     'group_size')
   centred, _, count = _centred(_fixed(rewards))
   return (centred * count / jnp.maximum(count - 1, 1)).reshape(-1)
 
@@ -99,10 +100,10 @@ def batch_normalized(rewards: jax.Array, *, epsilon: float = 1e-8) -> jax.Array:
     epsilon: added to the variance, which divides by the number of rewards.
 
   Returns:
-    [B·G] float32.
+    [B·G] float32, without gradient.
 
   Raises:
-    ValueError: for another rank.
+    ValueError: for a wrong shape.
   """
   checks.rank('[B, G]', rewards=rewards)
   rewards = _fixed(rewards).reshape(-1)
@@ -115,24 +116,24 @@ def per_reward(
   """GDPO: each reward normalised within the group, then summed, then whitened over the batch.
 
   A = whiten(Σ_k w_k·(r_k − mean_k)/(std_k + ε)) (arXiv:2601.05242). Unlike the advantage of a sum,
-  it tells (1, 0) from (0, 1), and no reward drowns another by its scale.
+  it distinguishes (1, 0) from (0, 1), and no reward hides another by its scale.
 
   Args:
     rewards: [B, G, K], K rewards of each completion before weighting, finite, or NaN where one
-      could not be judged: that one adds nothing.
+      could not be judged, which then adds nothing.
     weights: [K]; None: all 1.
-    epsilon: added to the standard deviations, which divide by G − 1.
+    epsilon: added to the standard deviations, which divide by G − 1, in units of reward.
 
   Returns:
-    [B·G] float32, a group's advantages together.
+    [B·G] float32, without gradient, a group's advantages together.
 
   Raises:
-    ValueError: for shapes that do not fit, or for G = 1.
+    ValueError: for a wrong shape, or G = 1.
   """
   checks.rank('[B, G, K]', rewards=rewards)
   checks.shapes(rewards.shape[2:], weights=weights)
   if rewards.shape[1] == 1:
-    raise ValueError('a group of 1 has no standard deviation: use a group_size of at least 2')
+    raise ValueError('groups must have at least 2 completions, got 1: use a larger group_size')
   rewards = _fixed(rewards)
   centred, _, count = _centred(rewards, 1)
   scaled = centred / (_deviation(centred, count, 1) + epsilon)
@@ -144,19 +145,19 @@ def per_reward(
 def beta_normalized(rewards: jax.Array, *, max_concentration: float = 100.0) -> jax.Array:
   """BNPO's A = (r − p) / f(p; α, β), p a group's mean, f the Beta density (arXiv:2506.02864).
 
-  α = 1 + a/3 and β = 1 + b/3, where Beta(a, b) has the mean and the variance of the batch's p: of
-  all Beta densities the one that minimises the gradient's variance. f = 1 gives REINFORCE with a
-  baseline, α = β = 3/2 gives GRPO up to a factor.
+  α = 1 + a/3 and β = 1 + b/3, where Beta(a, b) has the mean and the variance of the batch's p. Of
+  all Beta densities, this one minimises the variance of the gradient. f = 1 gives REINFORCE with a
+  baseline, and α = β = 3/2 gives GRPO up to a factor.
 
   Args:
     rewards: [B, G], 0 or 1, or NaN where a completion could not be judged.
-    max_concentration: the largest a + b, reached where the groups' means hardly differ.
+    max_concentration: the largest a + b, which is reached if the groups' means hardly differ.
 
   Returns:
-    [B·G] float32, a group's advantages together.
+    [B·G] float32, without gradient, a group's advantages together.
 
   Raises:
-    ValueError: for another rank.
+    ValueError: for a wrong shape.
   """
   checks.rank('[B, G]', rewards=rewards)
   rewards = _fixed(rewards)
@@ -179,27 +180,27 @@ def process_relative(
 ) -> jax.Array:
   """DeepSeekMath's advantages from process rewards (arXiv:2402.03300, §4.1.3).
 
-  The rewards of all steps of a group's completions are normalised together, to (r − mean)/(std + ε);
-  a token's advantage is the sum of what the steps got that end with it or after it.
+  The rewards of all steps of a group's completions are normalised together, to
+  (r − mean)/(std + ε). A token's advantage is the sum of these over the steps that end with it or
+  after it.
 
   Args:
     step_rewards: [N, C], a step's reward on its last token; anything elsewhere.
     step_mask: [N, C], 1 on the last token of each step.
-    group_size: G; N is a multiple of it, and a group's rows lie together.
-    epsilon: added to the standard deviation, which divides by the number of steps less 1.
+    group_size: G, a divisor of N; a group's rows lie together.
+    epsilon: added to the standard deviation, which divides by the number of steps minus 1.
 
   Returns:
-    [N, C] float32, 0 after the last step.
+    [N, C] float32, without gradient, 0 after the last step.
 
   Raises:
-    ValueError: for shapes that do not fit.
+    ValueError: for a wrong shape, or a group_size that does not divide N.
   """
   checks.rank('[N, C]', step_rewards=step_rewards)
   checks.shapes(step_rewards.shape, step_mask=step_mask)
   n, c = step_rewards.shape
   if group_size < 1 or n % group_size:
-    raise ValueError(f'group_size={group_size} does not divide the {n} rows of step_rewards: give '
-                     'whole groups')
+    raise ValueError(f'group_size must divide the {n} rows of step_rewards, got {group_size}')
   grouped = jnp.where(step_mask != 0, _fixed(step_rewards), jnp.nan).reshape(-1, group_size * c)
   centred, _, count = _centred(grouped)
   scaled = (centred / (_deviation(centred, count) + epsilon)).reshape(n, c)
@@ -209,18 +210,18 @@ def process_relative(
 def reward_to_go(
     rewards: jax.Array, completion_mask: jax.Array, *, gamma: float = 1.0,
 ) -> jax.Array:
-  """R_t = r_t + γ·R_{t+1}, over the tokens that count: what stands under the mask is skipped.
+  """R_t = r_t + γ·R_{t+1}, over the tokens that count; masked tokens are skipped.
 
   Args:
     rewards: [N, C] per token.
-    completion_mask: [N, C].
-    gamma: γ.
+    completion_mask: [N, C], 0 where a token does not count.
+    gamma: the discount γ per token.
 
   Returns:
-    [N, C] float32, 0 under the mask.
+    [N, C] float32, without gradient, 0 under the mask.
 
   Raises:
-    ValueError: for shapes that do not fit, or γ below 0.
+    ValueError: for a wrong shape, or γ below 0.
   """
   checks.rank('[N, C]', rewards=rewards)
   checks.shapes(rewards.shape, completion_mask=completion_mask)
@@ -234,22 +235,22 @@ def gae(
 ) -> tuple[jax.Array, jax.Array]:
   """Generalised advantage estimation (arXiv:1506.02438, eq. 16), over the tokens that count.
 
-  δ_t = r_t + γ·V_{t+1} − V_t, A_t = δ_t + γλ·A_{t+1}, R_t = A_t + V_t. What stands under the mask
-  is skipped, wherever it lies: t + 1 is the next token that counts.
+  δ_t = r_t + γ·V_{t+1} − V_t, A_t = δ_t + γλ·A_{t+1}, R_t = A_t + V_t. Masked tokens are skipped,
+  wherever they are: t + 1 is the next token that counts.
 
   Args:
     rewards: [N, C] per token.
     values: [N, C], V_t the expected return before token t.
-    completion_mask: [N, C].
-    gamma: γ; 1 in language.
-    gae_lambda: λ. 1: A = return − value, no bias from the critic; 0: A = δ.
+    completion_mask: [N, C], 0 where a token does not count.
+    gamma: the discount γ per token; usually 1 for language.
+    gae_lambda: λ. 1: A = return − value, without bias from the critic; 0: A = δ.
     final_values: [N], the value after the last token, for completions that were cut; None: 0.
 
   Returns:
     (advantages, returns), [N, C] float32, without gradient, 0 under the mask.
 
   Raises:
-    ValueError: for shapes or dtypes that do not fit, or γ or λ below 0.
+    ValueError: for a wrong shape or dtype, or γ or λ below 0.
   """
   checks.rank('[N, C]', rewards=rewards)
   checks.shapes(rewards.shape, values=values, completion_mask=completion_mask)
@@ -276,21 +277,21 @@ def gae(
 def whiten(
     values: jax.Array, mask: jax.Array, *, shift_mean: bool = True, epsilon: float = 1e-8,
 ) -> jax.Array:
-  """(x − mean)/√(var + ε) over everything that counts; var divides by the number of values.
+  """(x − mean)/√(var + ε) over all values that count; var divides by their number.
 
   Args:
     values: any shape.
-    mask: of the same shape.
-    shift_mean: False leaves the mean where it was, for rewards (as RLHF's code does for
-      arXiv:1909.08593); True is for advantages.
+    mask: of the same shape, 0 where a value does not count.
+    shift_mean: True makes the mean 0, for advantages; False keeps it, for rewards (as in the code
+      of arXiv:1909.08593).
     epsilon: added to the variance.
 
   Returns:
-    float32 of that shape, 0 under the mask, without gradient; equal values give exactly 0 (or,
-    where the mean stays, themselves).
+    float32 of that shape, 0 under the mask, without gradient. If all values are equal: exactly 0,
+    or with `shift_mean=False` the values themselves.
 
   Raises:
-    ValueError: where the shapes differ.
+    ValueError: if the shapes differ.
   """
   checks.shapes(values.shape, mask=mask)
   values = select(_fixed(values), mask)
@@ -308,19 +309,18 @@ def token_rewards(
   """RLHF's r_t = −β·KL_t, plus the completion's reward on its last token (arXiv:1909.08593, eq. 2).
 
   Args:
-    rewards: [N], of whole completions; what an empty one got is lost.
-    logprobs: [N, C] of the policy that sampled, or of the old policy.
-    reference_logprobs: [N, C].
-    completion_mask: [N, C].
+    rewards: [N], of whole completions; that of an empty completion is ignored.
+    logprobs: [N, C] of the sampled tokens under the policy that sampled, or the old policy.
+    reference_logprobs: [N, C] of the same tokens under the reference.
+    completion_mask: [N, C], 0 where a token does not count.
     kl_coefficient: β, a number or a controller's coefficient.
-    kl_estimator: 'k1' (of which the reward's expectation is exact in value and, being a reward, in
-      gradient), 'k2' or 'k3'.
+    kl_estimator: 'k1' (in a reward, unbiased in value and in gradient), 'k2' or 'k3'.
 
   Returns:
     [N, C] float32, without gradient, 0 under the mask.
 
   Raises:
-    ValueError: for shapes or dtypes that do not fit, or an unknown word.
+    ValueError: for a wrong shape or dtype, or an unknown estimator.
   """
   checks.rank('[N, C]', logprobs=logprobs)
   checks.shapes(logprobs.shape, reference_logprobs=reference_logprobs,
@@ -341,21 +341,24 @@ def reinforce_pp(
     completion_mask: jax.Array, *, kl_coefficient: float | jax.Array, kl_estimator: str = 'k1',
     gamma: float = 1.0,
 ) -> jax.Array:
-  """REINFORCE++: the token rewards' returns, whitened over the batch's tokens (arXiv:2501.03262).
+  """REINFORCE++: the returns of token rewards, whitened over the batch's tokens.
 
-  A_t = whiten(Σ_{s≥t} γ^(s−t)·r_s), r as `token_rewards` has it.
+  A_t = whiten(Σ_{s≥t} γ^(s−t)·r_s), with the r of `token_rewards` (arXiv:2501.03262).
 
   Args:
-    rewards: [N].
-    logprobs, reference_logprobs, completion_mask: [N, C] as for `token_rewards`.
-    kl_coefficient, kl_estimator: as for `token_rewards`.
-    gamma: γ.
+    rewards: [N], of whole completions; that of an empty completion is ignored.
+    logprobs: [N, C] of the sampled tokens under the policy that sampled, or the old policy.
+    reference_logprobs: [N, C] of the same tokens under the reference.
+    completion_mask: [N, C], 0 where a token does not count.
+    kl_coefficient: β, a number or a controller's coefficient.
+    kl_estimator: 'k1' (in a reward, unbiased in value and in gradient), 'k2' or 'k3'.
+    gamma: the discount γ per token.
 
   Returns:
     [N, C] float32, without gradient, 0 under the mask.
 
   Raises:
-    ValueError: as `token_rewards` and `reward_to_go`.
+    ValueError: for a wrong shape or dtype, an unknown estimator, or γ below 0.
   """
   rewards = token_rewards(rewards, logprobs, reference_logprobs, completion_mask,
                           kl_coefficient=kl_coefficient, kl_estimator=kl_estimator)
@@ -365,38 +368,40 @@ def reinforce_pp(
 def reinforce_pp_baseline(rewards: jax.Array, completion_mask: jax.Array) -> jax.Array:
   """REINFORCE++ with baseline: r − the group's mean, whitened over the batch's tokens.
 
-  (arXiv:2501.03262.) A completion counts in the statistics with as many tokens as it has.
+  (arXiv:2501.03262.) Every token of a completion counts in the statistics.
 
   Args:
     rewards: [B, G], finite, or NaN where a completion could not be judged.
-    completion_mask: [B·G, C], a group's rows together.
+    completion_mask: [B·G, C], a group's rows together; 0 where a token does not count.
 
   Returns:
     [B·G, C] float32, without gradient, 0 under the mask.
 
   Raises:
-    ValueError: for shapes that do not fit.
+    ValueError: for a wrong shape.
   """
   checks.rank('[B, G]', rewards=rewards)
   checks.rank('[N, C]', completion_mask=completion_mask)
   if completion_mask.shape[0] != rewards.shape[0] * rewards.shape[1]:
-    raise ValueError(f'completion_mask has {completion_mask.shape[0]} rows and rewards are '
-                     f'{rewards.shape}: give B·G rows')
+    raise ValueError(f'completion_mask must have B·G = {rewards.size} rows, got '
+                     f'{completion_mask.shape[0]}')
   centred = group_relative(rewards, scale='none')
   return whiten(jnp.broadcast_to(centred[:, None], completion_mask.shape), completion_mask)
 
 
 def group_filter(correct: jax.Array) -> jax.Array:
-  """DAPO's 0 < correct < G: the groups that have something to tell (arXiv:2503.14476, eq. 11).
+  """DAPO's 0 < correct < G: the groups with both right and wrong answers.
+
+  Only these have advantages other than 0 (arXiv:2503.14476, eq. 11).
 
   Args:
     correct: [B, G], bool, or a reward that is above 0 where an answer is right.
 
   Returns:
-    [B] bool.
+    [B] bool, True for the groups to keep.
 
   Raises:
-    ValueError: for another rank.
+    ValueError: for a wrong shape.
   """
   checks.rank('[B, G]', correct=correct)
   correct = correct > 0 if correct.dtype != bool else correct
@@ -406,21 +411,20 @@ def group_filter(correct: jax.Array) -> jax.Array:
 def overlong_penalty(lengths: jax.Array, *, max_length: int, buffer: int) -> jax.Array:
   """DAPO's soft overlong punishment (arXiv:2503.14476, eq. 13), to be added to the reward.
 
-  0 up to max_length − buffer *tokens*, linearly to −1 at max_length, −1 beyond.
+  It is 0 up to max_length − buffer tokens, falls linearly to −1 at max_length, and stays −1.
 
   Args:
     lengths: of completions in tokens, any shape.
-    max_length: 20,480 in DAPO.
-    buffer: 4,096 in DAPO.
+    max_length: the length in tokens from which the penalty is −1; 20,480 in DAPO.
+    buffer: the number of tokens before it in which the penalty grows; 4,096 in DAPO.
 
   Returns:
-    float32 of that shape.
+    float32 of that shape, without gradient.
 
   Raises:
     ValueError: for a buffer that is not between 1 and max_length.
   """
   if not 1 <= buffer <= max_length:
-    raise ValueError(f'buffer={buffer} is out of range: give a length from 1 to max_length='
-                     f'{max_length}')
+    raise ValueError(f'buffer must be between 1 and max_length={max_length}, got {buffer}')
   beyond = lengths.astype(jnp.float32) - (max_length - buffer)
   return -jnp.clip(beyond / buffer, 0, 1)

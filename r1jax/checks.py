@@ -1,57 +1,60 @@
-"""What public functions refuse at their entry: each error is one sentence with the mend in it."""
+"""Checks of arguments, for the entry of public functions.
+
+Each raises a ValueError of one sentence: which argument is wrong, what is allowed, what was given.
+"""
 from collections.abc import Collection, Iterable
 import difflib
+from typing import Any
 
 
-def floats(**arrays) -> None:
-  """Refuses what is not an array of floating-point numbers; None passes.
+def floats(**arrays: Any) -> None:
+  """Checks that arguments are arrays of a floating-point dtype; None is allowed.
 
   Raises:
-    ValueError: naming the argument and what it is.
+    ValueError: naming the argument, and its type or dtype.
   """
   import jax.numpy as jnp  # here: reward workers use this module, and must not load jax
   for name, x in arrays.items():
-    if x is not None and not hasattr(x, 'dtype'):
-      raise ValueError(f'{name}: a {type(x).__name__} is no array: give a jax or numpy array')
-    if x is not None and not jnp.issubdtype(x.dtype, jnp.floating):
-      raise ValueError(f'{name} are of dtype {x.dtype}: give floating-point numbers')
+    if x is None:
+      continue
+    if not hasattr(x, 'dtype'):
+      raise ValueError(f'{name} must be a jax or numpy array, got a {type(x).__name__}')
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      raise ValueError(f'{name} must have a floating-point dtype, got {x.dtype}')
 
 
-def rank(names: str, **arrays) -> None:
-  """Refuses an array that has not the axes that `names` lists, as '[N, C]'.
+def rank(names: str, **arrays: Any) -> None:
+  """Checks that arguments are arrays with as many axes as `names` lists, such as '[N, C]'.
 
   Raises:
-    ValueError: naming the argument and its shape.
+    ValueError: naming the argument, and its type or shape.
   """
   for name, x in arrays.items():
-    if not hasattr(x, 'shape'):
-      raise ValueError(f'{name}: a {type(x).__name__} is no array: give {names}')
-    if x.ndim != names.count(',') + 1:
-      raise ValueError(f'{name} have shape {x.shape}: give {names}')
+    if not hasattr(x, 'shape') or x.ndim != names.count(',') + 1:
+      raise ValueError(f'{name} must have shape {names}, got {_shape(x)}')
 
 
-def shapes(*allowed: tuple[int, ...], **arrays) -> None:
-  """Refuses an array whose shape is none of `allowed`; None passes.
+def shapes(*allowed: tuple[int, ...], **arrays: Any) -> None:
+  """Checks that arguments are arrays of one of the `allowed` shapes; None is allowed.
 
   Raises:
-    ValueError: naming the argument, its shape and the allowed ones.
+    ValueError: naming the argument, its type or shape, and the allowed shapes.
   """
   for name, x in arrays.items():
     if x is not None and getattr(x, 'shape', None) not in allowed:
-      found = x.shape if hasattr(x, 'shape') else f'none (a {type(x).__name__})'
-      raise ValueError(f'{name} have shape {found}: give '
-                       f'{" or ".join(str(list(shape)) for shape in allowed)}')
+      raise ValueError(f'{name} must have shape '
+                       f'{" or ".join(str(list(shape)) for shape in allowed)}, got {_shape(x)}')
 
 
-def word(allowed: Collection[str], **words) -> None:
-  """Refuses a word that is not one of `allowed`.
+def word(allowed: Collection[str], **words: Any) -> None:
+  """Checks that arguments are among the `allowed` words.
 
   Raises:
-    ValueError: naming the argument, the word and the allowed ones.
+    ValueError: naming the argument, the word, and the allowed ones.
   """
   for name, value in words.items():
     if value not in allowed:
-      raise ValueError(f'{name}={value!r} is unknown: use one of {", ".join(allowed)}')
+      raise ValueError(f'{name}={value!r} is unknown: {did_you_mean(value, allowed)}')
 
 
 def nearest(word: object, words: Iterable[str]) -> str:
@@ -65,13 +68,19 @@ def did_you_mean(word: object, words: Iterable[str]) -> str:
   return f'did you mean {nearest(word, words)!r}? (known: {", ".join(words)})'
 
 
-def at_least(bound: float, *, strictly: bool = False, **numbers) -> None:
-  """Refuses a number below `bound` (or equal to it); what is only known to a trace passes.
+def at_least(bound: float, *, strictly: bool = False, **numbers: Any) -> None:
+  """Checks that numbers are at least `bound`, or greater than it with `strictly`.
+
+  None and values that are only known to a trace are not checked.
 
   Raises:
     ValueError: naming the argument and its value.
   """
   for name, value in numbers.items():
     if isinstance(value, (int, float)) and not (value > bound if strictly else value >= bound):
-      raise ValueError(f'{name}={value} is out of range: give '
-                       f'{"more than" if strictly else "at least"} {bound:g}')
+      raise ValueError(f'{name} must be {"greater than" if strictly else "at least"} {bound:g}, '
+                       f'got {value}')
+
+
+def _shape(x: Any) -> str:
+  return str(list(x.shape)) if hasattr(x, 'shape') else f'a {type(x).__name__}'

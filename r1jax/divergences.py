@@ -1,9 +1,8 @@
-"""Divergences between policies: estimators from sampled tokens, exact ones over a vocabulary, and
-the controllers that adapt a KL coefficient.
+"""Divergences between policies, estimated or exact, and controllers of a KL coefficient.
 
 The estimators (Schulman, "Approximating KL divergence", 2020) take log-probabilities of tokens that
-were drawn from the policy and stand for KL(policy ‖ reference), per token. Their values and, as
-terms of a loss, their gradients are two things:
+were drawn from the policy, and estimate KL(policy ‖ reference) per token. A good value does not
+imply a good gradient as a term of a loss:
 
 | estimator | value in expectation | gradient in expectation |
 |---|---|---|
@@ -12,7 +11,8 @@ terms of a loss, their gradients are two things:
 | k3 | the KL, never negative | that of the reverse, KL(reference ‖ policy) |
 | k3_corrected | the KL, never negative | the KL's, whatever old policy sampled |
 
-All are computed in float32 and carry gradients to every argument unless it says otherwise.
+All are computed in float32, in nats, and carry gradients to every argument unless they say
+otherwise.
 """
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from r1jax import checks
 from r1jax.records import pytree_dataclass
 
-MAX_LOG_RATIO = 60.0    # where a log-ratio is cut before exp: a sum of such terms stays finite
+MAX_LOG_RATIO = 60.0    # log-ratios are cut here before exp, so that sums stay finite
 
 
 def _difference(logprobs, reference_logprobs):
@@ -32,7 +32,12 @@ def _difference(logprobs, reference_logprobs):
 def exp_excess(x: jax.Array, exp_x: jax.Array | None = None) -> jax.Array:
   """exp(x) − 1 − x, elementwise, without cancellation for small x; x is cut at `MAX_LOG_RATIO`.
 
-  `exp_x` is exp(x) where it is known already.
+  Args:
+    x: float32, any shape. Carries the gradient.
+    exp_x: exp(x), if it is known already. Carries no gradient.
+
+  Returns:
+    float32 of that shape, never negative.
   """
   return _exp_excess(x, jnp.exp(jnp.minimum(x, MAX_LOG_RATIO)) if exp_x is None else exp_x)
 
@@ -47,23 +52,23 @@ def _exp_excess(x, exp_x):
 
 @_exp_excess.defjvp
 def _exp_excess_jvp(primals, tangents):
-  """The derivative by x, exp(x) − 1, is the excess plus x; exp_x has no part of its own."""
+  """The derivative by x, exp(x) − 1, is the excess plus x."""
   excess = _exp_excess(*primals)
   return excess, (excess + jnp.minimum(primals[0], MAX_LOG_RATIO)) * tangents[0]
 
 
 def kl_k1(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
-  """k1 = log π/π_ref: unbiased, of high variance, of either sign.
+  """k1 = log π/π_ref: unbiased, of high variance, of either sign; no expected gradient.
 
   Args:
     logprobs: log-probabilities of sampled tokens under the policy, any shape.
     reference_logprobs: of the same tokens under the reference, of the same shape.
 
   Returns:
-    float32 of that shape.
+    float32 of that shape, in nats.
 
   Raises:
-    ValueError: where shapes differ or something is not floating-point.
+    ValueError: if shapes differ or an argument is not floating-point.
   """
   return _difference(logprobs, reference_logprobs)
 
@@ -71,7 +76,15 @@ def kl_k1(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
 def kl_k2(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
   """k2 = ½ (log π/π_ref)²: biased, of low variance; its expected gradient is the KL's.
 
-  Arguments, result and errors as for `kl_k1`.
+  Args:
+    logprobs: log-probabilities of sampled tokens under the policy, any shape.
+    reference_logprobs: of the same tokens under the reference, of the same shape.
+
+  Returns:
+    float32 of that shape, in nats.
+
+  Raises:
+    ValueError: if shapes differ or an argument is not floating-point.
   """
   return 0.5 * jnp.square(_difference(logprobs, reference_logprobs))
 
@@ -79,7 +92,17 @@ def kl_k2(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
 def kl_k3(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
   """k3 = π_ref/π − log(π_ref/π) − 1: unbiased, never negative (GRPO, arXiv:2402.03300, eq. 4).
 
-  Arguments, result and errors as for `kl_k1`.
+  Its expected gradient is that of the reverse KL(reference ‖ policy).
+
+  Args:
+    logprobs: log-probabilities of sampled tokens under the policy, any shape.
+    reference_logprobs: of the same tokens under the reference, of the same shape.
+
+  Returns:
+    float32 of that shape, in nats.
+
+  Raises:
+    ValueError: if shapes differ or an argument is not floating-point.
   """
   return exp_excess(-_difference(logprobs, reference_logprobs))
 
@@ -89,19 +112,20 @@ def kl_k3_corrected(
 ) -> jax.Array:
   """π/π_old · k3 (DeepSeek-V3.2, arXiv:2512.02556, eq. 7): unbiased in value and in gradient.
 
-  The ratio carries a gradient (the term's score-function part); the old policy does not. Both
-  log-ratios are cut at half of `MAX_LOG_RATIO`, so that their product stays finite.
+  The ratio carries a gradient (the score-function term); the old policy does not. Both log-ratios
+  are cut at half of `MAX_LOG_RATIO`, so their product stays finite.
 
   Args:
     logprobs: log-probabilities of sampled tokens under the policy, any shape.
     reference_logprobs: of the same tokens under the reference, of the same shape.
     old_logprobs: of the same tokens under the policy that sampled them; None: the policy itself.
+      Carry no gradient.
 
   Returns:
-    float32 of that shape.
+    float32 of that shape, in nats.
 
   Raises:
-    ValueError: where shapes differ or something is not floating-point.
+    ValueError: if shapes differ or an argument is not floating-point.
   """
   half = MAX_LOG_RATIO / 2
   old_logprobs = logprobs if old_logprobs is None else old_logprobs
@@ -121,24 +145,25 @@ def _log_softmaxes(logits, other_logits):
 
 
 def _expected(log_p, values):
-  """Σ p·values over the last axis, where p is not 0."""
+  """Σ p·values over the last axis; where p is 0 a value of ±inf adds nothing."""
   return jnp.sum(jnp.exp(log_p) * jnp.where(jnp.isfinite(log_p), values, 0), -1)
 
 
 def kl(logits: jax.Array, other_logits: jax.Array) -> jax.Array:
   """The exact KL(p ‖ q) = Σ_v p_v (log p_v − log q_v), p = softmax(logits), q of the other.
 
-  What p excludes (a logit of −inf) adds nothing; what q alone excludes makes it infinite.
+  A token that p excludes (a logit of −inf) adds nothing; one that only q excludes makes it
+  infinite.
 
   Args:
-    logits: [..., V], up to a constant (log-probabilities will do).
-    other_logits: [..., V].
+    logits: [..., V] of p, up to a constant, so log-probabilities are fine.
+    other_logits: [..., V] of q.
 
   Returns:
     [...] float32, in nats.
 
   Raises:
-    ValueError: where shapes differ or something is not floating-point.
+    ValueError: if shapes differ or an argument is not floating-point.
   """
   log_p, log_q = _log_softmaxes(logits, other_logits)
   return _expected(log_p, log_p - log_q)
@@ -149,8 +174,8 @@ def jensen_shannon(
 ) -> jax.Array:
   """β·KL(p ‖ m) + (1−β)·KL(q ‖ m), m = β·p + (1−β)·q (arXiv:2306.13649, eq. 1).
 
-  Never above the entropy of (β, 1−β): log 2 for β = ½. Divided by β it tends to KL(p ‖ q) for
-  β → 0; divided by 1−β to KL(q ‖ p) for β → 1.
+  It is at most the entropy of (β, 1−β), log 2 for β = ½. Divided by β it tends to KL(p ‖ q) for
+  β → 0; divided by 1−β, to KL(q ‖ p) for β → 1.
 
   Args:
     logits: [..., V] of p.
@@ -161,12 +186,12 @@ def jensen_shannon(
     [...] float32, in nats.
 
   Raises:
-    ValueError: where shapes differ, something is not floating-point, or β is not inside (0, 1).
+    ValueError: if shapes differ, an argument is not floating-point, or β is not inside (0, 1).
   """
   if not 0 < mixture < 1:
-    raise ValueError(f'mixture={mixture} is out of range: give a number between 0 and 1')
+    raise ValueError(f'mixture must be greater than 0 and less than 1, got {mixture}')
   log_p, log_q = _log_softmaxes(logits, other_logits)
-  # What both exclude has no part; logaddexp of two infinities has no gradient.
+  # Tokens that both exclude are left out: logaddexp of two infinities has no gradient.
   within = jnp.isfinite(log_p) | jnp.isfinite(log_q)
   log_m = jnp.logaddexp(log_p + jnp.log(mixture),
                         jnp.where(within, log_q, 0) + jnp.log1p(-mixture))
@@ -174,10 +199,16 @@ def jensen_shannon(
 
 
 def entropy(logits: jax.Array) -> jax.Array:
-  """−Σ_v p_v log p_v, p = softmax(logits): [..., V] to [...] float32, in nats.
+  """−Σ_v p_v log p_v, p = softmax(logits).
+
+  Args:
+    logits: [..., V]; -inf excludes a token.
+
+  Returns:
+    [...] float32, in nats.
 
   Raises:
-    ValueError: where the logits are not floating-point.
+    ValueError: if the logits are not floating-point.
   """
   checks.floats(logits=logits)
   log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
@@ -186,7 +217,7 @@ def entropy(logits: jax.Array) -> jax.Array:
 
 @pytree_dataclass
 class KLController:
-  """What an adaptive KL coefficient needs to go on: saved with a run, like an optimiser's state."""
+  """The state of an adaptive KL coefficient, saved with a run like an optimizer's state."""
   coefficient: jax.Array    # float32 scalar, β
 
 
@@ -197,10 +228,10 @@ def init_controller(coefficient: float) -> KLController:
     coefficient: β, above 0.
 
   Returns:
-    A record of one float32 scalar.
+    The controller's state.
 
   Raises:
-    ValueError: for 0 or less, from which no factor leads away.
+    ValueError: for 0 or less, which no factor can change.
   """
   checks.at_least(0, strictly=True, coefficient=coefficient)
   return KLController(jnp.float32(coefficient))
@@ -212,9 +243,9 @@ def double_or_halve(
   """PPO's rule (arXiv:1707.06347, §4): β·2 where KL > 1.5·target, β/2 where KL < target/1.5.
 
   Args:
-    controller: as `init_controller` makes it.
-    kl: scalar, the mean KL measured since the last call. NaN leaves β as it is.
-    target: above 0.
+    controller: from `init_controller` or the last call.
+    kl: scalar, the mean KL measured since the last call, in nats per token. NaN leaves β unchanged.
+    target: the KL to aim for, above 0.
 
   Returns:
     The next controller.
@@ -234,12 +265,12 @@ def proportional(
   """RLHF's rule (arXiv:1909.08593, §2.2): β·(1 + clip(KL/target − 1, ±0.2)·n/horizon).
 
   Args:
-    controller: as `init_controller` makes it.
-    kl: scalar, the mean KL of a *completion* (summed over its tokens) in that work: say `target`
-      in the same units. NaN leaves β as it is.
-    target: above 0.
-    horizon: completions over which β may change by about a fifth; 10,000 in that work.
-    num_samples: n, completions that `kl` was measured on.
+    controller: from `init_controller` or the last call.
+    kl: scalar, in the paper the mean KL of a *completion* (summed over its tokens). NaN leaves β
+      unchanged.
+    target: the KL to aim for, above 0, in the units of `kl`.
+    horizon: completions over which β may change by about a fifth; 10,000 in the paper.
+    num_samples: n, the number of completions that `kl` was measured on.
 
   Returns:
     The next controller.

@@ -1,13 +1,17 @@
-"""The only masked reductions. Values under a zero mask, NaN and infinities included, never count.
+"""Masked reductions. Values under a zero mask, NaN and infinities included, never count.
 
-Masks are 0/1 (or bool); an empty mask gives a finite zero, in value and in gradient.
+Masks are 0/1 (or bool) and carry no gradient; an empty mask gives a finite zero, in value and in
+gradient.
 """
 import jax
 import jax.numpy as jnp
 
 
 def select(values: jax.Array, mask: jax.Array) -> jax.Array:
-  """`values` where the mask is not 0, else 0; no gradient reaches a masked value, 0·inf included."""
+  """`values` where the mask is not 0, else 0; shapes broadcast.
+
+  No gradient reaches a masked value, not even as 0·inf.
+  """
   return jnp.where(mask if mask.dtype == bool else mask != 0, values, 0)
 
 
@@ -23,6 +27,6 @@ def masked_mean(values: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
 
 
 def masked_max(values: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
-  """The largest value where the mask is not 0; 0 where the mask is empty. For metrics."""
+  """The largest value over `axis` where the mask is not 0; 0 where the mask is empty."""
   largest = jnp.max(jnp.where(mask != 0, values, -jnp.inf), axis)
   return jnp.where(jnp.any(mask != 0, axis), largest, 0)

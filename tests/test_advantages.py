@@ -227,7 +227,7 @@ def test_process_relative_equals_float64_numpy():
   got = advantages.process_relative(rewards, steps, group_size=3)
   np.testing.assert_allclose(got, want, atol=1e-5)
   assert np.all(got[2] == 0) and np.all(got[0] != 0)
-  with pytest.raises(ValueError, match='group_size=4 does not divide the 6 rows'):
+  with pytest.raises(ValueError, match='group_size must divide the 6 rows of step_rewards, got 4'):
     advantages.process_relative(rewards, steps, group_size=4)
 
 
@@ -285,7 +285,7 @@ def test_reinforce_pp_with_baseline_subtracts_the_groups_mean_first():
   centred = centred.reshape(6, 5)
   kept = centred[MASK == 1]
   np.testing.assert_allclose(got, (centred - kept.mean()) / kept.std() * MASK, atol=1e-5)
-  with pytest.raises(ValueError, match=r'completion_mask has 6 rows and rewards are \(4, 3\)'):
+  with pytest.raises(ValueError, match='completion_mask must have B·G = 12 rows, got 6'):
     advantages.reinforce_pp_baseline(GROUPED, MASK)
 
 
@@ -302,7 +302,7 @@ def test_overlong_penalty_counts_tokens():
   np.testing.assert_allclose(
       advantages.overlong_penalty(lengths, max_length=20_480, buffer=4096),
       [0, 0, -1 / 4096, -0.5, -1, -1], atol=1e-7)
-  with pytest.raises(ValueError, match='buffer=0 is out of range: give a length from 1 to'):
+  with pytest.raises(ValueError, match='buffer must be between 1 and .*, got 0'):
     advantages.overlong_penalty(lengths, max_length=10, buffer=0)
 
 
@@ -350,32 +350,32 @@ def test_no_gradient_float32_from_bfloat16_and_the_same_on_eight_devices(call):
 
 
 @pytest.mark.parametrize('shape, scale, message', [
-    ((3, 1), 'std', 'a group of 1 has no standard deviation'),
-    ((6,), 'std', r'rewards have shape \(6,\): give \[B, G\]'),
-    ((2, 3), 'mad', "scale='mad' is unknown: use one of std, batch, none")])
+    ((3, 1), 'std', "groups must have at least 2 rewards with scale='std', got 1"),
+    ((6,), 'std', r'rewards must have shape \[B, G\], got \[6\]'),
+    ((2, 3), 'mad', "scale='mad' is unknown: .*known: std, batch, none")])
 def test_what_cannot_be_is_refused(shape, scale, message):
   with pytest.raises(ValueError, match=message):
     group_relative(jnp.zeros(shape), scale=scale)
 
 
 @pytest.mark.parametrize('call, message', [
-    (lambda: leave_one_out(np.zeros((3, 1))), 'a group of 1 leaves none'),
-    (lambda: leave_one_out([[1.0, 0.0]]), r'rewards: a list is no array: give \[B, G\]'),
-    (lambda: advantages.batch_normalized(np.zeros(3)), r'give \[B, G\]'),
-    (lambda: advantages.per_reward(np.zeros((2, 3))), r'give \[B, G, K\]'),
-    (lambda: advantages.per_reward(np.zeros((2, 3, 2)), np.ones(3)), r'weights have shape \(3,\)'),
-    (lambda: advantages.per_reward(np.zeros((2, 1, 2))), 'a group of 1'),
-    (lambda: gae(MASK, MASK[:, :4], MASK), r'values have shape \(6, 4\): give \[6, 5\]'),
-    (lambda: gae(MASK, MASK, MASK, final_values=MASK), r'final_values have shape \(6, 5\): give'),
-    (lambda: gae(MASK, np.ones((6, 5), np.int32), MASK), 'values are of dtype int32'),
-    (lambda: gae(MASK, MASK, MASK, gamma=-1.0), 'gamma=-1.0 is out of range'),
-    (lambda: reward_to_go(MASK[0], MASK[0]), r'rewards have shape \(5,\): give \[N, C\]'),
-    (lambda: whiten(MASK, MASK[0]), r'mask have shape \(5,\): give \[6, 5\]'),
+    (lambda: leave_one_out(np.zeros((3, 1))), 'groups must have at least 2 rewards to leave one out, got 1'),
+    (lambda: leave_one_out([[1.0, 0.0]]), r'rewards must have shape \[B, G\], got a list'),
+    (lambda: advantages.batch_normalized(np.zeros(3)), r'must have shape \[B, G\]'),
+    (lambda: advantages.per_reward(np.zeros((2, 3))), r'must have shape \[B, G, K\]'),
+    (lambda: advantages.per_reward(np.zeros((2, 3, 2)), np.ones(3)), r'weights must have shape .*, got \[3\]'),
+    (lambda: advantages.per_reward(np.zeros((2, 1, 2))), 'groups must have at least 2 completions, got 1'),
+    (lambda: gae(MASK, MASK[:, :4], MASK), r'values must have shape \[6, 5\], got \[6, 4\]'),
+    (lambda: gae(MASK, MASK, MASK, final_values=MASK), r'final_values must have shape .*, got \[6, 5\]'),
+    (lambda: gae(MASK, np.ones((6, 5), np.int32), MASK), 'values must have a floating-point dtype, got int32'),
+    (lambda: gae(MASK, MASK, MASK, gamma=-1.0), 'gamma must be at least 0, got -1.0'),
+    (lambda: reward_to_go(MASK[0], MASK[0]), r'rewards must have shape \[N, C\], got \[5\]'),
+    (lambda: whiten(MASK, MASK[0]), r'mask must have shape \[6, 5\], got \[5\]'),
     (lambda: advantages.token_rewards(MASK, MASK, MASK, MASK, kl_coefficient=1.0),
-     r'rewards have shape \(6, 5\): give \[6\]'),
+     r'rewards must have shape \[6\], got \[6, 5\]'),
     (lambda: advantages.token_rewards(MASK[:, 0], MASK, MASK, MASK, kl_coefficient=1.0,
                                       kl_estimator='k4'), "kl_estimator='k4' is unknown"),
-    (lambda: advantages.group_filter(np.zeros(3)), r'correct have shape \(3,\): give \[B, G\]')])
+    (lambda: advantages.group_filter(np.zeros(3)), r'correct must have shape \[B, G\], got \[3\]')])
 def test_what_does_not_fit_is_refused(call, message):
   with pytest.raises(ValueError, match=message):
     call()

@@ -125,12 +125,12 @@ def test_explained_variance_equals_float64_numpy(mask):
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(values=np.zeros(5)), r'values have shape \(5,\): give \[N, C\]'),
-    (dict(returns=np.zeros((6, 4))), r'returns have shape \(6, 4\): give \[6, 5\]'),
-    (dict(old_values=np.zeros(6)), r'old_values have shape \(6,\)'),
-    (dict(completion_mask=MASK[:3]), r'completion_mask have shape \(3, 5\)'),
-    (dict(values=np.zeros((6, 5), np.int32)), 'values are of dtype int32'),
-    (dict(clip_epsilon=-1.0), 'clip_epsilon=-1.0 is out of range')])
+    (dict(values=np.zeros(5)), r'values must have shape \[N, C\], got \[5\]'),
+    (dict(returns=np.zeros((6, 4))), r'returns must have shape \[6, 5\], got \[6, 4\]'),
+    (dict(old_values=np.zeros(6)), r'old_values must have shape .*, got \[6\]'),
+    (dict(completion_mask=MASK[:3]), r'completion_mask must have shape .*, got \[3, 5\]'),
+    (dict(values=np.zeros((6, 5), np.int32)), 'values must have a floating-point dtype, got int32'),
+    (dict(clip_epsilon=-1.0), 'clip_epsilon must be at least 0, got -1.0')])
 def test_what_does_not_fit_is_refused(change, message):
   with pytest.raises(ValueError, match=message):
     value_loss(**example() | {'completion_mask': MASK} | change)

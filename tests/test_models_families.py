@@ -28,7 +28,7 @@ from r1jax.models import (
 )
 from r1jax.models.config import as_runs
 from r1jax.runtime import sharding
-from r1jax.training.train_step import make_optimizer
+from r1jax.training.optimizers import make_optimizer
 
 SIZES = dict(vocab_size=40, width=16, num_heads=4, head_dim=8, mlp_width=24)
 CONFIGS = {

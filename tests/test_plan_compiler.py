@@ -17,7 +17,7 @@ from r1jax.records import Batch
 from r1jax.runtime import sharding
 from r1jax.stages import loading, program_shapes
 from r1jax.stages.rl import programs as rl_programs
-from r1jax.training import train_step
+from r1jax.training import optimizers, train_step
 
 
 def test_what_a_plan_says_of_memory_is_what_the_real_program_takes():
@@ -27,7 +27,7 @@ def test_what_a_plan_says_of_memory_is_what_the_real_program_takes():
   planned, _ = compiler.compile_program(programs['update'], mesh, devices(4))
   with sharding.use(mesh):
     loaded = loading.load_model(inputs={}, mesh=mesh, **stage['model'])
-    optimizer = train_step.make_optimizer(**stage['optimizer'])
+    optimizer = optimizers.make_optimizer(**stage['optimizer'])
     programs = rl_programs.make_programs(loaded.model, optimizer, optimizer, stage, (0,), bool)
     init = functools.partial(train_step.init_state, optimizer=optimizer)
     shapes = jax.eval_shape(init, loaded.params)

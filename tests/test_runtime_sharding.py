@@ -14,7 +14,8 @@ from r1jax.runtime import sharding
 from r1jax.sampling.sampler import make_sampler
 from r1jax.stages import rl
 from r1jax.stages.rl.programs import Normalizers, make_loss
-from r1jax.training.train_step import init_state, make_optimizer, state_shardings
+from r1jax.training.optimizers import make_optimizer
+from r1jax.training.train_step import init_state, state_shardings
 
 P = jax.sharding.PartitionSpec
 DEVICES = jax.devices('cpu')

@@ -15,7 +15,7 @@ from r1jax.stages import auxiliary, loading, rl, sft
 from r1jax.stages.fields import EXPERTS
 from r1jax.stages.rl import programs as rl_programs
 from r1jax.tokenization import load_tokenizer
-from r1jax.training import train_step
+from r1jax.training import optimizers, train_step
 
 SHAPE = ModelConfig(
     'deepseek_v3', vocab_size=512, width=16, num_layers=3, num_heads=2, num_kv_heads=2,
@@ -93,7 +93,7 @@ def test_pitfall_01_micro_batches_add_up_with_balance_and_prediction(model, para
 
 
 def test_a_bias_moves_against_its_load_by_the_rate_and_by_nothing_else(model, params):
-  rows, optimizer = make_rows(), train_step.make_optimizer(learning_rate=0.1, weight_decay=0.1)
+  rows, optimizer = make_rows(), optimizers.make_optimizer(learning_rate=0.1, weight_decay=0.1)
   state = train_step.init_state(params, optimizer)
 
   def moved(rate):

@@ -94,9 +94,9 @@ def test_a_token_that_is_impossible_spoils_nothing():
 
 
 @pytest.mark.parametrize('shapes, message', [
-    (((N, D), (V, D), (N,)), r'hidden \(3, 8\) and targets \(3,\) do not fit'),
-    (((N, T, D), (V, D), (N, T - 1)), r'targets \(3, 6\) do not fit: give \[N, T, D\]'),
-    (((N, T, D), (D, V), (N, T)), r'unembedding \(8, 29\) does not fit hidden .*: give \[V, 8\]')])
+    (((N, D), (V, D), (N,)), r'hidden must have shape \[N, T, D\], got \[3, 8\]'),
+    (((N, T, D), (V, D), (N, T - 1)), r'targets must have shape \[3, 7\], got \[3, 6\]'),
+    (((N, T, D), (D, V), (N, T)), r'unembedding must have shape \[8, 8\], got \[8, 29\]')])
 def test_what_does_not_fit_is_refused_in_one_sentence(shapes, message):
   hidden, unembedding, targets = (jnp.zeros(shape) for shape in shapes)
   with pytest.raises(ValueError, match=message):

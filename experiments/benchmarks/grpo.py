@@ -45,7 +45,7 @@ def main() -> None:
   from r1jax.runtime import sharding
   from r1jax.stages import rl
   from r1jax.stages.rl import programs as rl_programs
-  from r1jax.training import train_step
+  from r1jax.training import optimizers, train_step
 
   shape = SHAPES[arguments.shape]
   config = models.ModelConfig(**shape['model'])
@@ -53,7 +53,7 @@ def main() -> None:
   settings = rl.DEFAULT | dict(
       prompts_per_batch=PROMPTS, group_size=GROUP,
       sampling=rl.DEFAULT['sampling'] | dict(max_new_tokens=shape['new'], chunk=arguments.chunk))
-  optimizer = train_step.make_optimizer(learning_rate=1e-5)
+  optimizer = optimizers.make_optimizer(learning_rate=1e-5)
   never = config.vocab_size
   programs = rl_programs.make_programs(
       model, optimizer, optimizer, settings, (never,), lambda: False)

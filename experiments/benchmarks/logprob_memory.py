@@ -25,7 +25,7 @@ def main() -> None:
   from r1jax.records import Batch
   from r1jax.stages import rl
   from r1jax.stages.rl import programs as rl_programs
-  from r1jax.training import logprobs, train_step
+  from r1jax.training import logprobs, optimizers, train_step
 
   config = models.ModelConfig(
       family='qwen3', vocab_size=arguments.vocabulary, width=arguments.width, num_layers=2,
@@ -40,7 +40,7 @@ def main() -> None:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
   batch = Batch(ints(4, 16), ints(4), ints(n, c), floats(n, c), floats(n, c), floats(n))
-  optimizer = train_step.make_optimizer(learning_rate=1e-5)
+  optimizer = optimizers.make_optimizer(learning_rate=1e-5)
   state = jax.eval_shape(
       lambda key: train_step.init_state(model.init(key), optimizer), jax.random.key(0))
 

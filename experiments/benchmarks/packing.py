@@ -129,11 +129,11 @@ def rl_update(model, lengths, row_length):
   import jax
 
   from r1jax.stages.rl import programs as rl_programs
-  from r1jax.training import train_step
+  from r1jax.training import optimizers, train_step
 
   prompts, completions = lengths
   settings, mesh, batch, normalizers = rl_batch(model, prompts, completions, row_length)
-  optimizer = train_step.make_optimizer(learning_rate=1e-6)
+  optimizer = optimizers.make_optimizer(learning_rate=1e-6)
   programs = rl_programs.make_programs(model, optimizer, optimizer, settings, (0,), lambda: False)
   real = int(prompts.sum() + completions.sum())
   places, used = len(prompts) * LONGEST_PROMPT + batch.completion_mask.size, real
@@ -176,9 +176,9 @@ def sft_update(model, rows):
   import numpy as np
 
   from r1jax.stages import sft
-  from r1jax.training import train_step
+  from r1jax.training import optimizers, train_step
 
-  optimizer = train_step.make_optimizer(learning_rate=1e-6)
+  optimizer = optimizers.make_optimizer(learning_rate=1e-6)
   step = jax.jit(train_step.make_update(
       sft.make_loss(model), optimizer, num_micro_batches=len(rows[0])), donate_argnums=0)
   state = train_step.init_state(model.init(jax.random.key(0)), optimizer)

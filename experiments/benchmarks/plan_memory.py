@@ -19,7 +19,7 @@ from r1jax.plan.topology import open_topology
 from r1jax.runtime import sharding
 from r1jax.stages import loading
 from r1jax.stages.config import plain
-from r1jax.training import train_step
+from r1jax.training import optimizers, train_step
 
 MIB = 2 ** 20
 
@@ -51,7 +51,7 @@ def real_bytes(program, stage, mesh) -> float:
 
   with sharding.use(mesh):
     loaded = loading.load_model(inputs={}, mesh=mesh, **stage['model'])
-    optimizer = train_step.make_optimizer(**stage['optimizer'])
+    optimizer = optimizers.make_optimizer(**stage['optimizer'])
     placed = jax.tree.map(lambda x: x.sharding, state_like)
     state = jax.jit(functools.partial(train_step.init_state, optimizer=optimizer),
                     out_shardings=placed)(loaded.params)

@@ -1,10 +1,10 @@
 """Losses as pure functions of arrays: (loss, metrics), float32, masked exactly.
 
-They load jax and numpy alone and know no model: what a network computes comes in as
-log-probabilities, logits, values or rewards. What stands under a zero mask or weight, NaN included,
-never reaches a value or a gradient; an empty mask gives a finite zero. A `normalizer` replaces a
-loss's own divisor by that of a larger whole, so that micro-batches, devices and hosts add up exactly
-to the loss of the whole. Metrics carry no gradient.
+They import jax and numpy only and know no model: they take what a network computes as
+log-probabilities, logits, values or rewards. Values under a zero mask or weight, NaN included,
+never reach a value or a gradient; an empty mask gives a finite zero. A `normalizer` replaces a
+loss's own divisor by that of a larger whole, so micro-batches, devices and hosts add up exactly to
+the loss of the whole. Metrics carry no gradient.
 """
 from r1jax.losses.distillation import DIVERGENCES, distillation_loss, distillation_top_k_loss
 from r1jax.losses.policy import (
@@ -38,3 +38,36 @@ from r1jax.losses.supervised import (
     weight_sum,
 )
 from r1jax.losses.values import explained_variance, value_loss
+
+__all__ = [
+    'AGGREGATIONS',
+    'CLIPS',
+    'CORRECTIONS',
+    'DIVERGENCES',
+    'RATIO_LEVELS',
+    'bnpo_loss',
+    'bradley_terry_loss',
+    'chunked_cross_entropy_loss',
+    'cispo_loss',
+    'cross_entropy_loss',
+    'dapo_loss',
+    'distillation_loss',
+    'distillation_top_k_loss',
+    'dr_grpo_loss',
+    'explained_variance',
+    'grpo_loss',
+    'gspo_loss',
+    'gspo_token_loss',
+    'in_chunks',
+    'loss_normalizer',
+    'policy_loss',
+    'ppo_clip_loss',
+    'ppo_kl_loss',
+    'reinforce_loss',
+    'reinforce_pp_loss',
+    'rloo_loss',
+    'safety_loss',
+    'supervised_loss',
+    'value_loss',
+    'weight_sum',
+]

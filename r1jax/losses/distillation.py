@@ -1,4 +1,4 @@
-"""Distillation: a student's distributions drawn to a teacher's, over the vocabulary or its head."""
+"""Distillation: from a teacher's distributions over the vocabulary, or its likeliest tokens."""
 import jax
 import jax.numpy as jnp
 
@@ -7,7 +7,7 @@ from r1jax.losses.supervised import weight_sum
 from r1jax.masked import select
 
 DIVERGENCES = ('forward', 'reverse', 'jensen_shannon')
-_TAIL = 1e-6     # the least probability of the tokens outside the head
+_TAIL = 1e-6     # the least probability of all tokens outside the K likeliest together
 
 
 def distillation_loss(
@@ -15,27 +15,28 @@ def distillation_loss(
     divergence: str = 'forward', mixture: float = 0.5, temperature: float = 1.0,
     normalizer: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Σ w·D / Σ w, D between teacher p and student q at each position.
+  """Σ w·D / Σ w, D the divergence between teacher p and student q at each position.
 
-  'forward': KL(p ‖ q), which covers the teacher's modes (Hinton et al., arXiv:1503.02531);
-  'reverse': KL(q ‖ p), which seeks one (MiniLLM, arXiv:2306.08543); 'jensen_shannon': the
-  generalised one of GKD (arXiv:2306.13649). Exact over the vocabulary, not estimated from samples.
-  For long rows wrap it in `in_chunks`.
+  'forward' is KL(p ‖ q), which covers the teacher's modes (Hinton et al., arXiv:1503.02531);
+  'reverse' is KL(q ‖ p), which seeks one (MiniLLM, arXiv:2306.08543); 'jensen_shannon' is the
+  generalised divergence of GKD (arXiv:2306.13649). It is exact over the vocabulary, not estimated
+  from samples. For long rows, wrap it in `in_chunks`.
 
   Args:
     student_logits: [N, T, V].
     teacher_logits: [N, T, V]. Carry no gradient.
-    weights: [N, T], not negative; 0 on prompts and padding.
+    weights: [N, T], not negative; 0 on prompts and padding. Carry no gradient.
     divergence: one of `DIVERGENCES`.
-    mixture: β of 'jensen_shannon', the teacher's share of the mixture.
+    mixture: β of 'jensen_shannon', the teacher's share of the mixture, between 0 and 1.
     temperature: divides both logits. The loss is not multiplied by its square (Hinton's is).
     normalizer: Σ w of a larger whole; by default this batch's own.
 
   Returns:
-    (loss in nats a token, {}), float32.
+    (loss in nats per token, {}), float32. The gradient flows through `student_logits` alone.
 
   Raises:
-    ValueError: for shapes or dtypes that do not fit, an unknown word, or a temperature not above 0.
+    ValueError: for a wrong shape or dtype, an unknown divergence, a mixture not between 0 and 1, or
+      a temperature of 0 or less.
   """
   checks.rank('[N, T, V]', student_logits=student_logits)
   checks.shapes(student_logits.shape, teacher_logits=teacher_logits)
@@ -52,25 +53,27 @@ def distillation_top_k_loss(
     weights: jax.Array, *, divergence: str = 'forward', mixture: float = 0.5,
     normalizer: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """`distillation_loss` where only a teacher's K likeliest tokens were kept, as files on disk do.
+  """Σ w·D / Σ w as in `distillation_loss`, from the teacher's K likeliest tokens at each position.
 
-  All other tokens are taken together as one outcome, with what probability the K leave, for teacher
-  and student alike: so nothing is renormalised, the student is held to the teacher's total as well,
-  and D never exceeds that of the whole vocabulary (it equals it for K = V, up to rounding).
+  All other tokens count as one outcome, with the probability that the K leave, for teacher and
+  student alike. So nothing is renormalised, the student learns the teacher's total as well, and D
+  never exceeds the divergence over the whole vocabulary (for K = V they are equal, up to rounding).
   Other code renormalises both over the K tokens instead.
 
   Args:
-    student_logits: [N, T, V], at the temperature that the teacher's had.
+    student_logits: [N, T, V], divided by the temperature of the teacher's distributions.
     teacher_logprobs: [N, T, K], log-probabilities over the whole vocabulary. Carry no gradient.
-    teacher_ids: [N, T, K] int, their tokens, distinct at each position.
-    weights: [N, T], not negative; 0 on prompts and padding.
-    divergence, mixture, normalizer: as for `distillation_loss`.
+    teacher_ids: [N, T, K] int, the tokens they are of, distinct at each position.
+    weights: [N, T], not negative; 0 on prompts and padding. Carry no gradient.
+    divergence: one of `DIVERGENCES`: KL(p ‖ q), KL(q ‖ p), or generalised Jensen–Shannon.
+    mixture: β of 'jensen_shannon', the teacher's share of the mixture, between 0 and 1.
+    normalizer: Σ w of a larger whole; by default this batch's own.
 
   Returns:
-    (loss in nats a token, {}), float32.
+    (loss in nats per token, {}), float32. The gradient flows through `student_logits` alone.
 
   Raises:
-    ValueError: for shapes or dtypes that do not fit, or an unknown word.
+    ValueError: for a wrong shape or dtype, an unknown divergence, or a mixture not between 0 and 1.
   """
   checks.rank('[N, T, V]', student_logits=student_logits)
   checks.rank('[N, T, K]', teacher_logprobs=teacher_logprobs)
@@ -85,7 +88,7 @@ def distillation_top_k_loss(
 
 
 def _with_tail(logprobs):
-  """[..., K] and the logarithm of the probability that they leave."""
+  """[..., K + 1]: the log-probabilities, then that of all other tokens together."""
   rest = 1 - jnp.sum(jnp.exp(logprobs), -1, keepdims=True)
   return jnp.concatenate([logprobs, jnp.log(jnp.maximum(rest, _TAIL))], -1)
 

@@ -4,8 +4,8 @@ With ρ = π/π_old, a policy loss is
 
     −agg[w · L(ρ, A)] + β·agg[KL(π ‖ π_ref)] + β_old·agg[KL(π_old ‖ π)] − c·agg[entropy]
 
-where L is the clipped surrogate, w corrects for a behaviour policy that differs from the old policy,
-and agg weighs tokens. Each named loss chooses the level of the ratio, the clip, and agg.
+where L is the clipped surrogate, w corrects for a behaviour policy that differs from the old
+policy, and agg weighs tokens. Each named loss chooses the level of the ratio, the clip, and agg.
 
 Departures from the papers: the dual clip of PPO and the two-sided ("delta") clip of INTELLECT-2 are
 one keyword, since they are the same function wherever δ ≥ 1+ε. KL terms are estimated from the
@@ -115,8 +115,8 @@ def policy_loss(
     stands for, so those of micro-batches add up (for 'ratio/max', take the largest). `ratio/mean`,
     `ratio/max`, `clip_ratio/low`, `clip_ratio/high` (tokens on which a bound acts: for 'ppo' low
     where A < 0 and high where A > 0), `clip_ratio/dual`; absent if there is no ratio ('cispo'
-    without old log-probabilities). `kl`, `kl_old`, `entropy`, `correction/mean` (of the weights) and
-    `correction/share` (of tokens truncated or masked) if their inputs are given.
+    without old log-probabilities). `kl`, `kl_old`, `entropy`, `correction/mean` (of the weights)
+    and `correction/share` (of tokens truncated or masked) if their inputs are given.
 
   Raises:
     ValueError: for a wrong shape or dtype, an unknown word, a bound out of range, or a coefficient
@@ -184,14 +184,14 @@ class _Tokens(NamedTuple):
     return jax.lax.stop_gradient(self.kept(x))
 
   def log_ratio(self, logprobs, other) -> jax.Array:
-    """log π/π_other: the difference first, then the mask, in one pass over memory."""
+    """The log-ratio log π/π_other: first the difference, then the mask, in one memory pass."""
     return self.kept(_float32(logprobs) - jax.lax.stop_gradient(_float32(other)))
 
   def by_row(self, values) -> jax.Array:
     """Sums [N] over a completion's tokens, of [N, C] (0 under the mask) or [N, 1] (for each)."""
     return values[:, 0] * self.lengths if values.shape[1] == 1 else jnp.sum(values, 1)
 
-  def count(self, condition) -> jax.Array:
+  def count_where(self, condition) -> jax.Array:
     """[N]: on how many tokens it holds."""
     return self.by_row(condition.astype(jnp.float32))
 
@@ -333,17 +333,17 @@ def _clip_ppo(ratio: _Ratio, advantages, tokens: _Tokens, clip: _Clip):
   bound = jnp.where(positive, 1 + clip.high, 1 - clip.low)
   acts = jnp.where(positive, value > bound, negative & (value < bound) & (value > 0))
   if advantages.shape[1] == 1:
-    either = tokens.count(acts)     # a row has one sign, so one count is enough
+    either = tokens.count_where(acts)     # a row has one sign, so one count is enough
     counts = {'low': select(either, negative[:, 0]), 'high': select(either, positive[:, 0])}
   else:
     sign = select(jnp.where(positive, 1.0, -1.0), acts)
-    either, balance = tokens.count(jnp.abs(sign)), tokens.count(sign)
+    either, balance = tokens.count_where(jnp.abs(sign)), tokens.count_where(sign)
     counts = {'low': (either - balance) / 2, 'high': (either + balance) / 2}
   if clip.dual is None:
     return jnp.where(acts, bound, ratio.ratio), counts
   beyond = negative & (value > clip.dual)
   clipped = jnp.where(acts, bound, jnp.where(beyond, clip.dual, ratio.ratio))
-  return clipped, counts | {'dual': tokens.count(beyond)}
+  return clipped, counts | {'dual': tokens.count_where(beyond)}
 
 
 def _clip_cispo(value, tokens: _Tokens, clip: _Clip):
@@ -351,9 +351,10 @@ def _clip_cispo(value, tokens: _Tokens, clip: _Clip):
   lower, upper = 1 - clip.low, 1 + clip.high
   if isinstance(lower, (int, float)) and lower <= 0:     # no ratio is below 0
     return jnp.minimum(value, upper), {
-        'low': jnp.zeros(value.shape[0]), 'high': tokens.count(value > upper)}
+        'low': jnp.zeros(value.shape[0]), 'high': tokens.count_where(value > upper)}
   return jnp.clip(value, lower, upper), {
-      'low': tokens.count((value < lower) & (value > 0)), 'high': tokens.count(value > upper)}
+      'low': tokens.count_where((value < lower) & (value > 0)),
+      'high': tokens.count_where(value > upper)}
 
 
 def _reference_kl(logprobs, old, reference_logprobs, tokens: _Tokens, estimator: str) -> jax.Array:

@@ -1,6 +1,7 @@
-"""Named policy losses, each a choice of `policy_loss`'s keywords.
+"""Named policy losses: `policy_loss` with some of its keywords set.
 
-They differ less than their names: most are a clip, an aggregation, and advantages of their own.
+They differ less than their names suggest: most combine a clip, an aggregation, and advantages of
+their own. ρ is π/π_old, A the advantage, sg stops a gradient.
 """
 import jax
 
@@ -15,18 +16,25 @@ def grpo_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """GRPO: −agg[min(ρA, clip(ρ, 1−ε_low, 1+ε_high)·A) − β·KL] (arXiv:2402.03300, eq. 3).
 
-  With `advantages.group_relative`. The KL of the paper is `kl_coefficient=0.04` there (0.001 in R1)
-  with `kl_estimator='k3'`, the defaults are 0 and 'k3'.
+  Use it with `advantages.group_relative`. The paper has `kl_coefficient=0.04` with
+  `kl_estimator='k3'`, R1 has 0.001; the default is 0, no KL term.
 
   Args:
-    logprobs, old_logprobs, advantages, completion_mask: as for `policy_loss`: [N, C], [N, C] or
-      None, [N] or [N, C], [N, C].
-    clip_epsilon_low, clip_epsilon_high: distances of the bounds from 1.
-    aggregation: the paper's is the mean of each completion's mean.
+    logprobs: [N, C] log-probabilities of the sampled tokens under the policy, in nats.
+    old_logprobs: [N, C] under the parameters that the rollout began with; None: the policy's own.
+    advantages: [N], or [N, C] per token.
+    completion_mask: [N, C], 0 where a token does not count.
+    clip_epsilon_low: ε_low, the distance of ρ's lower bound from 1.
+    clip_epsilon_high: ε_high, the distance of ρ's upper bound from 1.
+    aggregation: how tokens are weighted; the paper has the mean of each completion's mean.
     **options: other keywords of `policy_loss`.
 
   Returns:
-    (loss, metrics) as `policy_loss`, which see for what carries a gradient and what raises.
+    (loss, metrics), float32 scalars, with the metrics of `policy_loss`. The gradient flows through
+    `logprobs` (and `entropies`, if given) alone.
+
+  Raises:
+    ValueError: for a wrong shape or dtype, or an option out of range.
   """
   return policy_loss(
       logprobs, old_logprobs, advantages, completion_mask, clip_epsilon_low=clip_epsilon_low,
@@ -39,17 +47,24 @@ def dr_grpo_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Dr. GRPO: −Σ_n Σ_t min(ρA, clip(ρ)·A) / (N·max_length) (arXiv:2503.20783, §3.2).
 
-  With `advantages.group_relative(scale='none')`: neither a completion's length nor a group's
-  deviation changes a token's weight. The paper sums over tokens, which is `max_length=1`; its code
-  and this function divide by a constant.
+  Use it with `advantages.group_relative(scale='none')`: then neither a completion's length nor a
+  group's standard deviation changes a token's weight. The paper sums over tokens, which is
+  `max_length=1`; its code and this function divide by a constant.
 
   Args:
-    logprobs, old_logprobs, advantages, completion_mask: as for `policy_loss`.
+    logprobs: [N, C] log-probabilities of the sampled tokens under the policy, in nats.
+    old_logprobs: [N, C] under the parameters that the rollout began with; None: the policy's own.
+    advantages: [N], or [N, C] per token.
+    completion_mask: [N, C], 0 where a token does not count.
     max_length: the constant, in tokens: the completion budget, whatever the batch's width is.
     **options: other keywords of `policy_loss`.
 
   Returns:
-    (loss, metrics) as `policy_loss`, which see for what carries a gradient and what raises.
+    (loss, metrics), float32 scalars, with the metrics of `policy_loss`. The gradient flows through
+    `logprobs` (and `entropies`, if given) alone.
+
+  Raises:
+    ValueError: for a wrong shape or dtype, or an option out of range.
   """
   return policy_loss(logprobs, old_logprobs, advantages, completion_mask,
                      aggregation='fixed_length', max_length=max_length, **options)
@@ -62,16 +77,24 @@ def dapo_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """DAPO: −Σ min(ρA, clip(ρ, 1−ε_low, 1+ε_high)·A) / Σ tokens (arXiv:2503.14476, eq. 8).
 
-  With `advantages.group_relative`, `group_filter` and `overlong_penalty`; without a KL term. The
-  mean is over the tokens of the whole batch: of micro-batches with `normalizer`.
+  Use it with `advantages.group_relative`, `group_filter` and `overlong_penalty`, without a KL term.
+  The mean is over the tokens of the whole batch: pass `normalizer` for micro-batches.
 
   Args:
-    logprobs, old_logprobs, advantages, completion_mask: as for `policy_loss`.
-    clip_epsilon_low, clip_epsilon_high: distances of the bounds from 1 ("clip-higher").
+    logprobs: [N, C] log-probabilities of the sampled tokens under the policy, in nats.
+    old_logprobs: [N, C] under the parameters that the rollout began with; None: the policy's own.
+    advantages: [N], or [N, C] per token.
+    completion_mask: [N, C], 0 where a token does not count.
+    clip_epsilon_low: ε_low, the distance of ρ's lower bound from 1.
+    clip_epsilon_high: ε_high, the distance of ρ's upper bound from 1 ("clip-higher").
     **options: other keywords of `policy_loss`.
 
   Returns:
-    (loss, metrics) as `policy_loss`, which see for what carries a gradient and what raises.
+    (loss, metrics), float32 scalars, with the metrics of `policy_loss`. The gradient flows through
+    `logprobs` (and `entropies`, if given) alone.
+
+  Raises:
+    ValueError: for a wrong shape or dtype, or an option out of range.
   """
   return policy_loss(
       logprobs, old_logprobs, advantages, completion_mask, clip_epsilon_low=clip_epsilon_low,
@@ -82,19 +105,26 @@ def bnpo_loss(
     logprobs: jax.Array, old_logprobs: jax.Array | None, advantages: jax.Array,
     completion_mask: jax.Array, **options,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """BNPO as trainers know it: −Σ min(ρA, clip(ρ)·A) / Σ tokens *of the batch at hand*.
+  """BNPO as trainers know it: −Σ min(ρA, clip(ρ)·A) / Σ tokens *of this call's batch*.
 
-  DAPO's mean with a symmetric clip. In TRL, where the name comes from, each micro-batch divides by
-  its own number of tokens, so that tokens of small micro-batches weigh more; give `normalizer` for
-  the exact mean. The paper of that name (arXiv:2506.02864) is about the advantages instead:
-  `advantages.beta_normalized`.
+  It is DAPO's mean with a symmetric clip. In TRL, where the name comes from, each micro-batch
+  divides by its own number of tokens, so tokens of small micro-batches weigh more; pass
+  `normalizer` for the exact mean. The paper of that name (arXiv:2506.02864) is about advantages
+  instead: `advantages.beta_normalized`.
 
   Args:
-    logprobs, old_logprobs, advantages, completion_mask: as for `policy_loss`.
+    logprobs: [N, C] log-probabilities of the sampled tokens under the policy, in nats.
+    old_logprobs: [N, C] under the parameters that the rollout began with; None: the policy's own.
+    advantages: [N], or [N, C] per token.
+    completion_mask: [N, C], 0 where a token does not count.
     **options: other keywords of `policy_loss`.
 
   Returns:
-    (loss, metrics) as `policy_loss`, which see for what carries a gradient and what raises.
+    (loss, metrics), float32 scalars, with the metrics of `policy_loss`. The gradient flows through
+    `logprobs` (and `entropies`, if given) alone.
+
+  Raises:
+    ValueError: for a wrong shape or dtype, or an option out of range.
   """
   return policy_loss(logprobs, old_logprobs, advantages, completion_mask,
                      aggregation='token_mean', **options)
@@ -107,18 +137,26 @@ def gspo_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """GSPO: −mean_n min(s_n A_n, clip(s_n)·A_n), s = exp(mean_t log ρ_t) (arXiv:2507.18071, eq. 5–7).
 
-  With `advantages.group_relative`. One ratio a completion: all of its tokens are clipped, or none.
+  Use it with `advantages.group_relative`. A completion has one ratio: all of its tokens are clipped
+  or none.
 
   Args:
-    logprobs, old_logprobs, completion_mask: as for `policy_loss`.
+    logprobs: [N, C] log-probabilities of the sampled tokens under the policy, in nats.
+    old_logprobs: [N, C] under the parameters that the rollout began with; None: the policy's own.
     advantages: [N].
-    clip_epsilon_low, clip_epsilon_high: distances from 1 of the bounds of s, which differs far less
-      from 1 than a token's ratio.
+    completion_mask: [N, C], 0 where a token does not count.
+    clip_epsilon_low: the distance from 1 of the lower bound of s, which stays much closer to 1 than
+      a token's ratio.
+    clip_epsilon_high: the distance from 1 of the upper bound of s.
     **options: other keywords of `policy_loss`.
 
   Returns:
-    (loss, metrics) as `policy_loss`, which see for what carries a gradient and what raises; the
-    ratio's metrics are of s, each completion weighing as many as its tokens.
+    (loss, metrics), float32 scalars, with the metrics of `policy_loss`; those of the ratio are
+    means over tokens of the completion's ratio. The gradient flows through `logprobs` (and
+    `entropies`, if given) alone.
+
+  Raises:
+    ValueError: for a wrong shape or dtype, or an option out of range.
   """
   return policy_loss(
       logprobs, old_logprobs, advantages, completion_mask, ratio_level='sequence',
@@ -131,18 +169,26 @@ def gspo_token_loss(
     completion_mask: jax.Array, *, clip_epsilon_low: float | jax.Array = 3e-4,
     clip_epsilon_high: float | jax.Array = 4e-4, **options,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """GSPO-token: GSPO with s_t = sg(s)·π_t/sg(π_t), for advantages per token (eq. 13–14 there).
+  """GSPO-token: GSPO with s_t = sg(s)·π_t/sg(π_t), for advantages per token.
 
-  Equal to `gspo_loss`, in value and gradient, where a completion's advantages are all equal.
+  (arXiv:2507.18071, eq. 13–14.) Equal to `gspo_loss`, in value and gradient, if all advantages of a
+  completion are equal.
 
   Args:
-    logprobs, old_logprobs, completion_mask: as for `policy_loss`.
-    advantages: [N] or [N, C].
-    clip_epsilon_low, clip_epsilon_high: distances from 1 of the bounds of s.
+    logprobs: [N, C] log-probabilities of the sampled tokens under the policy, in nats.
+    old_logprobs: [N, C] under the parameters that the rollout began with; None: the policy's own.
+    advantages: [N], or [N, C] per token.
+    completion_mask: [N, C], 0 where a token does not count.
+    clip_epsilon_low: the distance from 1 of the lower bound of s = exp(mean_t log ρ_t).
+    clip_epsilon_high: the distance from 1 of the upper bound of s.
     **options: other keywords of `policy_loss`.
 
   Returns:
-    (loss, metrics) as `policy_loss`, which see for what carries a gradient and what raises.
+    (loss, metrics), float32 scalars, with the metrics of `policy_loss`. The gradient flows through
+    `logprobs` (and `entropies`, if given) alone.
+
+  Raises:
+    ValueError: for a wrong shape or dtype, or an option out of range.
   """
   return policy_loss(
       logprobs, old_logprobs, advantages, completion_mask, ratio_level='sequence_token',
@@ -156,18 +202,26 @@ def cispo_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """CISPO: −Σ sg(clip(ρ, min, max))·A·log π / Σ tokens (MiniMax-M1, arXiv:2506.13585, eq. 4–5).
 
-  The bounds are *absolute* here (as in TRL); the paper writes 1−ε_low and 1+ε_high, so that its
-  ε_high is max_ratio − 1, and bounds nothing from below. The weight carries no gradient and no
-  token loses its own. The loss's value is no measure of progress.
+  The bounds are *absolute* here, as in TRL; the paper writes 1−ε_low and 1+ε_high, so its ε_high is
+  max_ratio − 1, and it has no lower bound. The weight carries no gradient, and no token loses its
+  own. The value of this loss does not measure progress.
 
   Args:
-    logprobs, old_logprobs, advantages, completion_mask: as for `policy_loss`; without old
-      log-probabilities all weights are 1, and it is `reinforce_loss`.
-    min_ratio, max_ratio: what ρ is cut to.
+    logprobs: [N, C] log-probabilities of the sampled tokens under the policy, in nats.
+    old_logprobs: [N, C] under the parameters that the rollout began with; None: all weights are 1,
+      as in `reinforce_loss`.
+    advantages: [N], or [N, C] per token.
+    completion_mask: [N, C], 0 where a token does not count.
+    min_ratio: the lower bound of ρ, at least 0.
+    max_ratio: the upper bound of ρ, at least 1.
     **options: other keywords of `policy_loss`.
 
   Returns:
-    (loss, metrics) as `policy_loss`, which see for what carries a gradient and what raises.
+    (loss, metrics), float32 scalars, with the metrics of `policy_loss`. The gradient flows through
+    `logprobs` (and `entropies`, if given) alone.
+
+  Raises:
+    ValueError: for a wrong shape or dtype, or an option out of range.
   """
   checks.at_least(0, min_ratio=min_ratio)
   checks.at_least(1, max_ratio=max_ratio)
@@ -184,14 +238,18 @@ def reinforce_loss(
   """REINFORCE: −agg[A·log π] (Williams, 1992), for a batch that the policy itself has sampled.
 
   Args:
-    logprobs: [N, C] of the policy.
-    advantages: [N] or [N, C], returns less any baseline.
-    completion_mask: [N, C].
-    aggregation: 'sequence_sum' is the policy gradient as derived; the others weigh its tokens.
+    logprobs: [N, C] log-probabilities of the sampled tokens under the policy, in nats.
+    advantages: [N], or [N, C] per token: returns minus any baseline.
+    completion_mask: [N, C], 0 where a token does not count.
+    aggregation: how tokens are weighted; 'sequence_sum' is the policy gradient as derived.
     **options: other keywords of `policy_loss`.
 
   Returns:
-    (loss, metrics) as `policy_loss`, which see for what carries a gradient and what raises.
+    (loss, metrics), float32 scalars, with the metrics of `policy_loss`. The gradient flows through
+    `logprobs` (and `entropies`, if given) alone.
+
+  Raises:
+    ValueError: for a wrong shape or dtype, or an option out of range.
   """
   return policy_loss(logprobs, None, advantages, completion_mask, clip='cispo',
                      aggregation=aggregation, **options)
@@ -204,19 +262,26 @@ def rloo_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """RLOO: −mean_n min(ρ_n A_n, clip(ρ_n)·A_n), ρ_n = Π_t ρ_t (arXiv:2402.14740).
 
-  With `advantages.leave_one_out`. The whole completion is one action. In the rollout's first update
-  ρ = 1, and the gradient is the paper's, −mean_n A_n Σ_t ∇log π_t; the ratio and its clip, which
-  the paper does not have, serve the updates after it.
+  Use it with `advantages.leave_one_out`. The whole completion is one action. In the first update of
+  a rollout ρ = 1 and the gradient is the paper's, −mean_n A_n Σ_t ∇log π_t; the ratio and its clip,
+  which the paper does not have, are for later updates.
 
   Args:
-    logprobs, old_logprobs, completion_mask: as for `policy_loss`.
+    logprobs: [N, C] log-probabilities of the sampled tokens under the policy, in nats.
+    old_logprobs: [N, C] under the parameters that the rollout began with; None: the policy's own.
     advantages: [N].
-    clip_epsilon_low, clip_epsilon_high: distances from 1 of the bounds of ρ_n.
+    completion_mask: [N, C], 0 where a token does not count.
+    clip_epsilon_low: the distance from 1 of the lower bound of ρ_n.
+    clip_epsilon_high: the distance from 1 of the upper bound of ρ_n.
     **options: other keywords of `policy_loss`.
 
   Returns:
-    (loss, metrics) as `policy_loss`, which see for what carries a gradient and what raises; the
-    ratio's metrics are of ρ_n, each completion weighing as many as its tokens.
+    (loss, metrics), float32 scalars, with the metrics of `policy_loss`; those of the ratio are
+    means over tokens of the completion's ratio. The gradient flows through `logprobs` (and
+    `entropies`, if given) alone.
+
+  Raises:
+    ValueError: for a wrong shape or dtype, or an option out of range.
   """
   return policy_loss(
       logprobs, old_logprobs, advantages, completion_mask, ratio_level='product',
@@ -230,17 +295,23 @@ def reinforce_pp_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """REINFORCE++: −Σ min(ρA, clip(ρ, 1±ε)·A) / Σ tokens (arXiv:2501.03262).
 
-  What makes it are the advantages: `advantages.reinforce_pp` (KL in the token rewards, normalised
-  over the batch) or `advantages.reinforce_pp_baseline` (the group's mean subtracted first, KL in
+  The advantages make the difference: `advantages.reinforce_pp` (KL in the token rewards, normalised
+  over the batch), or `advantages.reinforce_pp_baseline` (the group's mean subtracted first, KL in
   the loss with `kl_estimator='k2'`).
 
   Args:
-    logprobs, old_logprobs, completion_mask: as for `policy_loss`.
-    advantages: [N, C], as these functions return them.
+    logprobs: [N, C] log-probabilities of the sampled tokens under the policy, in nats.
+    old_logprobs: [N, C] under the parameters that the rollout began with; None: the policy's own.
+    advantages: [N, C], from one of these functions.
+    completion_mask: [N, C], 0 where a token does not count.
     **options: other keywords of `policy_loss`.
 
   Returns:
-    (loss, metrics) as `policy_loss`, which see for what carries a gradient and what raises.
+    (loss, metrics), float32 scalars, with the metrics of `policy_loss`. The gradient flows through
+    `logprobs` (and `entropies`, if given) alone.
+
+  Raises:
+    ValueError: for a wrong shape or dtype, or an option out of range.
   """
   return policy_loss(logprobs, old_logprobs, advantages, completion_mask,
                      aggregation='token_mean', **options)
@@ -253,16 +324,24 @@ def ppo_clip_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """PPO, clip form: −mean_t min(ρA, clip(ρ, 1±ε)·A) (arXiv:1707.06347, eq. 7).
 
-  With `advantages.gae` and `whiten`, `value_loss` for the critic, `entropies` and
-  `entropy_coefficient` for eq. 9's bonus. `old_kl_coefficient=0.0` measures KL(π_old ‖ π).
+  Use it with `advantages.gae` and `whiten`, `value_loss` for the critic, and `entropies` with
+  `entropy_coefficient` for the bonus of eq. 9. `old_kl_coefficient=0.0` measures KL(π_old ‖ π).
 
   Args:
-    logprobs, old_logprobs, advantages, completion_mask: as for `policy_loss`.
-    clip_epsilon_low, clip_epsilon_high: distances of the bounds from 1.
+    logprobs: [N, C] log-probabilities of the sampled tokens under the policy, in nats.
+    old_logprobs: [N, C] under the parameters that the rollout began with; None: the policy's own.
+    advantages: [N], or [N, C] per token.
+    completion_mask: [N, C], 0 where a token does not count.
+    clip_epsilon_low: ε_low, the distance of ρ's lower bound from 1.
+    clip_epsilon_high: ε_high, the distance of ρ's upper bound from 1.
     **options: other keywords of `policy_loss`.
 
   Returns:
-    (loss, metrics) as `policy_loss`, which see for what carries a gradient and what raises.
+    (loss, metrics), float32 scalars, with the metrics of `policy_loss`. The gradient flows through
+    `logprobs` (and `entropies`, if given) alone.
+
+  Raises:
+    ValueError: for a wrong shape or dtype, or an option out of range.
   """
   return policy_loss(
       logprobs, old_logprobs, advantages, completion_mask, clip_epsilon_low=clip_epsilon_low,
@@ -275,15 +354,22 @@ def ppo_kl_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """PPO, KL-constrained form: −mean_t [ρA − β·KL(π_old ‖ π)] (arXiv:1707.06347, eq. 8).
 
-  With `divergences.double_or_halve`, fed with the metric `kl_old`, for β.
+  For β, use `divergences.double_or_halve` with the metric `kl_old`.
 
   Args:
-    logprobs, old_logprobs, advantages, completion_mask: as for `policy_loss`.
+    logprobs: [N, C] log-probabilities of the sampled tokens under the policy, in nats.
+    old_logprobs: [N, C] under the parameters that the rollout began with.
+    advantages: [N], or [N, C] per token.
+    completion_mask: [N, C], 0 where a token does not count.
     old_kl_coefficient: β, a number or a controller's coefficient.
     **options: other keywords of `policy_loss`.
 
   Returns:
-    (loss, metrics) as `policy_loss`, which see for what carries a gradient and what raises.
+    (loss, metrics), float32 scalars, with the metrics of `policy_loss`. The gradient flows through
+    `logprobs` (and `entropies`, if given) alone.
+
+  Raises:
+    ValueError: for a wrong shape or dtype, or an option out of range.
   """
   return policy_loss(logprobs, old_logprobs, advantages, completion_mask, clip='none',
                      old_kl_coefficient=old_kl_coefficient, aggregation='token_mean', **options)

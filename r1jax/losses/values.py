@@ -1,4 +1,4 @@
-"""Losses and measures of a value function (PPO's critic)."""
+"""The loss of a value function (PPO's critic), and how well it explains the returns."""
 import jax
 import jax.numpy as jnp
 
@@ -11,15 +11,16 @@ def value_loss(
     old_values: jax.Array | None = None, clip_epsilon: float | jax.Array = 0.2,
     normalizer: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """½·mean_t max((V − R)², (clip(V, V_old − ε, V_old + ε) − R)²) (the clip: PPO's first code).
+  """½·mean_t max((V − R)², (clip(V, V_old − ε, V_old + ε) − R)²).
 
-  The gradient flows through `values` alone. A value that left the interval around its old one, and
-  is the worse of the two, has none.
+  The squared error is from PPO (arXiv:1707.06347, eq. 9), the clip from its first code. The
+  gradient flows through `values` alone. A value outside the interval around its old one has no
+  gradient if the clipped error is the larger one.
 
   Args:
-    values: [N, C] of the critic: V_t is the expected return before token t.
-    returns: [N, C], `advantages.gae`'s second result.
-    completion_mask: [N, C].
+    values: [N, C] of the critic: V_t is the expected return before token t, in units of reward.
+    returns: [N, C], the second result of `advantages.gae`.
+    completion_mask: [N, C], 0 where a token does not count.
     old_values: [N, C] from before the update; None: ½·mean_t (V − R)².
     clip_epsilon: ε, in units of reward (not relative).
     normalizer: the number of tokens of a larger whole; by default this batch's own. It divides the
@@ -30,7 +31,7 @@ def value_loss(
     and, with old values, `value/clip_ratio` (tokens on which the clip acts).
 
   Raises:
-    ValueError: for shapes or dtypes that do not fit, or ε below 0.
+    ValueError: for a wrong shape or dtype, or ε below 0.
   """
   checks.rank('[N, C]', values=values)
   checks.shapes(values.shape, returns=returns, completion_mask=completion_mask,
@@ -38,21 +39,20 @@ def value_loss(
   checks.floats(values=values, returns=returns, old_values=old_values)
   checks.at_least(0, clip_epsilon=clip_epsilon)
   mask = completion_mask != 0
-  wide = lambda x: jnp.asarray(x, jnp.float32)
-  fixed = lambda x: jax.lax.stop_gradient(wide(x))
-  errors = worse = jnp.square(select(wide(values) - fixed(returns), mask))
-  sums = {'value/mean': jnp.sum(select(fixed(values), mask), 1),
+  errors = larger = jnp.square(select(_float32(values) - _fixed(returns), mask))
+  sums = {'value/mean': jnp.sum(select(_fixed(values), mask), 1),
           'value/error': jnp.sum(jax.lax.stop_gradient(errors), 1)}
   if old_values is not None:
-    old = fixed(old_values)
-    clipped = jnp.clip(fixed(values), old - clip_epsilon, old + clip_epsilon)
-    clipped = jnp.square(select(clipped - fixed(returns), mask))
-    acts = clipped > errors
-    worse = jnp.where(acts, clipped, errors)
+    old = _fixed(old_values)
+    clipped = jnp.clip(_fixed(values), old - clip_epsilon, old + clip_epsilon)
+    clipped_errors = jnp.square(select(clipped - _fixed(returns), mask))
+    acts = clipped_errors > errors
+    larger = jnp.where(acts, clipped_errors, errors)
     sums['value/clip_ratio'] = jnp.sum(acts.astype(jnp.float32), 1)
-  loss, tokens, *totals = jnp.sum(jnp.stack([
-      jnp.sum(worse, 1), jnp.sum(wide(completion_mask), 1), *sums.values()]), 1)
-  normalizer = jnp.maximum(tokens, 1) if normalizer is None else normalizer
+  # One reduction over rows for the loss, the number of tokens and the metrics.
+  loss, num_tokens, *totals = jnp.sum(jnp.stack([
+      jnp.sum(larger, 1), jnp.sum(_float32(completion_mask), 1), *sums.values()]), 1)
+  normalizer = jnp.maximum(num_tokens, 1) if normalizer is None else normalizer
   metrics = {name: total / normalizer for name, total in zip(sums, totals)}
   return 0.5 * loss / normalizer, jax.lax.stop_gradient(metrics)
 
@@ -62,29 +62,38 @@ def explained_variance(
 ) -> jax.Array:
   """1 − Var(R − V)/Var(R) over tokens: 1 for a perfect critic, 0 for a constant, below 0 for worse.
 
-  It is no mean over tokens: measure it on the whole batch, once a rollout, not on micro-batches.
+  It is not a mean over tokens: measure it on the whole batch, once per rollout, not on
+  micro-batches.
 
   Args:
-    values: [N, C].
+    values: [N, C] of the critic, in units of reward.
     returns: [N, C].
-    completion_mask: [N, C].
+    completion_mask: [N, C], 0 where a token does not count.
 
   Returns:
-    float32 scalar without gradient; 0 where the returns do not vary.
+    float32 scalar without gradient; 0 if all returns are equal.
 
   Raises:
-    ValueError: for shapes or dtypes that do not fit.
+    ValueError: for a wrong shape or dtype.
   """
   checks.rank('[N, C]', values=values)
   checks.shapes(values.shape, returns=returns, completion_mask=completion_mask)
   checks.floats(values=values, returns=returns)
-  kept = lambda x: select(jax.lax.stop_gradient(jnp.asarray(x, jnp.float32)), completion_mask)
-  values, returns = kept(values), kept(returns)
+  values = select(_fixed(values), completion_mask)
+  returns = select(_fixed(returns), completion_mask)
 
   def squares(x):
     return masked_sum(jnp.square(x - masked_mean(x, completion_mask)), completion_mask)
 
-  # Equal returns leave float noise in their mean, not in their range.
+  # Equal returns may differ from their rounded mean, but their range is exactly 0.
   varied = masked_max(returns, completion_mask) > -masked_max(-returns, completion_mask)
-  share = squares(returns - values) / jnp.where(varied, squares(returns), 1)
-  return jnp.where(varied, 1 - share, 0)
+  unexplained = squares(returns - values) / jnp.where(varied, squares(returns), 1)
+  return jnp.where(varied, 1 - unexplained, 0)
+
+
+def _float32(x) -> jax.Array:
+  return jnp.asarray(x, jnp.float32)
+
+
+def _fixed(x) -> jax.Array:
+  return jax.lax.stop_gradient(_float32(x))

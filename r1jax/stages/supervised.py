@@ -16,7 +16,7 @@ from r1jax.stages.artifact import Artifact
 from r1jax.stages.loop import TrainingLoop, as_floats, is_due
 from r1jax.stages.program_shapes import ProgramShapes
 from r1jax.stages.stage import StageRun
-from r1jax.training import train_step
+from r1jax.training import optimizers, train_step
 
 
 def read_drawn(
@@ -83,7 +83,7 @@ def update_shapes(
     useful: the floating-point operations that one update needs.
     after: as for `train`.
   """
-  optimizer = train_step.make_optimizer(**config['optimizer'])
+  optimizer = optimizers.make_optimizer(**config['optimizer'])
   state = program_shapes.state_of(params, optimizer, logical_axes, mesh)
   normalizer = sharding.shapes_on(program_shapes.scalar(), mesh)
   return ProgramShapes('update', make_update(config, loss, optimizer, after),
@@ -117,7 +117,7 @@ def train(
   config, mesh = run.config, run.mesh
   num_rows = len(jax.tree.leaves(arrays)[0])
   steps = _steps_per_epoch(config, num_rows) * config['epochs']
-  optimizer = train_step.make_optimizer(decay_steps=steps, **config['optimizer'])
+  optimizer = optimizers.make_optimizer(decay_steps=steps, **config['optimizer'])
   steps = min(steps, config.get('last_step') or steps)
   state = _init_state(params, optimizer, logical_axes, mesh)
   update = make_update(config, loss, optimizer, after)

@@ -1,1 +1,1 @@
-"""Device programs that learn: log-probabilities, the sharded update, the scalar head."""
+"""Training on devices: log-probabilities, the sharded update, optimizers, the scalar head."""

@@ -1,7 +1,12 @@
-"""The jitted, sharded, donated update: micro-batches weighted exactly, non-finite steps skipped."""
+"""The update: micro-batches add up exactly, updates that are not finite are skipped.
+
+The name of a metric says how micro-batches combine it: those named '…/max' by their maximum, all
+others by their sum.
+"""
+from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,102 +16,65 @@ from r1jax.records import TrainState
 from r1jax.runtime import sharding
 
 
-def make_optimizer(
-    *, learning_rate: float, warmup_steps: int = 0, decay_steps: int = 0,
-    final_learning_rate: float = 0.0, weight_decay: float = 0.0, max_grad_norm: float = 1.0,
-    beta1: float = 0.9, beta2: float = 0.95,
-) -> optax.GradientTransformation:
-  """AdamW behind a clip of the global gradient norm.
-
-  The learning rate rises linearly from 0 over `warmup_steps` (its first update already has
-  1/warmup_steps of it), then stays, or with `decay_steps` > 0 follows a half cosine to
-  `final_learning_rate` over the steps that remain of `decay_steps`. Matrices are decayed, vectors
-  (norms, biases) are not.
-  """
-  def schedule(step):
-    rate = jnp.float32(learning_rate)
-    if decay_steps:
-      share = jnp.clip((step - warmup_steps) / max(1, decay_steps - warmup_steps), 0, 1)
-      rate = final_learning_rate + (learning_rate - final_learning_rate) * (
-          1 + jnp.cos(jnp.pi * share)) / 2
-    return rate * jnp.minimum(1.0, (step + 1) / max(1, warmup_steps))
-
-  def is_matrix(params):
-    vectors = ('scale', 'qkv_bias', 'balancing_bias')
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in vectors, params)
-
-  return optax.chain(
-      optax.clip_by_global_norm(max_grad_norm),
-      optax.adamw(schedule, b1=beta1, b2=beta2, weight_decay=weight_decay, mask=is_matrix))
-
-
 def init_state(params, optimizer: optax.GradientTransformation) -> TrainState:
-  """The state before the first update. The parameters are taken as they are, not copied."""
+  """The state before the first update. The parameters are used as they are, not copied."""
   return TrainState(params, optimizer.init(params), jnp.int32(0), jnp.int32(0))
 
 
-def state_shardings(mesh: jax.sharding.Mesh, logical_axes, state):
-  """Where each leaf of a TrainState lies: moments beside their parameters, the rest everywhere.
+def state_shardings(mesh: jax.sharding.Mesh, logical_axes, state: TrainState) -> TrainState:
+  """Where each leaf of a TrainState lies: moments beside their parameters, the rest replicated.
 
-  `state` may be abstract (`jax.eval_shape` of `init_state`).
+  Args:
+    mesh: the mesh that the state is placed on.
+    logical_axes: of the parameters, a tree of tuples as in `Model.logical_axes`.
+    state: a state, or its shapes (`jax.eval_shape` of `init_state`).
+
+  Returns:
+    A TrainState with a `NamedSharding` for each leaf of `state`.
   """
   by_param = sharding.shardings(mesh, logical_axes, state.params)
   structure = jax.tree.structure(state.params)
-  is_params = lambda x: jax.tree.structure(x) == structure
+  replicated: Any = sharding.replicated(mesh)     # in the place of arrays
+
+  def is_params(x):
+    return jax.tree.structure(x) == structure
+
   optimizer = jax.tree.map(
-      lambda x: by_param if is_params(x) else sharding.replicated(mesh),
-      state.optimizer, is_leaf=is_params)
-  everywhere = sharding.replicated(mesh)
-  return TrainState(by_param, optimizer, everywhere, everywhere)
+      lambda x: by_param if is_params(x) else replicated, state.optimizer, is_leaf=is_params)
+  return TrainState(by_param, optimizer, replicated, replicated)
 
 
 def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
                 num_micro_batches: int = 1, split: Callable | None = None,
                 after: Callable | None = None) -> Callable:
-  """update(state, batch, normalizer) -> (state, metrics), to be jitted with the state donated.
+  """Makes update(state, batch, normalizer) -> (state, metrics), to be jitted with donated state.
 
-  `loss(params, micro_batch, normalizer) -> (loss, metrics)` divides its sum by the `normalizer`
-  of the *whole* batch, so that the micro-batches' losses and gradients add up exactly; its metrics
-  are divided likewise and added, those named '…/max' are the largest. Every leaf of a batch is
-  split along its first axis; groups lie together, so none is torn. Instead, `split(batch)` gives
-  (how many micro-batches, a number that may be traced; the function from an index to one). An
-  update whose loss or gradient is not finite leaves parameters and optimiser as they were and is
-  counted in `skipped_updates`.
-  `after(params, metrics) -> (params, metrics)` moves what no gradient trains, by what the whole
-  batch measured.
+  An update whose loss or gradient is not finite leaves parameters and optimizer state as they
+  were, and is counted in `skipped_updates`.
+
+  Args:
+    loss: (params, micro_batch, normalizer) -> (loss, metrics). It divides its sums by the
+      `normalizer` of the *whole* batch, so that losses, gradients and metrics of micro-batches add
+      up exactly.
+    optimizer: an optax transformation.
+    num_micro_batches: into how many parts every leaf of a batch is split along its first axis.
+      Completions of a group are neighbours, so with whole groups in a part none is torn.
+    split: used instead of `num_micro_batches`: batch -> (the number of micro-batches, which may be
+      traced; a function from an index to the micro-batch).
+    after: (params, metrics) -> (params, metrics), called after the optimizer; it changes what is
+      not trained by gradient, from what was measured on the whole batch.
+
+  Returns:
+    update(state, batch, normalizer) -> (state, metrics); metrics are those of `loss` plus `loss`,
+    `grad_norm` (before clipping) and `skipped_updates`.
   """
   gradient = jax.value_and_grad(loss, has_aux=True)
 
-  def merge(name, old, new):
-    return jnp.maximum(old, new) if name.endswith('/max') else old + new
-
-  def accumulate(params, batch, normalizer):
-    if num_micro_batches == 1 and split is None:
-      return gradient(params, batch, normalizer)
-
-    def add(total, piece):
-      (value, metrics), grads = gradient(params, piece, normalizer)
-      (total_value, total_metrics), total_grads = total
-      metrics = {name: merge(name, total_metrics[name], metrics[name]) for name in metrics}
-      grads = jax.tree.map(jnp.add, total_grads, grads)
-      return ((total_value + value, metrics), grads), None
-
-    def zeros(piece):
-      like = jax.eval_shape(gradient, params, piece, normalizer)
-      return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-
-    if split is not None:
-      count, micro_batch = split(batch)
-      return jax.lax.fori_loop(0, count, lambda index, total: add(total, micro_batch(index))[0],
-                               zeros(jax.eval_shape(micro_batch, jnp.int32(0))))
-    pieces = jax.tree.map(
-        lambda x: x.reshape(num_micro_batches, x.shape[0] // num_micro_batches, *x.shape[1:]),
-        batch)
-    pieces = sharding.constrain_rows(pieces, None)
-    return jax.lax.scan(add, zeros(jax.tree.map(lambda x: x[0], pieces)), pieces)[0]
-
   def update(state: TrainState, batch, normalizer):
-    (value, metrics), grads = accumulate(state.params, batch, normalizer)
+    def gradient_of(micro_batch):
+      return gradient(state.params, micro_batch, normalizer)
+
+    (value, metrics), grads = _accumulate(gradient_of, batch, num_micro_batches, split)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     changes, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
@@ -121,3 +89,38 @@ def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
     return state, metrics
 
   return update
+
+
+def _accumulate(gradient_of: Callable, batch, num_micro_batches: int, split: Callable | None):
+  """The sum over micro-batches of gradient_of(micro_batch) -> ((loss, metrics), gradients)."""
+  if num_micro_batches == 1 and split is None:
+    return gradient_of(batch)
+
+  def zeros(micro_batch):
+    shapes = jax.eval_shape(gradient_of, micro_batch)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+  if split is not None:
+    count, micro_batch = split(batch)
+
+    def add_indexed(index, total):
+      return _add(total, gradient_of(micro_batch(index)))
+    return jax.lax.fori_loop(
+        0, count, add_indexed, zeros(jax.eval_shape(micro_batch, jnp.int32(0))))
+
+  def add(total, micro_batch):
+    return _add(total, gradient_of(micro_batch)), None
+
+  micro_batches = jax.tree.map(
+      lambda x: x.reshape(num_micro_batches, x.shape[0] // num_micro_batches, *x.shape[1:]), batch)
+  micro_batches = sharding.constrain_rows(micro_batches, None)
+  return jax.lax.scan(add, zeros(jax.tree.map(lambda x: x[0], micro_batches)), micro_batches)[0]
+
+
+def _add(total, more):
+  """Two ((loss, metrics), gradients) as one."""
+  (value, metrics), grads = more
+  (total_value, total_metrics), total_grads = total
+  metrics = {name: jnp.maximum(total_metrics[name], x) if name.endswith('/max') else
+             total_metrics[name] + x for name, x in metrics.items()}
+  return (total_value + value, metrics), jax.tree.map(jnp.add, total_grads, grads)

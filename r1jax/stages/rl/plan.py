@@ -12,7 +12,7 @@ from r1jax.stages import evaluate, program_shapes
 from r1jax.stages.program_shapes import IterationWork, ProgramShapes
 from r1jax.stages.rl import programs as rl_programs
 from r1jax.stages.rl.batch import BatchSpec, as_sampled, batch_shapes, updates_per_rollout
-from r1jax.training import scalar_head, train_step
+from r1jax.training import optimizers, scalar_head
 
 
 def shapes(
@@ -60,8 +60,8 @@ class _Models:
 
   def __init__(self, config, mesh, shape_of):
     self.model = program_shapes.model_of(config['model'], shape_of(config['model']))
-    optimizer = train_step.make_optimizer(**config['optimizer'])
-    critic_optimizer = train_step.make_optimizer(**config['critic']['optimizer'])
+    optimizer = optimizers.make_optimizer(**config['optimizer'])
+    critic_optimizer = optimizers.make_optimizer(**config['critic']['optimizer'])
     self.programs = rl_programs.make_programs(
         self.model, optimizer, critic_optimizer, config, program_shapes.STOP_IDS, lambda: False)
     self.params = program_shapes.params_of(self.model, mesh)

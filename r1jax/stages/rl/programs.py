@@ -24,7 +24,8 @@ from r1jax.runtime import sharding
 from r1jax.sampling.sampler import Sampling, make_sampler
 from r1jax.stages import auxiliary
 from r1jax.training import train_step
-from r1jax.training.logprobs import completion_logprobs, micro_batch, packed_logprobs
+from r1jax.training.logprobs import completion_logprobs
+from r1jax.training.packed import micro_batch, packed_logprobs
 from r1jax.training.scalar_head import completion_values, packed_values
 
 # `config.advantage` -> f(rewards [B, G]) -> [B·G], for advantages of whole completions.

@@ -43,7 +43,7 @@ from r1jax.stages.rl.prompts import Counters, PromptMixture
 from r1jax.stages.rl.settings import OWN_REWARDS, SETTINGS
 from r1jax.stages.stage import StageRun, begin, draw_curves, leave_artifact
 from r1jax.tokenization import Tokenizer, stop_ids
-from r1jax.training import train_step
+from r1jax.training import optimizers
 
 
 def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
@@ -118,8 +118,8 @@ class _Trainer:
     evaluate.check_sources(run, self.tokenizer)
     self.reward_sources = rl_rewards.make_reward_sources(
         config, inputs, self.tokenizer, mesh=mesh, reward_functions=reward_functions)
-    optimizer = train_step.make_optimizer(**config['optimizer'])
-    critic_optimizer = train_step.make_optimizer(**config['critic']['optimizer'])
+    optimizer = optimizers.make_optimizer(**config['optimizer'])
+    critic_optimizer = optimizers.make_optimizer(**config['critic']['optimizer'])
     self.programs = rl_programs.make_programs(self.model, optimizer, critic_optimizer, config,
                                               self.stop_ids, run.should_stop)
     state = rl_state.begin(config, policy, inputs, mesh, optimizer, critic_optimizer)
