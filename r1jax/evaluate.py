@@ -15,6 +15,7 @@ from r1jax.rewards.language import is_mixed, language_reward
 from r1jax.rewards.suite import RewardSuite
 from r1jax.rewards.text_statistics import reflective_words
 from r1jax.runtime import sharding
+from r1jax.sampling import text as rollout_text
 from r1jax.tokenization import Tokenizer
 
 
@@ -270,7 +271,7 @@ def evaluate(
   """Draws `num_samples` completions for the first `num_problems` of a stream, and scores them.
 
   Args:
-    sample: a function from `sampler.make_sampler`, with group_size = num_samples.
+    sample: a `sampler.Sampler` with group_size = num_samples.
     params: the parameters of the model.
     stream: the prompts, not shuffled.
     rewards: a suite with one reward, the accuracy that decides what is correct.
@@ -294,10 +295,10 @@ def evaluate(
   while len(completions) < num_problems * num_samples:
     prompts = stream.batch(counter)
     counter = prompts.next_counter
-    device = rollouts.device_prompts(prompts)
+    device = rollout_text.device_prompts(prompts)
     result = sample(params, sharding.place(device, mesh, batch=True) if mesh else device, iteration)
     owners = sharding.owners(mesh, len(prompts.examples))
-    read = rollouts.read_rollout(result, owners, tokenizer, stop_ids, mesh)
+    read = rollout_text.read_rollout(result, owners, tokenizer, stop_ids, mesh)
     problems += prompts.examples
     pending.append(
         (prompts, read, rollouts.submit_rewards(rewards, read, prompts.examples, owners)))

@@ -1,52 +1,16 @@
-"""Prompts → completions → rewards → batch: plain functions and arguments, no config."""
+"""From completions and rewards to a batch, metrics and samples: plain arguments, no config."""
 from collections.abc import Mapping, Sequence
-import itertools
 from typing import Any
 
 import numpy as np
 
 from r1jax.data.prompts import PromptBatch
-from r1jax.records import Batch, Prompts, Rollout
+from r1jax.records import Batch, Rollout
 from r1jax.rewards.completion import Completion
-from r1jax.rewards.extract import THINK_OPENING
 from r1jax.rewards.language import is_mixed
 from r1jax.rewards.suite import PendingRewards, Rewards, RewardSuite
 from r1jax.rewards.text_statistics import reflective_words, repetition
-from r1jax.runtime import hosts, sharding
-from r1jax.tokenization import Tokenizer
-
-
-def device_prompts(prompts: PromptBatch) -> Prompts:
-  """The part of a prompt batch that a device program takes."""
-  return Prompts(prompts.prompt_tokens, prompts.prompt_lengths, prompts.example_ids)
-
-
-def read_completions(
-    tokens: np.ndarray, mask: np.ndarray, finished: np.ndarray, tokenizer: Tokenizer,
-    stop_ids: Sequence[int],
-) -> list[Completion]:
-  """Host arrays of a rollout (tokens, mask [N, C], finished [N]) as N completions."""
-  lengths = mask.astype(bool).sum(1)
-  return [
-      Completion(tokenizer.decode_completion(row[:length], stop_ids), int(length), not done)
-      for row, length, done in zip(tokens, lengths, finished.tolist())]
-
-
-def read_rollout(
-    rollout: Rollout, owners: np.ndarray, tokenizer: Tokenizer, stop_ids: Sequence[int], mesh,
-) -> list[Completion]:
-  """All N completions on all hosts; each host reads those of the groups that it owns.
-
-  Args:
-    owners: [B] of `sharding.owners`.
-    mesh: that the rollout is on; None: one device.
-  """
-  own = sharding.own_rows((rollout.tokens, rollout.mask, rollout.finished), mesh,
-                          owners == hosts.index())
-  parts = [iter(part) for part in hosts.gather(read_completions(*own, tokenizer, stop_ids))]
-  group_size = rollout.tokens.shape[0] // owners.size
-  return [completion for owner in owners
-          for completion in itertools.islice(parts[owner], group_size)]
+from r1jax.runtime import hosts
 
 
 def submit_rewards(
@@ -61,7 +25,7 @@ def submit_rewards(
     suite: the rewards.
     completions: N completions, by group.
     examples: the B examples that they answer, one for each group.
-    owners: [B] as for `read_rollout`.
+    owners: [B] as for `text.read_rollout`.
   """
   group_size = len(completions) // len(examples)
   rows = np.repeat(owners, group_size)
@@ -72,45 +36,63 @@ def submit_rewards(
 
 
 def length_bucket(lengths: np.ndarray, limit: int) -> int:
-  """The least eighth of `limit`, rounded up to a multiple of 32, that holds every length.
+  """The width that a batch is cut to: the next multiple of a unit that holds every length.
 
-  A batch is cut to it: short completions are trained at the price of short ones, and at most eight
-  shapes are ever compiled.
+  The unit is an eighth of `limit`, rounded up to a multiple of 32. So short completions are trained
+  at the cost of short ones, and at most eight shapes are compiled.
+
+  Args:
+    lengths: [N] int, of completions in tokens, at most `limit`.
+    limit: the largest length, in tokens.
+
+  Returns:
+    A width from the largest length to `limit`.
   """
   unit = 32 * -(-limit // 256)
   return min(limit, unit * -(-int(lengths.max()) // unit))
 
 
 def make_batch(rollout: Rollout, length: int | None = None) -> Batch:
-  """What a loss eats, before anything is scored or credited; columns are cut to `length`."""
-  cut = lambda x: x[:, :length]
+  """A batch of a rollout, without advantages, old and reference log-probabilities, or values.
+
+  Args:
+    rollout: N completions of C tokens.
+    length: columns to keep of C; None keeps all.
+  """
   return Batch(
       prompt_tokens=rollout.prompts.tokens, prompt_lengths=rollout.prompts.lengths,
-      completion_tokens=cut(rollout.tokens), completion_mask=cut(rollout.mask),
-      behaviour_logprobs=cut(rollout.behaviour_logprobs))
+      completion_tokens=rollout.tokens[:, :length], completion_mask=rollout.mask[:, :length],
+      behaviour_logprobs=rollout.behaviour_logprobs[:, :length])
 
 
 def rollout_metrics(
     completions: Sequence[Completion], rewards: Rewards, *, group_size: int,
 ) -> dict[str, float]:
-  """What is watched of a rollout, under the names that TRL and verl use.
+  """Metrics of a rollout, under the names of TRL and verl.
 
-  reward, reward_std (mean over groups, G − 1), frac_reward_zero_std, rewards/<name>/mean and /std
-  over what was judged (absent where nothing was), completions/*, and of the texts reflective_words
-  and repetition (means) and language_mixing (share).
+  Args:
+    completions: N, a group's together.
+    rewards: of these completions.
+    group_size: G, a divisor of N.
+
+  Returns:
+    `reward` (mean), `reward_std` (mean over groups, which divide by G − 1), `frac_reward_zero_std`,
+    `rewards/<name>/mean` and `/std` over judged completions (absent if there are none),
+    `rewards/<counter>`, lengths in tokens and share of cut ones as `completions/*`, means over
+    texts `reflective_words` and `repetition`, and the share `language_mixing`.
   """
   grouped = rewards.total.reshape(-1, group_size)
   lengths = np.asarray([c.num_tokens for c in completions])
-  cut = np.asarray([c.truncated for c in completions])
-  whole = lengths[~cut]
+  truncated = np.asarray([c.truncated for c in completions])
+  terminated = lengths[~truncated]
   texts = [c.text for c in completions]
   metrics = {
       'reward': rewards.total.mean(),
       'reward_std': grouped.std(1, ddof=1).mean() if group_size > 1 else 0.0,
       'frac_reward_zero_std': np.mean((grouped == grouped[:, :1]).all(1)),
       'completions/mean_length': lengths.mean(), 'completions/min_length': lengths.min(),
-      'completions/max_length': lengths.max(), 'completions/clipped_ratio': cut.mean(),
-      'completions/mean_terminated_length': whole.mean() if whole.size else 0.0,
+      'completions/max_length': lengths.max(), 'completions/clipped_ratio': truncated.mean(),
+      'completions/mean_terminated_length': terminated.mean() if terminated.size else 0.0,
       'reflective_words': np.mean([reflective_words(text) for text in texts]),
       'repetition': np.mean([repetition(text) for text in texts]),
       'language_mixing': np.mean([is_mixed(text) for text in texts])}
@@ -127,9 +109,14 @@ def sample_records(
     prompts: PromptBatch, prompt_texts: Sequence[str], completions: Sequence[Completion],
     rewards: Rewards, *, group_size: int,
 ) -> list[dict[str, Any]]:
-  """One JSON-able record a completion, as `metrics.RolloutWriter` keeps them.
+  """One JSON-able dict per completion, for `metrics.RolloutWriter`.
 
-  It has the `language`, the `task` and the `objective` that its example names.
+  Args:
+    prompts: B prompts; `language`, `task` and `objective` are copied from their examples.
+    prompt_texts: [B], how they are shown.
+    completions: N = B·G, a group's together.
+    rewards: of these completions; a NaN becomes None.
+    group_size: G.
   """
   def component(values, n):
     return None if np.isnan(values[n]) else float(values[n])
@@ -150,10 +137,5 @@ def sample_records(
 
 
 def repeat_examples(examples: Sequence[Mapping[str, Any]], group_size: int) -> list[Mapping]:
-  """Each example once for each completion of its group."""
+  """Each example `group_size` times: one for each completion, a group's together."""
   return [example for example in examples for _ in range(group_size)]
-
-
-def reopen(completion: Completion) -> Completion:
-  """A completion whose prompt ended in `<think>`, with the tag put back."""
-  return Completion(THINK_OPENING + completion.text, completion.num_tokens, completion.truncated)

@@ -65,7 +65,7 @@ class Tokenizer:
     eos_id: the id of the end token.
     stop_ids: every id that ends a completion: those of `generation_config.json` and `eos_id`.
     sampling: the settings that `generation_config.json` recommends, as keywords of
-      `sampler.Sampling`: those of temperature, top_k, top_p and min_p that it has. They apply only
+      `draw.Sampling`: those of temperature, top_k, top_p and min_p that it has. They apply only
       where a caller asks for them.
     pad_id: a valid id to fill rows with. It may equal `eos_id`: masks come from lengths.
     chat_template: a Jinja template, or None.

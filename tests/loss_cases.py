@@ -1,10 +1,18 @@
 """What the tests of losses share: small arguments, a float64 reference in loops, differences."""
+from typing import Any
+
 import jax
 import numpy as np
 
+
+def float32(x) -> Any:
+  """A numpy array. Losses are annotated for jax arrays, and take numpy arrays too."""
+  return np.asarray(x, np.float32)
+
+
 N, C = 6, 5
 LENGTHS = np.array([5, 2, 0, 4, 1, 5])
-MASK = (np.arange(C) < LENGTHS[:, None]).astype(np.float32)
+MASK = float32(np.arange(C) < LENGTHS[:, None])
 HOLES = MASK.copy()
 HOLES[0, 2] = HOLES[3, 0] = 0
 ARRAYS = ('logprobs', 'old_logprobs', 'reference_logprobs', 'behaviour_logprobs', 'entropies')
@@ -52,7 +60,7 @@ def reference_loss(
   now = np.float64(logprobs if now is None else now)
   new = np.float64(logprobs)
   old = now if old_logprobs is None else np.float64(old_logprobs)
-  sums, total, tokens = [], 0.0, 0
+  sums, tokens = [], 0
   for n in range(len(new)):
     places = np.flatnonzero(mask[n])
     mean_now = np.mean([now[n, t] - old[n, t] for t in places]) if len(places) else 0.0
@@ -61,12 +69,11 @@ def reference_loss(
     for t in places:
       a = np.float64(advantages[n] if np.ndim(advantages) == 1 else advantages[n, t])
       rho, rho_now = {
-          'token': lambda: (np.exp(new[n, t] - old[n, t]), np.exp(now[n, t] - old[n, t])),
-          'sequence': lambda: (np.exp(mean_new), np.exp(mean_now)),
-          'sequence_token': lambda: (
-              np.exp(mean_now) * np.exp(new[n, t] - now[n, t]), np.exp(mean_now)),
-          'product': lambda: (np.exp(mean_new * len(places)), np.exp(mean_now * len(places))),
-      }[ratio_level]()
+          'token': (np.exp(new[n, t] - old[n, t]), np.exp(now[n, t] - old[n, t])),
+          'sequence': (np.exp(mean_new), np.exp(mean_now)),
+          'sequence_token': (np.exp(mean_now) * np.exp(new[n, t] - now[n, t]), np.exp(mean_now)),
+          'product': (np.exp(mean_new * len(places)), np.exp(mean_now * len(places))),
+      }[ratio_level]
       low, high = 1 - clip_epsilon_low, 1 + clip_epsilon_high
       if clip == 'cispo':
         gain = min(max(rho_now, low), high) * a * new[n, t]

@@ -1,11 +1,12 @@
 """Advantages against float64 numpy written with loops, and the properties that they must keep."""
 import functools
+from typing import Any, cast
 
 import hypothesis
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
-from loss_cases import HOLES, MASK
+from loss_cases import HOLES, MASK, float32
 import numpy as np
 import pytest
 
@@ -99,7 +100,7 @@ def test_batch_normalized_equals_float64_numpy():
       advantages.batch_normalized(with_nan), np.append(want.ravel(), [0, 0, 0]), rtol=1e-5)
 
 
-@pytest.mark.parametrize('weights', [None, np.float32([1.0, 0.3])])
+@pytest.mark.parametrize('weights', [None, float32([1.0, 0.3])])
 def test_per_reward_equals_float64_numpy(weights):
   rewards = np.float32(RNG.normal(size=(4, 3, 2)))
   each = np.float64(rewards)
@@ -343,8 +344,11 @@ def test_no_gradient_float32_from_bfloat16_and_the_same_on_eight_devices(call):
   if len(jax.devices('cpu')) == 8:
     mesh = jax.make_mesh((2,), ('rows',), devices=jax.devices('cpu')[:2],
                          axis_types=(jax.sharding.AxisType.Auto,))
-    place = lambda x: jax.device_put(x, jax.sharding.NamedSharding(
-        mesh, jax.sharding.PartitionSpec('rows')))
+
+    def place(x):
+      return jax.device_put(x, jax.sharding.NamedSharding(
+          mesh, jax.sharding.PartitionSpec('rows')))
+
     np.testing.assert_allclose(
         jax.jit(call)(place(x), place(y), place(MASK)), want, rtol=1e-5, atol=1e-6)
 
@@ -359,15 +363,21 @@ def test_what_cannot_be_is_refused(shape, scale, message):
 
 
 @pytest.mark.parametrize('call, message', [
-    (lambda: leave_one_out(np.zeros((3, 1))), 'groups must have at least 2 rewards to leave one out, got 1'),
-    (lambda: leave_one_out([[1.0, 0.0]]), r'rewards must have shape \[B, G\], got a list'),
-    (lambda: advantages.batch_normalized(np.zeros(3)), r'must have shape \[B, G\]'),
-    (lambda: advantages.per_reward(np.zeros((2, 3))), r'must have shape \[B, G, K\]'),
-    (lambda: advantages.per_reward(np.zeros((2, 3, 2)), np.ones(3)), r'weights must have shape .*, got \[3\]'),
-    (lambda: advantages.per_reward(np.zeros((2, 1, 2))), 'groups must have at least 2 completions, got 1'),
+    (lambda: leave_one_out(jnp.zeros((3, 1))),
+     'groups must have at least 2 rewards to leave one out, got 1'),
+    (lambda: leave_one_out(cast(Any, [[1.0, 0.0]])),
+     r'rewards must have shape \[B, G\], got a list'),
+    (lambda: advantages.batch_normalized(jnp.zeros(3)), r'must have shape \[B, G\]'),
+    (lambda: advantages.per_reward(jnp.zeros((2, 3))), r'must have shape \[B, G, K\]'),
+    (lambda: advantages.per_reward(jnp.zeros((2, 3, 2)), jnp.ones(3)),
+     r'weights must have shape .*, got \[3\]'),
+    (lambda: advantages.per_reward(jnp.zeros((2, 1, 2))),
+     'groups must have at least 2 completions, got 1'),
     (lambda: gae(MASK, MASK[:, :4], MASK), r'values must have shape \[6, 5\], got \[6, 4\]'),
-    (lambda: gae(MASK, MASK, MASK, final_values=MASK), r'final_values must have shape .*, got \[6, 5\]'),
-    (lambda: gae(MASK, np.ones((6, 5), np.int32), MASK), 'values must have a floating-point dtype, got int32'),
+    (lambda: gae(MASK, MASK, MASK, final_values=MASK),
+     r'final_values must have shape .*, got \[6, 5\]'),
+    (lambda: gae(MASK, jnp.ones((6, 5), jnp.int32), MASK),
+     'values must have a floating-point dtype, got int32'),
     (lambda: gae(MASK, MASK, MASK, gamma=-1.0), 'gamma must be at least 0, got -1.0'),
     (lambda: reward_to_go(MASK[0], MASK[0]), r'rewards must have shape \[N, C\], got \[5\]'),
     (lambda: whiten(MASK, MASK[0]), r'mask must have shape \[6, 5\], got \[5\]'),
@@ -375,7 +385,8 @@ def test_what_cannot_be_is_refused(shape, scale, message):
      r'rewards must have shape \[6\], got \[6, 5\]'),
     (lambda: advantages.token_rewards(MASK[:, 0], MASK, MASK, MASK, kl_coefficient=1.0,
                                       kl_estimator='k4'), "kl_estimator='k4' is unknown"),
-    (lambda: advantages.group_filter(np.zeros(3)), r'correct must have shape \[B, G\], got \[3\]')])
+    (lambda: advantages.group_filter(jnp.zeros(3)),
+     r'correct must have shape \[B, G\], got \[3\]')])
 def test_what_does_not_fit_is_refused(call, message):
   with pytest.raises(ValueError, match=message):
     call()

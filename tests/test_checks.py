@@ -31,7 +31,8 @@ def test_what_fits_passes():
     (lambda: checks.shapes((2,), (2, 3), x=np.zeros(3)),
      r'x must have shape \[2\] or \[2, 3\], got \[3\]'),
     (lambda: checks.shapes((2,), x=[1, 2]), r'x must have shape \[2\], got a list'),
-    (lambda: checks.word(('a', 'b'), letter='c'), "letter='c' is unknown: did you mean 'b'. .known: a, b"),
+    (lambda: checks.word(('a', 'b'), letter='c'),
+     "letter='c' is unknown: did you mean 'b'. .known: a, b"),
     (lambda: checks.at_least(0, x=-1), 'x must be at least 0, got -1'),
     (lambda: checks.at_least(1, strictly=True, x=1), 'x must be greater than 1, got 1'),
     (lambda: checks.at_least(0, x=float('nan')), 'x must be at least 0, got nan')])

@@ -2,6 +2,7 @@
 import jax
 import jax.numpy as jnp
 from jax.test_util import check_grads
+from loss_cases import float32
 import numpy as np
 import optax
 import pytest
@@ -54,7 +55,9 @@ def test_pitfall_08_expected_gradients_are_those_that_the_docstring_states(name,
 
 
 def test_pitfall_08_the_corrected_k3_is_exact_whatever_policy_sampled():
-  of = lambda logits: expected(kl_k3_corrected, logits, REFERENCE, OLD, OLD)
+  def of(logits):
+    return expected(kl_k3_corrected, logits, REFERENCE, OLD, OLD)
+
   np.testing.assert_allclose(of(POLICY), exact_kl(POLICY, REFERENCE), rtol=1e-5)
   np.testing.assert_allclose(jax.grad(of)(POLICY), jax.grad(exact_kl)(POLICY, REFERENCE), atol=1e-6)
   # k3 alone is not.
@@ -63,8 +66,11 @@ def test_pitfall_08_the_corrected_k3_is_exact_whatever_policy_sampled():
 
 def test_pitfall_08_the_kl_from_the_old_policy_is_exact_in_value_and_gradient():
   """PPO's E_old[ρ − 1 − log ρ] = KL(old ‖ policy)."""
-  of = lambda logits: expected(
-      lambda new, old: divergences.exp_excess(new - old), logits, OLD, OLD)
+
+  def of(logits):
+    return expected(
+        lambda new, old: divergences.exp_excess(new - old), logits, OLD, OLD)
+
   np.testing.assert_allclose(of(POLICY), exact_kl(OLD, POLICY), rtol=1e-5)
   np.testing.assert_allclose(
       jax.grad(of)(POLICY), jax.grad(exact_kl, 1)(OLD, POLICY), atol=1e-6)
@@ -110,7 +116,7 @@ def test_bfloat16_is_computed_in_float32():
 
 # Exact divergences.
 
-LOGITS, OTHER = np.float32(np.random.default_rng(5).normal(0, 2, (2, 3, 4, 7)))
+LOGITS, OTHER = float32(np.random.default_rng(5).normal(0, 2, (2, 3, 4, 7)))
 
 
 def softmax(x):
@@ -133,7 +139,9 @@ def test_exact_divergences_equal_float64_numpy_and_optax():
 @pytest.mark.parametrize('function', [
     kl, divergences.jensen_shannon, lambda p, q: divergences.entropy(p) + divergences.entropy(q)])
 def test_exact_divergences_have_the_gradient_of_finite_differences(function):
-  of = lambda p, q: jnp.sum(function(p, q))
+  def of(p, q):
+    return jnp.sum(function(p, q))
+
   check_grads(of, (LOGITS[0], OTHER[0]), order=1, modes=['rev'], rtol=2e-2, atol=2e-2)
 
 
@@ -151,7 +159,7 @@ def test_excluded_tokens_add_nothing_and_carry_no_gradient():
   p, q = (np.insert(x, 3, -np.inf, -1) for x in (LOGITS, OTHER))
   for function in (kl, divergences.jensen_shannon):
     np.testing.assert_allclose(function(p, q), function(LOGITS, OTHER), rtol=1e-4, atol=1e-6)
-    gradients = jax.grad(lambda p, q: jnp.sum(function(p, q)), (0, 1))(p, q)
+    gradients = jax.grad(lambda p, q, f=function: jnp.sum(f(p, q)), (0, 1))(p, q)
     assert all(np.all(np.isfinite(x)) and np.all(x[..., 3] == 0) for x in gradients)
   one_sided = jax.grad(lambda p, q: jnp.sum(divergences.jensen_shannon(p, q)), (0, 1))(
       p[..., :7], OTHER)      # finite, though the KL of the other is not
@@ -181,7 +189,9 @@ def test_proportional_follows_rlhf():
 
 def test_controllers_are_pytrees_that_a_jitted_loop_can_carry():
   def loop(controller):
-    step = lambda controller, kl: (divergences.double_or_halve(controller, kl, target=0.1), None)
+    def step(controller, kl):
+      return (divergences.double_or_halve(controller, kl, target=0.1), None)
+
     return jax.lax.scan(step, controller, jnp.array([1.0, 1.0, 0.1, 0.0]))[0]
 
   after = jax.jit(loop)(divergences.init_controller(0.5))
@@ -190,15 +200,20 @@ def test_controllers_are_pytrees_that_a_jitted_loop_can_carry():
 
 @pytest.mark.parametrize('call, message', [
     (lambda: kl_k1(POLICY, REFERENCE[:3]), r'reference_logprobs must have shape \[7\], got \[3\]'),
-    (lambda: kl_k3(POLICY, np.arange(7)), 'reference_logprobs must have a floating-point dtype, got int64'),
+    (lambda: kl_k3(POLICY, jnp.arange(7)),
+     'reference_logprobs must have a floating-point dtype, got int32'),
     (lambda: kl(LOGITS, OTHER[0]), 'other_logits must have shape'),
-    (lambda: divergences.jensen_shannon(LOGITS, OTHER, mixture=0.0), 'mixture must be greater than 0 .*, got 0.0'),
-    (lambda: divergences.entropy(np.arange(3)), 'logits must have a floating-point dtype, got int64'),
+    (lambda: divergences.jensen_shannon(LOGITS, OTHER, mixture=0.0),
+     'mixture must be greater than 0 .*, got 0.0'),
+    (lambda: divergences.entropy(jnp.arange(3)),
+     'logits must have a floating-point dtype, got int32'),
     (lambda: divergences.init_controller(0.0), 'coefficient must be greater than 0, got 0.0'),
-    (lambda: divergences.double_or_halve(divergences.init_controller(1.0), 1.0, target=0.0),
+    (lambda: divergences.double_or_halve(
+        divergences.init_controller(1.0), jnp.float32(1), target=0.0),
      'target must be greater than 0, got 0.0'),
-    (lambda: divergences.proportional(divergences.init_controller(1.0), 1.0, target=1.0, horizon=0,
-                                      num_samples=1), 'horizon must be greater than 0, got 0')])
+    (lambda: divergences.proportional(
+        divergences.init_controller(1.0), jnp.float32(1), target=1.0, horizon=0, num_samples=1),
+     'horizon must be greater than 0, got 0')])
 def test_what_does_not_fit_is_refused(call, message):
   with pytest.raises(ValueError, match=message):
     call()

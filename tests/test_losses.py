@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+from loss_cases import float32
 import numpy as np
 import pytest
 
@@ -59,9 +60,9 @@ def test_the_rooms_hold_what_the_recipe_needs():
 
 
 RNG = np.random.default_rng(0)
-ROWS, TOKENS, WIDE, OTHER = (np.float32(RNG.normal(size=shape))
+ROWS, TOKENS, WIDE, OTHER = (float32(RNG.normal(size=shape))
                              for shape in ((4,), (4, 6), (4, 6, 5), (4, 6, 5)))
-MASK = np.float32(np.arange(6) < np.array([6, 2, 0, 5])[:, None])
+MASK = float32(np.arange(6) < np.array([6, 2, 0, 5])[:, None])
 IDS = RNG.integers(0, 5, (4, 6)).astype(np.int32)
 CALLS = {
     'value': (losses.value_loss, TOKENS, TOKENS[::-1], MASK),
@@ -70,7 +71,7 @@ CALLS = {
     'chunked': (lambda x, *rest: losses.chunked_cross_entropy_loss(
         x, lambda hidden: hidden @ OTHER[0, :5], *rest, chunk_size=2), WIDE, IDS, MASK),
     'bradley_terry': (losses.bradley_terry_loss, ROWS, ROWS[::-1]),
-    'safety': (losses.safety_loss, ROWS, np.float32([1, 0, 1, 1])),
+    'safety': (losses.safety_loss, ROWS, float32([1, 0, 1, 1])),
     'distillation': (losses.distillation_loss, WIDE, OTHER, MASK),
     'top_k': (losses.distillation_top_k_loss, WIDE, -np.abs(OTHER[..., :2]) - 1,
               np.stack([IDS, (IDS + 1) % 5], -1), MASK)}

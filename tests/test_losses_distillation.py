@@ -2,7 +2,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from loss_cases import finite_differences
+from loss_cases import finite_differences, float32
 import numpy as np
 import optax
 import pytest
@@ -13,9 +13,9 @@ from r1jax.losses import DIVERGENCES, distillation_loss, distillation_top_k_loss
 pytestmark = pytest.mark.usefixtures('strict_ranks')
 
 V = 9
-MASK = np.float32([[1, 1, 0], [1, 0, 1]])
-WEIGHTS = MASK * np.float32([[0.5, 1, 1], [2, 1, 0.3]])
-STUDENT, TEACHER = np.float32(np.random.default_rng(0).normal(0, 1.5, (2, 2, 3, V)))
+MASK = float32([[1, 1, 0], [1, 0, 1]])
+WEIGHTS = MASK * float32([[0.5, 1, 1], [2, 1, 0.3]])
+STUDENT, TEACHER = float32(np.random.default_rng(0).normal(0, 1.5, (2, 2, 3, V)))
 
 
 def log_softmax(x):
@@ -26,7 +26,10 @@ def log_softmax(x):
 def reference(student, teacher, divergence, *, mixture=0.3, temperature=1.0):
   log_q, log_p = log_softmax(np.float64(student) / temperature), log_softmax(
       np.float64(teacher) / temperature)
-  kl = lambda a, b: np.sum(np.exp(a) * (a - b), -1)
+
+  def kl(a, b):
+    return np.sum(np.exp(a) * (a - b), -1)
+
   log_m = np.log(mixture * np.exp(log_p) + (1 - mixture) * np.exp(log_q))
   values = {'forward': kl(log_p, log_q), 'reverse': kl(log_q, log_p),
             'jensen_shannon': mixture * kl(log_p, log_m) + (1 - mixture) * kl(log_q, log_m)}
@@ -39,7 +42,10 @@ def test_value_and_gradient_equal_the_reference(divergence, temperature):
   settings = dict(mixture=0.3, temperature=temperature)
   value, gradient = jax.value_and_grad(lambda student: distillation_loss(
       student, TEACHER, WEIGHTS, divergence=divergence, **settings)[0])(STUDENT)
-  of = lambda student: reference(student, TEACHER, divergence, **settings)
+
+  def of(student):
+    return reference(student, TEACHER, divergence, **settings)
+
   np.testing.assert_allclose(value, of(STUDENT), rtol=1e-5)
   np.testing.assert_allclose(gradient, finite_differences(of, STUDENT), atol=1e-6)
 
@@ -74,13 +80,15 @@ def test_top_k_is_the_divergence_with_the_rest_as_one_outcome(divergence):
   before = 0
   for k in (1, 3, 6, V):
     logprobs, ids = top(k)
-    of = lambda student: distillation_top_k_loss(
-        student, logprobs, ids, WEIGHTS, divergence=divergence, mixture=0.3)[0]
-    value, gradient = jax.value_and_grad(of)(STUDENT)
-    if k < V:
-      want = lambda student: reference(coarse(student, ids), coarse(TEACHER, ids), divergence)
-    else:
-      want = lambda student: reference(student, TEACHER, divergence)
+    value, gradient = jax.value_and_grad(lambda student, logprobs=logprobs, ids=ids: (
+        distillation_top_k_loss(
+            student, logprobs, ids, WEIGHTS, divergence=divergence, mixture=0.3)[0]))(STUDENT)
+
+    def want(student, ids=ids, k=k):
+      if k == V:
+        return reference(student, TEACHER, divergence)
+      return reference(coarse(student, ids), coarse(TEACHER, ids), divergence)
+
     np.testing.assert_allclose(value, want(STUDENT), rtol=1e-4)
     np.testing.assert_allclose(gradient, finite_differences(want, STUDENT), atol=1e-5)
     assert before < value        # more tokens tell more
@@ -89,7 +97,9 @@ def test_top_k_is_the_divergence_with_the_rest_as_one_outcome(divergence):
 
 @pytest.mark.parametrize('divergence', DIVERGENCES)
 def test_pitfall_02_nothing_without_weight_reaches_value_or_gradient(divergence):
-  spoil = lambda x: np.where(MASK[..., None] == 0, np.float32(np.nan), x)
+  def spoil(x):
+    return np.where(MASK[..., None] == 0, np.float32(np.nan), x)
+
   logprobs, ids = top(3)
   far = np.where(MASK[..., None] == 0, 10 ** 6, ids)
   for loss, junk in (
@@ -98,8 +108,9 @@ def test_pitfall_02_nothing_without_weight_reaches_value_or_gradient(divergence)
       (lambda x, weights: distillation_top_k_loss(x, logprobs, ids, weights, divergence=divergence),
        lambda x, weights: distillation_top_k_loss(
            x, spoil(logprobs), far, weights, divergence=divergence))):
-    with_gradient = lambda loss, x, weights: jax.value_and_grad(
-        lambda x: loss(x, weights), has_aux=True)(x)
+    def with_gradient(loss, x, weights):
+      return jax.value_and_grad(lambda x: loss(x, weights), has_aux=True)(x)
+
     jax.tree.map(np.testing.assert_array_equal, with_gradient(junk, spoil(STUDENT), WEIGHTS),
                  with_gradient(loss, STUDENT, WEIGHTS))
     (value, _), gradient = with_gradient(junk, spoil(STUDENT), 0 * WEIGHTS)
@@ -141,14 +152,18 @@ def test_pitfall_01_chunks_and_micro_batches_add_up():
 
 @pytest.mark.parametrize('call, message', [
     (lambda: distillation_loss(STUDENT[0], TEACHER[0], WEIGHTS), r'must have shape \[N, T, V\]'),
-    (lambda: distillation_loss(STUDENT, TEACHER[..., :8], WEIGHTS), 'teacher_logits must have shape'),
-    (lambda: distillation_loss(STUDENT, TEACHER, WEIGHTS[:1]), r'weights must have shape .*, got \[1, 3\]'),
+    (lambda: distillation_loss(STUDENT, TEACHER[..., :8], WEIGHTS),
+     'teacher_logits must have shape'),
+    (lambda: distillation_loss(STUDENT, TEACHER, WEIGHTS[:1]),
+     r'weights must have shape .*, got \[1, 3\]'),
     (lambda: distillation_loss(STUDENT, TEACHER, WEIGHTS, divergence='kl'),
      "divergence='kl' is unknown: .*known: forward, reverse, jensen_shannon"),
-    (lambda: distillation_loss(STUDENT, TEACHER, WEIGHTS, temperature=0.0), 'temperature=0.0 is'),
+    (lambda: distillation_loss(STUDENT, TEACHER, WEIGHTS, temperature=0.0),
+     'temperature must be greater than 0, got 0.0'),
     (lambda: distillation_loss(
-        STUDENT, TEACHER, WEIGHTS, divergence='jensen_shannon', mixture=1.0), 'mixture=1.0 is out'),
-    (lambda: distillation_top_k_loss(STUDENT, TEACHER, np.zeros((2, 3, 4), np.int32), WEIGHTS),
+        STUDENT, TEACHER, WEIGHTS, divergence='jensen_shannon', mixture=1.0),
+     'mixture must be .*, got 1.0'),
+    (lambda: distillation_top_k_loss(STUDENT, TEACHER, jnp.zeros((2, 3, 4), jnp.int32), WEIGHTS),
      r'teacher_ids must have shape \[2, 3, 9\], got \[2, 3, 4\]')])
 def test_what_does_not_fit_is_refused(call, message):
   with pytest.raises(ValueError, match=message):

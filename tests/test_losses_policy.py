@@ -1,6 +1,7 @@
 """The policy loss against a float64 reference in loops, and the properties that it must keep."""
 import functools
 import itertools
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -34,11 +35,12 @@ from r1jax.losses import (
 
 pytestmark = pytest.mark.usefixtures('strict_ranks')
 
-KL = dict(kl_coefficient=0.3)
-FULL = dict(old_kl_coefficient=0.2, entropy_coefficient=0.1, **KL)
+KL: dict[str, Any] = dict(kl_coefficient=0.3)
+FULL: dict[str, Any] = dict(old_kl_coefficient=0.2, entropy_coefficient=0.1, **KL)
 # Every level with every clip, the aggregations in turn; every estimator, correction, bound.
-CASES = [dict(ratio_level=level, clip=clip, aggregation=aggregation) for (level, clip), aggregation
-         in zip(itertools.product(RATIO_LEVELS, CLIPS), itertools.cycle(AGGREGATIONS))]
+CASES: list[dict[str, Any]] = [
+    dict(ratio_level=level, clip=clip, aggregation=aggregation) for (level, clip), aggregation
+    in zip(itertools.product(RATIO_LEVELS, CLIPS), itertools.cycle(AGGREGATIONS))]
 CASES += [dict(clip='ppo', aggregation=aggregation, clip_epsilon_low=0.1, clip_epsilon_high=0.28,
                **KL) for aggregation in AGGREGATIONS]
 CASES += [dict(clip='ppo', kl_estimator=name, **FULL) for name in ESTIMATORS]
@@ -50,23 +52,29 @@ CASES += [dict(clip='ppo', ratio_level=level, dual_clip=dual)
 CASES += [dict(clip='cispo', clip_epsilon_low=1.0, clip_epsilon_high=0.5),
           dict(clip='ppo', aggregation='fixed_length', max_length=9)]
 # Together these touch every line.
-RICH = [dict(clip='ppo', aggregation='sequence_mean', dual_clip=1.3, correction='token_truncate',
-             correction_high=1.2, kl_estimator='k3_corrected', **FULL),
-        dict(clip='ppo', ratio_level='sequence', aggregation='token_mean',
-             correction='sequence_mask', **FULL),
-        dict(clip='ppo', ratio_level='sequence_token', aggregation='fixed_length', max_length=9,
-             kl_estimator='k2', **FULL),
-        dict(clip='cispo', aggregation='sequence_sum', correction='token_mask',
-             correction_low=0.7, **FULL),
-        dict(clip='none', ratio_level='product', aggregation='token_mean', **FULL)]
-word = lambda settings: '-'.join(
-    str(x).replace('_', '') for name, x in settings.items() if isinstance(x, str))
+RICH: list[dict[str, Any]] = [
+    dict(clip='ppo', aggregation='sequence_mean', dual_clip=1.3, correction='token_truncate',
+         correction_high=1.2, kl_estimator='k3_corrected', **FULL),
+    dict(clip='ppo', ratio_level='sequence', aggregation='token_mean',
+         correction='sequence_mask', **FULL),
+    dict(clip='ppo', ratio_level='sequence_token', aggregation='fixed_length', max_length=9,
+         kl_estimator='k2', **FULL),
+    dict(clip='cispo', aggregation='sequence_sum', correction='token_mask',
+         correction_low=0.7, **FULL),
+    dict(clip='none', ratio_level='product', aggregation='token_mean', **FULL)]
+
+
+def word(settings):
+  return '-'.join(str(x).replace('_', '') for x in settings.values() if isinstance(x, str))
 
 
 def check_against_reference(args, mask, settings):
   args = chosen(args, settings)
-  of = lambda logprobs: reference_loss(
-      **args | {'logprobs': logprobs}, mask=mask, now=args['logprobs'], **settings)
+
+  def of(logprobs):
+    return reference_loss(
+        **args | {'logprobs': logprobs}, mask=mask, now=args['logprobs'], **settings)
+
   (value, _), gradient = value_and_grad(policy_loss, args, mask, **settings)
   np.testing.assert_allclose(value, of(args['logprobs']), rtol=2e-5, atol=1e-6)
   np.testing.assert_allclose(
@@ -198,8 +206,11 @@ def test_pitfall_01_devices_change_nothing_and_neither_does_jit(settings):
   want = value_and_grad(policy_loss, args, mask, **settings)
   mesh = jax.make_mesh((4, 2), ('rows', 'tokens'), devices=jax.devices('cpu'),
                        axis_types=(jax.sharding.AxisType.Auto,) * 2)
-  place = lambda x: jax.device_put(x, jax.sharding.NamedSharding(
-      mesh, jax.sharding.PartitionSpec(*('rows', 'tokens')[:x.ndim])))
+
+  def place(x):
+    return jax.device_put(x, jax.sharding.NamedSharding(
+        mesh, jax.sharding.PartitionSpec(*('rows', 'tokens')[:x.ndim])))
+
   got = jax.jit(functools.partial(value_and_grad, policy_loss, **settings))(
       jax.tree.map(place, args), place(mask))
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got, want)
@@ -363,11 +374,13 @@ GOOD = chosen(example(), FULL | {'clip': 0, 'correction': 0}) | {'completion_mas
 @pytest.mark.parametrize('change, message', [
     (dict(logprobs=np.zeros(5)), r'logprobs must have shape \[N, C\], got \[5\]'),
     (dict(logprobs=[[0.0]]), r'logprobs must have shape \[N, C\], got a list'),
-    (dict(logprobs=np.zeros((6, 5), np.int32)), 'logprobs must have a floating-point dtype, got int32'),
+    (dict(logprobs=np.zeros((6, 5), np.int32)),
+     'logprobs must have a floating-point dtype, got int32'),
     (dict(completion_mask=MASK[:, :4]), r'completion_mask must have shape \[6, 5\], got \[6, 4\]'),
     (dict(advantages=np.zeros(5)), r'advantages must have shape \[6\] or \[6, 5\], got \[5\]'),
     (dict(advantages=np.zeros((6, 1))), r'advantages must have shape .*, got \[6, 1\]'),
-    (dict(advantages=np.zeros((6, 5)), ratio_level='sequence'), r"use 'sequence_token' for advantages per token"),
+    (dict(advantages=np.zeros((6, 5)), ratio_level='sequence'),
+     r"use 'sequence_token' for advantages per token"),
     (dict(old_logprobs=np.zeros((6, 4))), r'old_logprobs must have shape \[6, 5\], got \[6, 4\]'),
     (dict(reference_logprobs=np.zeros((5,))), r'reference_logprobs must have shape .*, got \[5\]'),
     (dict(behaviour_logprobs=np.zeros((6,))), r'behaviour_logprobs must have shape .*, got \[6\]'),
@@ -379,9 +392,10 @@ GOOD = chosen(example(), FULL | {'clip': 0, 'correction': 0}) | {'completion_mas
     (dict(ratio_level='row'), "ratio_level='row' is unknown: .*known: token, sequence"),
     (dict(clip='both'), "clip='both' is unknown: .*known: ppo, cispo, none"),
     (dict(correction='mask'), "correction='mask' is unknown: .*known: token_truncate"),
-    (dict(correction_high=0.5, correction_low=0.6), 'correction_high must be at least 0.6, got 0.5'),
+    (dict(correction_high=0.5, correction_low=0.6),
+     'correction_high must be at least 0.6, got 0.5'),
     (dict(dual_clip=1.0), 'dual_clip must be greater than 1, got 1.0'),
-    (dict(dual_clip=3.0, clip='none'), "dual_clip=3.0 is for clip='ppo'"),
+    (dict(dual_clip=3.0, clip='none'), "dual_clip=3.0 needs clip='ppo', got 'none'"),
     (dict(clip_epsilon_low=-0.1), 'clip_epsilon_low must be at least 0, got -0.1'),
     (dict(aggregation='mean'), "aggregation='mean' is unknown: .*known: sequence_mean, token")])
 def test_what_does_not_fit_is_refused_in_one_sentence(change, message):

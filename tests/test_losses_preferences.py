@@ -1,6 +1,6 @@
 import jax
 import jax.numpy as jnp
-from loss_cases import finite_differences
+from loss_cases import finite_differences, float32
 import numpy as np
 import optax
 import pytest
@@ -10,20 +10,21 @@ from r1jax.losses import bradley_terry_loss, safety_loss
 pytestmark = pytest.mark.usefixtures('strict_ranks')
 
 RNG = np.random.default_rng(0)
-CHOSEN, REJECTED, MARGINS = np.float32(RNG.normal(0, 2, (3, 6)))
-LABELS = np.float32([1, 0, 1, 1, 0, 0.7])
-MASK = np.float32([1, 1, 0, 1, 1, 1])
+CHOSEN, REJECTED, MARGINS = float32(RNG.normal(0, 2, (3, 6)))
+LABELS = float32([1, 0, 1, 1, 0, 0.7])
+MASK = float32([1, 1, 0, 1, 1, 1])
 
 
-def pairs(chosen, rejected, margins=0 * MARGINS, centring=0.0, mask=np.ones(6)):
+def pairs(chosen, rejected, margins=0.0, centring=0.0, mask=1.0):
   chosen, rejected, margins = np.float64(chosen), np.float64(rejected), np.float64(margins)
   losses = np.log1p(np.exp(-(chosen - rejected - margins))) + centring * (chosen + rejected) ** 2
-  return np.sum(losses * mask) / np.sum(mask)
+  return np.sum(losses * mask) / np.sum(mask * np.ones(6))
 
 
-def points(rewards, labels, mask=np.ones(6)):
+def points(rewards, labels, mask=1.0):
   p = 1 / (1 + np.exp(-np.float64(rewards)))
-  return -np.sum((labels * np.log(p) + (1 - labels) * np.log(1 - p)) * mask) / np.sum(mask)
+  return -np.sum((labels * np.log(p) + (1 - labels) * np.log(1 - p)) * mask) / np.sum(
+      mask * np.ones(6))
 
 
 @pytest.mark.parametrize('settings, given', [
@@ -31,7 +32,9 @@ def points(rewards, labels, mask=np.ones(6)):
     ({'margins': MARGINS, 'centring': 0.1},
      {'margins': MARGINS, 'centring_coefficient': 0.1})])
 def test_bradley_terry_equals_the_reference_in_value_and_gradient(settings, given):
-  of = lambda chosen, rejected: bradley_terry_loss(chosen, rejected, **given)
+  def of(chosen, rejected):
+    return bradley_terry_loss(chosen, rejected, **given)
+
   (value, metrics), gradients = jax.value_and_grad(of, (0, 1), has_aux=True)(CHOSEN, REJECTED)
   np.testing.assert_allclose(value, pairs(CHOSEN, REJECTED, **settings), rtol=1e-5)
   np.testing.assert_allclose(gradients[0], finite_differences(
@@ -85,10 +88,16 @@ def test_pitfall_01_micro_batches_and_order_change_nothing(loss):
 @pytest.mark.parametrize('loss', LOSSES.values(), ids=LOSSES)
 def test_pitfall_02_masked_junk_empty_masks_and_large_rewards(loss):
   y = np.abs(REJECTED) % 1
-  of = lambda x, y, mask: jax.value_and_grad(
-      lambda x: loss(x, y, mask=mask), has_aux=True)(x)
+
+  def of(x, y, mask):
+    return jax.value_and_grad(
+        lambda x: loss(x, y, mask=mask), has_aux=True)(x)
+
   clean = of(CHOSEN, y, MASK)
-  spoil = lambda x: np.where(MASK == 0, np.float32(np.nan), x)
+
+  def spoil(x):
+    return np.where(MASK == 0, np.float32(np.nan), x)
+
   jax.tree.map(np.testing.assert_array_equal, of(spoil(CHOSEN), spoil(y), MASK), clean)
   (value, metrics), gradient = of(np.full(6, np.nan, np.float32), y, 0 * MASK)
   assert value == 0 and all(x == 0 for x in metrics.values()) and np.all(gradient == 0)
@@ -107,12 +116,15 @@ def test_bfloat16_is_computed_in_float32_and_metrics_carry_no_gradient(loss):
 
 
 @pytest.mark.parametrize('call, message', [
-    (lambda: bradley_terry_loss(CHOSEN, REJECTED[:5]), r'rejected_rewards must have shape .*, got \[5\]'),
-    (lambda: bradley_terry_loss(CHOSEN[None], REJECTED[None]), r'\(1, 6\): give \[N\]'),
+    (lambda: bradley_terry_loss(CHOSEN, REJECTED[:5]),
+     r'rejected_rewards must have shape .*, got \[5\]'),
+    (lambda: bradley_terry_loss(CHOSEN[None], REJECTED[None]),
+     r'must have shape \[N\], got \[1, 6\]'),
     (lambda: bradley_terry_loss(CHOSEN, REJECTED, margins=MARGINS[:2]), 'margins must have shape'),
     (lambda: bradley_terry_loss(CHOSEN, REJECTED, centring_coefficient=-1.0), 'centring_coeff'),
     (lambda: safety_loss(CHOSEN, LABELS[:5]), r'labels must have shape \[6\], got \[5\]'),
-    (lambda: safety_loss(np.arange(6), LABELS), 'rewards must have a floating-point dtype, got int64')])
+    (lambda: safety_loss(jnp.arange(6), LABELS),
+     'rewards must have a floating-point dtype, got int32')])
 def test_what_does_not_fit_is_refused(call, message):
   with pytest.raises(ValueError, match=message):
     call()

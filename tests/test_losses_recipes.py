@@ -38,9 +38,16 @@ def papers(name):
   args = plain()
   p, o, a = np.float64(args['logprobs']), np.float64(args['old_logprobs']), full(args['advantages'])
   r, x = np.exp(p - o), p - o
-  clipped = lambda r, low, high: np.minimum(r * a, np.clip(r, 1 - low, 1 + high) * a)
-  whole = lambda rows: np.exp(np.repeat(rows[:, None], 5, 1))
-  by_sequence = lambda x: np.mean(mean(x, 1))
+
+  def clipped(r, low, high):
+    return np.minimum(r * a, np.clip(r, 1 - low, 1 + high) * a)
+
+  def whole(rows):
+    return np.exp(np.repeat(rows[:, None], 5, 1))
+
+  def by_sequence(x):
+    return np.mean(mean(x, 1))
+
   return -{
       'grpo': lambda: by_sequence(clipped(r, 0.2, 0.2)),
       'dr_grpo': lambda: np.sum(clipped(r, 0.2, 0.2) * MASK) / (6 * 7),

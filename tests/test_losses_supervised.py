@@ -52,7 +52,10 @@ def test_supervised_loss_equals_the_reference_in_value_and_gradient():
 
 def test_pitfall_02_supervised_loss_ignores_what_has_no_weight():
   logprobs = np.float32(np.where(MASK == 0, -np.inf, -1.5))
-  of = lambda mask: jax.value_and_grad(lambda x: losses.supervised_loss(x, mask)[0])(logprobs)
+
+  def of(mask):
+    return jax.value_and_grad(lambda x: losses.supervised_loss(x, mask)[0])(logprobs)
+
   value, gradient = of(MASK)
   assert value == 1.5
   np.testing.assert_allclose(gradient, -MASK / MASK.sum(), rtol=1e-6)
@@ -173,8 +176,11 @@ def test_pitfall_21_chunks_never_hold_whole_logits():
 
 def test_in_chunks_adds_up_any_loss_and_takes_the_largest_of_the_largest():
   x = np.float32(np.random.default_rng(0).normal(size=(2, 7)))
-  loss = lambda x, mask: (jnp.sum(jnp.square(x) * mask), {
-      'sum': jnp.sum(x * mask), 'x/max': jnp.max(jnp.where(mask != 0, x, -jnp.inf))})
+
+  def loss(x, mask):
+    return (jnp.sum(jnp.square(x) * mask), {
+        'sum': jnp.sum(x * mask), 'x/max': jnp.max(jnp.where(mask != 0, x, -jnp.inf))})
+
   value, metrics = losses.in_chunks(loss, x, np.ones_like(x), chunk_size=3)
   np.testing.assert_allclose(value, np.sum(x * x), rtol=1e-6)
   np.testing.assert_allclose(metrics['sum'], np.sum(x), rtol=1e-5)
@@ -186,7 +192,8 @@ def test_in_chunks_adds_up_any_loss_and_takes_the_largest_of_the_largest():
     (dict(targets=np.zeros((6, 4), np.int32)), r'targets must have shape \[6, 5\], got \[6, 4\]'),
     (dict(targets=np.zeros((6, 5))), 'targets must have an integer dtype, got float64'),
     (dict(weights=np.zeros(6)), r'weights must have shape \[6, 5\], got \[6\]'),
-    (dict(logits=np.zeros((6, 5, 7), np.int32)), 'logits must have a floating-point dtype, got int32'),
+    (dict(logits=np.zeros((6, 5, 7), np.int32)),
+     'logits must have a floating-point dtype, got int32'),
     (dict(z_coefficient=-1.0), 'z_coefficient must be at least 0, got -1.0')])
 def test_what_does_not_fit_is_refused(change, message):
   with pytest.raises(ValueError, match=message):

@@ -43,7 +43,10 @@ def test_value_and_gradient_equal_the_reference(mask, clipped):
   args = example()
   args = args if clipped else args | {'old_values': None}
   (value, metrics), gradient = with_gradient(args, mask)
-  of = lambda values: reference(**args | {'values': values}, mask=mask)
+
+  def of(values):
+    return reference(**args | {'values': values}, mask=mask)
+
   np.testing.assert_allclose(value, of(args['values']), rtol=1e-5)
   np.testing.assert_allclose(gradient, finite_differences(of, args['values']), atol=1e-6)
   np.testing.assert_allclose(
@@ -66,7 +69,10 @@ def test_equal_to_optax_without_clip():
 @pytest.mark.parametrize('value, acts', [(1.3, False), (1.1, False), (0.7, True), (0.9, False)])
 def test_the_clip_holds_back_only_what_came_nearer_to_the_return(value, acts):
   # From 1 the return 0 is below: 0.7 has come further than 0.2, 1.3 has gone away.
-  one = lambda x: jnp.full((1, 1), x)
+
+  def one(x):
+    return jnp.full((1, 1), x)
+
   (loss, metrics), gradient = with_gradient(
       dict(values=one(value), returns=one(0.0), old_values=one(1.0)), one(1.0))
   np.testing.assert_allclose(gradient, one(0.0 if acts else value), rtol=1e-6)
@@ -82,7 +88,10 @@ def test_pitfall_01_micro_batches_and_padding_change_nothing():
   np.testing.assert_allclose(np.concatenate([piece[1] for piece in pieces]), gradient, rtol=1e-5)
   for name in metrics:
     np.testing.assert_allclose(sum(piece[0][1][name] for piece in pieces), metrics[name], rtol=1e-5)
-  wide = lambda x, fill: np.pad(x, ((0, 0), (2, 3)), constant_values=fill)
+
+  def wide(x, fill):
+    return np.pad(x, ((0, 0), (2, 3)), constant_values=fill)
+
   padded = with_gradient({name: wide(x, np.nan) for name, x in args.items()}, wide(MASK, 0))
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), padded,
                ((value, metrics), wide(np.asarray(gradient), 0)))

@@ -18,7 +18,7 @@ from r1jax.models import Experts, build, experts, kv_cache
 from r1jax.plan import hlo
 from r1jax.records import Prompts
 from r1jax.runtime import sharding
-from r1jax.sampling.sampler import make_sampler
+from r1jax.sampling.sampler import Sampler
 from r1jax.stages import loading, rl, sft
 from r1jax.stages.config import check_mesh
 from r1jax.stages.stage import StopRequested
@@ -123,7 +123,7 @@ def test_gradients_of_experts_are_scattered_as_they_are_summed(tiny_config):
 @pytest.mark.parametrize('rollout_sharding', sharding.ROLLOUT_SHARDINGS)
 def test_decoding_gathers_no_weights_that_lie_whole(rollout_sharding, tiny):
   mesh = mesh_of(fsdp=4)
-  sampler = make_sampler(tiny.model, group_size=2, max_new_tokens=4, stop_ids=(3,),
+  sampler = Sampler(tiny.model, group_size=2, max_new_tokens=4, stop_ids=(3,),
                          rollout_sharding=rollout_sharding)
   prompts = Prompts(np.zeros((4, 6), np.int32), np.ones(4, np.int32), np.arange(4))
   with sharding.rules(sharding.ROLLOUT_SHARDINGS[rollout_sharding]):

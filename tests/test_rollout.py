@@ -24,20 +24,6 @@ def test_length_buckets_hold_every_length_and_are_few(limit):
   assert len(set(buckets)) <= 8 and sorted(buckets) == buckets
 
 
-class Letters:
-  """A tokenizer whose token t reads as the letter of that number."""
-
-  def decode_completion(self, ids, stop_ids):
-    return ''.join(chr(97 + i) for i in ids if i not in stop_ids)
-
-
-def test_pitfall_03_completions_are_read_by_their_masks():
-  tokens = np.array([[0, 1, 9, 3], [9, 0, 0, 0], [2, 2, 2, 2]])
-  mask = np.float32([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
-  got = rollouts.read_completions(tokens, mask, np.array([True, True, False]), Letters(), (9,))
-  assert got == [Completion('ab', 3, False), Completion('', 1, False), Completion('cccc', 4, True)]
-
-
 @pytest.fixture
 def rollout():
   table = jnp.arange(30.0).reshape(6, 5)
@@ -99,11 +85,7 @@ def test_sample_records_are_json_and_name_their_example():
   assert 'check' not in records[0]
   assert records[2]['completion'] == 'check, but wrong' and records[2]['truncated']
   assert records[1]['rewards'] == {'reward': 0.0, 'format': 0.0, 'number': 1.0, 'never': None}
-  device = rollouts.device_prompts(prompts)
-  assert device.tokens is prompts.prompt_tokens and device.example_ids is ids
 
 
-def test_examples_are_repeated_in_the_order_of_rows_and_a_tag_is_put_back():
+def test_examples_are_repeated_in_the_order_of_rows():
   assert rollouts.repeat_examples(['a', 'b'], 3) == ['a', 'a', 'a', 'b', 'b', 'b']
-  assert rollouts.reopen(Completion('x</think>', 3, True)) == Completion(
-      '<think>x</think>', 3, True)

@@ -11,7 +11,7 @@ from r1jax import losses
 from r1jax.models import build
 from r1jax.records import Batch, Prompts
 from r1jax.runtime import sharding
-from r1jax.sampling.sampler import make_sampler
+from r1jax.sampling.sampler import Sampler
 from r1jax.stages import rl
 from r1jax.stages.rl.programs import Normalizers, make_loss
 from r1jax.training.optimizers import make_optimizer
@@ -162,7 +162,7 @@ def test_pitfall_01_the_order_of_groups_changes_nothing(gradient, alone, tiny, b
 
 
 def test_pitfall_13_eight_devices_draw_the_tokens_of_one(mesh, tiny, prompts):
-  sample = make_sampler(tiny.model, group_size=2, max_new_tokens=5, stop_ids=(3, 8, 21))
+  sample = Sampler(tiny.model, group_size=2, max_new_tokens=5, stop_ids=(3, 8, 21))
   want = sample(tiny.params, prompts, 0)
   placed = jax.device_put(
       tiny.params, sharding.shardings(mesh, tiny.model.logical_axes, tiny.params))

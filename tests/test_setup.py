@@ -51,7 +51,7 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 import jax
 from r1jax import models
-from r1jax.sampling import sampler
+from r1jax.sampling import draw, sampler
 from r1jax.training import optimizers, train_step
 from r1jax.records import Batch, Prompts
 from r1jax.stages import rl
@@ -71,9 +71,9 @@ def floats(*shape):
 for dtype in ('float32', 'bfloat16'):
   model = models.build(shape, compute_dtype=dtype, remat=dtype == 'bfloat16')
   optimizer = optimizers.make_optimizer(learning_rate=1e-3)
-  sample = sampler.make_sampler(
+  sample = sampler.Sampler(
       model, group_size=2, max_new_tokens=4, chunk=4, stop_ids=(0,), compute_dtype=dtype,
-      sampling=sampler.Sampling(temperature=0.6, top_k=5, top_p=0.9, min_p=0.1))
+      sampling=draw.Sampling(temperature=0.6, top_k=5, top_p=0.9, min_p=0.1))
   update = train_step.make_update(
       rl_programs.make_loss(model, settings), optimizer, num_micro_batches=2)
   params = jax.eval_shape(model.init, jax.random.key(0))

@@ -11,7 +11,8 @@ from r1jax import tokenization
 from r1jax.data.prompts import pad_prompts
 from r1jax.records import Prompts
 from r1jax.runtime import sharding
-from r1jax.sampling.sampler import Sampling, make_sampler
+from r1jax.sampling.draw import Sampling
+from r1jax.sampling.sampler import Sampler
 from r1jax.stages import loading
 
 # Its file is read and the package, which wants others, never imported: importorskip would skip.
@@ -33,7 +34,7 @@ def complete(loaded, template, questions, max_new_tokens):
   prompts = [tokenization.encode_prompt(template, q, loaded.tokenizer) for q in questions]
   stops = tokenization.stop_ids(template, loaded.tokenizer)
   tokens, lengths = pad_prompts(prompts, max(map(len, prompts)), loaded.tokenizer.pad_id)
-  sample = make_sampler(loaded.model, group_size=1, max_new_tokens=max_new_tokens,
+  sample = Sampler(loaded.model, group_size=1, max_new_tokens=max_new_tokens,
                         stop_ids=stops, sampling=Sampling(temperature=0), chunk=max_new_tokens)
   rollout = sample(loaded.params, Prompts(tokens, lengths, np.arange(len(prompts))), 0)
   return [loaded.tokenizer.decode_completion(row[:int(size)], stops)

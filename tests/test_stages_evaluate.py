@@ -134,7 +134,7 @@ def test_no_problem_is_counted_twice(base, tmp_path, monkeypatch):
   """Its second completions would be the first ones again: too few problems are refused."""
   def refuse(*_, **__):
     raise AssertionError('something is about to be computed')
-  monkeypatch.setattr(evaluate, 'make_sampler', refuse)
+  monkeypatch.setattr(evaluate, 'Sampler', refuse)
   tokenizer = load_tokenizer(base)
   lengths = [len(encode_prompt('miniature', example['question'], tokenizer))
              for example in datasets.load_examples(runs.DATA, 'test')]

@@ -10,7 +10,7 @@ import tokenizers
 import transformers
 
 from r1jax import tokenization
-from r1jax.sampling.sampler import Sampling
+from r1jax.sampling.draw import Sampling
 
 SETTINGS = hypothesis.settings(deadline=None, derandomize=True, max_examples=50)
 

@@ -119,7 +119,10 @@ def test_pitfall_21_whole_logits_are_never_in_memory(n, t, d, v, max_logits, sha
   ours = compiled_gradient(
       functools.partial(token_logprobs, max_logits=max_logits), n, t, d, v)
   whole = compiled_gradient(functools.partial(naive, temperature=1.0), n, t, d, v)
-  bytes_of = lambda compiled: compiled.memory_analysis().temp_size_in_bytes
+
+  def bytes_of(compiled):
+    return compiled.memory_analysis().temp_size_in_bytes
+
   assert bytes_of(whole) >= 4 * n * t * v
   assert bytes_of(ours) <= share * bytes_of(whole)
   assert f'[{n},{t},{v}]' in whole.as_text() and f'[{n},{t},{v}]' not in ours.as_text()
@@ -159,7 +162,10 @@ def test_pitfall_04_shared_prompts_equal_the_unshared_naive_form_in_value_and_gr
 def test_pitfall_04_what_stands_in_the_padding_changes_nothing(
     tiny, prompts, completions, teacher_forced):
   tokens, mask = completions
-  wide = lambda x, width, fill: np.pad(x, ((0, 0), (0, width)), constant_values=fill)
+
+  def wide(x, width, fill):
+    return np.pad(x, ((0, 0), (0, width)), constant_values=fill)
+
   padded = dataclasses.replace(prompts, tokens=wide(prompts.tokens, 3, 9))
   got = jax.jit(functools.partial(shared, tiny.model, temperature=0))(     # greedy counts as 1
       tiny.params, padded, wide(np.where(mask, tokens, 31), 2, 17), wide(mask, 2, 0))
@@ -178,8 +184,11 @@ def test_completions_of_a_single_token(tiny, prompts, completions, teacher_force
 def test_bfloat16_models_give_nearly_the_same_float32_log_probabilities(
     tiny, tiny_config, prompts, completions):
   tokens, mask = completions
-  score = lambda model: jax.jit(functools.partial(shared, model, temperature=1.0))(
-      tiny.params, prompts, tokens, mask)[0]
+
+  def score(model):
+    return jax.jit(functools.partial(shared, model, temperature=1.0))(
+        tiny.params, prompts, tokens, mask)[0]
+
   got, want = score(build(tiny_config, compute_dtype='bfloat16')), score(tiny.model)
   assert got.dtype == jnp.float32
   difference = np.abs(got - want)[mask == 1]

@@ -46,7 +46,10 @@ def test_pitfall_03_what_stands_in_the_padding_changes_no_reward(
   tokens, mask = completions
   other = np.where(mask > 0, tokens, 39 - tokens)
   wider = np.pad(np.asarray(prompts.tokens), ((0, 0), (0, 3)), constant_values=5)
-  room = lambda x, fill: np.pad(x, ((0, 0), (0, 4)), constant_values=fill)
+
+  def room(x, fill):
+    return np.pad(x, ((0, 0), (0, 4)), constant_values=fill)
+
   for arguments in ((prompts.tokens, prompts.lengths, other, mask),
                     (wider, prompts.lengths, room(tokens, 7), room(mask, 0))):
     np.testing.assert_allclose(program(params, *arguments), want, rtol=1e-4, atol=1e-4)

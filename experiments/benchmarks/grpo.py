@@ -43,6 +43,7 @@ def main() -> None:
   from r1jax import models, rollout
   from r1jax.data.prompts import PromptBatch
   from r1jax.runtime import sharding
+  from r1jax.sampling import text
   from r1jax.stages import rl
   from r1jax.stages.rl import programs as rl_programs
   from r1jax.training import optimizers, train_step
@@ -63,7 +64,7 @@ def main() -> None:
   seconds: dict[str, list[float]] = {'rollout': [], 'step': []}
   with sharding.use(mesh):
     for step in range(arguments.steps):
-      prompts = rollout.device_prompts(PromptBatch(
+      prompts = text.device_prompts(PromptBatch(
           rng.integers(4, config.vocab_size, (PROMPTS, shape['prompt'])).astype(np.int32),
           np.full(PROMPTS, shape['prompt'], np.int32), np.arange(PROMPTS, dtype=np.int32),
           [], 0, 0))

@@ -58,7 +58,7 @@ class Programs:
     import numpy as np
 
     from r1jax.records import Batch, Prompts
-    from r1jax.sampling.sampler import make_sampler
+    from r1jax.sampling.sampler import Sampler
     from r1jax.stages import rl
     from r1jax.stages.rl import programs as rl_programs
     self.model, self.params = tiny(name)
@@ -72,7 +72,7 @@ class Programs:
 
     self.prompts = Prompts(
         ints(rng.integers(0, 64, (8, 8))), ints([8, 1, 5, 7, 3, 2, 8, 6]), ints(range(8)))
-    self.samplers = {rollout_sharding: make_sampler(
+    self.samplers = {rollout_sharding: Sampler(
         self.model, group_size=2, max_new_tokens=8, chunk=8, stop_ids=(3, 8, 21),
         rollout_sharding=rollout_sharding) for rollout_sharding in ('train', 'tensor')}
     loss = rl_programs.make_loss(self.model, rl.DEFAULT | dict(kl_coefficient=0.2))

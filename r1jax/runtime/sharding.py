@@ -363,14 +363,14 @@ def share_out(holders: Sequence[set[int]]) -> np.ndarray:
   return np.asarray(found)
 
 
-def own_rows(tree, mesh: jax.sharding.Mesh, owned: np.ndarray):
+def own_rows(tree, mesh: jax.sharding.Mesh | None, owned: np.ndarray):
   """The rows of device arrays that belong to some of their groups, as NumPy arrays.
 
   Only what this host holds leaves the devices. All hosts must call this together.
 
   Args:
     tree: arrays [N, ...], N / B rows for each group.
-    mesh: the mesh that they are on.
+    mesh: the mesh that they are on; None: one device.
     owned: [B], bool: the groups of this host, from `owners`.
   """
   rows = np.repeat(owned, jax.tree.leaves(tree)[0].shape[0] // owned.size)

@@ -1,1 +1,1 @@
-"""Device programs that draw completions."""
+"""Sampling: how a token is drawn, the rollout engine, text in and text out."""

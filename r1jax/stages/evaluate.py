@@ -19,7 +19,8 @@ from r1jax.rewards.skills import CHECKS, by_check
 from r1jax.rewards.suite import REWARDS, RewardSuite, named_rewards
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path, to_json
-from r1jax.sampling.sampler import Interrupted, Sampler, Sampling, make_sampler
+from r1jax.sampling.draw import Sampling
+from r1jax.sampling.sampler import Interrupted, Sampler
 from r1jax.stages import datasets, loading, program_shapes
 from r1jax.stages.artifact import TRAINED, Artifact, evaluation_identity, identities, open_artifact
 from r1jax.stages.config import Field, Section, plain
@@ -114,7 +115,7 @@ def _sampler(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Sampler:
   sampling = dict(config['sampling'])
-  return make_sampler(
+  return Sampler(
       model, group_size=config['completions_per_problem'],
       max_new_tokens=sampling.pop('max_new_tokens'),
       chunk=sampling.pop('chunk'), rollout_sharding=sampling.pop('rollout_sharding'),

@@ -21,7 +21,8 @@ from r1jax.models import Model
 from r1jax.models.moe import Routing
 from r1jax.records import Batch, PackedBatch, Packing, Rollout, Rows
 from r1jax.runtime import sharding
-from r1jax.sampling.sampler import Sampling, make_sampler
+from r1jax.sampling.draw import Sampling
+from r1jax.sampling.sampler import Sampler
 from r1jax.stages import auxiliary
 from r1jax.training import train_step
 from r1jax.training.logprobs import completion_logprobs
@@ -260,7 +261,7 @@ def make_programs(
       `sampler.Interrupted`.
   """
   sampling = dict(settings['sampling'])
-  sample = make_sampler(
+  sample = Sampler(
       model, group_size=settings['group_size'], max_new_tokens=sampling.pop('max_new_tokens'),
       chunk=sampling.pop('chunk'), rollout_sharding=sampling.pop('rollout_sharding'),
       sampling=Sampling(**sampling), stop_ids=stops,

@@ -76,7 +76,7 @@ class RewardSources:
       completions: N completions, by group.
       examples: the B examples that they answer; the last `num_general` are general prompts.
       num_general: how many.
-      owners: [B] as for `rollout.read_rollout`.
+      owners: [B] as for `text.read_rollout`.
     """
     if not num_general or self._general is None:
       return _submit(self._reasoning, completions, examples, owners)

@@ -27,6 +27,7 @@ from r1jax.records import Batch, PackedBatch, Rollout
 from r1jax.rewards.suite import Rewards
 from r1jax.runtime import hardware, hosts, sharding
 from r1jax.runtime.storage import Path
+from r1jax.sampling import text as rollout_text
 from r1jax.sampling.sampler import Interrupted
 from r1jax.stages import auxiliary, evaluate, loading
 from r1jax.stages.artifact import Artifact
@@ -191,7 +192,7 @@ class _Trainer:
     owners = sharding.owners(self.mesh, len(prompts.examples))
     with self.loop.watch('rollout'):
       rollout = self._sample(prompts)
-      completions = rollouts.read_rollout(
+      completions = rollout_text.read_rollout(
           rollout, owners, self.tokenizer, self.stop_ids, self.mesh)
     with self.loop.watch('rewards'):
       pending, judging = self.reward_sources.submit(
@@ -199,7 +200,7 @@ class _Trainer:
     return Round(prompts, next_counters, rollout, completions, pending, judging)
 
   def _sample(self, prompts: PromptBatch) -> Rollout:
-    on_device = sharding.place(rollouts.device_prompts(prompts), self.mesh, batch=True)
+    on_device = sharding.place(rollout_text.device_prompts(prompts), self.mesh, batch=True)
     try:
       return self.programs.sample(
           self.state.policy.params, on_device, self.state.position.iteration)
