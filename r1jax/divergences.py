@@ -9,7 +9,7 @@ imply a good gradient as a term of a loss:
 | k1 | the KL, of either sign, of high variance | zero |
 | k2 | biased in the third order of the distance | the KL's |
 | k3 | the KL, never negative | that of the reverse, KL(reference ‖ policy) |
-| k3_corrected | the KL, never negative | the KL's, whatever old policy sampled |
+| k3_corrected | the KL, never negative | the KL's, for any old policy that sampled |
 
 All are computed in float32, in nats, and carry gradients to every argument unless they say
 otherwise.

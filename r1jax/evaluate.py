@@ -286,7 +286,7 @@ def evaluate(
 
   Returns:
     (scores, rows): what `scores` returns, and a row for each completion, as
-    `rollout.sample_records` makes them.
+    `rollout.sample_rows` makes them.
   """
   completions: list[Completion] = []
   problems: list[Mapping] = []
@@ -309,7 +309,7 @@ def evaluate(
     judged = promise.collect()
     correct += [value >= 1.0 for value in judged.total]
     texts = [example['question'] for example in prompts.examples]
-    rows += rollouts.sample_records(prompts, texts, read, judged, group_size=num_samples)
+    rows += rollouts.sample_rows(prompts, texts, read, judged, group_size=num_samples)
   count = num_problems * num_samples
   result = scores(
       completions[:count], np.asarray(correct[:count]), problems[:num_problems],

@@ -105,7 +105,7 @@ def rollout_metrics(
   return {name: float(value) for name, value in metrics.items()}
 
 
-def sample_records(
+def sample_rows(
     prompts: PromptBatch, prompt_texts: Sequence[str], completions: Sequence[Completion],
     rewards: Rewards, *, group_size: int,
 ) -> list[dict[str, Any]]:

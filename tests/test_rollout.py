@@ -72,11 +72,11 @@ def test_metrics_where_no_completion_ended_and_groups_are_of_one():
   assert got['reward_std'] == 0 and got['frac_reward_zero_std'] == 1
 
 
-def test_sample_records_are_json_and_name_their_example():
+def test_sample_rows_are_json_and_name_their_example():
   ids = np.array([7, 3], np.int32)
   prompts = PromptBatch(np.zeros((2, 4), np.int32), np.ones(2, np.int32), ids, [
       dict(language='zh', task='json', objective='safety', check='json'), {}], 2, 0)
-  records = rollouts.sample_records(prompts, ['p', 'q'], COMPLETIONS, REWARDS, group_size=2)
+  records = rollouts.sample_rows(prompts, ['p', 'q'], COMPLETIONS, REWARDS, group_size=2)
   assert json.loads(json.dumps(records)) == records
   assert [(r['example_id'], r['sample'], r['prompt']) for r in records] == [
       (7, 0, 'p'), (7, 1, 'p'), (3, 0, 'q'), (3, 1, 'q')]

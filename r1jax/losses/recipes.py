@@ -56,7 +56,7 @@ def dr_grpo_loss(
     old_logprobs: [N, C] under the parameters that the rollout began with; None: the policy's own.
     advantages: [N], or [N, C] per token.
     completion_mask: [N, C], 0 where a token does not count.
-    max_length: the constant, in tokens: the completion budget, whatever the batch's width is.
+    max_length: the constant, in tokens: the completion budget, not the batch's width.
     **options: other keywords of `policy_loss`.
 
   Returns:

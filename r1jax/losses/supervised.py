@@ -132,7 +132,7 @@ def in_chunks(
     chunk_size: the largest number of positions in a chunk.
 
   Returns:
-    (loss, metrics) of the whole; whatever carries a gradient in `loss` carries it here.
+    (loss, metrics) of the whole. The gradient flows through all that it flows through in `loss`.
 
   Raises:
     ValueError: if the arrays differ in N or T, or chunk_size is below 1.

@@ -142,7 +142,7 @@ def evaluating(config: ModelConfig, rows: Iterable[Mapping[str, Any]]) -> Comput
 
   Args:
     config: the architecture.
-    rows: those of `rollout.sample_records`. A prompt is counted with its first sample, and only
+    rows: those of `rollout.sample_rows`. A prompt is counted with its first sample, and only
       where the row has `num_prompt_tokens`.
   """
   tokens = attended = 0

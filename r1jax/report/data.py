@@ -121,7 +121,7 @@ def votes_of(
   budget, a completion counts only if it ended.
 
   Args:
-    samples: rows of `rollout.sample_records`, those of a problem together and equally many of each.
+    samples: rows of `rollout.sample_rows`, those of a problem together and equally many of each.
     model: the configuration of the model that drew them, for `operations`; None if unknown.
   """
   count = 1 + max(sample['sample'] for sample in samples)

@@ -57,8 +57,8 @@ def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
       `normalizer` of the *whole* batch, so that losses, gradients and metrics of micro-batches add
       up exactly.
     optimizer: an optax transformation.
-    num_micro_batches: into how many parts every leaf of a batch is split along its first axis.
-      Completions of a group are neighbours, so with whole groups in a part none is torn.
+    num_micro_batches: into how many micro-batches a batch is split, every leaf along its first
+      axis. Each gets whole groups if this number divides the number of groups.
     split: used instead of `num_micro_batches`: batch -> (the number of micro-batches, which may be
       traced; a function from an index to the micro-batch).
     after: (params, metrics) -> (params, metrics), called after the optimizer; it changes what is

@@ -85,7 +85,7 @@ def sample_rows(
   """The completions of a round as rows of JSON, with the texts of their prompts."""
   texts = [tokenizer.decode(tokens[:size], skip_special=False) for tokens, size in zip(
       drawn.prompts.prompt_tokens, drawn.prompts.prompt_lengths)]
-  return rollouts.sample_records(drawn.prompts, texts, drawn.completions, rewards,
+  return rollouts.sample_rows(drawn.prompts, texts, drawn.completions, rewards,
                                  group_size=group_size)
 
 
