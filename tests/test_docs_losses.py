@@ -1,4 +1,5 @@
 """The examples of docs/losses.md run as they stand there, and its tables name what there is."""
+import inspect
 import pathlib
 import re
 
@@ -27,3 +28,5 @@ def test_every_function_that_it_names_is_there_and_every_loss_is_named():
   missing = {name for name in named if not hasattr(losses, name) and not hasattr(advantages, name)}
   assert missing <= {'double_or_halve'}
   assert {name for name in vars(losses) if name.endswith('_loss')} <= named | {'policy_loss'}
+  assert {name for name, value in vars(advantages).items() if inspect.isfunction(value)
+          and value.__module__ == advantages.__name__ and not name.startswith('_')} <= named
