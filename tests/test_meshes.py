@@ -124,7 +124,7 @@ def test_gradients_of_experts_are_scattered_as_they_are_summed(tiny_config):
 def test_decoding_gathers_no_weights_that_lie_whole(rollout_sharding, tiny):
   mesh = mesh_of(fsdp=4)
   sampler = Sampler(tiny.model, group_size=2, max_new_tokens=4, stop_ids=(3,),
-                         rollout_sharding=rollout_sharding)
+                    rollout_sharding=rollout_sharding)
   prompts = Prompts(np.zeros((4, 6), np.int32), np.ones(4, np.int32), np.arange(4))
   with sharding.rules(sharding.ROLLOUT_SHARDINGS[rollout_sharding]):
     placed = sharding.shardings(mesh, tiny.model.logical_axes, tiny.params)
