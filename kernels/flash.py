@@ -18,7 +18,7 @@ from r1jax.kernels.blockwise import LOWEST_SCORE
 # platforms (GPUs) is not measured.
 _BLOCKS = dict(cpu=128, default=256)
 
-SAVED = 'flash_attention'   # checkpoint name of what the backward pass needs beside its inputs
+SAVED = 'flash_attention'   # checkpoint name of what the backward pass needs besides its inputs
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))

@@ -1,4 +1,6 @@
 """Attention over several sets of keys against one plain softmax in float64."""
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +64,8 @@ def test_a_token_that_sees_nothing_stays_finite_in_value_and_gradient():
 
 # Long rows: by blocks, and equal to the plain form.
 
-SIZES = dict(vocab_size=40, width=16, num_heads=4, head_dim=8, mlp_width=24, num_layers=2)
+SIZES: dict[str, Any] = dict(
+    vocab_size=40, width=16, num_heads=4, head_dim=8, mlp_width=24, num_layers=2)
 CONFIGS = {
     'grouped, windows': ModelConfig(
         family='gemma3_text', **SIZES, num_kv_heads=2, window=7, local_rope_theta=100.0,

@@ -121,8 +121,8 @@ def test_the_rows_of_a_run_are_those_it_takes():
   times = supervised.times_trained(config, 10)
   assert times.sum() == 3 * 2 * 4 and times.max() <= 3
   assert len(set(times.tolist())) > 1     # what does not fill a batch is another row each time
-  assert supervised.times_trained(config, 10, last_step=3).sum() == 3 * 4
-  assert supervised.times_trained(config, 10, last_step=30).tolist() == times.tolist()
+  assert supervised.times_trained(config | dict(last_step=3), 10).sum() == 3 * 4
+  assert supervised.times_trained(config | dict(last_step=30), 10).tolist() == times.tolist()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ import dataclasses
 import functools
 import json
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ from r1jax.models.config import as_runs
 from r1jax.runtime import sharding
 from r1jax.training.optimizers import make_optimizer
 
-SIZES = dict(vocab_size=40, width=16, num_heads=4, head_dim=8, mlp_width=24)
+SIZES: dict[str, Any] = dict(vocab_size=40, width=16, num_heads=4, head_dim=8, mlp_width=24)
 CONFIGS = {
     'qwen3_moe': ModelConfig(
         family='qwen3_moe', **SIZES, num_layers=4, num_kv_heads=2, qk_norm=True,

@@ -34,7 +34,7 @@ LONG = 512
 
 @pytree_dataclass
 class KeyValue:
-  """Keys and values of some positions, as they lie in a cache.
+  """Keys and values of some positions, as they are stored in a cache.
 
   Latent attention keeps the rotated key, which all heads share, as `keys`, and the latent, from
   which values and the rest of the keys are made, as `values`; K is then 1, and their D differ.
@@ -44,7 +44,7 @@ class KeyValue:
 
 
 class Context(NamedTuple):
-  """What a layer's attention needs beside its input: the masks of `attend`, or attention ids."""
+  """What a layer's attention needs besides its input: the masks of `attend`, or attention ids."""
   sines: jax.Array                      # [N, T, rotated width / 2]
   cosines: jax.Array
   self_mask: jax.Array | None = None    # [N, T, T] bool; None where there are ids

@@ -19,7 +19,7 @@ def contexts_of_kinds(
     config: the architecture.
     positions: [N, T] int.
     segment_ids: [N, T] int, 0 is padding.
-    parent_ids: [N, T] int, the segment that a token sees beside its own, 0 for none; or None.
+    parent_ids: [N, T] int, the segment that a token sees besides its own, 0 for none; or None.
     cache: earlier tokens that all tokens see.
   """
   seen = _cached_masks(cache)

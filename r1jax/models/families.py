@@ -291,7 +291,7 @@ def tensors(config: ModelConfig, names: dict[str, str]) -> dict[str, Tensor]:
   """
   paths = {keys(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes(config)[0])}
   layers = _layers(config)
-  # The tensors that the prediction head has beside its layer are numbered as that layer.
+  # The tensors that the prediction head has besides those of its layer are numbered as that layer.
   no_layer: list[_Layer] = [_Layer(config.num_layers, (), ())]
   result = {}
   for role, name in names.items():

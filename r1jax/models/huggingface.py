@@ -193,8 +193,8 @@ def _open(folder: storage.Path, stack: contextlib.ExitStack) -> dict[str, safete
     files[file_name] = stack.enter_context(safetensors_io.File(path))
   for name, file_name in placed.items():
     if name and name not in files[file_name].entries:
-      raise ValueError(f'{folder / file_name} has no {name}, but {_INDEX} says so: '
-                       'download both again.')
+      raise ValueError(f'{_INDEX} places {name} in {folder / file_name}, which does not have '
+                       'it: download both again.')
   return {name: file for file in files.values() for name in file.entries}
 
 
