@@ -167,7 +167,8 @@ def test_a_completion_means_the_same_after_another_templates_prompt(before, afte
     got = rl_rewards.reframe(written, prompt_opens_think=before, new_prompt_opens_think=after)
     assert ('<think>' * after + got).count('<think>') == 1
     assert got.endswith(text)
-    assert (final_summary(got, prompt_opens_think=after) == final_summary(written, prompt_opens_think=before))
+    assert final_summary(got, prompt_opens_think=after) == final_summary(
+        written, prompt_opens_think=before)
   if not before:    # without a chain of thought the whole is the answer
     got = rl_rewards.reframe(' Seven.', prompt_opens_think=False, new_prompt_opens_think=after)
     assert final_summary(got, prompt_opens_think=after) == 'Seven.'

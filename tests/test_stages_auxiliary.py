@@ -185,7 +185,7 @@ def test_what_a_model_cannot_have_is_refused():
                       head_dim=8, mlp_width=8)
   settings = lambda **fields: dict(experts=EXPERTS.default | fields)
   auxiliary.check_model(settings(), dense, 'stage')
-  with pytest.raises(ValueError, match='stage.experts=.*no experts: leave both at 0'):
+  with pytest.raises(ValueError, match='stage.experts=.*no experts: set both to 0'):
     auxiliary.check_model(settings(balance_coefficient=0.1), dense, 'stage')
   softmax = ModelConfig('qwen3_moe', vocab_size=8, width=8, num_layers=1, num_heads=1,
                         num_kv_heads=1, head_dim=8, mlp_width=8, layers=((('experts',), 1),),
