@@ -126,7 +126,8 @@ def _in_order(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
   Raises:
     ValueError: they form a cycle.
   """
-  order, rest = [], list(stages)
+  order: list[str] = []
+  rest = list(stages)
   while rest:
     name = next((name for name in rest if set(stages[name]['inputs']) <= set(order)), None)
     if name is None:

@@ -66,7 +66,7 @@ class Field:
     elif expected in (int, float) and not self._in_range(value):
       yield f'{path} must be {self.range}, got {value!r}'
 
-  def _in_range(self, value: float) -> bool:
+  def _in_range(self, value: Any) -> bool:
     return math.isfinite(value) and (self.at_least <= value <= self.at_most
                                      and self.above < value < self.below)
 
@@ -159,8 +159,9 @@ class Named:
       yield f'{path} must hold a name and its fields, got {config!r}'
     elif config or self.required:
       name = config.get('name')
-      if name in self.sections:
-        yield from self.sections[name].faults(self._filled(config), path)
+      section = self.sections.get(str(name))
+      if section is not None:
+        yield from section.faults(self._filled(config), path)
       else:
         yield (f'{path}.name must be one of {", ".join(map(repr, self.sections))}, got {name!r}'
                f'{_nearest(name, self.sections)}')
@@ -252,6 +253,9 @@ class Weights:
     return dict(config)
 
 
+Spec = Field | Section | Named | Entries | Weights
+
+
 def refuse(faults: Iterable[str]) -> None:
   """Raises one ValueError that names all faults, if there are any."""
   found = list(faults)
@@ -302,10 +306,10 @@ def changed_fields(section: Section, before: Config, after: Config, path: str) -
 def _differences(before: Config, after: Config, path: str) -> list[str]:
   changed = []
   for name in sorted(before.keys() | after.keys()):
-    pair = [plain(config[name]) for config in (before, after) if name in config]
-    if len(pair) == 2 and all(isinstance(value, Mapping) for value in pair):
-      changed += _differences(*pair, f'{path}.{name}')
-    elif len(pair) == 1 or pair[0] != pair[1]:
+    old, new = (plain(config.get(name)) for config in (before, after))
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+      changed += _differences(old, new, f'{path}.{name}')
+    elif old != new or (name in before) != (name in after):
       changed.append(f'{path}.{name}')
   return changed
 

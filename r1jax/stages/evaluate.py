@@ -1,5 +1,5 @@
 """Evaluation as a stage, and the table of base against trained that ends a training stage."""
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 import dataclasses
 import functools
 import json
@@ -35,6 +35,7 @@ from r1jax.stages.fields import (
   evaluations,
   sampling,
 )
+from r1jax.stages.program_shapes import ProgramShapes
 from r1jax.stages.stage import (
   StageRun,
   StopRequested,
@@ -53,7 +54,7 @@ def _nothing_to_do(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 SETTINGS = Section(common('evaluate') | dict(
-    model=dataclasses.replace(MODEL, fields=MODEL.fields | dict(source=Field(
+    model=dataclasses.replace(MODEL, fields=dict(MODEL.fields) | dict(source=Field(
         TRAINED, "as of a stage that trains; 'trained' is the model that it has just trained"))),
     data=data_field('the problems'),
     split=Field('test', 'of the data', choices=('train', 'test')),
@@ -201,8 +202,8 @@ def check_sources(run: StageRun, tokenizer: Tokenizer | None) -> None:
   """
   for config in _evaluations_of(run).values():
     source = config['model']['source']
-    trained = source == TRAINED and tokenizer is not None
-    problem_stream(config, tokenizer if trained else loading.find_tokenizer(source, run.inputs))
+    own = tokenizer if source == TRAINED else None
+    problem_stream(config, own or loading.find_tokenizer(source, run.inputs))
 
 
 def run_all(
@@ -309,7 +310,11 @@ def keep_table(
   rows = [{'model': name, **scored} for name, scored in table.items()]
   metrics.print_table(rows, title, console=console)
   written = {'results.md': metrics.format_table(rows, title), 'results.json': to_json(table)}
-  hosts.from_first(lambda: [(workdir / name).write_text(text) for name, text in written.items()])
+
+  def write() -> None:
+    for name, text in written.items():
+      (workdir / name).write_text(text)
+  hosts.from_first(write)
 
 
 def run(
@@ -366,36 +371,43 @@ def _sampling_shapes(
       prompts * count * mean_length, 0, -(-config['problems'] // prompts))
 
 
-def _named(name: str, **fields) -> Callable[[program_shapes.ProgramShapes], program_shapes.ProgramShapes]:
-  return lambda program: dataclasses.replace(program, name=f'{name}: {program.name}', **fields)
+def _named(name: str) -> Callable[[ProgramShapes], ProgramShapes]:
+  return lambda program: dataclasses.replace(program, name=f'{name}: {program.name}')
 
 
-def largest_programs(
+def largest_shapes(
     config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
-    params, beside=(),
-) -> program_shapes.StageShapes:
-  """Those of the evaluation of a training stage that draws most at a time, for their memory.
+    params: Any, beside: Any = (),
+) -> Generator[ProgramShapes, Any, None]:
+  """The programs of the evaluation that needs most memory, of a stage that trains.
 
-  They count as run 0 times an iteration.
+  They count as run 0 times an iteration: only their memory matters.
 
   Args:
-    config, mesh, shape_of: as of `programs`, of the training stage.
-    params: the placed shapes of what it trains.
-    beside: what else it still holds then.
+    config: the stage's.
+    mesh: of the devices to compile for.
+    shape_of: from the `model` part of a config to its ModelConfig.
+    params: the placed shapes of what the stage trains.
+    beside: what else it still holds when it evaluates.
   """
-  def size(item):
-    one = item[1]
-    rows = min(one['prompts_per_batch'], one['problems']) * one['completions_per_problem']
-    return rows * one['sampling']['max_new_tokens'], one['model']['source'] != TRAINED
   if not config['evaluations']:
-    return
-  name, one = max(config['evaluations'].items(), key=size)
+    return None
+  name, one = max(config['evaluations'].items(), key=_memory_rank)
   if one['model']['source'] != TRAINED:
     beside = params, beside
+
+  def for_memory(program: ProgramShapes) -> ProgramShapes:
+    return dataclasses.replace(program, name=f'evaluation {name!r}: {program.name}', times=0,
+                               useful=0, beside=(program.beside, beside))
   (one,) = _of_model({name: one}, config['model']).values()
-  for_nothing = lambda program: _named(
-      f'evaluation {name!r}', times=0, useful=0, beside=(program.beside, beside))(program)
-  yield from program_shapes.changed(for_nothing, shapes(one, mesh, shape_of))
+  yield from program_shapes.changed(for_memory, shapes(one, mesh, shape_of))
+
+
+def _memory_rank(item: tuple[str, Mapping[str, Any]]) -> tuple[int, bool]:
+  """Orders evaluations by the tokens of a batch; on a tie, a model of its own takes more."""
+  one = item[1]
+  rows = min(one['prompts_per_batch'], one['problems']) * one['completions_per_problem']
+  return rows * one['sampling']['max_new_tokens'], one['model']['source'] != TRAINED
 
 
 def _of_model(

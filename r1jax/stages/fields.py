@@ -5,12 +5,12 @@ from typing import Any
 from r1jax import tokenization
 from r1jax.models import PRESETS
 from r1jax.runtime import sharding
-from r1jax.stages.config import Entries, Field, Section
+from r1jax.stages.config import Entries, Field, Section, Spec
 
 MAX_TOKENS = 2 ** 20    # more than any model reads: what is above is a slip
 
 
-def common(kind: str) -> dict[str, Field]:
+def common(kind: str) -> dict[str, Spec]:
   """The fields that each stage begins with."""
   return dict(
       kind=Field(kind, 'the kind of stage', choices=(kind,)),
@@ -55,12 +55,12 @@ def sampling(*, greedy: bool) -> Section:
           choices=tuple(sharding.ROLLOUT_SHARDINGS), how=True)), 'how completions are drawn')
 
 
-REWARD_WORKERS = dict(
+REWARD_WORKERS: dict[str, Spec] = dict(
     reward_workers=Field(2, 'worker processes for rewards', at_least=1, how=True),
     reward_timeout_s=Field(5.0, 'seconds that a worker may take for one answer', above=0, how=True))
 
 
-def checkpoints(every: int, unit: str) -> dict[str, Field]:
+def checkpoints(every: int, unit: str) -> dict[str, Spec]:
   """When a run is saved."""
   return dict(
       checkpoint_every=Field(every, f'{unit} between checkpoints', at_least=1, how=True),

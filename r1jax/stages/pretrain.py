@@ -106,4 +106,4 @@ def shapes(
 ) -> program_shapes.StageShapes:
   """Those of SFT; arguments as of `rl.shapes`."""
   settings = {name: config[name] for name in ('preset', 'compute_dtype', 'remat')}
-  return sft.shapes(config | {'model': settings | {'source': ''}}, mesh, shape_of)
+  return sft.shapes({**config, 'model': settings | {'source': ''}}, mesh, shape_of)

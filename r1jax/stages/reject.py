@@ -3,7 +3,7 @@
 Only correct and whole completions ever pass. With no further filter that is expert iteration; with
 those of `data.curation` it draws the samples of a cold start, or those of the report's third stage.
 """
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import random
 from typing import Any
@@ -40,7 +40,7 @@ def _filter_faults(name: str, given: Any) -> Iterator[str]:
     return
   section = Section({field: Field(value, 'of the filter') for field, value in known.items()})
   found = [f'filters.{fault.removeprefix(".")}' for fault in section.faults(
-      known | given if isinstance(given, Mapping) else given, name)]
+      {**known, **given} if isinstance(given, Mapping) else given, name)]
   yield from found
   if not found:
     try:
@@ -49,7 +49,7 @@ def _filter_faults(name: str, given: Any) -> Iterator[str]:
       yield str(error)
 
 
-SETTINGS = Section(evaluate.SETTINGS.fields | common('reject') | dict(
+SETTINGS = Section({**evaluate.SETTINGS.fields, **common('reject')} | dict(
     split=Field('train', 'of the data', choices=('train', 'test')),
     model=MODEL,
     problems=Field(2000, 'problems in all', at_least=1),
@@ -102,8 +102,8 @@ def run(
         f'{name} {count}' for name, count in counts.items() if '/' in name and count)
     raise ValueError(
         f'stage {stage!r} kept {len(curated.kept)} of {len(samples)} completions ({reasons}), '
-        f'fewer than min_kept={config["min_kept"]}: read why in {run.workdir / "refused"}; draw more '
-        'samples, take easier problems or loosen filters')
+        f'fewer than min_kept={config["min_kept"]}: read why in {run.workdir / "refused"}; draw '
+        'more samples, take easier problems or loosen filters')
   return leave_files(run, files=files, template=config['template'], scores=scores | counts,
                      compute=compute.drawing(loaded.model.config, rows))
 
@@ -138,7 +138,7 @@ def shapes(
 
 
 def read_samples(
-    records: list[Mapping[str, Any]], config: Mapping[str, Any], tokenizer: Tokenizer,
+    records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], tokenizer: Tokenizer,
 ) -> list[curation.Sample]:
   """An evaluation's records as samples; only what the accuracy gives 1 is correct."""
   prompt_opens_think, samples = opens_think(config['template'], tokenizer), []

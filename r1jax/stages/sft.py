@@ -29,7 +29,7 @@ from r1jax.stages import (
   supervised,
 )
 from r1jax.stages.artifact import Artifact
-from r1jax.stages.config import Field, Section, plain
+from r1jax.stages.config import Field, Section, Spec, plain
 from r1jax.stages.datasets import data_field
 from r1jax.stages.fields import (
   EXPERTS,
@@ -58,7 +58,7 @@ def optimizer_section(learning_rate: float, **defaults: float) -> Section:
                   for name, field in fields.items()}, 'AdamW, and its cosine')
 
 
-def batches(rows: int, row_length: int) -> dict[str, Field]:
+def batches(rows: int, row_length: int) -> dict[str, Spec]:
   """How packed rows become batches."""
   return dict(
       row_length=Field(row_length, 'tokens of a packed row', at_least=2, at_most=MAX_TOKENS),
@@ -110,7 +110,7 @@ DEFAULT = SETTINGS.default
 
 def own_samples(
     files: Iterable[str], template: str, tokenizer: Tokenizer,
-) -> list[dict[str, str]]:
+) -> list[Mapping[str, str]]:
   """Prompts and completions of one's own JSONL files, in the readable pattern of `curation`.
 
   Raises:
@@ -122,14 +122,15 @@ def own_samples(
 
 def data_samples(
     data: Mapping[str, Any], template: str, tokenizer: Tokenizer,
-) -> list[dict[str, str]]:
+) -> list[Mapping[str, str]]:
   """Prompts and completions of the train split of a dataset, its answers being the summaries.
 
   Raises:
     FileNotFoundError, ValueError: the data cannot be read, or an example has no `reasoning`, or a
       tag in it or in its answer.
   """
-  samples, examples = [], datasets.load_examples(data, 'train')
+  samples: list[Mapping[str, str]] = []
+  examples = datasets.load_examples(data, 'train')
   for index in range(len(examples)):
     example = examples[index]
     reasoning, summary = str(example.get('reasoning') or ''), str(example['answer'])
@@ -160,13 +161,14 @@ def read_sources(
 
   The sources are 'files', 'data' and 'stage <name>'; errors as of `own_samples`, `data_samples`.
   """
-  sources = {}
+  sources: dict[str, list[Mapping[str, str]]] = {}
   if config['files']:
     sources['files'] = own_samples(config['files'], config['template'], tokenizer)
   if config['data']:
     sources['data'] = data_samples(config['data'], config['template'], tokenizer)
-  return sources | {f'stage {name}': supervised.read_drawn(inputs, name)
-                    for name in config['sample_stages']}
+  for name in config['sample_stages']:
+    sources[f'stage {name}'] = [*supervised.read_drawn(inputs, name)]
+  return sources
 
 
 def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
@@ -299,5 +301,5 @@ def shapes(
       (ints, ints, ints, program_shapes.table(mesh, rows, length)), loss=loss, after=after,
       useful=compute.training_rows(
           model.config, np.ones((rows, length), int), remat=False).trained)
-  yield from evaluate.largest_programs(config, mesh, shape_of, params)
+  yield from evaluate.largest_shapes(config, mesh, shape_of, params)
   return program_shapes.IterationWork(rows * length, 1, config['last_step'])

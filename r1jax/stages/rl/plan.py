@@ -41,7 +41,7 @@ def shapes(
       beside=(models.moments, models.waiting_reference, models.critic_params))
   yield from _scoring(config, mesh, models, mean_length)
   yield from _updates(config, mesh, models, mean_length)
-  yield from evaluate.largest_programs(
+  yield from evaluate.largest_shapes(
       config, mesh, shape_of, models.params,
       beside=(models.state.optimizer, models.reference, models.critic))
   updates = updates_per_rollout(config)

@@ -6,7 +6,7 @@ from typing import Any
 from r1jax import divergences, losses
 from r1jax.rewards import suite
 from r1jax.stages import evaluate
-from r1jax.stages.config import Entries, Field, Section, Weights
+from r1jax.stages.config import Entries, Field, Section, Spec, Weights
 from r1jax.stages.datasets import data_field
 from r1jax.stages.fields import (
     EXPERTS,
@@ -26,7 +26,7 @@ from r1jax.stages.rl import programs as rl_programs
 
 _WHOLE_COMPLETION = ('sequence', 'product')    # ratio levels with one ratio a completion
 
-REWARDS = dict(
+REWARDS: dict[str, Spec] = dict(
     rewards=Weights(suite.REWARDS, 'weights of rules'),
     reward_models=Entries(Section(dict(
         source=Field('', "an input stage of kind 'reward_model', or the folder of its Artifact"),
