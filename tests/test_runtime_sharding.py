@@ -111,7 +111,7 @@ def batch(prompts):
                           rng.normal(-3, 1, (3, 8, 5)).astype(np.float32))))
 
 
-NORMALIZERS = Normalizers(np.float32(8), np.float32(21), np.float32(0.2))
+NORMALIZERS = Normalizers(jnp.float32(8), jnp.float32(21), jnp.float32(0.2))
 
 
 @pytest.fixture(scope='module')

@@ -1,4 +1,4 @@
-"""The record of an RL iteration."""
+"""The metrics of an RL iteration."""
 import pytest
 
 from r1jax.stages.rl import metrics
@@ -10,13 +10,13 @@ UPDATE = {'skipped_updates': 0.0, 'loss': 1.0}
 
 @pytest.mark.parametrize('remat, operations', [(False, 7e9), (True, 6e9)])
 def test_utilisation_is_of_the_peak_without_rematerialisation(remat, operations):
-  record = metrics.iteration_record(
+  found = metrics.iteration_metrics(
       [ROLLOUT, UPDATE], {'timing_s/step': 2.0}, remat=remat, peak_flops=1e10)
-  assert record['model_flops_utilisation'] == pytest.approx(operations / 2 / 1e10)
+  assert found['model_flops_utilisation'] == pytest.approx(operations / 2 / 1e10)
 
 
 def test_without_a_known_peak_there_is_no_utilisation():
-  record = metrics.iteration_record(
+  found = metrics.iteration_metrics(
       [ROLLOUT, UPDATE], {'timing_s/step': 2.0}, remat=False, peak_flops=None)
-  assert 'model_flops_utilisation' not in record
-  assert record['tokens_per_second'] == 50
+  assert 'model_flops_utilisation' not in found
+  assert found['tokens_per_second'] == 50
