@@ -103,7 +103,7 @@ def test_numbers_of_any_kind_are_taken():
 
 
 def test_an_exception_is_told_with_its_cause():
-  message = r"^Reward function 'mine' raised KeyError\('key'\) on completion 2: mend it"
+  message = r"^Reward function 'mine' raised KeyError\('key'\) on completion 2: fix it"
   with pytest.raises(ValueError, match=message) as raised:
     compute({'mine': (lambda c, e: {'x': 1.0}[c.text], 1.0)}, ['x', 'x', 'key'])
   assert isinstance(raised.value.__cause__, KeyError)
@@ -122,7 +122,7 @@ def test_nothing_to_reward_is_an_empty_batch():
 
 
 def test_impossible_suites_and_batches_are_refused():
-  with pytest.raises(ValueError, match='give at least one'):
+  with pytest.raises(ValueError, match='needs at least one reward function'):
     RewardSuite({})
   with pytest.raises(ValueError, match="weight of reward 'format' is nan: give a finite"):
     RewardSuite(named_rewards({'format': math.nan}))

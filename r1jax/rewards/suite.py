@@ -1,4 +1,4 @@
-"""Rewards composed by weight, and computed while the device goes on.
+"""Rewards as weighted sums of functions, computed in the background.
 
     suite = RewardSuite(named_rewards({'format': 1.0, 'number': 1.0}))
     pending = suite.submit(completions, examples)   # returns at once
@@ -6,9 +6,9 @@
     rewards = pending.collect()
 
 A reward function is `(completion: Completion, example: Mapping) -> float | None`; None means that
-it cannot judge. Functions run in a background thread of this process, in the order given, so a
-function written in a notebook may be a closure; those of `_ASKING` run in several threads, as they
-wait for worker processes.
+it cannot judge the completion. Functions run in a background thread of this process, one after
+another in the order given, so a function written in a notebook may be a closure. Those of
+`_WAITING` run in several threads, because they wait for worker processes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ REWARDS: dict[str, RewardFunction] = {
     'language': language_reward,    # the question's own language; `language_zh` is always Chinese
     **{f'language_{name}': functools.partial(language_reward, target=name) for name in LANGUAGES},
 }
-_ASKING = (accuracy.number_reward,)
+_WAITING = (accuracy.number_reward,)
 
 
 def named_rewards(
@@ -131,7 +131,7 @@ class PendingRewards:
 
 
 class RewardSuite:
-  """Reward functions with weights, and the worker processes they ask."""
+  """Reward functions with weights, and the worker processes that some of them use."""
 
   def __init__(
       self,
@@ -140,18 +140,18 @@ class RewardSuite:
       num_workers: int = 2,
       timeout_s: float = 5.0,
   ):
-    """Starts no process: workers are started when first needed.
+    """Starts no process; workers are started when they are first needed.
 
     Args:
       functions: (reward function, weight) by the name under which the component is logged.
-      num_workers: worker processes at most.
+      num_workers: the greatest number of worker processes.
       timeout_s: seconds that a worker may take for one answer.
 
     Raises:
-      ValueError: no functions, or a weight that is no finite number.
+      ValueError: no functions, or a weight that is not a finite number.
     """
     if not functions:
-      raise ValueError('A reward suite without functions rewards nothing: give at least one.')
+      raise ValueError('functions is empty: a reward suite needs at least one reward function.')
     for name, (_, weight) in functions.items():
       if not isinstance(weight, numbers.Real) or not math.isfinite(weight):
         raise ValueError(f'The weight of reward {name!r} is {weight!r}: give a finite number.')
@@ -160,7 +160,7 @@ class RewardSuite:
     threads = functools.partial(
         ThreadPoolExecutor, initializer=workers.use_pool, initargs=(self._pool,))
     self._background = threads(max_workers=1)
-    self._asking = threads(max_workers=num_workers)
+    self._waiting = threads(max_workers=num_workers)
 
   def submit(
       self, completions: Sequence[Completion], examples: Sequence[Mapping],
@@ -172,7 +172,7 @@ class RewardSuite:
       examples: the N examples they answer; a group repeats its example.
 
     Raises:
-      ValueError: the lengths differ.
+      ValueError: the numbers of completions and examples differ.
     """
     if len(completions) != len(examples):
       raise ValueError(
@@ -182,9 +182,9 @@ class RewardSuite:
     return PendingRewards(future.result)
 
   def close(self) -> None:
-    """Ends threads and workers, after what was submitted."""
+    """Ends threads and workers after they have computed what was submitted."""
     self._background.shutdown()
-    self._asking.shutdown()
+    self._waiting.shutdown()
     self._pool.close()
 
   def __enter__(self) -> 'RewardSuite':
@@ -198,7 +198,7 @@ class RewardSuite:
     total = np.zeros(len(completions))
     components, counters = {}, {}
     for name, (function, weight) in self._functions.items():
-      apply = self._asking.map if function in _ASKING else map
+      apply = self._waiting.map if function in _WAITING else map
       component = np.fromiter(
           apply(functools.partial(_checked_reward, name, function), range(len(completions)),
                 completions, examples),
@@ -214,13 +214,17 @@ class RewardSuite:
 def _checked_reward(
     name: str, function: RewardFunction, index: int, completion: Completion, example: Mapping,
 ) -> float:
-  """The reward, NaN for None; raises one clear sentence for anything but a finite number."""
+  """The reward, NaN for None.
+
+  Raises:
+    ValueError: the function raised an exception, or returned something else.
+  """
   try:
     value = function(completion, example)
   except Exception as error:
     raise ValueError(
         f'Reward function {name!r} raised {error!r} on completion {index}: '
-        'mend it, or let it return None for what it cannot judge.') from error
+        'fix it, or let it return None for what it cannot judge.') from error
   if value is None:
     return math.nan
   try:
