@@ -36,7 +36,10 @@ def batch(prompts):
   """Four groups of four with lengths from 0 to 9, all scores given."""
   rng = np.random.default_rng(0)
   lengths = np.array([9, 3, 0, 1, 9, 9, 8, 7, 1, 1, 0, 2, 5, 9, 4, 6])
-  draw = lambda: jnp.asarray(rng.normal(-3, 0.3, (16, 9)), jnp.float32)
+
+  def draw():
+    return jnp.asarray(rng.normal(-3, 0.3, (16, 9)), jnp.float32)
+
   tokens = jnp.asarray(rng.integers(0, 40, (16, 9)), jnp.int32)
   return Batch(prompts.tokens, prompts.lengths, tokens,
                jnp.asarray(np.arange(9) < lengths[:, None], jnp.float32), draw(),
@@ -113,8 +116,11 @@ def test_packed_scores_stand_where_the_unpacked_do(tiny, prompts, batch, teacher
   programs = rl_programs.make_programs(tiny.model, None, None, settings, (0,), lambda: False)
   packed = rl_programs.pack(batch, settings, MESH)
   want, _ = teacher_forced(tiny.params, prompts, batch.completion_tokens, 1.0)
-  score = lambda packed: np.where(
-      batch.completion_mask, programs.score(tiny.params, packed), 0)
+
+  def score(packed):
+    return np.where(
+        batch.completion_mask, programs.score(tiny.params, packed), 0)
+
   np.testing.assert_allclose(score(packed), np.where(batch.completion_mask, want, 0), atol=2e-5)
   # What stands in the padding of prompts, completions and of slots changes nothing.
   other = dataclasses.replace(
@@ -160,7 +166,8 @@ def test_rows_on_four_devices_give_the_gradient_of_one(tiny, batch, unpacked):
 
 
 PPO = dict(
-    steps=4, prompts_per_batch=4, mini_batches=2, dynamic_sampling_rounds=1, checkpoint_every=10, advantage='gae',
+    steps=4, prompts_per_batch=4, mini_batches=2, dynamic_sampling_rounds=1, checkpoint_every=10,
+    advantage='gae',
     kl_coefficient=0.1, kl_place='reward', kl_estimator='k1', optimizer=dict(learning_rate=1e-6),
     critic=dict(optimizer=dict(learning_rate=1e-6)), sampling=dict(max_new_tokens=8, chunk=4))
 

@@ -60,7 +60,8 @@ def stand_in(objective):
     assert len(questions) == len(completions)
     sizes = np.asarray([[sum(text.encode()) % 13 for text in group] for group in completions])
     scores = (sizes.astype(np.float32) - 6) / (1 + OBJECTIVES.index(objective))
-    return reward_model.Scored(scores, compute.Compute(scored=10.0 * sizes.size, scored_tokens=sizes.size))
+    return reward_model.Scored(
+        scores, compute.Compute(scored=10.0 * sizes.size, scored_tokens=sizes.size))
   return rewards
 
 
@@ -114,13 +115,15 @@ def test_a_reward_model_judges_its_own_objective_and_what_has_none():
 def test_scores_of_any_size_give_rewards_from_0_to_1():
   for score, want in ((-1e4, 0.0), (0.0, 0.5), (1e4, 1.0)):
     scored = reward_model.Scored(np.full((1, 2), score, np.float32), compute.Compute())
-    model = rl_rewards.ScoringModel(1.0, 'safety', lambda *_: scored)
+    model = rl_rewards.ScoringModel(1.0, 'safety', lambda *_, scored=scored: scored)
     got, _ = rl_rewards.score({'x': model}, completions_of(2), [dict(question='q')])
     np.testing.assert_array_equal(got.total, [want] * 2)
 
 
 def test_each_part_has_its_own_rewards_united_by_name():
-  suite = lambda **functions: RewardSuite(functions)
+  def suite(**functions):
+    return RewardSuite(functions)
+
   sources = rl_rewards.RewardSources(
       rl_rewards.RewardSource(suite(bytes=(runs.by_bytes, 1.0)), {}),
       rl_rewards.RewardSource(suite(bytes=(runs.by_bytes, 0.0), length=(by_length, 0.5)),
@@ -213,7 +216,8 @@ def test_no_two_prompts_share_an_id_and_with_it_their_keys(mixture):
 
 def run_mixed(base, general, workdir, should_stop=lambda: False):
   config = mixed_config(
-      base, general, steps=12, epochs=2, mini_batches=2, dynamic_sampling_rounds=1, checkpoint_every=2,
+      base, general, steps=12, epochs=2, mini_batches=2, dynamic_sampling_rounds=1,
+      checkpoint_every=2,
       sampling=dict(max_new_tokens=8, chunk=4), general_prompts=dict(from_step=4))
   with stand_ins(base):
     return rl.run(config, {}, workdir, should_stop=should_stop,
@@ -304,7 +308,10 @@ def test_two_reward_models_have_a_curve_each():
 @pytest.mark.parametrize('advantage', ('group_relative', 'batch_normalized', 'gae'))
 def test_the_loss_is_the_same_wherever_the_general_prompts_stand(tiny, advantage):
   rng = np.random.default_rng(0)
-  draw = lambda: jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
+
+  def draw():
+    return jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
+
   lengths = rng.integers(1, 6, 8)
   batch = Batch(
       jnp.asarray(rng.integers(0, 40, (4, 6)), jnp.int32), jnp.array([6, 1, 4, 5]),
@@ -372,10 +379,12 @@ def test_impossible_mixtures_and_reward_models_are_refused(base, general):
   cases = {
       'general_prompts.prompts_per_batch must be below prompts_per_batch=4, got 4':
           dict(general_prompts=dict(prompts_per_batch=4)),
-      'general_prompts.prompts_per_batch must be at least 0, got -1': dict(general_prompts=dict(prompts_per_batch=-1)),
+      'general_prompts.prompts_per_batch must be at least 0, got -1':
+          dict(general_prompts=dict(prompts_per_batch=-1)),
       'general_prompts.from_step must be at most 2, .*got 3':
           dict(general_prompts=dict(from_step=3)),
-      'general_prompts.from_step must be at least 0, got -1': dict(general_prompts=dict(from_step=-1)),
+      'general_prompts.from_step must be at least 0, got -1':
+          dict(general_prompts=dict(from_step=-1)),
       'from_step must be at most 0, .*got 3':
           dict(steps=4, epochs=4, general_prompts=dict(from_step=3)),
       "general_prompts.data.name must be .*got 'jsnl': did you mean 'jsonl'":
@@ -383,16 +392,19 @@ def test_impossible_mixtures_and_reward_models_are_refused(base, general):
       'general_prompts.data.foldr is not a field': dict(general_prompts=dict(data=dict(foldr='x'))),
       'general_prompts.prompts is not a field: did you mean .*general_prompts.prompts_per_batch':
           dict(general_prompts=dict(prompts=1)),
-      "general_prompts.rewards.formt is not one of": dict(general_prompts=dict(rewards={'formt': 1.0})),
+      "general_prompts.rewards.formt is not one of":
+          dict(general_prompts=dict(rewards={'formt': 1.0})),
       'zero.reward_models.good.source must not be empty: name an input stage': missing,
-      'zero.general_prompts.reward_models.good.source must not be empty': dict(general_prompts=missing),
+      'zero.general_prompts.reward_models.good.source must not be empty':
+          dict(general_prompts=missing),
       'reward_models.good.wieght is not a field: did you mean .*good.weight':
           dict(reward_models={'good': dict(source='x', wieght=1.0)}),
       "reward_models.good.weight must be a float .*got '1'": dict(
           reward_models={'good': dict(source='x', weight='1')}),
       'reward_models.good.weight must be a finite number, got nan': dict(
           reward_models={'good': dict(source='x', weight=float('nan'))}),
-      "reward_models.good must hold the fields source, weight, got 'x'": dict(reward_models={'good': 'x'})}
+      "reward_models.good must hold the fields source, weight, got 'x'":
+          dict(reward_models={'good': 'x'})}
 
   def with_known_rules(**fields):
     config = mixed_config(base, general)
@@ -405,7 +417,8 @@ def test_impossible_mixtures_and_reward_models_are_refused(base, general):
     assert '\n' not in str(refusal.value)
   config = with_known_rules()
   config['general_prompts'] |= dict(rewards={}, reward_models={})
-  with pytest.raises(ValueError, match='general_prompts.rewards must not be empty: name at least one'):
+  sentence = 'general_prompts.rewards must not be empty: name at least one'
+  with pytest.raises(ValueError, match=sentence):
     rl.SETTINGS.check(config, 'config.stages.zero')
   config['general_prompts']['prompts_per_batch'] = 0
   rl.SETTINGS.check(config | dict(rewards={}, reward_models={'good': dict(source='x')}), 'zero')

@@ -69,7 +69,7 @@ def test_the_prediction_head_is_rematerialised(params):
       return auxiliary.prediction_loss(model, params, hidden, rows, jnp.float32(7))[0]
     return loss
   kept = [sum(leaf.size for leaf in jax.tree.leaves(
-      jax.eval_shape(lambda params: jax.vjp(loss(remat), params)[1], params)))
+      jax.eval_shape(lambda params, remat=remat: jax.vjp(loss(remat), params)[1], params)))
           for remat in (False, True)]
   width = tokens.size * SHAPE.width
   assert kept[1] < kept[0] - 5 * width
@@ -102,9 +102,10 @@ def test_a_bias_moves_against_its_load_by_the_rate_and_by_nothing_else(model, pa
         sft.make_loss(model, experts=experts, prediction_coefficient=0.3), optimizer,
         after=auxiliary.after_update(SHAPE, experts))
     after, measured = jax.jit(update)(state, rows, jnp.float32(9))
-    return [np.asarray(new['balancing_bias'] - old['balancing_bias']) for new, old in (
+    moved = [np.asarray(new['balancing_bias'] - old['balancing_bias']) for new, old in (
         (after.params['stacks']['stack_1']['mlp'], params['stacks']['stack_1']['mlp']),
-        (after.params['prediction']['block']['mlp'], params['prediction']['block']['mlp']))], measured
+        (after.params['prediction']['block']['mlp'], params['prediction']['block']['mlp']))]
+    return moved, measured
 
   tokens, segments, positions, _ = rows
   hidden, _, aux = model.apply(params, tokens, positions=positions, segment_ids=segments)
@@ -126,7 +127,8 @@ def test_sft_trains_and_keeps_the_prediction_head(compiled, params, tmp_path):
   own = tmp_path / 'own.jsonl'
   own.write_text('{"prompt": "1+1", "reasoning": "one and one", "summary": "2"}\n' * 4)
   config = runs.sft_config(
-      str(tmp_path / 'base'), inputs=(), sample_stages=(), files=(str(own),), row_length=128, rows=1,
+      str(tmp_path / 'base'), inputs=(), sample_stages=(), files=(str(own),), row_length=128,
+      rows=1,
       experts=dict(bias_rate=0.001), prediction_coefficient=0.3)
   artifact = sft.run(config, {}, tmp_path / 'run')
   record = metrics.read_metrics(tmp_path / 'run')[-1]
@@ -183,7 +185,10 @@ def test_rl_balances_experts_packed_or_not(row_length, compiled, tmp_path):
 def test_what_a_model_cannot_have_is_refused():
   dense = ModelConfig('qwen3', vocab_size=8, width=8, num_layers=1, num_heads=1, num_kv_heads=1,
                       head_dim=8, mlp_width=8)
-  settings = lambda **fields: dict(experts=EXPERTS.default | fields)
+
+  def settings(**fields):
+    return dict(experts=EXPERTS.default | fields)
+
   auxiliary.check_model(settings(), dense, 'stage')
   with pytest.raises(ValueError, match='stage.experts=.*no experts: set both to 0'):
     auxiliary.check_model(settings(balance_coefficient=0.1), dense, 'stage')

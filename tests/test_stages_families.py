@@ -29,7 +29,8 @@ def test_r1_zero_runs_on_every_family(name, compiled, tmp_path):
     assert record['sampling/logprob_difference/max'] < 1e-4
   trained = huggingface.load_params(artifact.folder / 'model', shape)
   changed = jax.tree.map(lambda a, b: np.any(np.asarray(a) != np.asarray(b)), params, trained)
-  still = {path[-1].key for path, moved in jax.tree_util.tree_leaves_with_path(changed) if not moved}
+  still = {path[-1].key for path, moved in jax.tree_util.tree_leaves_with_path(changed)
+           if not moved}
   assert still <= {'balancing_bias'}     # state that no gradient trains
 
 

@@ -75,7 +75,10 @@ def batch():
   """Two groups of two, of lengths 4, 2, 0 and 3."""
   rng = np.random.default_rng(0)
   mask = np.float32(np.arange(4) < np.array([4, 2, 0, 3])[:, None])
-  draw = lambda: jnp.asarray(rng.normal(size=(4, 4)), jnp.float32)
+
+  def draw():
+    return jnp.asarray(rng.normal(size=(4, 4)), jnp.float32)
+
   return Batch(jnp.ones((2, 3), jnp.int32), jnp.array([3, 2]), jnp.ones((4, 4), jnp.int32),
                jnp.asarray(mask), behaviour_logprobs=draw(), old_logprobs=draw(),
                reference_logprobs=draw(), old_values=draw())
@@ -138,7 +141,8 @@ def test_pitfall_07_every_advantage_is_finite_and_zero_for_equal_rewards(batch, 
   if kind != 'gae':   # whose baseline is the critic, not the batch
     settings = runs.merged(rl.DEFAULT, dict(group_size=2, advantage=kind))
     whole = dataclasses.replace(batch, completion_mask=jnp.ones((4, 4)))
-    equal, _ = rl_programs.make_compute_advantages(settings)(whole, jnp.full(4, 0.7), jnp.float32(0))
+    equal, _ = rl_programs.make_compute_advantages(settings)(
+        whole, jnp.full(4, 0.7), jnp.float32(0))
     assert not np.any(equal.advantages)
 
 

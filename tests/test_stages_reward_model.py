@@ -1,6 +1,7 @@
 """Training reward models: what they see, what they are taught, what they leave behind."""
 import collections
 import json
+import operator
 import random
 
 import jax
@@ -81,8 +82,11 @@ def test_helpfulness_sees_the_summary_and_safety_the_whole(base):
     assert tokenizer.decode(tokens[:-1], skip_special=False) == text
     prompt = encoded.prompt_tokens[0, :encoded.prompt_lengths[0]]
     assert tokenizer.decode(prompt, skip_special=False) == 'User: Well?\nAssistant:'
-  seen = lambda prompt, opened: reward_model_data.seen(
-      'five</think> 5 ', 'helpfulness', prompt=prompt, prompt_opens_think=opened)
+
+  def seen(prompt, opened):
+    return reward_model_data.seen(
+        'five</think> 5 ', 'helpfulness', prompt=prompt, prompt_opens_think=opened)
+
   assert (seen('a', True), seen('a\n', True)) == (' 5', '5')
 
 
@@ -131,8 +135,10 @@ def test_length_tells_nothing_of_the_pairs_that_are_kept(base, split):
 
 @pytest.mark.parametrize('objective', reward_model.OBJECTIVES)
 def test_the_miniature_is_split_and_its_labels_are_right(base, objective):
-  load = lambda split: reward_model_data.load_examples(
-      config_of(base, objective=objective) | dict(data=dict(name='miniature', size=400)), split)
+  def load(split):
+    return reward_model_data.load_examples(
+        config_of(base, objective=objective) | dict(data=dict(name='miniature', size=400)), split)
+
   train, test = load('train'), load('test')
   assert train == load('train') and len(set(train)) == len(train)
   if objective == 'helpfulness':
@@ -159,7 +165,8 @@ def leave(folder, samples, refused, kind='reject'):
   """The Artifact of a stage that drew these lines."""
   for name, rows in (('samples', samples), ('refused', refused)):
     metrics.JsonlWriter(Path(folder) / name, key='part', resume=0).append(0, rows)
-  checkpoint.write_manifest(Path(folder), checkpoint.Manifest(kind, 'preference_samples', 'of the draw'))
+  checkpoint.write_manifest(
+      Path(folder), checkpoint.Manifest(kind, 'preference_samples', 'of the draw'))
   return open_artifact(folder)
 
 
@@ -196,7 +203,10 @@ def test_what_was_drawn_is_compared_as_it_was_judged(objective, tmp_path):
   right, wrong, samples, refused = judged_lines(random.Random(0), 300)
   inputs = {'first': leave(tmp_path / 'first', samples[::2], refused[::2]),
             'second': leave(tmp_path / 'second', samples[1::2], refused[1::2])}
-  load = lambda split: reward_model_data.drawn_examples(drawn_config(objective), inputs, split)
+
+  def load(split):
+    return reward_model_data.drawn_examples(drawn_config(objective), inputs, split)
+
   train, test = load('train'), load('test')
   assert (train, test) == (load('train'), load('test'))
   questions = [{example.question for example in examples} for examples in (train, test)]
@@ -238,7 +248,10 @@ def test_no_held_out_question_of_what_was_drawn_is_learnt_from_the_data(base, tm
   inputs = {'first': leave(
       tmp_path, [line(question, 'Well, yes.') for question in sorted(data)],
       [line(question, 'Well, no.', correct='wrong answer') for question in sorted(data)])}
-  load = lambda split: reward_model_data.load_split(config, inputs, load_tokenizer(base), split)
+
+  def load(split):
+    return reward_model_data.load_split(config, inputs, load_tokenizer(base), split)
+
   train, test = load('train'), load('test')
   learnt, held_out = ({example.question for example in split.examples} for split in (train, test))
   assert not learnt & held_out and learnt | held_out >= data
@@ -274,7 +287,7 @@ def test_pitfall_01_order_of_sides_and_micro_batches_change_no_loss(base):
   want = gradient(params, batch(pairs), np.float32(4))
   swapped = gradient(params, batch([(q, sides[::-1], 1 - label, margin)
                                     for q, sides, label, margin in pairs]), np.float32(4))
-  halves = [gradient(params, jax.tree.map(lambda x: x[part], batch(pairs)), np.float32(4))
+  halves = [gradient(params, jax.tree.map(operator.itemgetter(part), batch(pairs)), np.float32(4))
             for part in (slice(0, 2), slice(2, 4))]
   for other in (swapped, jax.tree.map(jnp.add, *halves)):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), want, other)
@@ -331,7 +344,8 @@ def test_what_was_drawn_is_enough_to_learn_from(base, tmp_path):
       tmp_path / 'drawn', [line(question, THOUGHT.format(2, KINDLY[0])) for question in questions],
       [line(question, THOUGHT.format(2, RUDELY[0]), correct='wrong answer')
        for question in questions])}
-  config = config_of(base, inputs=('preference_samples',), sample_stages=('preference_samples',), epochs=4) | dict(data={})
+  config = config_of(base, inputs=('preference_samples',), sample_stages=('preference_samples',),
+                     epochs=4) | dict(data={})
   artifact = reward_model.run(config, inputs, tmp_path / 'run')
   scores = artifact.manifest.scores
   assert scores['drawn'] == scores['examples'] == 120 - scores['after']['examples'] > 90
@@ -340,7 +354,9 @@ def test_what_was_drawn_is_enough_to_learn_from(base, tmp_path):
 
 
 def test_pitfall_20_stopped_reward_model_equals_uninterrupted(base, preferences, helpful, tmp_path):
-  run = lambda should_stop: run_helpful(base, preferences, tmp_path, should_stop)
+  def run(should_stop):
+    return run_helpful(base, preferences, tmp_path, should_stop)
+
   _, (sentence,) = runs.finish(run, [5])
   assert 'run the same command to go on' in sentence
   runs.assert_same(tmp_path, helpful.folder)
@@ -359,7 +375,10 @@ def test_it_is_loaded_as_it_was_trained_and_judges_as_it_was_measured(helpful, p
   questions = ['test question 30?', 'test question 31?', 'test question 32?']
   found = rewards(questions, [[THOUGHT.format(1, KINDLY[0]), THOUGHT.format(2, KINDLY[0]),
                                THOUGHT.format(1, RUDELY[1])]] * 3)
-  tokens = lambda text: len(loaded.tokenizer.encode(text))
+
+  def tokens(text):
+    return len(loaded.tokenizer.encode(text))
+
   assert found.compute.scored_tokens == 3 * (tokens(f'User: {questions[0]}\nAssistant:') + sum(
       1 + tokens(f' {answer}') for answer in (KINDLY[0], KINDLY[0], RUDELY[1])))
   found = found.rewards
@@ -408,11 +427,13 @@ def test_impossible_reward_models_are_refused(base, preferences, judged, helpful
       (dict(data=dict(name='jsnl')), "data.name must be .*got 'jsnl': did you mean 'jsonl'"),
       (dict(data=dict(foldr='x')), 'did you mean .*data.folder'),
       (dict(rows=3, micro_batches=2), 'rows must be a multiple of micro_batches = 2, got 3'),
-      (dict(pairs=dict(max_length_ratio=0.5)), 'max_length_ratio must be at least 1, or 0 .*got 0.5'),
+      (dict(pairs=dict(max_length_ratio=0.5)),
+       'max_length_ratio must be at least 1, or 0 .*got 0.5'),
       (dict(pairs=dict(margin=-1.0)), 'margin must be at least 0, got -1.0'),
       (dict(held_out=0), 'held_out must be at least 2, got 0'),
       (dict(pairs_per_question=0), 'pairs_per_question must be at least 1, got 0'),
-      (dict(sample_stages=('preference_samples',)), r"sample_stages names 'preference_samples', which is not one of inputs=\[\]"),
+      (dict(sample_stages=('preference_samples',)),
+       r"sample_stages names 'preference_samples', which is not one of inputs=\[\]"),
       (dict(rows=128), 'the data fill 96 rows and a batch has rows=128'),
       (dict(max_tokens=4), r'no example left \(dropped/long 96, .*raise max_tokens'),
       (dict(objective='safety'), 'train.jsonl, line 1: the field "completion" is missing')):
@@ -429,7 +450,8 @@ def test_impossible_reward_models_are_refused(base, preferences, judged, helpful
   drawn = config_of(base, inputs=('draw', 'rl')) | dict(data={})
   with pytest.raises(ValueError, match="the train split of stage 'draw' has no example of helpful"):
     reward_model.run(drawn | dict(sample_stages=('draw',)), inputs, tmp_path / 'run')
-  with pytest.raises(ValueError, match="sample_stages='rl' is a stage of kind 'rl': name one of kind"):
+  sentence = "sample_stages='rl' is a stage of kind 'rl': name one of kind"
+  with pytest.raises(ValueError, match=sentence):
     reward_model.run(drawn | dict(sample_stages=('rl',)), inputs, tmp_path / 'run')
   with pytest.raises(ValueError, match="'draw' is the Artifact of a stage of kind 'reject'"):
     manifest = checkpoint.Manifest('reject', 'draw', 'x')

@@ -133,25 +133,33 @@ def test_a_mesh_of_four_devices_draws_the_same_rollouts_and_learns_the_same(base
 
 
 REFUSED = {
-    'unknown field': (dict(stepz=2), 'zero.stepz is not a field: did you mean config.stages.zero.steps[?]'),
+    'unknown field': (dict(stepz=2),
+                      'zero.stepz is not a field: did you mean config.stages.zero.steps[?]'),
     'unknown field within': (dict(sampling=dict(top_q=1)), 'sampling.top_q .*sampling.top_[pk]'),
-    'wrong type': (dict(group_size=2.5), r'group_size must be an int such as 16, got 2.5 \(a float\)'),
+    'wrong type': (dict(group_size=2.5),
+                   r'group_size must be an int such as 16, got 2.5 \(a float\)'),
     'wrong type within': (dict(optimizer=dict(beta1='0.9')), "beta1 must be a float .*got '0.9'"),
     'a flag is no number': (dict(steps=True), 'steps must be an int .*got True'),
     'a number is no flag': (dict(model=dict(remat=1)), 'remat must be a bool .*got 1'),
     'no fields': (dict(optimizer=3), 'optimizer must hold the fields learning_rate, .*got 3'),
     'nothing to do': (dict(steps=0), 'steps must be at least 1, got 0'),
-    'a group of one': (dict(group_size=1), "group_size must be at least 2 .*'reinforce_pp' or 'gae'"),
+    'a group of one': (dict(group_size=1),
+                       "group_size must be at least 2 .*'reinforce_pp' or 'gae'"),
     'none to leave out': (dict(group_size=1, advantage='leave_one_out'),
                           'group_size must be at least 2 .*got 1'),
-    'parts of groups': (dict(prompts_per_batch=6, mini_batches=2, micro_batches=2), 'prompts_per_batch must be a multiple of .* = 4, got 6'),
+    'parts of groups': (dict(prompts_per_batch=6, mini_batches=2, micro_batches=2),
+                        'prompts_per_batch must be a multiple of .* = 4, got 6'),
     'reward': (dict(rewards={'formt': 1.0}), "rewards.formt is not one of .*did you mean 'format'"),
     'no reward': (dict(rewards={}), 'rewards must not be empty'),
-    'dataset': (dict(data=dict(name='gsm8')), "data.name must be one of .*got 'gsm8': did you mean 'gsm8k'"),
+    'dataset': (dict(data=dict(name='gsm8')),
+                "data.name must be one of .*got 'gsm8': did you mean 'gsm8k'"),
     'field of a dataset': (dict(data=dict(name='gsm8k', foldr='')), 'foldr .*data.folder'),
-    'template': (dict(template='r1zero'), "template must be .*got 'r1zero': did you mean 'r1_zero'"),
-    'type of numbers': (dict(model=dict(compute_dtype='float16')), "compute_dtype must be one of .*got 'float16'"),
-    'aggregation': (dict(loss=dict(aggregation='mean')), "aggregation must be one of .*token_mean.*got 'mean'"),
+    'template': (dict(template='r1zero'),
+                 "template must be .*got 'r1zero': did you mean 'r1_zero'"),
+    'type of numbers': (dict(model=dict(compute_dtype='float16')),
+                        "compute_dtype must be one of .*got 'float16'"),
+    'aggregation': (dict(loss=dict(aggregation='mean')),
+                    "aggregation must be one of .*token_mean.*got 'mean'"),
     'estimator': (dict(kl_estimator='k4'), "kl_estimator must be one of .*k3.*got 'k4'"),
     'advantage': (dict(advantage='gea'), "advantage must be .*got 'gea': did you mean 'gae'"),
     'a ratio a completion': (dict(advantage='gae', loss=dict(ratio_level='sequence')),
@@ -160,12 +168,16 @@ REFUSED = {
                                        "critic.source must be empty .*got 'miniature'"),
     'dual clip': (dict(loss=dict(dual_clip=0.5)), 'dual_clip must be above 1 .*got 0.5'),
     'no old policy': (dict(loss=dict(old_kl_coefficient=0.1)), 'raise epochs or mini_batches'),
-    'no KL for the reward': (dict(kl_place='reward'), "kl_place must be 'loss' where kl_coefficient is 0"),
-    'nothing to adapt': (dict(kl_controller=dict(rule='proportional')), "kl_controller.rule must be 'fixed' where"),
-    'penalty everywhere': (dict(overlong_buffer=8), 'overlong_buffer must be below .*max_new_tokens=8, got 8'),
+    'no KL for the reward': (dict(kl_place='reward'),
+                             "kl_place must be 'loss' where kl_coefficient is 0"),
+    'nothing to adapt': (dict(kl_controller=dict(rule='proportional')),
+                         "kl_controller.rule must be 'fixed' where"),
+    'penalty everywhere': (dict(overlong_buffer=8),
+                           'overlong_buffer must be below .*max_new_tokens=8, got 8'),
     'temperature': (dict(sampling=dict(temperature=-1.0)), 'temperature must be above 0, got -1.0'),
     'length': (dict(sampling=dict(max_new_tokens=0)), 'max_new_tokens must be at least 1 .*got 0'),
-    'refresh': (dict(reference_refresh=4), 'reference_refresh must be 0 without a reference, got 4'),
+    'refresh': (dict(reference_refresh=4),
+                'reference_refresh must be 0 without a reference, got 4'),
     'evaluation': (dict(evaluations={'x': dict(evaluate.DEFAULT, data=runs.DATA, sample=2)}),
                    'evaluations.x.sample .*evaluations.x.sampling'),
 }
@@ -224,8 +236,8 @@ def test_missing_or_unfit_sources_are_named_before_anything_is_computed(
           max_prompt_length=2, overlong='error'),
       'prompts_per_batch=65 does not suit a source of 64': dict(prompts_per_batch=65),
       'There is no file .*/data/test.jsonl': dict(evaluations={'x': dict(short, data=tested)}),
-      'problems=500, but the test split of .miniature. has only 3 prompts .*lower problems to 3': dict(
-          evaluations={'x': short}),
+      'problems=500, but the test split of .miniature. has only 3 prompts .*lower problems to 3':
+          dict(evaluations={'x': short}),
       'There is no model .*/elsewhere': dict(evaluations={
           'x': runs.evaluation_config(model=dict(source='/elsewhere'))}),
       'has no chat template': dict(template='chat'),
@@ -300,7 +312,8 @@ def test_a_workdir_of_another_config_or_a_torn_checkpoint_is_refused(base, tmp_p
   rl.run(config, {}, tmp_path, reward_functions=BYTES)
   before = runs.result_of(tmp_path)
   other = runs.merged(config, dict(optimizer=dict(learning_rate=2e-2)))
-  with pytest.raises(ValueError, match='holds another run of stage .rl.: config.optimizer.learning_rate changed: use the config'):
+  sentence = 'another run of stage .rl.: config.optimizer.learning_rate changed: use the config'
+  with pytest.raises(ValueError, match=sentence):
     rl.run(other, {}, tmp_path, reward_functions=BYTES)
   assert runs.result_of(tmp_path) == before
   (tmp_path / 'manifest.json').unlink()
