@@ -5,6 +5,7 @@ import ml_collections
 import pytest
 
 from r1jax.stages import evaluate, pretrain, reject, reward_model, rl, sft
+from r1jax.stages.artifact import identity
 from r1jax.stages.config import (
     Entries,
     Field,
@@ -146,6 +147,11 @@ def test_a_result_is_identified_by_what_is_computed():
       (dict(parts=dict(one={})), ['config.parts.one'])):
     assert changed_fields(SETTINGS, GOOD, GOOD | fields, 'config') == named
     assert changed_fields(SETTINGS, GOOD | fields, GOOD, 'config') == named
+
+
+def test_an_int_where_a_float_is_meant_identifies_the_same_result():
+  whole, same = (GOOD | dict(part=dict(depth=1, size=size)) for size in (2, 2.0))
+  assert identity(SETTINGS, whole, {}) == identity(SETTINGS, same, {})
 
 
 def test_a_description_has_value_default_range_and_meaning():

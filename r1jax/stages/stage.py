@@ -222,7 +222,7 @@ def _resume(
   for name, field in settings.fields.items():
     if before and isinstance(field, Field) and field.extends:
       old, new = before[name] or math.inf, config[name] or math.inf
-      if (finished and new < old) or (step is not None and new < step):
+      if step is not None and new < step:
         return FolderState('differs', f': config.{name} was lowered from {before[name]} to '
                                       f'{config[name]}')
       if finished and new > old:

@@ -14,6 +14,7 @@ All-scenario RL mixes general prompts into the batch (`rl.prompts`), judged by t
 """
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any, NoReturn
 
 import jax
@@ -92,6 +93,12 @@ def run(
     return _finish(run, trainer.trained)
 
 
+@functools.cache
+def _print_once(text: str) -> None:
+  """Prints a text, once however many stages a chain has."""
+  print(text, flush=True)
+
+
 def _finish(run: StageRun, trained: loading.LoadedModel) -> Artifact:
   """Evaluates the trained policy and leaves it as an Artifact."""
   table = evaluate.run_all(run, trained)
@@ -134,7 +141,7 @@ class _Trainer:
         run.workdir, resume_iteration=position.iteration + bool(position.update))
     self.peak_flops = hardware.peak_flops(config['model']['compute_dtype'])
     if self.peak_flops is None and hosts.is_first():
-      print(hardware.no_peak_message(), flush=True)
+      _print_once(hardware.no_peak_message())
 
   @property
   def trained(self) -> loading.LoadedModel:
