@@ -136,10 +136,9 @@ def policy_loss(
 
   tokens = _Tokens(completion_mask != 0, jnp.sum(_float32(completion_mask), 1))
   old = logprobs if old_logprobs is None else old_logprobs
-  log_ratio = tokens.log_ratio(logprobs, old)
   ratio = None
   if not (clip == 'cispo' and old_logprobs is None):     # there the weight is 1, without a ratio
-    ratio = _ratio(log_ratio, tokens, ratio_level)
+    ratio = _ratio(tokens.log_ratio(logprobs, old), tokens, ratio_level)
   surrogate, sums = _surrogate(ratio, logprobs, advantages, tokens, ratio_level, bounds)
   if behaviour_logprobs is not None:
     weights, cut = behaviour.weights(tokens.fixed(_float32(old) - _float32(behaviour_logprobs)),
@@ -154,7 +153,9 @@ def policy_loss(
     loss = loss + kl_coefficient * sums['kl']
   if old_kl_coefficient is not None:
     known = ratio.value if ratio is not None and ratio_level == 'token' else None
-    sums['kl_old'] = tokens.by_row(divergences.exp_excess(log_ratio, known))
+    # Not the log-ratio above: bfloat16 gradients of the two terms are rounded apart.
+    sums['kl_old'] = tokens.by_row(
+        divergences.exp_excess(tokens.log_ratio(logprobs, old), known))
     loss = loss + old_kl_coefficient * sums['kl_old']
   if entropies is not None:
     sums['entropy'] = tokens.by_row(tokens.kept(entropies))
