@@ -214,9 +214,9 @@ def test_pitfall_20_a_packed_run_that_was_stopped_ends_as_if_it_was_not(
 
 
 REFUSED = {
-    'room': (dict(row_length=39), 'packing.row_length=39 has no room .*at least .* = 40'),
-    'negative': (dict(row_length=-1), 'packing.row_length=-1 has no room'),
-    'rows': (dict(row_length=64, rows=0), 'packing.rows=0 leaves nothing to do'),
+    'room': (dict(row_length=39), 'packing.row_length must be at least .* = 40, or 0, got 39'),
+    'negative': (dict(row_length=-1), 'packing.row_length must be at least 0, got -1'),
+    'rows': (dict(row_length=64, rows=0), 'packing.rows must be at least 1, got 0'),
 }
 
 
@@ -224,6 +224,8 @@ REFUSED = {
 def test_impossible_rows_are_refused_before_anything_is_loaded(case):
   packing, sentence = REFUSED[case]
   with pytest.raises(ValueError, match=f'zero.{sentence}'):
-    rl.check(runs.rl_config('base', packing=packing), 'zero')
-  with pytest.raises(ValueError, match='zero.micro_batches=2 with packing.row_length=64: set pack'):
-    rl.check(runs.rl_config('base', packing=dict(row_length=64), micro_batches=2), 'zero')
+    rl.SETTINGS.check(runs.rl_config('base', packing=packing), 'zero')
+  sentence = 'zero.micro_batches must be 1 with packing.row_length=64, where packing.rows .*got 2'
+  with pytest.raises(ValueError, match=sentence):
+    rl.SETTINGS.check(
+        runs.rl_config('base', packing=dict(row_length=64), micro_batches=2), 'zero')
