@@ -60,7 +60,8 @@ def export_base(folder, shape=SHAPE):
   params = models.build(shape).init(jax.random.key(0))
   # Ten times the usual spread, so that no two tokens are equally likely.
   params = jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, params)
-  huggingface.export(folder, shape, params, tokenizer=load_tokenizer(loading.MINIATURES['miniature']))
+  tokenizer = load_tokenizer(loading.MINIATURES['miniature'])
+  huggingface.export(folder, shape, params, tokenizer=tokenizer)
   return str(folder)
 
 
@@ -74,8 +75,10 @@ def base(tmp_path_factory, compiled):
 def one_device(monkeypatch):
   """Lets a config's mesh of one device fit, though the tests run with eight."""
   make_mesh = sharding.make_mesh
-  monkeypatch.setattr(sharding, 'make_mesh', lambda fsdp=1, tensor=1, devices=None, **more: make_mesh(
-      fsdp, tensor, devices or jax.devices()[:fsdp * tensor], **more))
+
+  def make_small_mesh(fsdp=1, tensor=1, devices=None, **more):
+    return make_mesh(fsdp, tensor, devices or jax.devices()[:fsdp * tensor], **more)
+  monkeypatch.setattr(sharding, 'make_mesh', make_small_mesh)
 
 
 def merged(default, fields):
@@ -90,9 +93,10 @@ def merged(default, fields):
 def rl_config(base, **fields):
   """Two rollouts of 2 × 2 completions, an update each, of a random model; with overrides."""
   return merged(rl.DEFAULT, merged(dict(
-      steps=2, model=dict(source=base), data=DATA, max_prompt_length=32, prompts_per_batch=2, group_size=2,
-      sampling=dict(max_new_tokens=8, chunk=8), rewards={'exact_match': 1.0, 'format': 0.5},
-      optimizer=dict(learning_rate=1e-2), checkpoint_every=1), fields))
+      steps=2, model=dict(source=base), data=DATA, max_prompt_length=32,
+      prompts_per_batch=2, group_size=2, sampling=dict(max_new_tokens=8, chunk=8),
+      rewards={'exact_match': 1.0, 'format': 0.5}, optimizer=dict(learning_rate=1e-2),
+      checkpoint_every=1), fields))
 
 
 def evaluation_config(**fields):
@@ -103,8 +107,9 @@ def evaluation_config(**fields):
 
 def sft_config(base, **fields):
   return merged(sft.DEFAULT, merged(dict(
-      model=dict(source=base), inputs=('draw',), sample_stages=('draw',), row_length=64, rows=2, epochs=2,
-      optimizer=dict(learning_rate=1e-2), checkpoint_every=100, log_every=1), fields))
+      model=dict(source=base), inputs=('draw',), sample_stages=('draw',),
+      row_length=64, rows=2, epochs=2, optimizer=dict(learning_rate=1e-2),
+      checkpoint_every=100, log_every=1), fields))
 
 
 def by_bytes(completion, example):

@@ -62,7 +62,8 @@ ZERO = '--config.stages.zero'
     (f'{ZERO}.sampling.temprature=1', "is not a field of the config: did you mean 'temperature'?"),
     (f'{ZERO}.evaluations.other=1', f'{ZERO}.evaluations.other=1 is not a field of the config'),
     (f'{ZERO}.steps=two', f'{ZERO}.steps=two has the wrong type: it must be a whole number'),
-    (f'{ZERO}.sampling.top_p=all', f'{ZERO}.sampling.top_p=all has the wrong type: it must be a numb'),
+    (f'{ZERO}.sampling.top_p=all',
+     f'{ZERO}.sampling.top_p=all has the wrong type: it must be a number'),
     (f'{ZERO}.model.remat=perhaps', 'remat=perhaps has the wrong type: it must be true or false'),
     ('--config.stagez=1', "--config.stagez=1 is not a field of the config: did you mean 'stages'?"),
 ])
@@ -79,13 +80,15 @@ def test_a_wrong_override_is_told_as_a_person_would(override, sentence, monkeypa
 # Arguments after --config=... --workdir=..., and what the one line of complaint must say.
 WRONG = {
     f'{ZERO}.stepz=2': [f"{ZERO}.stepz=2 is not a field of the config: did you mean 'steps'?"],
-    f'{ZERO}.prompts_per_batch=0': ['config.stages.zero.prompts_per_batch must be at least 1, got 0'],
+    f'{ZERO}.prompts_per_batch=0':
+        ['config.stages.zero.prompts_per_batch must be at least 1, got 0'],
     f'{ZERO}.model.source=/nowhere': ["There is no model '/nowhere': name", 'as model.source'],
     '--only=zeroo': ["only='zeroo' is not a stage: did you mean 'zero'? (known: zero)"],
     '--workdir=': ['--workdir is missing: give --config=EXPERIMENT and --workdir=FOLDER'],
     '--config=r1_zero.py:tyni': ['r1_zero.py:tyni is unknown: use one of tiny'],
     '--config=nothing.py': ['No such file', 'nothing.py'],
-    '--config=mine.py': ['mine/train.jsonl, line 2: this is not valid JSON (column 1: Expecting value)'],
+    '--config=mine.py':
+        ['mine/train.jsonl, line 2: this is not valid JSON (column 1: Expecting value)'],
 }
 
 
@@ -123,9 +126,9 @@ def test_a_dry_run_lists_the_stages_and_runs_nothing(flag, zero, other, compiled
   assert process.returncode == 0, complaint
   assert 'config.stages.zero.steps = 2 (default 100)' in output.splitlines()
   assert output.splitlines()[-4:] == ['stage  kind  inputs  state',
-                                 'base   rl    -       runs',
-                                 f'other  rl    -       {other}',
-                                 f'zero   rl    base    {zero}']
+                                      'base   rl    -       runs',
+                                      f'other  rl    -       {other}',
+                                      f'zero   rl    base    {zero}']
   assert not (tmp_path / 'run').exists()
 
 

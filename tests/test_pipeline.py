@@ -21,7 +21,8 @@ from r1jax.stages.stage import StopRequested, begin, leave_files
 def chain():
   """Draw from the miniature, fine-tune it on its own correct samples, evaluate what it became."""
   short = dict(sampling=dict(max_new_tokens=16, chunk=16), data=runs.DATA, max_prompt_length=32)
-  draw = runs.merged(reject.DEFAULT, dict(problems=4, prompts_per_batch=2, completions_per_problem=4, **short))
+  draw = runs.merged(reject.DEFAULT, dict(
+      problems=4, prompts_per_batch=2, completions_per_problem=4, **short))
   tuned = runs.sft_config('miniature', rows=1, epochs=1, optimizer=dict(learning_rate=1e-4))
   scored = runs.evaluation_config(kind='evaluate', inputs=('tuned', 'draw'),
                                   model=dict(source='tuned'), **short)
@@ -58,20 +59,24 @@ def test_stages_are_chained_each_once(compiled, one_device, tmp_path, capsys):
 
   config['stages']['tuned'] = runs.merged(config['stages']['tuned'], dict(epochs=2))
   pipeline.run(config, tmp_path)
-  of = lambda name: {file.removeprefix(f'{name}/'): content for file, content in before.items()
-                     if file.startswith(f'{name}/')}
-  assert files(tmp_path / 'draw') == of('draw')
+
+  def files_before(name):
+    return {file.removeprefix(f'{name}/'): content for file, content in before.items()
+            if file.startswith(f'{name}/')}
+  assert files(tmp_path / 'draw') == files_before('draw')
   told = capsys.readouterr().out
   for line in ("stage 'tuned' runs again: config.epochs changed; its old result is in ",
                "stage 'scored' runs again because its input 'tuned' is new; its old result is in "):
     old = Path(re.search(re.escape(line) + '(.*)', told)[1])
-    assert files(old) == of(line.split("'")[1])
+    assert files(old) == files_before(line.split("'")[1])
 
 
 def test_a_run_that_was_stopped_goes_on_with_its_stage(base, one_device, tmp_path):
   config = stages(zero=runs.rl_config(base), scored=runs.evaluation_config(
       kind='evaluate', inputs=('zero',), model=dict(source='zero')))
-  run = lambda name, should_stop: pipeline.run(config, tmp_path / name, should_stop=should_stop)
+
+  def run(name, should_stop):
+    return pipeline.run(config, tmp_path / name, should_stop=should_stop)
   run('whole', lambda: False)
   # Two questions an iteration: at its chunk and its end; one in the evaluation.
   _, sentences = runs.finish(lambda should_stop: run('stopped', should_stop), [2, 3])
@@ -86,7 +91,8 @@ ZERO = runs.rl_config('miniature')
 REFUSED = {
     'no stage': (stages(), 'config.stages must name at least one stage, got {}'),
     'a number': (stages(zero=3), 'config.stages.zero must hold a kind and its fields, got 3'),
-    'kind': (stages(zero=ZERO | dict(kind='rlhf')), "kind must be one of .*got 'rlhf': did you mean 'rl'"),
+    'kind': (stages(zero=ZERO | dict(kind='rlhf')),
+             "kind must be one of .*got 'rlhf': did you mean 'rl'"),
     'no kind': (stages(zero={}), 'kind must be one of .*got None'),
     'field': (stages(zero=ZERO | dict(stepz=2)),
               r'config.stages.zero.stepz is not a field: did you mean config.stages.zero.steps\?'),
@@ -285,7 +291,8 @@ def test_a_result_without_a_record_is_known_by_its_manifest_or_checkpoint(ran, t
 
 
 def test_only_from_and_until_choose_stages(ran, workdir):
-  chosen = lambda **keywords: do(sums(), workdir, ran, **keywords)
+  def chosen(**keywords):
+    return do(sums(), workdir, ran, **keywords)
   assert chosen(until='b') == ['a', 'b']
   assert chosen(from_='c', until='c') == ['c']
   assert chosen(from_='b') == ['d']           # b is done, c is there, e does not depend on it

@@ -86,5 +86,6 @@ def test_losses_import_jax_numpy_and_their_row_alone(room):
                  [alias.name for alias in node.names] if isinstance(node, ast.Import)
                  else [node.module] if isinstance(node, ast.ImportFrom) else [])
              if not name.startswith('r1jax')}
-  assert outside <= {'jax', 'jax.numpy', 'numpy', 'collections.abc', 'dataclasses', 'difflib', 'typing'}
+  assert outside <= {
+      'jax', 'jax.numpy', 'numpy', 'collections.abc', 'dataclasses', 'difflib', 'typing'}
   assert 'jax' in outside or room == 'checks'

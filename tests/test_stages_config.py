@@ -180,7 +180,8 @@ RANGES = [
     dict(optimizer=dict(max_grad_norm=-1.0)), dict(optimizer=dict(warmup_steps=-5)),
     *[dict(loss=dict(clip_epsilon_low=value)) for value in (NAN, -0.1, 1.0)],
     *[dict(loss=dict(clip_epsilon_high=value)) for value in (NAN, -0.1)],
-    *[dict(critic={field: value}) for field in ('gamma', 'gae_lambda') for value in (-0.1, 1.1, NAN)],
+    *[dict(critic={field: value})
+      for field in ('gamma', 'gae_lambda') for value in (-0.1, 1.1, NAN)],
     dict(loss=dict(entropy_coefficient=NAN)),
     dict(dynamic_sampling_rounds=-1), dict(reference_refresh=-1), dict(seed=-1),
     dict(loss=dict(correction_low=3.0)),
@@ -217,7 +218,8 @@ def test_more_tokens_than_a_model_has_positions_are_refused_before_it_is_loaded(
     where, fields, tmp_path, monkeypatch):
   from r1jax.stages import loading
   monkeypatch.setattr(loading, 'load_model', lambda *_, **__: pytest.fail('a model is loaded'))
-  with pytest.raises(ValueError, match=rf"config.stages.rl{where}.max_prompt_length \+ .*must be at "
-                                       r"most the model's 1024 positions, got 960 \+ 128"):
+  sentence = (rf'config.stages.rl{where}.max_prompt_length \+ .*must be at '
+              r"most the model's 1024 positions, got 960 \+ 128")
+  with pytest.raises(ValueError, match=sentence):
     rl.run(RL | fields, {}, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()

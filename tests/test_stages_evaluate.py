@@ -22,7 +22,8 @@ def stage_config(source, **fields):
 
 
 def test_a_checkpoint_is_evaluated_by_itself(compiled, tmp_path):
-  config = stage_config('miniature', problems=6, prompts_per_batch=2, completions_per_problem=4, correctness_reward='number',
+  config = stage_config('miniature', problems=6, prompts_per_batch=2, completions_per_problem=4,
+                        correctness_reward='number',
                         sampling=dict(max_new_tokens=16, chunk=16))
   artifact = evaluate.run(config, {}, tmp_path)
   scores = artifact.manifest.scores['evaluate']
@@ -53,7 +54,8 @@ def test_what_is_done_is_not_done_again(base, tmp_path, monkeypatch):
       {'pass@1': (0.5, 0.0, 1.0)}, []))
   evaluate.run(first, {}, tmp_path)
   assert not done
-  with pytest.raises(ValueError, match='holds another run .* config.seed changed: .*another workdir'):
+  sentence = 'holds another run .* config.seed changed: .*another workdir'
+  with pytest.raises(ValueError, match=sentence):
     evaluate.run(changed, {}, tmp_path)
   assert not done
 
@@ -97,7 +99,8 @@ def test_a_batch_larger_than_the_rest_is_cut(base, tmp_path):
 
 def test_a_batch_never_has_more_prompts_than_there_are_problems(base, tmp_path):
   """The data have three problems, eight are drawn at a time: three are drawn."""
-  config = stage_config(base, problems=3, prompts_per_batch=8, data=dict(size=3), max_prompt_length=64)
+  config = stage_config(
+      base, problems=3, prompts_per_batch=8, data=dict(size=3), max_prompt_length=64)
   evaluate.run(config, {}, tmp_path)
   lines = (tmp_path / 'evaluations' / 'evaluate.jsonl').read_text().splitlines()
   assert len({json.loads(line)['prompt'] for line in lines}) == 3
@@ -124,8 +127,9 @@ def test_a_mesh_splits_the_batches_and_changes_no_completion(base, tmp_path, mon
 
 def test_as_many_prompts_at_a_time_as_the_mesh_splits():
   mesh = sharding.make_mesh(fsdp=2, expert=2, tensor=2)
-  at_a_time = lambda prompts, problems: datasets.prompts_at_a_time(
-      dict(prompts_per_batch=prompts, problems=problems), mesh)
+
+  def at_a_time(prompts, problems):
+    return datasets.prompts_at_a_time(dict(prompts_per_batch=prompts, problems=problems), mesh)
   assert [at_a_time(*sizes) for sizes in ((100, 1319), (25, 1319), (100, 22), (3, 22))] == [
       100, 24, 20, 3]
 
@@ -183,7 +187,8 @@ def test_shots_stand_before_every_question(base):
     assert tokenizer.decode(tokens[:length], skip_special=False) == (
         f'{want}User: {example["question"]}\nAssistant:')
   # Of the split that they come from, they are no problems.
-  few = stage_config(base, shots=2, max_prompt_length=256, split='train', problems=62, prompts_per_batch=62)
+  few = stage_config(
+      base, shots=2, max_prompt_length=256, split='train', problems=62, prompts_per_batch=62)
   drawn = evaluate.problem_stream(few, tokenizer).batch(0)
   assert len(shown) == 2 and not {q for q, _ in shown} & {e['question'] for e in drawn.examples}
   with pytest.raises(ValueError, match='has only 62 prompts .* after shots=2'):
@@ -195,7 +200,7 @@ def test_shots_stand_before_every_question(base):
 def test_examples_that_no_reward_could_judge_are_refused_before(base, tmp_path):
   for field, sentence in (('"check": "refuse"', "example 0 .*: check='refuse' is unknown"),
                           ('"language": "xx"', "example 0 .*: The language 'xx' is not known")):
-    (tmp_path / 'test.jsonl').write_text('{"prompt": "5+3?", "answer": "8", %s}\n' % field)
+    (tmp_path / 'test.jsonl').write_text(f'{{"prompt": "5+3?", "answer": "8", {field}}}\n')
     config = stage_config(base) | dict(data=dict(name='jsonl', folder=str(tmp_path)), problems=1)
     with pytest.raises(ValueError, match=sentence):
       evaluate.problem_stream(config, load_tokenizer(base))

@@ -29,7 +29,8 @@ def test_a_model_of_another_size_than_its_preset_is_refused():
   loading.load_model('miniature', {}, preset='miniature', **settings)
   with pytest.raises(ValueError, match="preset='miniature_small' has .* parameters, and the model"):
     loading.load_model('miniature', {}, preset='miniature_small', **settings)
-  with pytest.raises(ValueError, match="model.preset must be .*got 'qwen3_8': did you mean 'qwen3_8b'"):
+  sentence = "model.preset must be .*got 'qwen3_8': did you mean 'qwen3_8b'"
+  with pytest.raises(ValueError, match=sentence):
     MODEL.check(MODEL.default | dict(preset='qwen3_8'), 'model')
 
 

@@ -1,4 +1,4 @@
-"""What a stage's folder holds, compared with what is asked for: what goes on, and what runs again."""
+"""A stage's folder compared with what is asked for: what goes on, and what runs again."""
 import shutil
 
 import pytest
@@ -102,7 +102,8 @@ def test_a_run_goes_on_with_other_sums_to_nearly_the_same_result(
   shutil.copytree(stopped, tmp_path / 'run')
   fields = HOW['micro_batches'] | HOW['rematerialisation']
   pipeline.run(config_of(base, **fields), tmp_path / 'run')
-  want, got = (runs.result_of(workdir / 'zero')['metrics'] for workdir in (finished, tmp_path / 'run'))
+  want, got = (runs.result_of(workdir / 'zero')['metrics']
+               for workdir in (finished, tmp_path / 'run'))
   assert float(got[-1]['grad_norm']) == pytest.approx(float(want[-1]['grad_norm']), rel=1e-4)
 
 
@@ -140,8 +141,9 @@ def test_a_schedule_over_the_whole_run_says_that_it_starts_again(base, one_devic
   assert state(last_step=3) == 'resumes at step 2, config.last_step was raised from 2 to 3'
   assert state(last_step=0) == 'resumes at step 2, config.last_step was raised from 2 to 0'
   assert state(last_step=1) == 'runs again: config.last_step was lowered from 2 to 1'
-  assert state(epochs=3) == ('runs again: config.epochs changed (the learning rate follows a cosine '
-                             'over all epochs, so it starts again)')
+  assert state(epochs=3) == (
+      'runs again: config.epochs changed (the learning rate follows a cosine over all epochs, '
+      'so it starts again)')
   sft.run(config | dict(last_step=3), {}, tmp_path / 'run' / 'tuned', stage='tuned')
   sft.run(config | dict(last_step=3), {}, tmp_path / 'whole', stage='tuned')
   runs.assert_same(tmp_path / 'run' / 'tuned', tmp_path / 'whole')

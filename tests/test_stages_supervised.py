@@ -99,8 +99,10 @@ def test_fine_tuning_learns_and_leaves_an_artifact(tuned):
 def test_a_run_that_ends_early_is_the_beginning_of_the_whole(base, drawn, tuned, tmp_path):
   """At the learning rates of the whole, whatever the epoch in which it ends."""
   whole = metrics.read_metrics(tuned.folder)
-  untimed = lambda records: [{name: value for name, value in record.items()
-                              if not name.startswith(runs.TIMED)} for record in records]
+
+  def untimed(records):
+    return [{name: value for name, value in record.items() if not name.startswith(runs.TIMED)}
+            for record in records]
   totals = []
   for last_step, kept in ((8, 8), (1000, 18)):
     config = sft_config(base) | dict(evaluations={}, last_step=last_step)
@@ -113,8 +115,9 @@ def test_a_run_that_ends_early_is_the_beginning_of_the_whole(base, drawn, tuned,
 
 def test_pitfall_20_stopped_fine_tuning_equals_uninterrupted(base, drawn, tuned, tmp_path):
   assert len(metrics.read_metrics(tuned.folder)) == 18
-  run = lambda should_stop: sft.run(sft_config(base), drawn, tmp_path, stage='tuned',
-                                    should_stop=should_stop)
+
+  def run(should_stop):
+    return sft.run(sft_config(base), drawn, tmp_path, stage='tuned', should_stop=should_stop)
   _, sentences = runs.finish(run, [3, 4, 12])
   for sentence, place in zip(sentences, ('after step 3 ', 'after step 7 ', 'an evaluation was')):
     assert place in sentence and 'run the same command to go on' in sentence
@@ -183,8 +186,8 @@ def test_several_sources_are_learnt_together_and_counted(base, drawn, tmp_path, 
   monkeypatch.setattr(sft, 'pack_samples', noting)
   monkeypatch.setattr(sft, 'train_packed', lambda config, loaded, *_, **__: loaded.params)
   data = dict(name='miniature_general', size=3, seed=0, tasks=('json',))
-  config = runs.sft_config(base, inputs=('draw', 'again'), sample_stages=('draw', 'again'), data=data,
-                           template='miniature_think')
+  config = runs.sft_config(base, inputs=('draw', 'again'), sample_stages=('draw', 'again'),
+                           data=data, template='miniature_think')
   artifact = sft.run(config, {**drawn, 'again': drawn['draw']}, tmp_path)
   assert artifact.manifest.scores == {
       'samples/stage draw': 24, 'samples/stage again': 24, 'samples/data': 3}
@@ -198,7 +201,8 @@ def test_several_sources_are_learnt_together_and_counted(base, drawn, tmp_path, 
 def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
   for fields, sentence in (
       (dict(rows=3, micro_batches=2), 'rows must be a multiple of micro_batches = 2, got 3'),
-      (dict(sample_stages=('draw', 'drawn')), r"sample_stages names 'drawn', which is not one of inputs=\['draw'\]"),
+      (dict(sample_stages=('draw', 'drawn')),
+       r"sample_stages names 'drawn', which is not one of inputs=\['draw'\]"),
       (dict(sample_stages='draw'), "sample_stages must be a tuple .*got 'draw'"),
       (dict(sample_stages=()), 'sample_stages must not be empty where files and data are'),
       (dict(data=dict(name='miniature', tasks=())), 'data.tasks is not a field'),
@@ -211,11 +215,13 @@ def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
     with pytest.raises(ValueError, match=sentence) as refusal:
       sft.run(runs.sft_config(base, **fields), drawn, tmp_path)
     assert '\n' not in str(refusal.value)
-  with pytest.raises(ValueError, match='holds another run of stage .sft.: config.optimizer.learning_rate changed'):
+  sentence = 'holds another run of stage .sft.: config.optimizer.learning_rate changed'
+  with pytest.raises(ValueError, match=sentence):
     sft.run(runs.merged(sft_config(base), dict(optimizer=dict(learning_rate=0.5))), drawn,
             tuned.folder)
   other = checkpoint.Manifest('rl', 'draw', 'x')
-  with pytest.raises(ValueError, match="sample_stages='draw' is a stage of kind 'rl': name one of kind"):
+  sentence = "sample_stages='draw' is a stage of kind 'rl': name one of kind"
+  with pytest.raises(ValueError, match=sentence):
     sft.run(runs.sft_config(base), {'draw': Artifact(drawn['draw'].folder, other)}, tmp_path)
 
 
@@ -224,8 +230,8 @@ def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
 
 def reject_config(**fields):
   return runs.merged(reject.DEFAULT, runs.merged(dict(
-      data=runs.DATA, max_prompt_length=32, problems=4, prompts_per_batch=2, completions_per_problem=4,
-      sampling=dict(max_new_tokens=16, chunk=16)), fields))
+      data=runs.DATA, max_prompt_length=32, problems=4, prompts_per_batch=2,
+      completions_per_problem=4, sampling=dict(max_new_tokens=16, chunk=16)), fields))
 
 
 def test_correct_completions_of_the_model_itself_are_kept(compiled, tmp_path):
@@ -295,8 +301,9 @@ def test_the_kept_and_the_refused_can_both_be_read(tmp_path, monkeypatch):
 
 
 def test_nothing_left_is_said_with_the_counts(base, tmp_path):
-  with pytest.raises(ValueError, match=r"stage 'draw' kept 0 of 16 completions "
-                     r'\(refused/correct 16, refused/truncated \d+\), fewer than min_kept=1: read why'):
+  sentence = (r"stage 'draw' kept 0 of 16 completions \(refused/correct 16, "
+              r'refused/truncated \d+\), fewer than min_kept=1: read why')
+  with pytest.raises(ValueError, match=sentence):
     reject.run(reject_config(model=dict(source=base)), {}, tmp_path, stage='draw')
   assert not (tmp_path / 'manifest.json').exists()
   refused = list(metrics.read_jsonl(tmp_path / 'refused'))
@@ -308,19 +315,22 @@ def test_nothing_left_is_said_with_the_counts(base, tmp_path):
 
 
 def test_impossible_rejection_is_refused():
-  for fields, sentence in ((dict(keep=0), 'keep must be at least 1, got 0'),
-                           (dict(keep=3, min_kept=4), 'min_kept must be at most keep=3, got 4'),
-                           (dict(correctness_reward='nmber'), "correctness_reward must be .*got 'nmber': did you mean 'number'"),
-                           (dict(completions_per_problem=0), 'completions_per_problem must be at least 1, got 0'),
-                           (dict(pattern='sumary'), "pattern must be .*got 'sumary'"),
-                           (dict(filters=dict(languge={})), 'did you mean .*filters.language[?]'),
-                           (dict(filters=dict(cap=dict(perprompt=2))), 'mean .*cap.per_prompt[?]'),
-                           (dict(filters=dict(cap=dict(per_prompt='2'))), 'filters.cap.per_prompt must be an int'),
-                           (dict(filters=dict(cap=3)), 'filters.cap must hold the fields per_prompt, got 3'),
-                           (dict(filters=dict(code=dict(max=3))), 'filters.code.max is not a field'),
-                           (dict(filters=dict(language=dict(target='xx'))),
-                            "stages.draw.filters.language: The language 'xx' is not known"),
-                           (dict(filters=dict(cap=dict(per_prompt=0))), 'per_prompt=0 is out of range: give at least 1')):
+  for fields, sentence in (
+      (dict(keep=0), 'keep must be at least 1, got 0'),
+      (dict(keep=3, min_kept=4), 'min_kept must be at most keep=3, got 4'),
+      (dict(correctness_reward='nmber'),
+       "correctness_reward must be .*got 'nmber': did you mean 'number'"),
+      (dict(completions_per_problem=0), 'completions_per_problem must be at least 1, got 0'),
+      (dict(pattern='sumary'), "pattern must be .*got 'sumary'"),
+      (dict(filters=dict(languge={})), 'did you mean .*filters.language[?]'),
+      (dict(filters=dict(cap=dict(perprompt=2))), 'mean .*cap.per_prompt[?]'),
+      (dict(filters=dict(cap=dict(per_prompt='2'))), 'filters.cap.per_prompt must be an int'),
+      (dict(filters=dict(cap=3)), 'filters.cap must hold the fields per_prompt, got 3'),
+      (dict(filters=dict(code=dict(max=3))), 'filters.code.max is not a field'),
+      (dict(filters=dict(language=dict(target='xx'))),
+       "stages.draw.filters.language: The language 'xx' is not known"),
+      (dict(filters=dict(cap=dict(per_prompt=0))),
+       'per_prompt=0 is out of range: give at least 1')):
     with pytest.raises(ValueError, match=sentence):
       reject.SETTINGS.check(reject_config(**fields), 'config.stages.draw')
 
@@ -374,8 +384,9 @@ def test_every_token_of_the_corpus_is_learnt_once(tiny_blocks, compiled, tmp_pat
 
 
 def test_impossible_pre_training_is_refused(tiny_blocks):
-  for fields, sentence in ((dict(documents=100), 'documents must be a multiple of 40, got 100'),
-                           (dict(preset='minature'), "preset must be .*got 'minature': did you mean 'miniature'"),
-                           (dict(rows=0), 'rows must be at least 1, got 0')):
+  for fields, sentence in (
+      (dict(documents=100), 'documents must be a multiple of 40, got 100'),
+      (dict(preset='minature'), "preset must be .*got 'minature': did you mean 'miniature'"),
+      (dict(rows=0), 'rows must be at least 1, got 0')):
     with pytest.raises(ValueError, match=sentence):
       pretrain.SETTINGS.check(tiny_blocks | fields, 'config.stages.base')
