@@ -1,15 +1,12 @@
 """python -m r1jax.main, as a person or a scheduler runs it."""
 import json
 import signal
-import sys
 
-from absl import flags
-from ml_collections import config_flags
 import pytest
 import runs
 from runs import base, compiled  # noqa: F401 (fixtures)
 
-from r1jax import command, metrics
+from r1jax import metrics
 from r1jax.stages.artifact import open_artifact
 
 EXPERIMENT = '''
@@ -54,27 +51,6 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_end(base, compiled, t
 
 TINY = runs.ROOT / 'experiments' / 'r1_zero.py:tiny,debug'
 ZERO = '--config.stages.zero'
-
-
-@pytest.mark.filterwarnings('ignore:the load_module')    # ml_collections reads files by it
-@pytest.mark.parametrize('override, sentence', [
-    (f'{ZERO}.stepz=2', f"{ZERO}.stepz=2 is not a field of the config: did you mean 'steps'?"),
-    (f'{ZERO}.sampling.temprature=1', "is not a field of the config: did you mean 'temperature'?"),
-    (f'{ZERO}.evaluations.other=1', f'{ZERO}.evaluations.other=1 is not a field of the config'),
-    (f'{ZERO}.steps=two', f'{ZERO}.steps=two has the wrong type: it must be a whole number'),
-    (f'{ZERO}.sampling.top_p=all',
-     f'{ZERO}.sampling.top_p=all has the wrong type: it must be a number'),
-    (f'{ZERO}.model.remat=perhaps', 'remat=perhaps has the wrong type: it must be true or false'),
-    ('--config.stagez=1', "--config.stagez=1 is not a field of the config: did you mean 'stages'?"),
-])
-def test_a_wrong_override_is_told_as_a_person_would(override, sentence, monkeypatch):
-  values, arguments = flags.FlagValues(), ['main', f'--config={TINY}', override]
-  config_flags.DEFINE_config_file('config', flag_values=values)
-  monkeypatch.setattr(sys, 'argv', arguments)
-  with pytest.raises(Exception) as caught:
-    values(arguments)
-    getattr(values.config, 'stages', None)
-  assert sentence in command.flag_sentence(caught.value, ())
 
 
 # Arguments after --config=... --workdir=..., and what the one line of complaint must say.
@@ -130,25 +106,3 @@ def test_a_dry_run_lists_the_stages_and_runs_nothing(flag, zero, other, compiled
                                       f'other  rl    -       {other}',
                                       f'zero   rl    base    {zero}']
   assert not (tmp_path / 'run').exists()
-
-
-def test_what_goes_wrong_with_a_file_or_ends_in_a_note_is_one_sentence():
-  error = OSError(28, 'No space left on device; mend that', '/full/part-1.jsonl')
-  assert command.sentence(error) == '/full/part-1.jsonl: No space left on device; mend that'
-  error = ValueError('It is wrong: mend it.')
-  error.add_note('All is saved.')
-  assert command.sentence(error) == 'It is wrong: mend it. All is saved.'
-
-
-def test_libraries_leave_the_complaint_to_the_last_sentence():
-  program = ('import sys, absl.logging, r1jax.command\n'
-             'r1jax.command.quieten_libraries()\n'
-             'absl.logging.error("a thread failed")\n'
-             'class Torn:\n'
-             '  def __del__(self):\n'
-             '    raise RuntimeError("event loop is closed")\n'
-             'Torn()\n'
-             'sys.exit("the sentence")\n')
-  process = runs.start('-c', program, compiled='')
-  _, complaint = process.communicate()
-  assert complaint == 'the sentence\n'

@@ -1,0 +1,55 @@
+"""What is said of wrong flags, and of errors that end a command."""
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+import pytest
+import runs
+
+from r1jax import command
+
+TINY = runs.ROOT / 'experiments' / 'r1_zero.py:tiny,debug'
+ZERO = '--config.stages.zero'
+
+
+@pytest.mark.filterwarnings('ignore:the load_module')    # ml_collections reads files by it
+@pytest.mark.parametrize('override, sentence', [
+    (f'{ZERO}.stepz=2', f"{ZERO}.stepz=2 is not a field of the config: did you mean 'steps'?"),
+    (f'{ZERO}.sampling.temprature=1', "is not a field of the config: did you mean 'temperature'?"),
+    (f'{ZERO}.evaluations.other=1', f'{ZERO}.evaluations.other=1 is not a field of the config'),
+    (f'{ZERO}.steps=two', f'{ZERO}.steps=two has the wrong type: it must be a whole number'),
+    (f'{ZERO}.sampling.top_p=all',
+     f'{ZERO}.sampling.top_p=all has the wrong type: it must be a number'),
+    (f'{ZERO}.model.remat=perhaps', 'remat=perhaps has the wrong type: it must be true or false'),
+    ('--config.stagez=1', "--config.stagez=1 is not a field of the config: did you mean 'stages'?"),
+])
+def test_a_wrong_override_is_told_as_a_person_would(override, sentence, monkeypatch):
+  values, arguments = flags.FlagValues(), ['main', f'--config={TINY}', override]
+  config_flags.DEFINE_config_file('config', flag_values=values)
+  monkeypatch.setattr(sys, 'argv', arguments)
+  with pytest.raises(Exception) as caught:
+    values(arguments)
+    getattr(values.config, 'stages', None)
+  assert sentence in command.flag_sentence(caught.value, ())
+
+
+def test_what_goes_wrong_with_a_file_or_ends_in_a_note_is_one_sentence():
+  error = OSError(28, 'No space left on device; free some', '/full/part-1.jsonl')
+  assert command.sentence(error) == '/full/part-1.jsonl: No space left on device; free some'
+  error = ValueError('It is wrong: fix it.')
+  error.add_note('All is saved.')
+  assert command.sentence(error) == 'It is wrong: fix it. All is saved.'
+
+
+def test_libraries_leave_the_complaint_to_the_last_sentence():
+  program = ('import sys, absl.logging, r1jax.command\n'
+             'r1jax.command.quieten_libraries()\n'
+             'absl.logging.error("a thread failed")\n'
+             'class Torn:\n'
+             '  def __del__(self):\n'
+             '    raise RuntimeError("event loop is closed")\n'
+             'Torn()\n'
+             'sys.exit("the sentence")\n')
+  process = runs.start('-c', program, compiled='')
+  _, complaint = process.communicate()
+  assert complaint == 'the sentence\n'
