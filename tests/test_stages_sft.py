@@ -1,7 +1,4 @@
-"""Pre-training, supervised fine-tuning, rejection sampling."""
-import collections
-import json
-
+"""Supervised fine-tuning: what is learnt, from which data, and resumed runs."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +10,7 @@ from r1jax import checkpoint, metrics, models
 from r1jax.data import miniature
 from r1jax.models import huggingface
 from r1jax.runtime.storage import Path
-from r1jax.stages import datasets, evaluate, loading, pretrain, reject, sft
+from r1jax.stages import datasets, sft
 from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.tokenization import load_tokenizer
 
@@ -32,9 +29,6 @@ def drawn(tmp_path_factory):
 
 def samples_of(inputs):
   return list(metrics.read_jsonl(inputs['draw'].folder / 'samples'))
-
-
-# Supervised fine-tuning.
 
 
 def test_pitfall_03_only_completions_and_their_end_are_learnt(base, drawn):
@@ -223,170 +217,3 @@ def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
   sentence = "sample_stages='draw' is a stage of kind 'rl': name one of kind"
   with pytest.raises(ValueError, match=sentence):
     sft.run(runs.sft_config(base), {'draw': Artifact(drawn['draw'].folder, other)}, tmp_path)
-
-
-# Rejection sampling.
-
-
-def reject_config(**fields):
-  return runs.merged(reject.DEFAULT, runs.merged(dict(
-      data=runs.DATA, max_prompt_length=32, problems=4, prompts_per_batch=2,
-      completions_per_problem=4, sampling=dict(max_new_tokens=16, chunk=16)), fields))
-
-
-def test_correct_completions_of_the_model_itself_are_kept(compiled, tmp_path):
-  artifact = reject.run(reject_config(problems=12), {}, tmp_path / 'all')
-  kept, scores = samples_of({'draw': artifact}), artifact.manifest.scores
-  assert (scores['drawn'], scores['correct'], scores['kept']) == (48, len(kept), len(kept))
-  examples = {f'User: {example["question"]}\nAssistant:': example['answer']
-              for example in miniature.calculations('train', 64, min_steps=2, max_steps=4)}
-  assert len(kept) > 1
-  for sample in kept:
-    assert examples[sample['prompt']] in sample['completion']
-  assert [name for name in artifact.manifest.files if not (artifact.folder / name).exists()] == []
-  assert artifact.manifest.files
-  fewer = reject.run(reject_config(problems=12, keep=1), {}, tmp_path / 'fewer')
-  assert samples_of({'draw': fewer})[0] in kept and fewer.manifest.scores['kept'] == 1
-
-
-def record(example_id, text, reward, truncated=False):
-  return dict(prompt='How many?', completion=text, example_id=example_id, sample=0, num_tokens=9,
-              truncated=truncated, rewards=dict(number=reward))
-
-
-GOOD = ' <think>next 5+3=8</think> <answer>8</answer>'
-RECORDS = [record(0, GOOD, 1.0), record(1, GOOD, 0.0), record(2, GOOD, None),
-           record(3, GOOD, 1.0, truncated=True), record(4, ' no answer', 1.0),
-           record(5, f'{GOOD} ', 1.0) | dict(language='zh', objective='safety')]
-
-
-def test_selection_tells_what_it_leaves_out_and_why():
-  tokenizer = load_tokenizer(loading.MINIATURES['miniature'])
-  config = reject_config(pattern='summary', keep=1, filters=dict(length=dict(min_tokens=2)))
-  samples = reject.read_samples(RECORDS, config, tokenizer)
-  assert [sample.correct for sample in samples] == [True, False, None, True, True, True]
-  assert [sample.language for sample in samples] == [*[''] * 5, 'zh']
-  assert [sample.objective for sample in samples] == [*[''] * 5, 'safety']
-  assert samples[0].reasoning_tokens == len(tokenizer.encode('next 5+3=8')) < 9
-  curated = reject.select(samples, config)
-  assert curated == reject.select(samples, config) and len(curated.kept) == 1
-  assert curated.counts == {
-      'drawn': 6, 'kept': 1, 'refused/correct': 2, 'refused/truncated': 1, 'refused/length': 0,
-      'refused/pattern': 1, 'refused/keep': 1}
-  assert [sorted(reasons) for _, reasons in curated.refused] == [
-      ['correct'], ['correct'], ['truncated'], ['pattern'], ['keep']]
-
-
-def test_the_kept_and_the_refused_can_both_be_read(tmp_path, monkeypatch):
-  monkeypatch.setattr(evaluate, 'evaluate_model', lambda *_, **__: ({'pass@1': (1, 0, 1)}, RECORDS))
-  config = reject_config(pattern='summary', filters=dict(format={}, duplicates={}))
-  artifact = reject.run(config, {}, tmp_path, stage='draw')
-  prompt = 'User: How many?\nAssistant:'
-  assert samples_of({'draw': artifact}) == [dict(
-      part=0, prompt=prompt, example_id=0, question='How many?', objective='',
-      completion=r' <think>next 5+3=8</think> <answer>The answer is \boxed{8}.</answer>')]
-  refused = list(metrics.read_jsonl(tmp_path / 'refused'))
-  assert [sample['example_id'] for sample in refused] == [1, 2, 3, 4, 5]
-  assert {(sample['prompt'], sample['question']) for sample in refused} == {(prompt, 'How many?')}
-  assert [sample['objective'] for sample in refused] == [*[''] * 4, 'safety']
-  assert refused[0]['completion'] == GOOD and refused[0]['reasons'] == {'correct': 'wrong answer'}
-  scores = artifact.manifest.scores
-  assert scores['pass@1'] and (scores['drawn'], scores['correct'], scores['kept']) == (6, 3, 1)
-  counts = collections.Counter(
-      f'refused/{name}' for sample in refused for name in sample['reasons'])
-  assert counts == {'refused/correct': 2, 'refused/truncated': 1, 'refused/format': 2,
-                    'refused/duplicates': 1}
-  assert counts.items() <= scores.items()
-  assert {name.split('/')[0] for name in artifact.manifest.files} == {'samples', 'refused'}
-
-
-def test_nothing_left_is_said_with_the_counts(base, tmp_path):
-  sentence = (r"stage 'draw' kept 0 of 16 completions \(refused/correct 16, "
-              r'refused/truncated \d+\), fewer than min_kept=1: read why')
-  with pytest.raises(ValueError, match=sentence):
-    reject.run(reject_config(model=dict(source=base)), {}, tmp_path, stage='draw')
-  assert not (tmp_path / 'manifest.json').exists()
-  refused = list(metrics.read_jsonl(tmp_path / 'refused'))
-  assert len(refused) == 16
-  assert all(sample['reasons']['correct'] == 'wrong answer' for sample in refused)
-  allowed = reject_config(model=dict(source=base), min_kept=0)
-  assert reject.run(allowed, {}, tmp_path, stage='draw').manifest.scores['kept'] == 0
-  assert not list(metrics.read_jsonl(tmp_path / 'samples'))
-
-
-def test_impossible_rejection_is_refused():
-  for fields, sentence in (
-      (dict(keep=0), 'keep must be at least 1, got 0'),
-      (dict(keep=3, min_kept=4), 'min_kept must be at most keep=3, got 4'),
-      (dict(correctness_reward='nmber'),
-       "correctness_reward must be .*got 'nmber': did you mean 'number'"),
-      (dict(completions_per_problem=0), 'completions_per_problem must be at least 1, got 0'),
-      (dict(pattern='sumary'), "pattern must be .*got 'sumary'"),
-      (dict(filters=dict(languge={})), 'did you mean .*filters.language[?]'),
-      (dict(filters=dict(cap=dict(perprompt=2))), 'mean .*cap.per_prompt[?]'),
-      (dict(filters=dict(cap=dict(per_prompt='2'))), 'filters.cap.per_prompt must be an int'),
-      (dict(filters=dict(cap=3)), 'filters.cap must hold the fields per_prompt, got 3'),
-      (dict(filters=dict(code=dict(max=3))), 'filters.code.max is not a field'),
-      (dict(filters=dict(language=dict(target='xx'))),
-       "stages.draw.filters.language: The language 'xx' is not known"),
-      (dict(filters=dict(cap=dict(per_prompt=0))),
-       'per_prompt=0 is out of range: give at least 1')):
-    with pytest.raises(ValueError, match=sentence):
-      reject.SETTINGS.check(reject_config(**fields), 'config.stages.draw')
-
-
-# Pre-training.
-
-
-@pytest.fixture
-def tiny_blocks(monkeypatch):
-  shape = runs.SHAPE
-  monkeypatch.setattr(pretrain, '_BLOCK', 40)
-  monkeypatch.setitem(models.PRESETS, 'miniature', shape)
-  return runs.merged(pretrain.DEFAULT, dict(
-      documents=80, row_length=64, rows=4, checkpoint_every=100, log_every=1,
-      optimizer=dict(warmup_steps=2), evaluations={'base': runs.evaluation_config()}))
-
-
-def test_a_base_is_trained_from_nothing(tiny_blocks, compiled, tmp_path):
-  artifact = pretrain.run(tiny_blocks, {}, tmp_path, stage='base')
-  records = metrics.read_metrics(tmp_path)
-  assert len(records) > 4 and records[-1]['loss'] < records[0]['loss']
-  assert 'base' in artifact.manifest.scores
-  exported = huggingface.load_params(artifact.model_folder, runs.SHAPE)
-  config = json.loads((artifact.model_folder / 'config.json').read_text())
-  assert config['torch_dtype'] == 'bfloat16'
-  jax.tree.map(lambda x: np.testing.assert_array_equal(x, x.astype('bfloat16').astype('float32')),
-               exported)
-  shipped = load_tokenizer(loading.MINIATURES['miniature'])
-  text = miniature.document_text(*miniature.corpus(0, 0, 1)[0])
-  assert load_tokenizer(artifact.model_folder).encode(text) == shipped.encode(text)
-
-
-def test_every_token_of_the_corpus_is_learnt_once(tiny_blocks, compiled, tmp_path, monkeypatch):
-  packed = []
-  train_packed = pretrain.sft.train_packed
-
-  def noting(config, loaded, rows, *arguments, **keywords):
-    packed.append(rows)
-    return train_packed(config, loaded, rows, *arguments, **keywords)
-  monkeypatch.setattr(pretrain.sft, 'train_packed', noting)
-  pretrain.run(tiny_blocks | dict(evaluations={}), {}, tmp_path)
-  tokenizer, texts = load_tokenizer(tmp_path / 'model'), []
-  rows, = packed
-  for tokens, segments in zip(rows.tokens, rows.segment_ids):
-    texts += [tokenizer.decode(tokens[segments == segment], skip_special=False)
-              for segment in range(1, segments.max() + 1)]
-  documents = [miniature.document_text(*pair) + miniature.END
-               for block in (0, 1) for pair in miniature.corpus(0, block, 40)]
-  whole = [text for text in documents if len(tokenizer.encode(text)) <= 64]
-  assert len(texts) == len(documents) == 80 and set(whole) <= set(texts) and len(whole) > 60
-
-
-def test_impossible_pre_training_is_refused(tiny_blocks):
-  for fields, sentence in (
-      (dict(documents=100), 'documents must be a multiple of 40, got 100'),
-      (dict(preset='minature'), "preset must be .*got 'minature': did you mean 'miniature'"),
-      (dict(rows=0), 'rows must be at least 1, got 0')):
-    with pytest.raises(ValueError, match=sentence):
-      pretrain.SETTINGS.check(tiny_blocks | fields, 'config.stages.base')
