@@ -14,7 +14,7 @@ from r1jax.kernels import blockwise
 from r1jax.kernels.attention_ids import AttentionIds
 from r1jax.kernels.blockwise import LOWEST_SCORE
 
-# Tokens of a block of the plain-JAX form. 128 is the fastest measured on a CPU; 256 for other
+# Tokens of a block of the plain-JAX form. 128 was chosen by measurements on a CPU; 256 for other
 # platforms (GPUs) is not measured.
 _BLOCKS = dict(cpu=128, default=256)
 
