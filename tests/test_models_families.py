@@ -203,7 +203,7 @@ def test_four_devices_give_the_values_and_gradients_of_one(made):
   def run(params, tokens):
     hidden, _, aux = model.apply(params, tokens, segment_ids=jnp.ones_like(tokens),
                                  positions=jnp.broadcast_to(jnp.arange(6), (4, 6)))
-    return jnp.sum(hidden * weights) + moe.balance_loss(aux['routing'], 2)
+    return jnp.sum(hidden * weights) + moe.row_balance_loss(aux['routing'], 2)
 
   alone = run(params, tokens)
   mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])

@@ -115,6 +115,10 @@ def test_raised_steps_end_where_a_run_of_that_length_ends(base, finished, one_de
   shutil.copytree(finished, tmp_path / 'run')
   assert str(state_of(longer, tmp_path / 'run')) == (
       'resumes at step 2, config.steps was raised from 2 to 4')
+  with pytest.raises(StopRequested):
+    pipeline.run(longer, tmp_path / 'run', should_stop=runs.stop_at(2))
+  assert not (tmp_path / 'run' / 'zero' / 'manifest.json').exists()    # it is finished no more
+  assert str(state_of(longer, tmp_path / 'run')) == 'resumes at step 3'
   pipeline.run(longer, tmp_path / 'run')
   rl.run(longer['stages']['zero'], {}, tmp_path / 'whole', stage='zero')
   runs.assert_same(tmp_path / 'run' / 'zero', tmp_path / 'whole')

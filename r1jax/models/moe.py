@@ -27,23 +27,6 @@ class Routing:
   tokens: jax.Array          # [L, N] float32: real tokens
 
 
-def balance_loss(routing: Routing, per_token: int) -> jax.Array:
-  """Mean over layers of E·Σ_e f_e·P_e; 1 where the load is even (arXiv:2101.03961, equation 4).
-
-  f_e is the share of all choices that fell on expert e (no gradient), P_e its mean probability,
-  both over the batch. transformers' loss is `per_token` times as large, so its coefficient has to
-  be multiplied by `per_token` here.
-
-  Args:
-    routing: `aux['routing']` of `Model.apply`.
-    per_token: number of experts that a token is routed to.
-  """
-  tokens = jnp.maximum(jnp.sum(routing.tokens, -1), 1)[:, None]
-  shares = jnp.sum(routing.counts, 1) / (per_token * tokens)
-  means = jnp.sum(routing.probabilities, 1) / tokens
-  return jnp.mean(shares.shape[-1] * jnp.sum(shares * means, -1))
-
-
 def row_balance_loss(
     routing: Routing, per_token: int, num_rows: float | jax.Array | None = None) -> jax.Array:
   """Mean over layers and rows of E·Σ_e f_e·P_e within a row (arXiv:2412.19437, equation 17).
