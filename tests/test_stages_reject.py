@@ -117,6 +117,6 @@ def test_impossible_rejection_is_refused():
       (dict(filters=dict(language=dict(target='xx'))),
        "stages.draw.filters.language: The language 'xx' is not known"),
       (dict(filters=dict(cap=dict(per_prompt=0))),
-       'per_prompt=0 is out of range: give at least 1')):
+       'filters.cap: per_prompt must be at least 1, got 0')):
     with pytest.raises(ValueError, match=sentence):
       reject.SETTINGS.check(reject_config(**fields), 'config.stages.draw')
