@@ -3,6 +3,7 @@ import copy
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import tempfile
@@ -195,6 +196,13 @@ def assert_same(run, other):
   assert run.keys() == other.keys()
   for name in run:
     assert run[name] == other[name], name
+
+
+def free_port():
+  """A port of this machine that nobody listens on."""
+  with socket.socket() as found:
+    found.bind(('127.0.0.1', 0))
+    return found.getsockname()[1]
 
 
 def start(*arguments, compiled, **environment):

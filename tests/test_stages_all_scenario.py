@@ -1,9 +1,14 @@
 """All-scenario RL: reward models as rewards, general prompts beside the reasoning prompts."""
-import contextlib
-import json
-
 import jax
 import jax.numpy as jnp
+from mixture_cases import (  # noqa: F401 (fixtures)
+  OBJECTIVES,
+  by_length,
+  general,
+  mixed_config,
+  stand_ins,
+  write_jsonl,
+)
 import numpy as np
 import pytest
 import runs
@@ -11,214 +16,19 @@ from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
 from r1jax import metrics
 from r1jax.metrics import labels
-from r1jax.models import compute
 from r1jax.records import Batch
 from r1jax.rewards.completion import Completion
-from r1jax.rewards.extract import final_summary
-from r1jax.rewards.suite import REWARDS, Rewards, RewardSuite
 from r1jax.runtime import sharding
-from r1jax.stages import datasets, reward_model, rl
+from r1jax.stages import reward_model, rl
 from r1jax.stages.rl import programs as rl_programs
-from r1jax.stages.rl import prompts as rl_prompts
-from r1jax.stages.rl import rewards as rl_rewards
 from r1jax.tokenization import load_tokenizer
-
-OBJECTIVES = reward_model.OBJECTIVES
-
-
-def by_length(completion, example):
-  return len(completion.text) % 5 / 4
-
-
-def write_jsonl(path, rows):
-  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-
-
-@pytest.fixture(scope='module')
-def general(tmp_path_factory):
-  """The folder of eleven general questions of both objectives."""
-  folder = tmp_path_factory.mktemp('general')
-  write_jsonl(folder / 'train.jsonl', [
-      dict(prompt=f'How is it, {"a" * number}?', answer='well', objective=OBJECTIVES[number % 2])
-      for number in range(11)])
-  return str(folder)
-
-
-def mixed_config(base, folder, /, **fields):
-  """Four prompts a rollout, one of them general from the second rollout on."""
-  return runs.rl_config(base, **runs.merged(dict(
-      prompts_per_batch=4, steps=3, rewards={'format': 1.0},
-      general_prompts=dict(data=dict(name='jsonl', folder=folder), prompts_per_batch=1, from_step=1,
-                   rewards={'bytes': 0.5, 'length': 0.0},
-                   reward_models={name: dict(source=name, weight=2.0) for name in OBJECTIVES})),
-      fields))
-
-
-def stand_in(objective):
-  """Scores that tell texts and objectives apart; a completion costs one token."""
-  def rewards(questions, completions):
-    assert len(questions) == len(completions)
-    sizes = np.asarray([[sum(text.encode()) % 13 for text in group] for group in completions])
-    scores = (sizes.astype(np.float32) - 6) / (1 + OBJECTIVES.index(objective))
-    return reward_model.Scored(
-        scores, compute.Compute(scored=10.0 * sizes.size, scored_tokens=sizes.size))
-  return rewards
-
-
-@contextlib.contextmanager
-def stand_ins(base):
-  """Rules `bytes` and `length`, and reward models by the names of their objectives."""
-  tokenizer = load_tokenizer(base)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(REWARDS, 'bytes', runs.by_bytes)
-    patch.setitem(REWARDS, 'length', by_length)
-    patch.setattr(rl_rewards, 'load_reward_model', lambda source, **_: reward_model.RewardModel(
-        None, None, tokenizer, 'miniature', source))
-    patch.setattr(rl_rewards, 'make_rewards',
-                  lambda loaded, *, rows, mesh: stand_in(loaded.objective))
-    yield patch
-
-
-# Judging.
-
-
-def completions_of(count):
-  return [Completion(f'text {"b" * number}', number, False) for number in range(count)]
-
-
-def models_of(**weights):
-  return {name: rl_rewards.ScoringModel(weight, name, stand_in(name))
-          for name, weight in weights.items()}
-
-
-def test_a_reward_model_judges_its_own_objective_and_what_has_none():
-  completions = completions_of(8)
-  examples = [dict(question='q', objective='helpfulness'), dict(question='q', objective='safety'),
-              dict(question='q', objective=None), dict(question='q')]
-  got, took = rl_rewards.score(models_of(helpfulness=2.0, safety=3.0), completions, examples)
-  assert took == compute.Compute(scored=120.0, scored_tokens=12)    # six by each
-  total = np.zeros(8)
-  for name, weight in dict(helpfulness=2.0, safety=3.0).items():
-    component = got.components[f'reward_model/{name}']
-    for n, completion in enumerate(completions):
-      example = examples[n // 2]
-      if example.get('objective') in (None, name):
-        score = stand_in(name)(['q'], [[completion.text]]).rewards[0, 0]
-        assert component[n] == pytest.approx(1 / (1 + np.exp(-score)), rel=1e-6)
-        total[n] += weight * component[n]
-      else:
-        assert np.isnan(component[n])
-    assert got.counters[f'unjudged/reward_model/{name}'] == 2
-  np.testing.assert_allclose(got.total, total, rtol=1e-6)
-
-
-def test_scores_of_any_size_give_rewards_from_0_to_1():
-  for score, want in ((-1e4, 0.0), (0.0, 0.5), (1e4, 1.0)):
-    scored = reward_model.Scored(np.full((1, 2), score, np.float32), compute.Compute())
-    model = rl_rewards.ScoringModel(1.0, 'safety', lambda *_, scored=scored: scored)
-    got, _ = rl_rewards.score({'x': model}, completions_of(2), [dict(question='q')])
-    np.testing.assert_array_equal(got.total, [want] * 2)
-
-
-def test_each_part_has_its_own_rewards_united_by_name():
-  def suite(**functions):
-    return RewardSuite(functions)
-
-  sources = rl_rewards.RewardSources(
-      rl_rewards.RewardSource(suite(bytes=(runs.by_bytes, 1.0)), {}),
-      rl_rewards.RewardSource(suite(bytes=(runs.by_bytes, 0.0), length=(by_length, 0.5)),
-                              models_of(safety=1.0)))
-  examples = [dict(question='q', objective=objective) for objective in (None, *OBJECTIVES)]
-  completions = completions_of(6)
-  pending, judging = sources.submit(
-      completions, examples, num_general=2, owners=np.zeros(len(examples), int))
-  got = pending.collect()
-  sources.close()
-  assert judging.scored_tokens == 2
-  bytes_, length, safety = (
-      got.components[name] for name in ('bytes', 'length', 'reward_model/safety'))
-  np.testing.assert_array_equal(bytes_, [runs.by_bytes(each, {}) for each in completions])
-  np.testing.assert_array_equal(np.isnan(length), [True] * 2 + [False] * 4)
-  np.testing.assert_array_equal(np.isnan(safety), [True] * 4 + [False] * 2)
-  want = np.where(np.arange(6) < 2, bytes_, 0.5 * np.nan_to_num(length) + np.nan_to_num(safety))
-  np.testing.assert_allclose(got.total, want)
-  assert got.counters['unjudged/reward_model/safety'] == 2 and got.counters['timeouts'] == 0
-  parts = rl_rewards.totals_by_part(got, 1, 2, group_size=2)
-  assert parts == {'reward/reasoning': pytest.approx(want[:2].mean()),
-                   'reward/general': pytest.approx(want[2:].mean())}
-  assert rl_rewards.totals_by_part(Rewards.concatenate([got, got]), 2, 2, group_size=2) == parts
-
-
-def test_the_truth_is_that_of_what_a_reward_model_judged():
-  nan = np.nan
-  rewards = Rewards(np.zeros(5), {
-      'skill': np.array([1.0, 0.0, 1.0, nan, 1.0]),
-      'reward_model/some': np.array([0.3, 0.4, nan, 0.5, nan]),
-      'reward_model/none': np.full(5, nan), 'reward_model/all': np.full(5, 0.5)}, {})
-  assert rl_rewards.truths(rewards) == {
-      'rewards/reward_model/some/truth': 0.5, 'rewards/reward_model/all/truth': 0.75}
-  del rewards.components['skill']
-  assert rl_rewards.truths(rewards) == {}
-
-
-@pytest.mark.parametrize('before', (False, True))
-@pytest.mark.parametrize('after', (False, True))
-def test_a_completion_means_the_same_after_another_templates_prompt(before, after):
-  """`<think>` stands once, in the prompt or in the text, whatever the two templates do."""
-  for text in (' 3+4=7</think> <answer>7</answer>', ' 3+4=7</think> 7', ' 3+4=7, never closed'):
-    written = text if before else f' <think>{text}'
-    got = rl_rewards.reframe(written, prompt_opens_think=before, new_prompt_opens_think=after)
-    assert ('<think>' * after + got).count('<think>') == 1
-    assert got.endswith(text)
-    assert final_summary(got, prompt_opens_think=after) == final_summary(
-        written, prompt_opens_think=before)
-  if not before:    # without a chain of thought the whole is the answer
-    got = rl_rewards.reframe(' Seven.', prompt_opens_think=False, new_prompt_opens_think=after)
-    assert final_summary(got, prompt_opens_think=after) == 'Seven.'
-
-
-# Mixing.
-
-
-@pytest.fixture(scope='module')
-def mixture(base, general):
-  config = mixed_config(base, general)
-  return rl_prompts.PromptMixture(config, load_tokenizer(base)), config
-
-
-def test_each_source_is_read_in_its_own_order_whatever_is_mixed_in(mixture, base):
-  mix, config = mixture
-  stream = datasets.prompt_stream(config, load_tokenizer(base), 'train')
-  order = np.concatenate([stream.batch(4 * number).example_ids for number in range(8)])
-  counters, reasoning, generals = rl_prompts.Counters(), [], []
-  for num_general in (0, 1, 1, 0, 1, 1, 1):
-    batch, counters = mix.batch(counters, num_general)
-    assert batch.prompt_tokens.shape == (4, 32) and len(batch.examples) == 4
-    split = 4 - num_general
-    assert all('objective' in example for example in batch.examples[split:])
-    assert not any('objective' in example for example in batch.examples[:split])
-    reasoning += batch.example_ids[:split].tolist()
-    generals += batch.example_ids[split:].tolist()
-  np.testing.assert_array_equal(reasoning, order[:len(reasoning)])
-  assert counters == (len(reasoning), len(generals)) == (23, 5)
-  assert len(set(generals)) == 5
-
-
-def test_no_two_prompts_share_an_id_and_with_it_their_keys(mixture):
-  mix, _ = mixture
-  counters, seen = rl_prompts.Counters(), {}
-  for _ in range(30):
-    batch, counters = mix.batch(counters, 1)
-    for number, example in zip(batch.example_ids.tolist(), batch.examples):
-      assert seen.setdefault(number, example['question']) == example['question']
-  assert sorted(seen) == list(range(64 + 11)) and len(set(seen.values())) > 60
 
 
 def run_mixed(base, general, workdir, should_stop=lambda: False):
   config = mixed_config(
       base, general, steps=12, epochs=2, mini_batches=2, dynamic_sampling_rounds=1,
-      checkpoint_every=2,
-      sampling=dict(max_new_tokens=8, chunk=4), general_prompts=dict(from_step=4))
+      checkpoint_every=2, sampling=dict(max_new_tokens=8, chunk=4),
+      general_prompts=dict(from_step=4))
   with stand_ins(base):
     return rl.run(config, {}, workdir, should_stop=should_stop,
                   reward_functions={'bytes': (runs.by_bytes, 1.0)})
