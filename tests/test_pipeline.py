@@ -65,10 +65,10 @@ def test_stages_are_chained_each_once(compiled, one_device, tmp_path, capsys):
             if file.startswith(f'{name}/')}
   assert files(tmp_path / 'draw') == files_before('draw')
   told = capsys.readouterr().out
-  for line in ("stage 'tuned' runs again: config.epochs changed; its old result is in ",
-               "stage 'scored' runs again because its input 'tuned' is new; its old result is in "):
-    old = Path(re.search(re.escape(line) + '(.*)', told)[1])
-    assert files(old) == files_before(line.split("'")[1])
+  for name, why in (('tuned', r': config.epochs changed \(the learning rate follows a cosine .*\)'),
+                    ('scored', " because its input 'tuned' is new")):
+    old = re.search(f"stage '{name}' runs again{why}; its old result is in (.*)", told)
+    assert files(Path(old[1])) == files_before(name)
 
 
 def test_a_run_that_was_stopped_goes_on_with_its_stage(base, one_device, tmp_path):
