@@ -149,6 +149,11 @@ def test_a_result_is_identified_by_what_is_computed():
     assert changed_fields(SETTINGS, GOOD | fields, GOOD, 'config') == named
 
 
+def test_a_config_of_another_version_has_other_fields():
+  before = {name: value for name, value in GOOD.items() if name != 'rate'} | dict(speed=0.5)
+  assert changed_fields(SETTINGS, before, GOOD, 'config') == ['config.rate', 'config.speed']
+
+
 def test_an_int_where_a_float_is_meant_identifies_the_same_result():
   whole, same = (GOOD | dict(part=dict(depth=1, size=size)) for size in (2, 2.0))
   assert identity(SETTINGS, whole, {}) == identity(SETTINGS, same, {})

@@ -128,9 +128,9 @@ class Section:
       yield f'{path}.{name} is not a field: {advice}'
 
   def computed(self, config: Config) -> dict[str, Any]:
-    """The fields that decide what is computed."""
-    return {name: self.fields[name].computed(value) for name, value in config.items()
-            if not self.fields[name].how}
+    """The fields that decide what is computed; those that are not known here count among them."""
+    return {name: self.fields[name].computed(value) if name in self.fields else value
+            for name, value in config.items() if name not in self.fields or not self.fields[name].how}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +265,12 @@ def refuse(faults: Iterable[str]) -> None:
 
 
 def check_mesh(config: Mapping[str, Any], mesh: jax.sharding.Mesh, where: str) -> None:
-  """Refuses a mesh over which a stage that trains cannot split its batch by whole groups or rows.
+  """Refuses a mesh that cannot split a training batch into whole groups, rows and places.
+
+  Args:
+    config: the stage's; one without micro-batches does not train, and any mesh will do.
+    mesh: the mesh of devices.
+    where: the path of the config.
 
   Raises:
     ValueError: naming the field, and of what it must be a multiple.
@@ -278,9 +283,9 @@ def check_mesh(config: Mapping[str, Any], mesh: jax.sharding.Mesh, where: str) -
     sizes = [('batch', rows, packing['rows']), ('sequence', length, packing['row_length'])]
   else:
     field = 'rows' if 'rows' in config else 'prompts_per_batch'
-    pieces = [name for name in ('mini_batches', 'micro_batches') if config.get(name, 1) > 1]
-    sizes = [('batch', ' / '.join((f'{where}.{field}', *pieces)),
-              config[field] // math.prod(config[name] for name in pieces))]
+    divisors = [name for name in ('mini_batches', 'micro_batches') if config.get(name, 1) > 1]
+    sizes = [('batch', ' / '.join((f'{where}.{field}', *divisors)),
+              config[field] // math.prod(config[name] for name in divisors))]
     sizes += [('sequence', f'{where}.{name}', config[name])
               for name in ('row_length', 'max_prompt_length') if name in config]
     if 'sampling' in config:

@@ -221,12 +221,12 @@ def _resume(
   at = ', no step is saved' if step is None else f' at step {step}'
   for name, field in settings.fields.items():
     if before and isinstance(field, Field) and field.extends:
-      old, new = before[name] or math.inf, config[name] or math.inf
+      old, new = before.get(name) or math.inf, config[name] or math.inf
       if step is not None and new < step:
-        return FolderState('differs', f': config.{name} was lowered from {before[name]} to '
+        return FolderState('differs', f': config.{name} was lowered from {before.get(name)} to '
                                       f'{config[name]}')
       if finished and new > old:
-        at += f', config.{name} was raised from {before[name]} to {config[name]}'
+        at += f', config.{name} was raised from {before.get(name)} to {config[name]}'
   if finished and step is None:
     return FolderState('differs', ': its checkpoints are not there')
   return FolderState('resumes', at)
