@@ -129,8 +129,9 @@ class Section:
 
   def computed(self, config: Config) -> dict[str, Any]:
     """The fields that decide what is computed; those that are not known here count among them."""
-    return {name: self.fields[name].computed(value) if name in self.fields else value
-            for name, value in config.items() if name not in self.fields or not self.fields[name].how}
+    known = {name: self.fields[name].computed(value) for name, value in config.items()
+             if name in self.fields and not self.fields[name].how}
+    return known | {name: value for name, value in config.items() if name not in self.fields}
 
 
 @dataclasses.dataclass(frozen=True)
