@@ -56,7 +56,7 @@ def majority_vote(answers: Sequence[str | None], correct: Sequence[bool]) -> flo
   return float(np.mean([bool(correct[answers.index(answer)]) for answer in tied]))
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
   """(mean, low, high): the mean with its 95 % interval, mean ± 1.96·std/√n.
 
   A single value has an unbounded interval. The interval is clipped to 0..1 if all values are in
@@ -177,7 +177,8 @@ def readable(
 
 
 def task_scores(
-    tasks: Sequence[str | None], shares: Sequence[float]) -> dict[str, tuple[float, float, float]]:
+    tasks: Sequence[str | None], shares: Sequence[float] | np.ndarray,
+) -> dict[str, tuple[float, float, float]]:
   """`pass@1/<task>` for each task, and `skills`, their mean; empty unless there are several tasks.
 
   Args:

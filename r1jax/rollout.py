@@ -83,7 +83,7 @@ def rollout_metrics(
   """
   grouped = rewards.total.reshape(-1, group_size)
   lengths = np.asarray([c.num_tokens for c in completions])
-  truncated = np.asarray([c.truncated for c in completions])
+  truncated = np.asarray([c.truncated for c in completions], bool)
   terminated = lengths[~truncated]
   texts = [c.text for c in completions]
   metrics = {
