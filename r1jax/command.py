@@ -1,8 +1,9 @@
 """What the commands share: flags, experiments by name, and errors that end in one sentence."""
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import os
 import re
 import sys
+import traceback
 from typing import Any, NoReturn
 
 USER_ERRORS = ValueError, OSError, ImportError    # errors that end in a sentence
@@ -37,10 +38,11 @@ def flags_parser(
       sys.exit(0)
     try:
       rest = flags.FLAGS(_with_experiment(arguments))
-      getattr(flag.value, 'stages', None)   # a file that could not be read says so only now
+      if getattr(flag.value, 'stages', None) is None:   # a file that cannot be read fails only now
+        raise ValueError(_NO_CONFIG.format(type(flag.value).__name__))
       return rest
     except Exception as error:   # of the experiment file, or as many kinds as flags have
-      end(error, flag_sentence(error, required))
+      end(error, experiment_sentence(error, arguments) or flag_sentence(error, required))
   return parse
 
 
@@ -96,6 +98,38 @@ def sentence(error: Exception) -> str:
   if isinstance(error, OSError) and error.filename:
     said = f'{error.filename}: {error.strerror}'
   return ' '.join([said, *getattr(error, '__notes__', ())])
+
+
+_NO_CONFIG = 'get_config() of the experiment must return a ConfigDict with `stages`, got {}'
+
+
+def experiment_sentence(error: BaseException, arguments: list[str]) -> str:
+  """What is wrong with the experiment file, with its line; '' if the error is not the file's.
+
+  A ValueError that the file raises is left to `flag_sentence`: it is a sentence already.
+  """
+  paths = {os.path.abspath(value.partition(':')[0]) for argument in arguments
+           for value in (argument.partition('=')[2] or argument,)}
+  given = any(re.match('--?config(=|$)', argument) for argument in arguments)
+  if given and str(error).startswith('flag --config=None'):
+    return _NO_CONFIG.format('None')
+  for cause in _chain(error):
+    if isinstance(cause, SyntaxError) and cause.filename:
+      return f'{cause.filename}, line {cause.lineno}: {cause.msg}'
+    lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(cause.__traceback__)
+             if os.path.abspath(frame.filename) in paths]
+    if lines and not isinstance(cause, ValueError):
+      return f'{lines[-1][0]}, line {lines[-1][1]}: {type(cause).__name__}: {cause}'
+  return ''
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+  """An error, and those that it wraps or that caused it, the innermost first."""
+  inner = next((part for part in error.args if isinstance(part, BaseException)), None)
+  for cause in (inner, error.__cause__, error.__context__):
+    if cause is not None:
+      yield from _chain(cause)
+  yield error
 
 
 # How Python and absl say that a flag's value has the wrong type, and the type in words.

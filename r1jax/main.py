@@ -101,11 +101,19 @@ def _run(config: Any, flags: Any) -> None:
 def _listen(*, several: bool) -> list[int]:
   """The signals that ask this process to stop, as they arrive; on several hosts, jax listens."""
   received: list[int] = []
+
+  def receive(number: int, frame: Any) -> None:
+    if received:
+      command.print_error('stopped at once; what was saved before is there')
+      os._exit(128 + number)
+    received.append(number)
+    print('asked to stop: the state is saved at the next chunk or update; ask again to stop at once',
+          file=sys.stderr, flush=True)
   if several:    # jax takes SIGTERM itself, as the notice to all hosts
     signal.signal(signal.SIGINT, lambda signum, frame: signal.raise_signal(signal.SIGTERM))
     return received
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda signum, frame: received.append(signum))
+  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, receive)
   return received
 
 

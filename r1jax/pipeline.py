@@ -7,6 +7,7 @@ move the folders of the stages that read it away to run them again.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -90,6 +91,9 @@ def _faults(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _stage_faults(stages: Mapping[str, Any], name: str, stage: Any) -> Iterator[str]:
   path = f'config.stages.{name}'
+  if not re.fullmatch(r'\w[\w. -]*', str(name)):
+    yield (f'config.stages must have names that can be folders (letters, digits, and _ . - within), '
+           f'got {name!r}')
   if not isinstance(stage, Mapping):
     yield f'{path} must hold a kind and its fields, got {stage!r}'
     return

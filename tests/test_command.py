@@ -33,6 +33,32 @@ def test_a_wrong_override_is_told_as_a_person_would(override, sentence, monkeypa
   assert sentence in command.flag_sentence(caught.value, ())
 
 
+FILES = {
+    'return x[': "line 2: '[' was never closed",
+    'return undefined': "line 2: NameError: name 'undefined' is not defined",
+    'return [].nothing': "line 2: AttributeError: 'list' object has no attribute 'nothing'",
+    'return {}["key"]': "line 2: KeyError: 'key'",
+    'return None': 'must return a ConfigDict with `stages`, got None',
+    'return [1]': 'must return a ConfigDict with `stages`, got list',
+    'raise ValueError("mine: use b")': 'r1jax: mine: use b (',
+}
+
+
+@pytest.mark.parametrize('line', FILES)
+def test_a_fault_in_an_experiment_file_is_told_with_its_line(line, tmp_path, monkeypatch, capsys):
+  path = tmp_path / 'mine.py'
+  path.write_text(f'def get_config(argument=""):\n  {line}\n')
+  values = flags.FlagValues()
+  flag = config_flags.DEFINE_config_file('config', flag_values=values)
+  flags.mark_flag_as_required('config', flag_values=values)
+  monkeypatch.setattr(flags, 'FLAGS', values)
+  with pytest.raises(SystemExit) as ended:
+    command.flags_parser(flag, '', ())(['main', f'--config={path}'])
+  told = capsys.readouterr().err.splitlines()[-1]
+  assert ended.value.code == 1 and FILES[line] in told
+  assert ('line 2' in told) == (f'{path}, line 2: ' in told)
+
+
 def test_what_goes_wrong_with_a_file_or_ends_in_a_note_is_one_sentence():
   error = OSError(28, 'No space left on device; free some', '/full/part-1.jsonl')
   assert command.sentence(error) == '/full/part-1.jsonl: No space left on device; free some'

@@ -90,6 +90,8 @@ def test_a_run_that_was_stopped_goes_on_with_its_stage(base, one_device, tmp_pat
 ZERO = runs.rl_config('miniature')
 REFUSED = {
     'no stage': (stages(), 'config.stages must name at least one stage, got {}'),
+    'a name': (stages(**{'../zero': ZERO}), "names that can be folders .* got '../zero'"),
+    'a hidden name': (stages(**{'.zero': ZERO}), "names that can be folders"),
     'a number': (stages(zero=3), 'config.stages.zero must hold a kind and its fields, got 3'),
     'kind': (stages(zero=ZERO | dict(kind='rlhf')),
              "kind must be one of .*got 'rlhf': did you mean 'rl'"),
