@@ -107,7 +107,7 @@ def _listen(*, several: bool) -> list[int]:
       command.print_error('stopped at once; what was saved before is there')
       os._exit(128 + number)
     received.append(number)
-    print('asked to stop: the state is saved at the next chunk or update; ask again to stop at once',
+    print('asked to stop: the state is saved after this chunk or update; ask again to stop at once',
           file=sys.stderr, flush=True)
   if several:    # jax takes SIGTERM itself, as the notice to all hosts
     signal.signal(signal.SIGINT, lambda signum, frame: signal.raise_signal(signal.SIGTERM))

@@ -92,8 +92,8 @@ def _faults(config: Mapping[str, Any]) -> Iterator[str]:
 def _stage_faults(stages: Mapping[str, Any], name: str, stage: Any) -> Iterator[str]:
   path = f'config.stages.{name}'
   if not re.fullmatch(r'\w[\w. -]*', str(name)):
-    yield (f'config.stages must have names that can be folders (letters, digits, and _ . - within), '
-           f'got {name!r}')
+    yield (f'config.stages must have names that can be folders (letters, digits, _ . and -), got '
+           f'{name!r}')
   if not isinstance(stage, Mapping):
     yield f'{path} must hold a kind and its fields, got {stage!r}'
     return

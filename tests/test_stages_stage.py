@@ -215,3 +215,25 @@ def test_an_input_that_only_an_evaluation_reads_does_not_identify_the_result(bas
   config['stages']['other'] = runs.rl_config(base, seed=3)
   found = {one.name: one for one in pipeline.state(config, finished)}
   assert found['zero'].identity == before and found['zero'].state == 'evaluates'
+
+
+# Functions from a notebook.
+
+
+def test_another_reward_function_is_another_run(base, tmp_path):
+  def short(completion, example):
+    return float(len(completion.text) < 9)
+
+  def long(completion, example):
+    return float(len(completion.text) >= 9)
+  config = runs.rl_config(base, steps=1)
+
+  def run(function, weight=1.0):
+    return rl.run(config, {}, tmp_path, reward_functions={'length': (function, weight)})
+  first = run(short)
+  assert run(short).identity == first.identity
+  for others in ((long, 1.0), (short, 0.5)):
+    with pytest.raises(ValueError, match='holds another run .* its inputs or functions changed'):
+      run(*others)
+  with pytest.raises(ValueError, match='built-in function len.* has no source .* wrap it'):
+    run(len)

@@ -5,9 +5,11 @@ identities of the inputs that they name. All other settings, the mesh and the ev
 part of it; each evaluation has an identity of its own. The *resume identity* also leaves out those
 fields that may be raised while a run goes on (`steps`).
 """
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
+import functools
 import hashlib
+import inspect
 import json
 from typing import Any
 
@@ -45,20 +47,57 @@ def identities(inputs: Mapping[str, Artifact]) -> dict[str, str]:
   return {name: artifact.identity for name, artifact in inputs.items()}
 
 
-def identity(settings: Section, config: Config, inputs: Mapping[str, str]) -> str:
-  """The identity of the result that a config asks for; `inputs` are identities by name."""
+def identity(
+    settings: Section, config: Config, inputs: Mapping[str, str],
+    functions: Mapping[str, str] | None = None,
+) -> str:
+  """The identity of the result that a config asks for.
+
+  Args:
+    settings: the stage's.
+    config: the stage's.
+    inputs: identities of earlier stages by name.
+    functions: identities of functions that stand in for settings, by name.
+  """
   computed = settings.computed(config)
   used = _used_inputs(settings, config, inputs)
   computed['inputs'] = sorted(used)
-  return _hash({'config': computed, 'inputs': used})
+  given = {'functions': dict(functions)} if functions else {}
+  return _hash({'config': computed, 'inputs': used} | given)
 
 
-def resume_identity(settings: Section, config: Config, inputs: Mapping[str, str]) -> str:
+def resume_identity(
+    settings: Section, config: Config, inputs: Mapping[str, str],
+    functions: Mapping[str, str] | None = None,
+) -> str:
   """As `identity`, without the fields that may be raised while a run goes on."""
   extends = {name for name, field in settings.fields.items()
              if isinstance(field, Field) and field.extends}
   return identity(settings, {name: value for name, value in config.items() if name not in extends},
-                  inputs)
+                  inputs, functions)
+
+
+def function_identity(function: Callable, *more: Any) -> str:
+  """What a function is known by: its source, or its code where there is no source.
+
+  Values that it closes over, and functions that it calls, are not part of it. `more` is what else
+  decides its result, such as a weight.
+
+  Raises:
+    ValueError: there is neither source nor code, as of a built-in function.
+  """
+  unwrapped = function
+  while isinstance(unwrapped, functools.partial):
+    more += (repr(unwrapped.args), repr(unwrapped.keywords))
+    unwrapped = unwrapped.func
+  try:
+    return _hash([inspect.getsource(unwrapped), *more])
+  except (OSError, TypeError):
+    code = getattr(unwrapped, '__code__', None)
+    if code is None:
+      raise ValueError(f'{function!r} has no source by which its results could be known: wrap it '
+                       'in a function') from None
+    return _hash([code.co_code.hex(), repr(code.co_consts), repr(code.co_names), *more])
 
 
 def evaluation_identity(

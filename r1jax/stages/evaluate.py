@@ -278,7 +278,7 @@ def complete(run: StageRun) -> Artifact:
   """The Artifact of a finished stage, after the evaluations that it lacks."""
   artifact = open_artifact(run.workdir)
   state = hosts.from_first(lambda: look(
-      run.settings, run.config, identities(run.inputs), run.workdir))
+      run.settings, run.config, identities(run.inputs), run.workdir, run.functions))
   if state.state == 'done':
     return artifact
   trained = None

@@ -63,6 +63,7 @@ class StageRun:
   should_stop: Callable[[], bool]
   console: Any                           # a rich console; None is standard output
   finished: bool                         # the result is there, but perhaps not all evaluations
+  functions: Mapping[str, str] = dataclasses.field(default_factory=dict)   # identities, by name
 
   @property
   def where(self) -> str:
@@ -72,12 +73,12 @@ class StageRun:
   @property
   def identity(self) -> str:
     """What its result is known by."""
-    return identity(self.settings, self.config, identities(self.inputs))
+    return identity(self.settings, self.config, identities(self.inputs), self.functions)
 
   @property
   def resume_identity(self) -> str:
     """What its checkpoints are known by."""
-    return resume_identity(self.settings, self.config, identities(self.inputs))
+    return resume_identity(self.settings, self.config, identities(self.inputs), self.functions)
 
   def stop(self, step: int) -> NoReturn:
     """Raises StopRequested; the state after `step` is saved."""
@@ -89,10 +90,11 @@ def begin(
     kind: str, settings: Section, config: Any, inputs: Mapping[str, Artifact],
     workdir: str | Path, *, stage: str, mesh: jax.sharding.Mesh | None = None,
     should_stop: Callable[[], bool] = lambda: False, console=None,
+    functions: Mapping[str, str] | None = None,
 ) -> StageRun:
   """Checks a config and the stage's folder, and notes there what the run is begun with.
 
-  Arguments as of the stages' `run`.
+  Arguments as of the stages' `run`; `functions` as of `artifact.identity`.
 
   Raises:
     FileNotFoundError, ValueError: the config cannot run, a model is missing or does not fit it,
@@ -106,13 +108,13 @@ def begin(
   folder = Path(workdir)
 
   def prepare() -> FolderState:
-    found = look(settings, config, identities(inputs), folder)
+    found = look(settings, config, identities(inputs), folder, functions)
     if found.state in ('new', 'resumes'):
       (folder / 'manifest.json').remove()    # of a result that is extended
       (folder / 'stage.json').write_text(to_json({
           'config': config, 'inputs': identities(inputs),
-          'identity': identity(settings, config, identities(inputs)),
-          'resume_identity': resume_identity(settings, config, identities(inputs))}))
+          'identity': identity(settings, config, identities(inputs), functions),
+          'resume_identity': resume_identity(settings, config, identities(inputs), functions)}))
     return found
 
   found = hosts.from_first(prepare)
@@ -121,7 +123,7 @@ def begin(
                      'that it was begun with, or another workdir')
   hosts.together(lambda: _check_shared(folder))
   return StageRun(kind, stage, settings, config, inputs, folder, mesh, should_stop, console,
-                  finished=found.state in ('done', 'evaluates'))
+                  finished=found.state in ('done', 'evaluates'), functions=functions or {})
 
 
 def _check_shared(folder: Path) -> None:
@@ -150,6 +152,7 @@ class FolderState:
 
 def look(
     settings: Section, config: Config, inputs: Mapping[str, str], folder: Path,
+    functions: Mapping[str, str] | None = None,
 ) -> FolderState:
   """Compares a stage's folder with what a config asks for; nothing is written.
 
@@ -158,14 +161,15 @@ def look(
     config: the stage's.
     inputs: the identities of its inputs by name.
     folder: the stage's.
+    functions: as of `artifact.identity`.
   """
   manifest = checkpoint.read_manifest(folder) if (folder / 'manifest.json').exists() else None
-  if manifest and manifest.identity == identity(settings, config, inputs):
+  if manifest and manifest.identity == identity(settings, config, inputs, functions):
     return _missing_evaluations(settings, config, manifest.identity, inputs, folder)
   step, meta = _last_checkpoint(folder)
   begun = _begun(folder)
   there = begun.get('resume_identity') or meta.get('identity', '')
-  if there == resume_identity(settings, config, inputs):
+  if there == resume_identity(settings, config, inputs, functions):
     return _resume(settings, config, begun.get('config'), step, finished=manifest is not None)
   if manifest is None and step is None:    # nothing is lost by beginning again
     return FolderState('new')
@@ -242,7 +246,7 @@ def _difference(
     return f': {", ".join(changed)} changed' + ''.join(
         f' ({reason}, so it starts again)' for reason in sorted(reasons))
   new = next((name for name in inputs if begun['inputs'].get(name) != inputs[name]), '')
-  return f' because its input {new!r} is new' if new else ': its inputs changed'
+  return f' because its input {new!r} is new' if new else ': its inputs or functions changed'
 
 
 # What every run does last.

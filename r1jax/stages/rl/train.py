@@ -31,7 +31,7 @@ from r1jax.runtime.storage import Path
 from r1jax.sampling import text as rollout_text
 from r1jax.sampling.sampler import Interrupted
 from r1jax.stages import auxiliary, evaluate, loading
-from r1jax.stages.artifact import Artifact
+from r1jax.stages.artifact import Artifact, function_identity
 from r1jax.stages.config import plain
 from r1jax.stages.loop import TrainingLoop, as_floats, is_due
 from r1jax.stages.rl import checkpoints, dynamic_sampling
@@ -69,7 +69,8 @@ def run(
     should_stop: called between chunks of sampling and between updates. When it returns True the
       stage saves its state (with the batch, if some of its updates are done) and raises
       StopRequested.
-    reward_functions: {name: (function, weight)} instead of `config.rewards`, from a notebook.
+    reward_functions: {name: (function, weight)} instead of `config.rewards`, from a notebook. Their
+      sources are part of the result's identity.
     console: a rich console; None is standard output.
 
   Raises:
@@ -78,7 +79,9 @@ def run(
   """
   config = plain(config)
   run = begin('rl', SETTINGS if reward_functions is None else OWN_REWARDS, config, inputs, workdir,
-              stage=stage, mesh=mesh, should_stop=should_stop, console=console)
+              stage=stage, mesh=mesh, should_stop=should_stop, console=console, functions={
+                  name: function_identity(function, weight)
+                  for name, (function, weight) in (reward_functions or {}).items()})
   if config['in_host_memory']:
     sharding.check_host_memory(
         run.mesh, f'{run.where}.in_host_memory={list(config["in_host_memory"])}')
