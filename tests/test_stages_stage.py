@@ -233,7 +233,7 @@ def test_another_reward_function_is_another_run(base, tmp_path):
   first = run(short)
   assert run(short).identity == first.identity
   for others in ((long, 1.0), (short, 0.5)):
-    with pytest.raises(ValueError, match='holds another run .* its inputs or functions changed'):
+    with pytest.raises(ValueError, match='holds another run .* its reward functions changed'):
       run(*others)
   with pytest.raises(ValueError, match='built-in function len.* has no source .* wrap it'):
     run(len)

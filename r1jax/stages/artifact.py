@@ -2,8 +2,8 @@
 
 A result is known by its *identity*: a hash of the settings that decide what is computed, and of the
 identities of the inputs that they name. All other settings, the mesh and the evaluations are not
-part of it; each evaluation has an identity of its own. The *resume identity* also leaves out those
-fields that may be raised while a run goes on (`steps`).
+part of it; each evaluation has an identity of its own. The *resume identity* also leaves out what
+may change while a run goes on: fields that may be raised (`steps`), and functions from a notebook.
 """
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
@@ -66,15 +66,15 @@ def identity(
   return _hash({'config': computed, 'inputs': used} | given)
 
 
-def resume_identity(
-    settings: Section, config: Config, inputs: Mapping[str, str],
-    functions: Mapping[str, str] | None = None,
-) -> str:
-  """As `identity`, without the fields that may be raised while a run goes on."""
+def resume_identity(settings: Section, config: Config, inputs: Mapping[str, str]) -> str:
+  """As `identity`, without what may change while a run goes on: some fields, and functions.
+
+  A reward function that failed can be fixed, and the run goes on from its last checkpoint.
+  """
   extends = {name for name, field in settings.fields.items()
              if isinstance(field, Field) and field.extends}
   return identity(settings, {name: value for name, value in config.items() if name not in extends},
-                  inputs, functions)
+                  inputs)
 
 
 def function_identity(function: Callable, *more: Any) -> str:

@@ -78,7 +78,7 @@ class StageRun:
   @property
   def resume_identity(self) -> str:
     """What its checkpoints are known by."""
-    return resume_identity(self.settings, self.config, identities(self.inputs), self.functions)
+    return resume_identity(self.settings, self.config, identities(self.inputs))
 
   def stop(self, step: int) -> NoReturn:
     """Raises StopRequested; the state after `step` is saved."""
@@ -114,7 +114,7 @@ def begin(
       (folder / 'stage.json').write_text(to_json({
           'config': config, 'inputs': identities(inputs),
           'identity': identity(settings, config, identities(inputs), functions),
-          'resume_identity': resume_identity(settings, config, identities(inputs), functions)}))
+          'resume_identity': resume_identity(settings, config, identities(inputs))}))
     return found
 
   found = hosts.from_first(prepare)
@@ -169,7 +169,7 @@ def look(
   step, meta = _last_checkpoint(folder)
   begun = _begun(folder)
   there = begun.get('resume_identity') or meta.get('identity', '')
-  if there == resume_identity(settings, config, inputs, functions):
+  if there == resume_identity(settings, config, inputs):
     return _resume(settings, config, begun.get('config'), step, finished=manifest is not None)
   if manifest is None and step is None:    # nothing is lost by beginning again
     return FolderState('new')
@@ -222,7 +222,7 @@ def _resume(
     settings: Section, config: Config, before: Config | None, step: int | None, *, finished: bool,
 ) -> FolderState:
   """The state of a folder whose run differs at most in fields that may be raised."""
-  at = ', no step is saved' if step is None else f' at step {step}'
+  at, raised = ', no step is saved' if step is None else f' at step {step}', ''
   for name, field in settings.fields.items():
     if before and isinstance(field, Field) and field.extends:
       old, new = before.get(name) or math.inf, config[name] or math.inf
@@ -230,10 +230,12 @@ def _resume(
         return FolderState('differs', f': config.{name} was lowered from {before.get(name)} to '
                                       f'{config[name]}')
       if finished and new > old:
-        at += f', config.{name} was raised from {before.get(name)} to {config[name]}'
+        raised = f', config.{name} was raised from {before.get(name)} to {config[name]}'
   if finished and step is None:
     return FolderState('differs', ': its checkpoints are not there')
-  return FolderState('resumes', at)
+  if finished and not raised:
+    return FolderState('differs', ': its reward functions changed')
+  return FolderState('resumes', at + raised)
 
 
 def _difference(
@@ -246,7 +248,7 @@ def _difference(
     return f': {", ".join(changed)} changed' + ''.join(
         f' ({reason}, so it starts again)' for reason in sorted(reasons))
   new = next((name for name in inputs if begun['inputs'].get(name) != inputs[name]), '')
-  return f' because its input {new!r} is new' if new else ': its inputs or functions changed'
+  return f' because its input {new!r} is new' if new else ': its inputs changed'
 
 
 # What every run does last.
