@@ -1,4 +1,4 @@
-"""The import direction of DESIGN.md: a file imports from its own row or rows above, no cycles."""
+"""The import direction of docs/design.md: from a file's own row or rows above, without cycles."""
 import ast
 import pathlib
 

@@ -157,6 +157,8 @@ def test_a_config_of_another_version_has_other_fields():
 def test_an_int_where_a_float_is_meant_identifies_the_same_result():
   whole, same = (GOOD | dict(part=dict(depth=1, size=size)) for size in (2, 2.0))
   assert identity(SETTINGS, whole, {}) == identity(SETTINGS, same, {})
+  whole, same = (GOOD | dict(weights=dict(red=weight)) for weight in (1, 1.0))
+  assert identity(SETTINGS, whole, {}) == identity(SETTINGS, same, {})
 
 
 def test_a_description_has_value_default_range_and_meaning():

@@ -250,8 +250,8 @@ class Weights:
         yield f'{path}.{name} must be a finite number, got {weight!r}'
 
   def computed(self, config: Config) -> dict[str, float]:
-    """The weights."""
-    return dict(config)
+    """The weights, all as floats."""
+    return {name: float(weight) for name, weight in config.items()}
 
 
 Spec = Field | Section | Named | Entries | Weights
