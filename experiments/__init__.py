@@ -8,6 +8,7 @@ docstring has the paper, the command, the sizes and the result to expect. `EXPER
 import pathlib
 
 from r1jax import checks
+from r1jax.errors import UserError
 
 EXPERIMENTS = (
     'r1_zero',            # GRPO with rule rewards alone
@@ -40,12 +41,12 @@ def find(config: str) -> str:
     ends in '.py' is taken for a path and is returned unchanged.
 
   Raises:
-    ValueError: if no experiment has that name.
+    UserError: if no experiment has that name.
   """
   name, colon, argument = config.partition(':')
   if '/' in config or name.endswith('.py'):
     return config
   if name not in EXPERIMENTS:
-    raise ValueError(f'No experiment is named {name!r}: '
+    raise UserError(f'No experiment is named {name!r}: '
                      f'{checks.did_you_mean(name, EXPERIMENTS)}; or give a path, as file.py:size')
   return f'{pathlib.Path(__file__).with_name(name)}.py{colon}{argument}'

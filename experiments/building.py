@@ -3,6 +3,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from r1jax.errors import UserError
 from r1jax.runtime import sharding
 from r1jax.stages import evaluate
 
@@ -19,11 +20,11 @@ def parse(file: str, argument: str, sizes: tuple[str, ...]) -> tuple[str, bool]:
     The size, and whether debug is on.
 
   Raises:
-    ValueError: if the argument is neither of the two forms.
+    UserError: if the argument is neither of the two forms.
   """
   size, _, debug = argument.partition(',')
   if size not in sizes or debug not in ('', 'debug'):
-    raise ValueError(f'{file}:{argument} is unknown: use one of {", ".join(sizes)}, '
+    raise UserError(f'{file}:{argument} is unknown: use one of {", ".join(sizes)}, '
                      "alone or followed by ',debug'")
   return size, bool(debug)
 

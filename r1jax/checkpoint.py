@@ -26,6 +26,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from r1jax.errors import UserError
 from r1jax.runtime.storage import Path, to_json
 
 PyTree = Any
@@ -44,16 +45,16 @@ class Checkpointer:
     keep: number of checkpoints to keep; older ones are removed when a newer one is complete.
 
   Raises:
-    ValueError: `keep` is less than 1, or several processes share a `directory` that takes one.
+    UserError: `keep` is less than 1, or several processes share a `directory` that takes one.
   """
 
   def __init__(self, directory: str | Path, *, keep: int = 2):
     if keep < 1:
-      raise ValueError(f'keep={keep} would remove every checkpoint: keep at least 1')
+      raise UserError(f'keep={keep} would remove every checkpoint: keep at least 1')
     self.directory = Path(directory)
     self._staged = not self.directory.is_local and not str(self.directory).startswith('gs://')
     if self._staged and jax.process_count() > 1:
-      raise ValueError(f'{jax.process_count()} processes cannot share checkpoints in '
+      raise UserError(f'{jax.process_count()} processes cannot share checkpoints in '
                        f'{self.directory}: use a gs:// path or a shared disk')
     self._keep = keep
     self._orbax: ocp.AsyncCheckpointer | None = None    # made by the first `save`
@@ -80,7 +81,7 @@ class Checkpointer:
 
     Raises:
       FileNotFoundError: there is no checkpoint of this step.
-      ValueError: the checkpoint is damaged.
+      UserError: the checkpoint is damaged.
     """
     return self._read_marker(step)['meta']
 
@@ -99,11 +100,11 @@ class Checkpointer:
     Raises:
       OSError: this or the previous checkpoint cannot be written; earlier ones are intact.
       TypeError: a leaf of an item is not an array.
-      ValueError: there is a checkpoint of this step.
+      UserError: there is a checkpoint of this step.
     """
     self.wait()
     if step in self.steps():
-      raise ValueError(f'{self.directory} already has a checkpoint of step {step}: '
+      raise UserError(f'{self.directory} already has a checkpoint of step {step}: '
                        'resume from it, or use another workdir')
     marker = dict(meta=json.loads(to_json(meta)),
                   items={name: _leaf_types(tree) for name, tree in items.items()})
@@ -149,13 +150,13 @@ class Checkpointer:
 
     Raises:
       FileNotFoundError: there is no checkpoint of this step.
-      ValueError: the checkpoint is damaged, has no such item, or does not fit a template.
+      UserError: the checkpoint is damaged, has no such item, or does not fit a template.
     """
     marker = self._read_marker(step)
     folder = self.directory / step
     for name, template in templates.items():
       if name not in marker['items']:
-        raise ValueError(f'the checkpoint {folder} has no item {name!r}, only '
+        raise UserError(f'the checkpoint {folder} has no item {name!r}, only '
                          f'{", ".join(sorted(marker["items"]))}: ask for one of these')
       _check_fit(f'item {name!r} of the checkpoint {folder}', marker['items'][name],
                  _leaf_types(template))
@@ -179,7 +180,7 @@ class Checkpointer:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
           restored = orbax.restore(str(folder), args=ocp.args.Composite(**args))
       except Exception as error:    # Orbax raises many types
-        raise ValueError(
+        raise UserError(
             f'the checkpoint {self.directory / step} cannot be read ({_root_cause(error)}): fix '
             f'that or, if its files are damaged, {self._advice(step)}') from error
     return {name: restored[name]['tree'] for name in templates}
@@ -197,8 +198,8 @@ class Checkpointer:
     except (ValueError, KeyError, TypeError) as error:
       raise self._damaged(step, f'{_MARKER} cannot be read') from error
 
-  def _damaged(self, step: int, why: str) -> ValueError:
-    return ValueError(f'the checkpoint {self.directory / step} is damaged ({why}): '
+  def _damaged(self, step: int, why: str) -> UserError:
+    return UserError(f'the checkpoint {self.directory / step} is damaged ({why}): '
                       f'{self._advice(step)}')
 
   def _advice(self, step: int) -> str:
@@ -269,10 +270,10 @@ def _leaf_types(tree: PyTree) -> dict[str, str]:
 
 
 def _check_fit(what: str, saved: dict[str, str], template: dict[str, str]) -> None:
-  """Raises ValueError unless an item and its template have the same leaves (of `_leaf_types`)."""
+  """Raises UserError unless an item and its template have the same leaves (of `_leaf_types`)."""
   for leaf in sorted(saved.keys() | template.keys()):
     if saved.get(leaf) != template.get(leaf):
-      raise ValueError(
+      raise UserError(
           f'{what} does not fit its template: leaf {leaf!r} is {saved.get(leaf, "missing")} in the '
           f'checkpoint and {template.get(leaf, "missing")} in the template; '
           'use the model and optimiser settings that it was saved with')
@@ -324,7 +325,7 @@ def read_manifest(folder: str | Path) -> Manifest:
 
   Raises:
     FileNotFoundError: `folder` is not an Artifact.
-    ValueError: the manifest is not JSON, or does not have the fields of `Manifest`.
+    UserError: the manifest is not JSON, or does not have the fields of `Manifest`.
   """
   path = Path(folder) / 'manifest.json'
   if not path.exists():
@@ -334,5 +335,5 @@ def read_manifest(folder: str | Path) -> Manifest:
     fields = json.loads(path.read_text())
     return Manifest(**(fields | {'files': tuple(fields['files'])}))
   except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f'{path} is not the manifest of an Artifact ({error}): '
+    raise UserError(f'{path} is not the manifest of an Artifact ({error}): '
                      'run the stage that writes it again') from error

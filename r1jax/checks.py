@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable
 import difflib
 from typing import Any
 
+from r1jax.errors import UserError
+
 
 def floats(**arrays: Any) -> None:
   """Checks that arguments are arrays of a floating-point dtype; None is allowed.
@@ -50,11 +52,11 @@ def word(allowed: Collection[str], **words: Any) -> None:
   """Checks that arguments are among the `allowed` words.
 
   Raises:
-    ValueError: naming the argument, the word, and the allowed ones.
+    UserError: naming the argument, the word, and the allowed ones.
   """
   for name, value in words.items():
     if value not in allowed:
-      raise ValueError(f'{name}={value!r} is unknown: {did_you_mean(value, allowed)}')
+      raise UserError(f'{name}={value!r} is unknown: {did_you_mean(value, allowed)}')
 
 
 def nearest(word: object, words: Iterable[str]) -> str:

@@ -6,7 +6,9 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-USER_ERRORS = ValueError, OSError, ImportError    # errors that end in a sentence
+from r1jax.errors import UserError
+
+USER_ERRORS = UserError, OSError, ImportError     # errors that end in a sentence
 TRACEBACK = 'R1JAX_TRACEBACK'                     # the environment variable that shows where
 
 _MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4294967296', 'MALLOC_TRIM_THRESHOLD_': '8589934592',
@@ -39,7 +41,7 @@ def flags_parser(
     try:
       rest = flags.FLAGS(_with_experiment(arguments))
       if getattr(flag.value, 'stages', None) is None:   # a file that cannot be read fails only now
-        raise ValueError(_NO_CONFIG.format(type(flag.value).__name__))
+        raise UserError(_NO_CONFIG.format(type(flag.value).__name__))
       return rest
     except Exception as error:   # of the experiment file, or as many kinds as flags have
       end(error, experiment_sentence(error, arguments) or flag_sentence(error, required))

@@ -30,6 +30,7 @@ import traceback
 from typing import Any
 
 from r1jax import command
+from r1jax.errors import UserError
 
 _REQUIRED = '--config=EXPERIMENT', '--workdir=FOLDER'
 
@@ -77,7 +78,7 @@ def _run(config: Any, flags: Any) -> None:
     print(pipeline.help_text(config))
     return
   if not flags.workdir:
-    raise ValueError(command.missing('--workdir', _REQUIRED))
+    raise UserError(command.missing('--workdir', _REQUIRED))
   if flags.compilation_cache:
     jax.config.update('jax_compilation_cache_dir', flags.compilation_cache)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from r1jax import checks, preflight
+from r1jax.errors import UserError
 from r1jax.report.data import evaluation_scores
 from r1jax.report.page import write_report
 from r1jax.runtime import hosts, sharding
@@ -66,7 +67,7 @@ def check(config: Mapping[str, Any]) -> None:
   """Refuses a config that cannot run, before anything is loaded, naming all that is wrong.
 
   Raises:
-    ValueError: naming each field, its value and what it must be.
+    UserError: naming each field, its value and what it must be.
   """
   refuse(_faults({'seed': 0, 'mesh': {}} | dict(config)))
   _in_order(config['stages'])
@@ -128,7 +129,7 @@ def _in_order(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
   """The stages' names, each after its inputs.
 
   Raises:
-    ValueError: they form a cycle.
+    UserError: they form a cycle.
   """
   order: list[str] = []
   rest = list(stages)
@@ -141,7 +142,7 @@ def _in_order(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
         name = next(needed for needed in stages[name]['inputs'] if needed in rest)
       cycle = [*path[path.index(name):], name]
       reads = ', '.join(f'{one!r} reads {other!r}' for one, other in zip(cycle, cycle[1:]))
-      raise ValueError(f'config.stages has a cycle ({reads}): take one of these inputs away')
+      raise UserError(f'config.stages has a cycle ({reads}): take one of these inputs away')
     order.append(name)
     rest.remove(name)
   return order
@@ -161,7 +162,7 @@ def state(
     until: run this stage and those that it depends on.
 
   Raises:
-    ValueError: the config cannot run, a name is not that of a stage, or a stage that is left out
+    UserError: the config cannot run, a name is not that of a stage, or a stage that is left out
       has not left what another one reads.
   """
   config = plain(config)
@@ -182,7 +183,7 @@ def state(
     for needed in stage.inputs:
       if stage.runs and states[needed].state == 'left out' and not _is_there(
           Path(workdir) / needed, states[needed].identity):
-        raise ValueError(f'stage {stage.name!r} reads {needed!r}, which is '
+        raise UserError(f'stage {stage.name!r} reads {needed!r}, which is '
                          f'{states[needed]}; run {needed!r}, too, or first')
   return list(states.values())
 
@@ -195,18 +196,18 @@ def _is_there(folder: Path, wanted: str) -> bool:
 def _choose(stages, only: Sequence[str], from_: str, until: str) -> set[str]:
   """The names of the stages that may run."""
   if only and (from_ or until):
-    raise ValueError('only goes with neither from nor until: give the one or the others')
+    raise UserError('only goes with neither from nor until: give the one or the others')
   for word, names in (('only', only), ('from', [from_]), ('until', [until])):
     for name in filter(None, names):
       if name not in stages:
-        raise ValueError(f'{word}={name!r} is not a stage: {checks.did_you_mean(name, stages)}')
+        raise UserError(f'{word}={name!r} is not a stage: {checks.did_you_mean(name, stages)}')
   needs: dict[str, set[str]] = {}
   for name in _in_order(stages):
     needs[name] = {name}.union(*(needs[needed] for needed in stages[name]['inputs']))
   chosen = {name for name in only or stages
             if (not from_ or from_ in needs[name]) and (not until or name in needs[until])}
   if not chosen:
-    raise ValueError(f'until={until!r} does not depend on from={from_!r}: nothing would run')
+    raise UserError(f'until={until!r} does not depend on from={from_!r}: nothing would run')
   return chosen
 
 
@@ -274,7 +275,7 @@ def run(
   Arguments as of `state`.
 
   Raises:
-    ValueError, FileNotFoundError: in one sentence, what is wrong.
+    UserError, FileNotFoundError: in one sentence, what is wrong.
     stages.stage.StopRequested: `should_stop` said so, and the stage has saved its state.
   """
   config = plain(config)
@@ -325,7 +326,7 @@ def _check_same(config: Mapping[str, Any]) -> None:
   first, *others = hosts.gather(to_json(config))
   for number, other in enumerate(others, start=1):
     if other != first:
-      raise ValueError(f'host {number} was started with another config than host 0: give all hosts '
+      raise UserError(f'host {number} was started with another config than host 0: give all hosts '
                        'the same command')
 
 

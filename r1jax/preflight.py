@@ -28,7 +28,7 @@ def check(
     mesh: on which they are to run.
 
   Raises:
-    FileNotFoundError, ValueError: naming what is wrong.
+    FileNotFoundError, UserError: naming what is wrong.
   """
   seen: set[str] = set()
   for name in names:

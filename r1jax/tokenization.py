@@ -22,6 +22,7 @@ from typing import IO, Any
 import tokenizers
 
 from r1jax import checks
+from r1jax.errors import UserError
 from r1jax.runtime import storage
 
 FILES = (
@@ -76,7 +77,7 @@ class Tokenizer:
     """Makes a tokenizer from {name in `FILES`: text}; only `tokenizer.json` is required.
 
     Raises:
-      ValueError: a file is not in its format, or no end token is named.
+      UserError: a file is not in its format, or no end token is named.
     """
     self.source = source
     self._files = dict(files)
@@ -100,16 +101,16 @@ class Tokenizer:
     try:
       value = json.loads(self._files.get(name, '{}'))
     except ValueError as error:
-      raise ValueError(f'{name} of {self.source} is not JSON ({error}): fix the file.') from None
+      raise UserError(f'{name} of {self.source} is not JSON ({error}): fix the file.') from None
     if not isinstance(value, dict):
-      raise ValueError(f'{name} of {self.source} is not a JSON object: fix the file.')
+      raise UserError(f'{name} of {self.source} is not a JSON object: fix the file.')
     return value
 
   def _read_backend(self) -> tokenizers.Tokenizer:
     try:
       backend = tokenizers.Tokenizer.from_str(self._files['tokenizer.json'])
     except Exception as error:  # The library raises nothing narrower.
-      raise ValueError(
+      raise UserError(
           f'tokenizer.json of {self.source} is not a tokenizer of the `tokenizers` library '
           f'({error}): save it again with `save_pretrained`.') from None
     # Prompts are truncated and padded by their users, whatever the file says.
@@ -122,12 +123,12 @@ class Tokenizer:
     stops = generation.get('eos_token_id')
     stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
     if any(type(stop) is not int or stop < 0 for stop in stops):
-      raise ValueError(
+      raise UserError(
           f'generation_config.json of {self.source} has eos_token_id={stops!r}: give the ids of '
           'tokens, or leave it out.')
     eos_id = self._fast.eos_token_id
     if eos_id is None and not stops:
-      raise ValueError(
+      raise UserError(
           f'The tokenizer of {self.source} names no end token that it has: set \'eos_token\' in '
           'tokenizer_config.json or \'eos_token_id\' in generation_config.json.')
     eos_id = stops[0] if eos_id is None else eos_id
@@ -141,7 +142,7 @@ class Tokenizer:
     for name, value in fields.items():
       whole = name == 'top_k'
       if type(value) not in ((int,) if whole else (int, float)):
-        raise ValueError(
+        raise UserError(
             f'generation_config.json of {self.source} has {name}={value!r}: give a '
             f'{"whole " if whole else ""}number, or leave it out.')
     return fields
@@ -186,17 +187,17 @@ class Tokenizer:
       add_generation_prompt: end with the text that opens the assistant's turn.
 
     Raises:
-      ValueError: there is no chat template, or it fails.
+      UserError: there is no chat template, or it fails.
     """
     if self.chat_template is None:
-      raise ValueError(
+      raise UserError(
           f'The tokenizer of {self.source} has no chat template: use a prompt template other than '
           '\'chat\'.')
     try:
       return self._fast.apply_chat_template(
           messages, tokenize=False, add_generation_prompt=add_generation_prompt)
     except Exception as error:  # A template is foreign code and may raise anything.
-      raise ValueError(
+      raise UserError(
           f'The chat template of {self.source} fails ({error}): fix it or use another prompt '
           'template.') from None
 
@@ -204,11 +205,11 @@ class Tokenizer:
     """Checks that the model has an embedding for every id.
 
     Raises:
-      ValueError: the tokenizer has more ids than the model.
+      UserError: the tokenizer has more ids than the model.
     """
     if self.vocab_size > model_vocab_size:
       token = self._fast.convert_ids_to_tokens(self.vocab_size - 1)
-      raise ValueError(
+      raise UserError(
           f'The tokenizer of {self.source} does not fit the model: its token {token!r} has the id '
           f'{self.vocab_size - 1}, but the model\'s vocabulary has {model_vocab_size}; use the '
           'tokenizer that belongs to the model.')
@@ -260,7 +261,7 @@ def load_tokenizer(folder: storage.Path | str) -> Tokenizer:
 
   Raises:
     FileNotFoundError: the folder has no `tokenizer.json`.
-    ValueError: a file is not in its format, or no end token is named.
+    UserError: a file is not in its format, or no end token is named.
   """
   paths = {name: storage.Path(folder) / name for name in FILES}
   files = {name: path.read_text() for name, path in paths.items() if path.exists()}
@@ -275,7 +276,7 @@ def load_tokenizer(folder: storage.Path | str) -> Tokenizer:
 
 def _template_text(template: str) -> str | None:
   if template not in TEMPLATES:
-    raise ValueError(
+    raise UserError(
         f'There is no prompt template {template!r}: {checks.did_you_mean(template, TEMPLATES)}.')
   return TEMPLATES[template]
 
@@ -284,7 +285,7 @@ def render_prompt(template: str, question: str, tokenizer: Tokenizer) -> str:
   """The prompt's text: the question inserted, literally, into the template of `TEMPLATES`.
 
   Raises:
-    ValueError: the template is unknown, or is 'chat' and the tokenizer has none.
+    UserError: the template is unknown, or is 'chat' and the tokenizer has none.
   """
   text = _template_text(template)
   if text is None:
@@ -298,7 +299,7 @@ def encode_prompt(template: str, question: str, tokenizer: Tokenizer) -> list[in
   A begin token is added where the tokenizer's rule does so; a chat template writes its own.
 
   Raises:
-    ValueError: the template is unknown, or is 'chat' and the tokenizer has none.
+    UserError: the template is unknown, or is 'chat' and the tokenizer has none.
   """
   prompt = render_prompt(template, question, tokenizer)
   return tokenizer.encode(prompt, add_special=_template_text(template) is not None)
@@ -316,7 +317,7 @@ def few_shot_question(template: str, question: str, shots: Sequence[tuple[str, s
     shots: the (question, completion) of each worked example.
 
   Raises:
-    ValueError: the template is unknown.
+    UserError: the template is unknown.
   """
   text = _template_text(template)
   if not shots:
@@ -367,14 +368,14 @@ def tokenizer_from_gguf(path: str) -> Tokenizer:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is not a GGUF file, or its tokenizer is of another kind.
+    UserError: it is not a GGUF file, or its tokenizer is of another kind.
   """
   if not pathlib.Path(path).is_file():
     raise FileNotFoundError(f'There is no GGUF file {path}: correct the path.')
   metadata = _read_gguf_metadata(path)
   kind = metadata.get('tokenizer.ggml.model'), metadata.get('tokenizer.ggml.pre')
   if kind != ('gpt2', 'smollm'):
-    raise ValueError(
+    raise UserError(
         f'The tokenizer of {path} is of the kind {kind}, and only (\'gpt2\', \'smollm\') is read '
         'from GGUF: name a Hugging Face folder instead.')
 
@@ -424,11 +425,11 @@ def _read_gguf_metadata(path: str) -> dict[str, Any]:
   with open(path, 'rb') as file:
     try:
       if file.read(4) != b'GGUF' or _read_scalars(file, 'I')[0] not in (2, 3):
-        raise ValueError('not GGUF of version 2 or 3')
+        raise UserError('not GGUF of version 2 or 3')
       _, count = _read_scalars(file, 'Q', 2)
       return dict(_read_field(file) for _ in range(count))
     except (ValueError, KeyError, OverflowError, MemoryError, struct.error) as error:
-      raise ValueError(
+      raise UserError(
           f'{path} is not a readable GGUF file ({error}): download it again.') from None
 
 

@@ -8,7 +8,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / 'r1jax'
 
 # Module or package prefix -> row; the longest prefix that fits decides.
 ROWS = {
-    'records': 0, 'masked': 0, 'checks': 0, 'kernels': 0, 'runtime': 0,
+    'records': 0, 'errors': 0, 'masked': 0, 'checks': 0, 'kernels': 0, 'runtime': 0,
 
     'advantages': 1, 'divergences': 1, 'losses': 1, 'models': 1,
     'sampling': 2, 'training': 2,

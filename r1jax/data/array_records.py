@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 import os
 
+from r1jax.errors import UserError
 from r1jax.runtime import storage
 
 
@@ -29,7 +30,7 @@ def prepare_array_record(
     version: to be increased when the same name stands for other rows.
 
   Raises:
-    ValueError: `data_dir` is not on a local disk.
+    UserError: `data_dir` is not on a local disk.
     Exception: whatever a generator in `rows_by_split` raises; no dataset is written then.
   """
   import tensorflow_datasets as tfds
@@ -65,7 +66,7 @@ def read_array_record(folder: str, split: str) -> TextSource:
     split: a split or a slice of one, such as 'train[:100]'.
 
   Raises:
-    ValueError: there is no such split.
+    UserError: there is no such split.
   """
   import tensorflow_datasets as tfds
 
@@ -73,7 +74,7 @@ def read_array_record(folder: str, split: str) -> TextSource:
   try:
     return TextSource(builder.as_data_source(split))
   except ValueError:
-    raise ValueError(
+    raise UserError(
         f'{folder} has no split {split!r}: use one of {", ".join(builder.info.splits)}.') from None
 
 

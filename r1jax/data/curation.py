@@ -15,6 +15,7 @@ import re
 from typing import Any
 
 from r1jax import checks
+from r1jax.errors import UserError
 from r1jax.rewards import text_statistics
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import THINK_OPENING
@@ -93,7 +94,7 @@ def well_formed() -> Filter:
 def length(min_tokens: int, max_tokens: int) -> Filter:
   """Refuses reasoning of fewer than `min_tokens` or more than `max_tokens` tokens (0: no limit)."""
   if not 0 <= min_tokens <= (max_tokens or min_tokens):
-    raise ValueError(f'min_tokens={min_tokens}, max_tokens={max_tokens} are impossible: use '
+    raise UserError(f'min_tokens={min_tokens}, max_tokens={max_tokens} are impossible: use '
                      '0 <= min_tokens <= max_tokens, or max_tokens=0 for no limit')
 
   def check(sample: Sample) -> str | None:
@@ -237,7 +238,7 @@ def make_filters(filters: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable
       types, by `SETTINGS`.
 
   Raises:
-    ValueError: a setting is out of range.
+    UserError: a setting is out of range.
   """
   made = {}
   for name, (make, settings) in (FILTERS | SET_FILTERS).items():
@@ -245,7 +246,7 @@ def make_filters(filters: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable
       try:
         made[name] = make(**settings | dict(filters[name]))
       except ValueError as error:
-        raise ValueError(f'filters.{name}: {error}') from None
+        raise UserError(f'filters.{name}: {error}') from None
   return made
 
 
@@ -275,7 +276,7 @@ def curate(
     seed: seed of the draws of `cap`.
 
   Raises:
-    ValueError: a setting is out of range.
+    UserError: a setting is out of range.
   """
   made = make_filters(filters)
   reasons: list[dict[str, str]] = [{} for _ in samples]    # of each sample, by filter
@@ -318,4 +319,4 @@ def _jaccard(a: frozenset, b: frozenset) -> float:
 def _check_share(**share: float) -> None:
   for name, value in share.items():
     if not 0 <= value <= 1:
-      raise ValueError(f'{name}={value} is out of range: use 0 to 1')
+      raise UserError(f'{name}={value} is out of range: use 0 to 1')

@@ -9,6 +9,7 @@ import pathlib
 import re
 
 from r1jax.data import array_records
+from r1jax.errors import UserError
 from r1jax.runtime import storage
 
 SIZES = {'train': 7473, 'test': 1319}
@@ -32,7 +33,7 @@ def load_gsm8k(folder: str, split: str, data_dir: storage.Path | str) -> Solutio
 
   Raises:
     FileNotFoundError: a file is missing.
-    ValueError: a file is not GSM8K's, or there is no such split.
+    UserError: a file is not GSM8K's, or there is no such split.
   """
   rows = functools.partial(_rows, pathlib.Path(folder))
   directory = array_records.prepare_array_record(
@@ -69,7 +70,7 @@ def _rows(folder: pathlib.Path, split: str) -> Iterator[dict[str, str]]:
   except (ValueError, LookupError, TypeError, AttributeError):
     genuine = False
   if not genuine:
-    raise ValueError(
+    raise UserError(
         f"{path} ({len(lines)} lines) is not GSM8K's {split} file of {SIZES[split]} lines: use "
         'the published one.')
   for row, answer in zip(rows, answers, strict=True):

@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+from r1jax.errors import UserError
 from r1jax.rewards.extract import TAGS
 from r1jax.runtime import storage
 
@@ -21,7 +22,7 @@ def jsonl_source(path: storage.Path | str) -> list[dict[str, Any]]:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: a line is not such an object (the message names file and line), or the file is
+    UserError: a line is not such an object (the message names file and line), or the file is
       empty.
   """
   return list(_read_examples(path, ('prompt', 'answer')))
@@ -40,7 +41,7 @@ def reasoning_source(path: storage.Path | str) -> list[dict[str, Any]]:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: a line is not such an object, or a text contains a tag.
+    UserError: a line is not such an object, or a text contains a tag.
   """
   return list(_read_examples(path, ('prompt', 'reasoning', 'summary'), _check_no_tags))
 
@@ -57,7 +58,7 @@ def preference_source(path: storage.Path | str) -> list[dict[str, Any]]:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: a line is not such an object, or its two texts are equal.
+    UserError: a line is not such an object, or its two texts are equal.
   """
   return list(_read_examples(path, ('prompt', 'chosen', 'rejected'), _check_preference))
 
@@ -73,7 +74,7 @@ def safety_source(path: storage.Path | str) -> list[dict[str, Any]]:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: a line is not such an object.
+    UserError: a line is not such an object.
   """
   return list(_read_examples(path, ('prompt', 'completion'), _check_safety))
 
@@ -82,22 +83,22 @@ def _check_no_tags(row: dict[str, Any]) -> None:
   for field in ('reasoning', 'summary'):
     for tag in TAGS:
       if tag in row[field]:
-        raise ValueError(f'the field "{field}" contains {tag}, leave tags out: they are added')
+        raise UserError(f'the field "{field}" contains {tag}, leave tags out: they are added')
 
 
 def _check_preference(row: dict[str, Any]) -> None:
   if row['chosen'].strip() == row['rejected'].strip():
-    raise ValueError('"chosen" and "rejected" are equal, which is not a preference: remove the '
+    raise UserError('"chosen" and "rejected" are equal, which is not a preference: remove the '
                      'pair')
   margin = row.setdefault('margin', 1.0)
   if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not (
       0 <= margin < math.inf):
-    raise ValueError(f'the field "margin" is {margin!r}, write a number of at least 0')
+    raise UserError(f'the field "margin" is {margin!r}, write a number of at least 0')
 
 
 def _check_safety(row: dict[str, Any]) -> None:
   if not isinstance(row.get('safe'), bool):
-    raise ValueError(f'the field "safe" is {row.get("safe")!r}, write true or false')
+    raise UserError(f'the field "safe" is {row.get("safe")!r}, write true or false')
 
 
 def _read_examples(
@@ -109,7 +110,7 @@ def _read_examples(
   Args:
     path: the file's path or URL.
     fields: the text fields that each line must have; 'prompt' is renamed to 'question'.
-    check: raises ValueError for an example with other faults; may set defaults.
+    check: raises UserError for an example with other faults; may set defaults.
   """
   form = '{' + ', '.join(f'"{field}": ...' for field in fields) + '}'
   file = storage.Path(path)
@@ -127,37 +128,37 @@ def _read_examples(
         if check is not None:
           check(row)
       except ValueError as error:
-        raise ValueError(f'{path}, line {number}: {error}.') from None
+        raise UserError(f'{path}, line {number}: {error}.') from None
       yield {'question': row.pop('prompt'), **row}
   if empty:
-    raise ValueError(f'{path} is empty: write one {form} per line.')
+    raise UserError(f'{path} is empty: write one {form} per line.')
 
 
 def _parse_object(line: bytes, form: str) -> dict[str, Any]:
-  """The JSON object on a line; raises ValueError if it is anything else."""
+  """The JSON object on a line; raises UserError if it is anything else."""
   try:
     row = json.loads(line.decode('utf-8'))
   except UnicodeDecodeError as error:
-    raise ValueError(f'byte {error.start + 1} is not UTF-8, save the file as UTF-8') from None
+    raise UserError(f'byte {error.start + 1} is not UTF-8, save the file as UTF-8') from None
   except json.JSONDecodeError as error:
-    raise ValueError(f'this is not valid JSON (column {error.colno}: {error.msg}), write one '
+    raise UserError(f'this is not valid JSON (column {error.colno}: {error.msg}), write one '
                      'object per line') from None
   except (ValueError, RecursionError) as error:
-    raise ValueError(f'this is not valid JSON ({error}), write one object per line') from None
+    raise UserError(f'this is not valid JSON ({error}), write one object per line') from None
   if not isinstance(row, dict):
-    raise ValueError(f'this is a JSON {type(row).__name__}, write an object {form}')
+    raise UserError(f'this is a JSON {type(row).__name__}, write an object {form}')
   return row
 
 
 def _check_text(row: dict[str, Any], field: str) -> None:
-  """Raises ValueError unless a field is a text that is not blank; converts a number to text."""
+  """Raises UserError unless a field is a text that is not blank; converts a number to text."""
   if field not in row:
-    raise ValueError(f'the field "{field}" is missing (there are: {", ".join(row)}), add it')
+    raise UserError(f'the field "{field}" is missing (there are: {", ".join(row)}), add it')
   if isinstance(row[field], (int, float)) and not isinstance(row[field], bool):
     row[field] = json.dumps(row[field])
   if not isinstance(row[field], str) or not row[field].strip():
-    raise ValueError(f'the field "{field}" is {row[field]!r}, write a text that is not blank')
+    raise UserError(f'the field "{field}" is {row[field]!r}, write a text that is not blank')
   try:
     row[field].encode()
   except UnicodeEncodeError:
-    raise ValueError(f'the field "{field}" has half of a surrogate pair, fix its text') from None
+    raise UserError(f'the field "{field}" has half of a surrogate pair, fix its text') from None

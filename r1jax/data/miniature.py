@@ -11,6 +11,7 @@ decides which problems are held out, so no seed and no later stage can leak one 
 import random
 
 from r1jax.data.miniature_general import LANGUAGES, corpus_answer, draw_general, is_held_out
+from r1jax.errors import UserError
 
 MAX_STEPS = 8    # in the corpus; longer chains test generalisation
 MODULUS = 100    # results are reduced modulo this
@@ -94,14 +95,14 @@ def calculations(split: str, size: int, *, seed: int = 0, min_steps: int = 5,
     Examples as `draw_calculation` makes them.
 
   Raises:
-    ValueError: the split is unknown, the numbers of steps are impossible, or `size` is more than
+    UserError: the split is unknown, the numbers of steps are impossible, or `size` is more than
       there are.
   """
   if split not in ('train', 'test'):
-    raise ValueError(f"split={split!r} of the miniature's calculations is unknown: use 'train' or "
+    raise UserError(f"split={split!r} of the miniature's calculations is unknown: use 'train' or "
                      "'test'")
   if not 1 <= min_steps <= max_steps:
-    raise ValueError(f'min_steps={min_steps}, max_steps={max_steps} of the miniature are '
+    raise UserError(f'min_steps={min_steps}, max_steps={max_steps} of the miniature are '
                      'impossible: use 1 <= min_steps <= max_steps')
   rng = random.Random(f'{seed} {split} {min_steps} {max_steps}')
   examples: dict[str, dict] = {}    # by question
@@ -110,7 +111,7 @@ def calculations(split: str, size: int, *, seed: int = 0, min_steps: int = 5,
     example = draw_calculation(rng, split == 'test', min_steps, max_steps)
     repeats = repeats + 1 if example['question'] in examples else 0
     if repeats == 10_000:
-      raise ValueError(f'size={size} is more than the about {len(examples)} calculations that the '
+      raise UserError(f'size={size} is more than the about {len(examples)} calculations that the '
                        f'miniature has with max_steps={max_steps}: lower size or raise max_steps')
     examples.setdefault(example['question'], example)
   return list(examples.values())

@@ -10,6 +10,7 @@ import random
 import zlib
 
 from r1jax import checks
+from r1jax.errors import UserError
 
 LANGUAGES = ('en', 'zh')
 
@@ -199,20 +200,20 @@ def general_examples(
     Examples as `draw_general` makes them.
 
   Raises:
-    ValueError: the split or a task is unknown, `size` is less than 1, or `bad_answer_share` is not
+    UserError: the split or a task is unknown, `size` is less than 1, or `bad_answer_share` is not
       from 0 to 1.
   """
   if split not in ('train', 'test'):
-    raise ValueError(f"split={split!r} of the miniature's general tasks is unknown: use 'train' or "
+    raise UserError(f"split={split!r} of the miniature's general tasks is unknown: use 'train' or "
                      "'test'")
   if size < 1:
-    raise ValueError(f"size={size} of the miniature's general tasks is too small: use at least 1")
+    raise UserError(f"size={size} of the miniature's general tasks is too small: use at least 1")
   if not 0 <= bad_answer_share <= 1:
-    raise ValueError(f"bad_answer_share={bad_answer_share} of the miniature's general tasks is out "
+    raise UserError(f"bad_answer_share={bad_answer_share} of the miniature's general tasks is out "
                      'of range: use 0 to 1')
   for task in tasks:
     if task not in _TASKS:
-      raise ValueError(f'tasks={task!r} is not a general task of the miniature: '
+      raise UserError(f'tasks={task!r} is not a general task of the miniature: '
                        f'{checks.did_you_mean(task, GENERAL_TASKS)}')
   remaining = [_draws(split, seed, task) for task in dict.fromkeys(tasks or GENERAL_TASKS)]
   examples: list[dict] = []

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from r1jax.data import array_records, miniature
+from r1jax.errors import UserError
 from r1jax.runtime import storage
 
 _NUM_PROBES = 16    # examples that the dataset's name depends on
@@ -27,11 +28,11 @@ def calculations_source(
     **settings: further arguments of `miniature.calculations`.
 
   Raises:
-    ValueError: `size` is less than 1, `data_dir` is not on a local disk, or
+    UserError: `size` is less than 1, `data_dir` is not on a local disk, or
       `miniature.calculations` rejects the arguments.
   """
   if size < 1:
-    raise ValueError(f"size={size} of the miniature's calculations is too small: use at least 1")
+    raise UserError(f"size={size} of the miniature's calculations is too small: use at least 1")
   first = miniature.calculations(split, min(size, _NUM_PROBES), **settings)
   identity = json.dumps([split, size, settings, first], sort_keys=True)
   digest = hashlib.sha256(identity.encode()).hexdigest()[:12]

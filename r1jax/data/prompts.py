@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from r1jax import checks, tokenization
+from r1jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class PromptStream:
     source: the examples.
 
   Raises:
-    ValueError: a setting is impossible, or a prompt is too long and `overlong` is 'error'.
+    UserError: a setting is impossible, or a prompt is too long and `overlong` is 'error'.
   """
 
   def __init__(
@@ -100,7 +101,7 @@ class PromptStream:
     for index in range(len(self.source)):
       length = len(self._encode(index))
       if length > self._max_prompt_length:
-        raise ValueError(
+        raise UserError(
             f'The prompt of example {index} has {length} tokens and the limit is '
             f"{self._max_prompt_length}: raise max_prompt_length or set overlong='skip'.")
 
@@ -109,7 +110,7 @@ class PromptStream:
         self._template, self.source[index]['question'], self._shots)
     tokens = tokenization.encode_prompt(self._template, question, self._tokenizer)
     if not tokens:
-      raise ValueError(f'The prompt of example {index} has no tokens: give it a question.')
+      raise UserError(f'The prompt of example {index} has no tokens: give it a question.')
     return tokens
 
   def _is_shown(self, index: int) -> bool:
@@ -129,14 +130,14 @@ class PromptStream:
     """The batch that begins at the global example counter `counter`, from 0.
 
     Raises:
-      ValueError: fewer distinct prompts fit than a batch needs, or one has no tokens.
+      UserError: fewer distinct prompts fit than a batch needs, or one has no tokens.
     """
     start, skipped = counter, 0
     prompts: dict[int, list[int]] = {}    # tokens by index, each index once
     while len(prompts) < self._batch_size:
       # Any 2n - 1 consecutive places contain a whole epoch.
       if counter - start == 2 * len(self.source):
-        raise ValueError(
+        raise UserError(
             f'Only {len(prompts)} of the {len(self.source)} prompts have at most '
             f'max_prompt_length={self._max_prompt_length} tokens and prompts_per_batch='
             f'{self._batch_size} are needed: raise the former or lower the latter.')
@@ -164,14 +165,14 @@ class PromptStream:
 def _check_batch_size(
     prompts_per_batch: int, num_examples: int, process_index: int, process_count: int) -> None:
   if not 0 < prompts_per_batch <= num_examples:
-    raise ValueError(
+    raise UserError(
         f'prompts_per_batch={prompts_per_batch} does not suit a source of {num_examples} examples: '
         f'use 1 to {num_examples}, or give more data.')
   if not 0 <= process_index < process_count:
-    raise ValueError(
+    raise UserError(
         f'process_index={process_index} is out of range: use 0 to {process_count - 1}.')
   if prompts_per_batch % process_count:
-    raise ValueError(
+    raise UserError(
         f'prompts_per_batch={prompts_per_batch} cannot be split evenly among {process_count} hosts:'
         ' use a multiple of the number of hosts.')
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from r1jax import checks
+from r1jax.errors import UserError
 from r1jax.runtime import extras
 
 TASKS = (
@@ -43,13 +44,13 @@ def reasoning_gym_source(task: str, size: int, seed: int, **config: Any) -> Reas
 
   Raises:
     ModuleNotFoundError: the package is not installed.
-    ValueError: the task is not in `TASKS` or rejects a setting, or an argument is out of range.
+    UserError: the task is not in `TASKS` or rejects a setting, or an argument is out of range.
   """
   if task not in TASKS:
-    raise ValueError(f'{task!r} is not one of the supported reasoning-gym tasks: '
+    raise UserError(f'{task!r} is not one of the supported reasoning-gym tasks: '
                      f'{checks.did_you_mean(task, TASKS)}.')
   if not 0 < size < _SEED_STRIDE or seed < 0:
-    raise ValueError(
+    raise UserError(
         f'reasoning-gym task {task!r} cannot have size={size} and seed={seed}: use a size from 1 '
         'to 2**32 - 1 and a seed of at least 0.')
   reasoning_gym = extras.require(
@@ -58,7 +59,7 @@ def reasoning_gym_source(task: str, size: int, seed: int, **config: Any) -> Reas
     dataset = reasoning_gym.create_dataset(
         task, size=size, seed=seed * _SEED_STRIDE, **config)
   except (AssertionError, TypeError, ValueError) as error:
-    raise ValueError(
+    raise UserError(
         f'reasoning-gym task {task!r} rejects the settings {config}: {error}.') from None
   return ReasoningGymSource(task, dataset)
 

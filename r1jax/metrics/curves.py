@@ -2,6 +2,7 @@
 from collections.abc import Mapping, Sequence
 import io
 
+from r1jax.errors import UserError
 from r1jax.metrics.labels import reward_titles
 from r1jax.runtime import extras
 from r1jax.runtime.storage import Path
@@ -24,7 +25,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
     path: the file to write, local or remote.
 
   Raises:
-    ValueError: the rows have none of these metrics.
+    UserError: the rows have none of these metrics.
   """
   if not extras.can_draw():
     return
@@ -35,7 +36,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
             for name, title in titles.items()}
   curves = {title: points for title, points in curves.items() if points}
   if not curves:
-    raise ValueError(f'there is nothing to plot: {len(rows)} rows have none of the metrics '
+    raise UserError(f'there is nothing to plot: {len(rows)} rows have none of the metrics '
                      f'{", ".join(_TITLES)}')
   num_columns = min(len(curves), 3)
   num_rows = -(-len(curves) // num_columns)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 import json
 
+from r1jax.errors import UserError
 from r1jax.runtime import hosts
 from r1jax.runtime.storage import Path, to_json
 
@@ -58,11 +59,11 @@ class JsonlWriter:
       rows: what to write, each without the field `key`.
 
     Raises:
-      ValueError: `place` is before that of an earlier call.
+      UserError: `place` is before that of an earlier call.
       OSError: the part cannot be written; rows written earlier are intact.
     """
     if place < self._last:
-      raise ValueError(f'{self._key} {place} comes after {self._last} in {self._folder}: '
+      raise UserError(f'{self._key} {place} comes after {self._last} in {self._folder}: '
                        'write rows in order, or resume from a checkpoint')
     if not hosts.is_first():
       return
@@ -78,7 +79,7 @@ def read_jsonl(folder: str | Path) -> Iterator[dict]:
   """Yields the rows of all parts in `folder`, in order.
 
   Raises:
-    ValueError: a line is not a JSON object; the message names file and line.
+    UserError: a line is not a JSON object; the message names file and line.
   """
   for part in _parts(Path(folder)):
     yield from _read_part(part)
@@ -99,5 +100,5 @@ def _read_part(part: Path) -> Iterator[dict]:
     except ValueError:
       row = None
     if not isinstance(row, dict):
-      raise ValueError(f'{part}, line {number}, is not a JSON object: remove that line')
+      raise UserError(f'{part}, line {number}, is not a JSON object: remove that line')
     yield row

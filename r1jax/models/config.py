@@ -2,6 +2,8 @@
 from collections.abc import Sequence
 import dataclasses
 
+from r1jax.errors import UserError
+
 KINDS = ('dense', 'local', 'experts')
 
 
@@ -55,7 +57,7 @@ class Experts:
   outputs are weighted by the scores without bias, divided by their sum if `normalise`, times
   `scale`.
 
-  Raises ValueError where fields contradict each other.
+  Raises UserError where fields contradict each other.
   """
   count: int
   per_token: int
@@ -69,16 +71,16 @@ class Experts:
 
   def __post_init__(self):
     if self.routing not in ('softmax', 'sigmoid'):
-      raise ValueError(f"routing must be 'softmax' or 'sigmoid', got {self.routing!r}")
+      raise UserError(f"routing must be 'softmax' or 'sigmoid', got {self.routing!r}")
     if self.count % self.groups or (self.groups > 1 and self.count < 2 * self.groups):
-      raise ValueError(f'count={self.count} experts cannot be divided into groups={self.groups} '
+      raise UserError(f'count={self.count} experts cannot be divided into groups={self.groups} '
                        'equal groups of at least two: change one of them')
     if self.groups_per_token > self.groups:
-      raise ValueError(f'groups_per_token must be at most groups={self.groups}, got '
+      raise UserError(f'groups_per_token must be at most groups={self.groups}, got '
                        f'{self.groups_per_token}')
     available = self.count // self.groups * self.groups_per_token
     if not 1 <= self.per_token <= available:
-      raise ValueError(f'per_token must be from 1 to {available}, the number of experts in the '
+      raise UserError(f'per_token must be from 1 to {available}, the number of experts in the '
                        f'groups of a token, got {self.per_token}')
 
 
@@ -106,7 +108,7 @@ class ModelConfig:
   MLP) or 'experts' (attention to all earlier tokens, a mixture of experts). () means `num_layers`
   dense layers.
 
-  Raises ValueError where fields contradict each other.
+  Raises UserError where fields contradict each other.
   """
   family: str
   vocab_size: int
@@ -137,30 +139,30 @@ class ModelConfig:
 
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:
-      raise ValueError(f'num_heads must be a multiple of num_kv_heads={self.num_kv_heads}, got '
+      raise UserError(f'num_heads must be a multiple of num_kv_heads={self.num_kv_heads}, got '
                        f'{self.num_heads}')
     rope_dim = self.latent.rope_dim if self.latent else self.head_dim
     if rope_dim % 2:
       name = 'latent.rope_dim' if self.latent else 'head_dim'
-      raise ValueError(f'{name} must be even for rotary positions, got {rope_dim}')
+      raise UserError(f'{name} must be even for rotary positions, got {rope_dim}')
     unknown = [kind for kind in self.kinds if kind not in KINDS]
     if unknown:
-      raise ValueError(f'layers={self.layers} has the unknown kind {unknown[0]!r}: use '
+      raise UserError(f'layers={self.layers} has the unknown kind {unknown[0]!r}: use '
                        f'{", ".join(KINDS)}')
     if len(self.kinds) != self.num_layers:
-      raise ValueError(f'layers={self.layers} has {len(self.kinds)} layers, but '
+      raise UserError(f'layers={self.layers} has {len(self.kinds)} layers, but '
                        f'num_layers={self.num_layers}: set the same number')
     for kind, field in (('experts', 'experts'), ('local', 'window')):
       if (kind in self.kinds) != (getattr(self, field) is not None):
-        raise ValueError(f'{field}={getattr(self, field)} contradicts layers={self.layers}: set '
+        raise UserError(f'{field}={getattr(self, field)} contradicts layers={self.layers}: set '
                          f'{field} if and only if there are layers of kind {kind!r}')
     if self.latent and (self.num_kv_heads != self.num_heads or self.qkv_bias or self.qk_norm
                         or 'local' in self.kinds or self.latent.rope_dim >= self.head_dim):
-      raise ValueError(
+      raise UserError(
           f'latent={self.latent} needs num_kv_heads = num_heads, rope_dim < head_dim, no qkv_bias, '
           'no qk_norm and no local layers: change these fields')
     if self.activation not in ('silu', 'gelu_tanh'):
-      raise ValueError(f"activation must be 'silu' or 'gelu_tanh', got {self.activation!r}")
+      raise UserError(f"activation must be 'silu' or 'gelu_tanh', got {self.activation!r}")
 
   @property
   def group_size(self) -> int:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 
+from r1jax.errors import UserError
 from r1jax.models.config import Experts, Latent, ModelConfig
 from r1jax.models.transformer import build
 
@@ -286,7 +287,7 @@ def tensors(config: ModelConfig, names: dict[str, str]) -> dict[str, Tensor]:
     names: role -> name, one of `FAMILIES`, or `GGUF`.
 
   Raises:
-    ValueError: the family has no name for one of the parameters, or a parameter is missing for one
+    UserError: the family has no name for one of the parameters, or a parameter is missing for one
       of its names.
   """
   paths = {keys(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes(config)[0])}
@@ -306,7 +307,7 @@ def tensors(config: ModelConfig, names: dict[str, str]) -> dict[str, Tensor]:
   absent = {LAYOUTS[role].path for role in names.keys() - {t.role for t in result.values()}
             - _OPTIONAL - ({'balancing_bias'} if config.experts is None else set())}
   if odd := (paths - named) | absent:
-    raise ValueError(
+    raise UserError(
         f'Checkpoints of family={config.family!r} cannot hold a model with qkv_bias='
         f'{config.qkv_bias}, qk_norm={config.qk_norm} and the other fields given (only one of them '
         f'has {".".join(min(odd))}): qkv_bias belongs to \'qwen2\', qk_norm to \'qwen3\', '
@@ -376,7 +377,7 @@ def check(source: str, expected: dict[str, Tensor], found: dict[str, tuple[int, 
     found: name -> shape of each tensor that is there.
 
   Raises:
-    ValueError: tensors are missing, unexpected or of the wrong shape; the message names up to three
+    UserError: tensors are missing, unexpected or of the wrong shape; the message names up to three
       of each.
   """
   def some(names):
@@ -391,12 +392,12 @@ def check(source: str, expected: dict[str, Tensor], found: dict[str, tuple[int, 
           for name, tensor in expected.items() if name in found and found[name] != tensor.shape)}
   if any(faults.values()):
     listed = '; '.join(f'{fault}: {names}' for fault, names in faults.items() if names)
-    raise ValueError(f'The tensors of {source} do not match its configuration ({listed}): download '
+    raise UserError(f'The tensors of {source} do not match its configuration ({listed}): download '
                      'weights and configuration of the same checkpoint again.')
 
 
 def check_shapes(config: ModelConfig, params) -> None:
-  """Raises ValueError unless `params` is a parameter tree of this architecture."""
+  """Raises UserError unless `params` is a parameter tree of this architecture."""
   def shape_of_path(tree):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {'.'.join(keys(path)): leaf.shape for path, leaf in leaves}
@@ -404,7 +405,7 @@ def check_shapes(config: ModelConfig, params) -> None:
   expected, found = shape_of_path(shapes(config)[0]), shape_of_path(params)
   for name in expected | found:
     if expected.get(name) != found.get(name):
-      raise ValueError(
+      raise UserError(
           f'The parameter {name} has the shape {found.get(name)}, but the configuration needs '
           f'{expected.get(name)}: pass the configuration that the parameters were made with.')
 

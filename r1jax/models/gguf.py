@@ -5,6 +5,7 @@ import pathlib
 import jax
 import numpy as np
 
+from r1jax.errors import UserError
 from r1jax.models import families, streaming
 from r1jax.models.config import ModelConfig
 from r1jax.runtime import extras
@@ -24,7 +25,7 @@ def load_gguf(
   Raises:
     ModuleNotFoundError: the `gguf` package is not installed.
     FileNotFoundError: there is no such file.
-    ValueError: the file is truncated or not a GGUF file, its architecture is not llama, or its
+    UserError: the file is truncated or not a GGUF file, its architecture is not llama, or its
       tensors do not match it.
   """
   gguf = _gguf()
@@ -33,7 +34,7 @@ def load_gguf(
   try:
     reader = gguf.GGUFReader(path)
   except (ValueError, IndexError, KeyError, OverflowError) as error:
-    raise ValueError(
+    raise UserError(
         f'{path} is truncated or not a GGUF file ({error}): download it again.') from None
   found = {tensor.name: tensor for tensor in reader.tensors}
   config = _config(path, reader, tied='output.weight' not in found)
@@ -47,7 +48,7 @@ def load_gguf(
     try:
       array = gguf.dequantize(found[name].data, found[name].tensor_type)
     except NotImplementedError:
-      raise ValueError(
+      raise UserError(
           f'The tensor {name} of {path} has the type {found[name].tensor_type.name}, which the '
           'gguf package cannot dequantise: use a file of another type.') from None
     role = expected[name].role
@@ -70,7 +71,7 @@ def read_config(path: str) -> ModelConfig:
 
   Raises:
     ModuleNotFoundError: the `gguf` package is not installed.
-    ValueError: a field is missing, or the architecture is not llama.
+    UserError: a field is missing, or the architecture is not llama.
   """
   reader = _gguf().GGUFReader(path)
   return _config(path, reader,
@@ -85,19 +86,19 @@ def _config(path: str, reader, *, tied: bool) -> ModelConfig:
   def value(name, default=None):
     field = reader.get_field(name)
     if field is None and default is None:
-      raise ValueError(f'{path} has no {name}: download a complete GGUF file.')
+      raise UserError(f'{path} has no {name}: download a complete GGUF file.')
     return default if field is None else field.contents()
 
   architecture = value('general.architecture')
   if architecture != 'llama':
-    raise ValueError(f'{path} has general.architecture={architecture!r}: use a file of the llama '
+    raise UserError(f'{path} has general.architecture={architecture!r}: use a file of the llama '
                      'architecture, or the Hugging Face folder.')
   width, num_heads = value('llama.embedding_length'), value('llama.attention.head_count')
   head_dim = value('llama.attention.key_length', width // num_heads)
   for name, plain in (('llama.rope.dimension_count', head_dim),
                       ('llama.rope.scaling.type', 'none')):
     if value(name, plain) != plain:
-      raise ValueError(f'{path} has {name}={value(name)!r}, but only {plain!r} is supported: use '
+      raise UserError(f'{path} has {name}={value(name)!r}, but only {plain!r} is supported: use '
                        'the Hugging Face folder.')
   return ModelConfig(
       family='llama',

@@ -7,6 +7,7 @@ import dataclasses
 import json
 from typing import Any, NoReturn
 
+from r1jax.errors import UserError
 from r1jax.models import families
 from r1jax.models.config import (
   Experts,
@@ -73,7 +74,7 @@ def read_config(folder: storage.Path | str, *, prediction_head: bool = False) ->
 
   Raises:
     FileNotFoundError: there is no `config.json`.
-    ValueError: it is not valid JSON, a field is missing, or it asks for something that the model
+    UserError: it is not valid JSON, a field is missing, or it asks for something that the model
       does not support.
   """
   path = storage.Path(folder) / 'config.json'
@@ -133,7 +134,7 @@ def read_block(folder: storage.Path | str) -> tuple[int, int] | None:
     folder: of a checkpoint.
 
   Raises:
-    ValueError: `config.json` is not valid JSON, or its quantisation is not supported.
+    UserError: `config.json` is not valid JSON, or its quantisation is not supported.
   """
   path = storage.Path(folder) / 'config.json'
   return _block(path, read_json(path)) if path.exists() else None
@@ -149,7 +150,7 @@ def _block(path, raw: dict) -> tuple[int, int] | None:
             "use a checkpoint without it, or with quant_method 'fp8' and fmt 'e4m3'")
   block = quantised.get('weight_block_size')
   if not isinstance(block, list) or [type(size) for size in block] != [int, int] or min(block) < 1:
-    raise ValueError(
+    raise UserError(
         f'{path} has quantization_config.weight_block_size={block!r}: it must be the rows and '
         'columns of a block, as [128, 128]: use a checkpoint with scales per block.')
   return tuple(block)
@@ -181,26 +182,26 @@ def config_json(config: ModelConfig, tokenizer, dtype: str) -> dict:
 
 
 def check_expressible(config: ModelConfig) -> None:
-  """Raises ValueError if a `config.json` of the family would describe another model."""
+  """Raises UserError if a `config.json` of the family would describe another model."""
   path = f'A config.json of {config.family}'
   read = _parse(path, config_json(config, None, 'float32'), config.prediction_head)
   for field in dataclasses.fields(config):
     name = 'kinds' if field.name == 'layers' else field.name
     ours, theirs = getattr(config, name), getattr(read, name)
     if ours != theirs:
-      raise ValueError(
+      raise UserError(
           f'{path} cannot express {field.name}={getattr(config, field.name)!r} (it would be read '
           f'as {getattr(read, field.name)!r}): change the field, or the family.')
 
 
 def read_json(path: storage.Path) -> dict:
-  """Reads a JSON file; raises ValueError unless it holds an object."""
+  """Reads a JSON file; raises UserError unless it holds an object."""
   try:
     value = json.loads(path.read_text())
   except ValueError as error:
-    raise ValueError(f'{path} is not valid JSON ({error}): download it again.') from None
+    raise UserError(f'{path} is not valid JSON ({error}): download it again.') from None
   if not isinstance(value, dict):
-    raise ValueError(f'{path} is not valid JSON (it holds no object): download it again.')
+    raise UserError(f'{path} is not valid JSON (it holds no object): download it again.')
   return value
 
 
@@ -393,16 +394,16 @@ def _scaling_json(scaling) -> dict | None:
 
 
 def _refuse(path: storage.Path | str, field: str, value: object, fix: str) -> NoReturn:
-  raise ValueError(f'{path} has {field}={value!r}, which is not supported: {fix}.')
+  raise UserError(f'{path} has {field}={value!r}, which is not supported: {fix}.')
 
 
 def _number(path: storage.Path | str, raw: dict, field: str, kind: type, default=None):
   value = default if raw.get(field) is None else raw[field]
   if value is None:
-    raise ValueError(f'{path} has no {field}: add it, or download the file again.')
+    raise UserError(f'{path} has no {field}: add it, or download the file again.')
   wanted = int if kind is int else (int, float)
   if not isinstance(value, wanted) or isinstance(value, bool) or not value > 0:
-    raise ValueError(
+    raise UserError(
         f'{path} has {field}={value!r}: it must be {"an integer" if kind is int else "a number"} '
         'above 0.')
   return kind(value)

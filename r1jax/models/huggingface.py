@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r1jax.errors import UserError
 from r1jax.models import families, fp8, safetensors_io, streaming
 from r1jax.models.config import ModelConfig
 from r1jax.models.hf_config import check_expressible, config_json, read_block, read_json
@@ -39,7 +40,7 @@ def load_params(
 
   Raises:
     FileNotFoundError: there are no weights, or a shard of the index is missing.
-    ValueError: a file is truncated, or tensors are missing, unexpected, or of the wrong shape or
+    UserError: a file is truncated, or tensors are missing, unexpected, or of the wrong shape or
       type.
   """
   table = families.FAMILIES[config.family]
@@ -95,7 +96,7 @@ def export(
 
   Raises:
     FileExistsError: the folder already holds weights or a `config.json`.
-    ValueError: unknown dtype; the parameters do not have this architecture; the family's
+    UserError: unknown dtype; the parameters do not have this architecture; the family's
       checkpoints cannot describe the model.
     OSError: a file cannot be written.
   """
@@ -127,7 +128,7 @@ def export(
 
 def _check_export(folder: storage.Path, config: ModelConfig, params: Any, dtype: str) -> None:
   if dtype not in _WRITTEN_TYPES:
-    raise ValueError(f'dtype={dtype!r} cannot be written: use one of {", ".join(_WRITTEN_TYPES)}.')
+    raise UserError(f'dtype={dtype!r} cannot be written: use one of {", ".join(_WRITTEN_TYPES)}.')
   for file in folder.iterdir():
     if file.name == 'config.json' or '.safetensors' in file.name:
       raise FileExistsError(f'{file} already exists: remove it or use another folder.')
@@ -164,19 +165,19 @@ def _is_fp8(entry: safetensors_io.Entry) -> bool:
 def _check_type(folder, name: str, entry: safetensors_io.Entry, block) -> None:
   if entry.dtype in _READ_TYPES or (_is_fp8(entry) and block is not None):
     return
-  raise ValueError(f'The tensor {name} of {folder} has the type {entry.dtype}' + (
+  raise UserError(f'The tensor {name} of {folder} has the type {entry.dtype}' + (
       ', but config.json has no quantization_config with its blocks: download config.json again.'
       if _is_fp8(entry) else f': save the checkpoint in one of {", ".join(_READ_TYPES)}.'))
 
 
 def _check_repeated(folder, config: ModelConfig, name: str, file, of: str, of_file) -> None:
-  """Raises ValueError unless the tensor `name` equals `of`, compared some rows at a time."""
+  """Raises UserError unless the tensor `name` equals `of`, compared some rows at a time."""
   shape = file.entries[name].shape
   step = max(1, streaming.READ_BYTES // (4 * max(1, math.prod(shape[1:]))))
   if shape != of_file.entries[of].shape or not all(
       np.array_equal(file.read(name, rows), of_file.read(of, rows))
       for rows in ((at, min(at + step, shape[0])) for at in range(0, shape[0], step))):
-    raise ValueError(f'{name} of {folder} differs from {of}' + (
+    raise UserError(f'{name} of {folder} differs from {of}' + (
         ', but tie_word_embeddings is true: set it to false in config.json.'
         if config.tied_embedding and name == families.FAMILIES[config.family]['unembedding'] else
         ', which the model shares with it: use another checkpoint.'))
@@ -193,7 +194,7 @@ def _open(folder: storage.Path, stack: contextlib.ExitStack) -> dict[str, safete
     files[file_name] = stack.enter_context(safetensors_io.File(path))
   for name, file_name in placed.items():
     if name and name not in files[file_name].entries:
-      raise ValueError(f'{_INDEX} places {name} in {folder / file_name}, which does not have '
+      raise UserError(f'{_INDEX} places {name} in {folder / file_name}, which does not have '
                        'it: download both again.')
   return {name: file for file in files.values() for name in file.entries}
 
@@ -209,7 +210,7 @@ def _weight_map(folder: storage.Path) -> dict[str, str]:
         'safetensors (`save_pretrained` writes one).')
   weight_map = read_json(index).get('weight_map')
   if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
-    raise ValueError(f'{index} has no weight_map: download it again.')
+    raise UserError(f'{index} has no weight_map: download it again.')
   return weight_map
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from r1jax.errors import UserError
 from r1jax.runtime import storage
 
 TYPES = {
@@ -41,7 +42,7 @@ class File:
     entries: name -> Entry of each tensor.
 
   Raises:
-    ValueError: the file is truncated or not a safetensors file; also while it is read.
+    UserError: the file is truncated or not a safetensors file; also while it is read.
   """
 
   def __init__(self, path: storage.Path | str):
@@ -59,8 +60,8 @@ class File:
   def __exit__(self, *_) -> None:
     self._source.close()
 
-  def _damaged(self, why: str) -> ValueError:
-    return ValueError(
+  def _damaged(self, why: str) -> UserError:
+    return UserError(
         f'{self.path} is truncated or not a safetensors file ({why}): download it again.')
 
   def _header(self) -> dict[str, Entry]:
@@ -79,7 +80,7 @@ class File:
           spans.append((begin, end))
           if min(shape, default=0) < 0 or (item['dtype'] in TYPES and end - begin != math.prod(
               shape) * TYPES[item['dtype']].itemsize):
-            raise ValueError(f'{name} of shape {list(shape)} has {end - begin} bytes')
+            raise UserError(f'{name} of shape {list(shape)} has {end - begin} bytes')
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
       raise self._damaged(f'its header cannot be read: {error}') from None
     spans.sort()

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from r1jax.errors import UserError
 from r1jax.models import families
 from r1jax.models.config import ModelConfig
 from r1jax.models.families import Tensor
@@ -219,7 +220,7 @@ def _slice_sharded(array_sharding: NamedSharding, array, starts, sizes):
   spec = [*array_sharding.spec, *[None] * (array.ndim - len(array_sharding.spec))]
   single = [bool(entry) and sizes[i] < array.shape[i] for i, entry in enumerate(spec)]
   if any(size > 1 for size, one in zip(sizes, single) if one):
-    raise ValueError(f'a slice {sizes} of {array.shape} cannot be taken along the split axes of '
+    raise UserError(f'a slice {sizes} of {array.shape} cannot be taken along the split axes of '
                      f'{spec}: take all of such an axis, or one index')
   return jax.shard_map(
       functools.partial(_slice_shard, spec, single, sizes), mesh=array_sharding.mesh,

@@ -22,6 +22,8 @@ import os
 import sys
 from typing import Any
 
+from r1jax.errors import UserError
+
 
 def main() -> None:
   """Parses flags and prints the plan; ends with one sentence on an error that a user can fix."""
@@ -87,7 +89,7 @@ def _plan(config, name: str, only: list[str], mean_length: int, steps: int, sear
   config['mesh'] = pipeline.MESH.default | config.get('mesh', {})
   for stage in only:
     if stage not in config['stages']:
-      raise ValueError(
+      raise UserError(
           f'stage={stage!r} is not in the config: {checks.did_you_mean(stage, config["stages"])}')
   topology = open_topology(name)
   console = rich.console.Console(width=None if sys.stdout.isatty() else 160)

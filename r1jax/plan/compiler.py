@@ -12,6 +12,7 @@ from typing import Any, cast
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from r1jax.errors import UserError
 from r1jax.plan import collectives, costs
 from r1jax.plan.collectives import Collective
 from r1jax.plan.costs import InstructionCost
@@ -107,7 +108,7 @@ def compile_program(
     them (`program.followed` is false), or where the program is too large.
 
   Raises:
-    ValueError: the compiler refuses the program for another reason than its size.
+    UserError: the compiler refuses the program for another reason than its size.
   """
   function = cast(jax.stages.Wrapped, program.function)
   with sharding.use(mesh):
@@ -261,12 +262,12 @@ def _too_large_figures(name: str, message: str) -> Figures:
   """What the compiler's error message says of a program that does not fit.
 
   Raises:
-    ValueError: the program was refused for another reason.
+    UserError: the program was refused for another reason.
   """
   used = (re.search(r'Used ([\d.]+)([KMGT]?)B? of [\d.]+[KMGT]?B? hbm', message) or
           re.search(r'required for .*? \(([\d.]+)([KMGT]?)B?\) exceeds available HBM', message))
   if used is None:
-    raise ValueError(f'the compiler refuses {name!r}: {" ".join(message.split())[:300]}')
+    raise UserError(f'the compiler refuses {name!r}: {" ".join(message.split())[:300]}')
   arguments = re.search(r'arguments +([\d.]+)([KMGT]?)', message)
   total = float(used[1]) * _UNITS[used[2]]
   known = float(arguments[1]) * _UNITS[arguments[2]] if arguments else 0.0

@@ -147,7 +147,7 @@ def plan_stage(
     until_too_large: stop at the first program that does not fit.
 
   Raises:
-    ValueError: the mesh does not fit the topology, or a model's shape is unknown.
+    UserError: the mesh does not fit the topology, or a model's shape is unknown.
   """
   mesh = sharding.make_mesh(**config['mesh'], devices=topology.devices)
   stage = config['stages'][name]

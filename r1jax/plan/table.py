@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from r1jax import metrics
+from r1jax.errors import UserError
 from r1jax.plan.compiler import Traffic
 from r1jax.plan.costs import InstructionCost
 from r1jax.plan.estimate import Estimate, StagePlan
@@ -141,7 +142,7 @@ def summarise(plan: StagePlan, steps: int) -> dict[str, Any]:
   """
   work, num_chips = plan.work, plan.estimates[0].num_chips
   if work is None:
-    raise ValueError(f'stage {plan.name!r} has no work to summarise: a program of it does not fit')
+    raise UserError(f'stage {plan.name!r} has no work to summarise: a program of it does not fit')
   iterations = (-(-steps // work.updates) if steps and work.updates else work.iterations) or 1
   found: dict[str, Any] = {'fits': plan.fits, 'iterations': iterations}
   for bound in BOUNDS:

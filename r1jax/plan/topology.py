@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Any
 
+from r1jax.errors import UserError
 from r1jax.runtime import hardware
 from r1jax.runtime.hardware import Chip
 
@@ -40,15 +41,15 @@ def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
   """The chip and the sizes of a slice such as `v5p:8x8x16`.
 
   Raises:
-    ValueError: the chip is unknown, or the slice has the wrong number of dimensions.
+    UserError: the chip is unknown, or the slice has the wrong number of dimensions.
   """
   found = re.fullmatch(r'(\w+):(\d+(?:x\d+)*)', name)
   if not found or found[1] not in hardware.TPUS:
-    raise ValueError(f'topology={name!r} is unknown: use one of {", ".join(hardware.TPUS)} and the '
+    raise UserError(f'topology={name!r} is unknown: use one of {", ".join(hardware.TPUS)} and the '
                      "sizes of the slice, such as 'v5e:4x4' or 'v5p:8x8x16', or 'local'")
   chip, sizes = hardware.TPUS[found[1]], tuple(map(int, found[2].split('x')))
   if len(sizes) != chip.dims:
-    raise ValueError(f'topology={name!r} has {len(sizes)} sizes, but slices of {chip.name} have '
+    raise UserError(f'topology={name!r} has {len(sizes)} sizes, but slices of {chip.name} have '
                      f"{chip.dims}: write it as '{chip.name}:{'x'.join(['4'] * chip.dims)}'")
   return chip, sizes
 
@@ -59,7 +60,7 @@ def prepare_environment(name: str) -> None:
   `local:8` stands for eight virtual devices of this machine's CPU.
 
   Raises:
-    ValueError: the topology is unknown.
+    UserError: the topology is unknown.
   """
   kind, _, count = name.partition(':')
   if kind != 'local':
@@ -71,7 +72,7 @@ def prepare_environment(name: str) -> None:
         TPU_ACCELERATOR_TYPE=f'{accelerator}-{math.prod(sizes) * cores}')
   elif count:
     if not count.isdigit():
-      raise ValueError(f"topology={name!r} is unknown: write 'local', or 'local:8' for eight "
+      raise UserError(f"topology={name!r} is unknown: write 'local', or 'local:8' for eight "
                        "virtual devices of this machine's CPU")
     os.environ['XLA_FLAGS'] = ' '.join((
         os.environ.get('XLA_FLAGS', ''), f'--xla_force_host_platform_device_count={count}'))
@@ -82,7 +83,7 @@ def open_topology(name: str) -> Topology:
   """The devices of a topology, after `prepare_environment`.
 
   Raises:
-    ValueError: it is unknown, or libtpu has no such slice.
+    UserError: it is unknown, or libtpu has no such slice.
     ModuleNotFoundError: libtpu is not installed.
   """
   import jax
@@ -100,7 +101,7 @@ def open_topology(name: str) -> Topology:
     found = topologies.get_topology_desc(platform='tpu', topology_name=name)
   except Exception as error:   # the type depends on the version of libtpu
     message = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise ValueError(f'topology={name!r} is not a slice that libtpu knows ({message[:160]}): use '
+    raise UserError(f'topology={name!r} is not a slice that libtpu knows ({message[:160]}): use '
                      'the sizes of one that is sold') from None
   return Topology(name, chip, tuple(found.devices))
 

@@ -26,6 +26,7 @@ import math
 import re
 import unicodedata
 
+from r1jax.errors import UserError
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import ANSWER_OPENING, THINK_CLOSING, THINK_OPENING
 from r1jax.rewards.language_words import WORDS
@@ -196,7 +197,7 @@ def target_language(question: str, named: str | None = None) -> str | None:
     A key of `LANGUAGES`, or None if none is named and the question is in none of them.
 
   Raises:
-    ValueError: `named` is not a known language.
+    UserError: `named` is not a known language.
   """
   if not named:
     found = identify(question)
@@ -204,7 +205,7 @@ def target_language(question: str, named: str | None = None) -> str | None:
   name = re.split('[-_]', str(named))[0].lower()
   if name not in LANGUAGES:
     known = ', '.join(f'{code} ({language})' for code, language in LANGUAGES.items())
-    raise ValueError(f'The language {named!r} is not known: name one of {known}, or none, to use '
+    raise UserError(f'The language {named!r} is not known: name one of {known}, or none, to use '
                      'the language of the question')
   return name
 
@@ -240,7 +241,7 @@ def language_reward(
     The share, or None if the question has no words or is not in a known language.
 
   Raises:
-    ValueError: `target`, or the language that the example names, is unknown.
+    UserError: `target`, or the language that the example names, is unknown.
   """
   named = target or example.get('language')
   language = target_language('' if named else str(example['question']), named)

@@ -9,6 +9,7 @@ import json
 import re
 
 from r1jax import checks
+from r1jax.errors import UserError
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import TAGS, final_summary
 
@@ -48,13 +49,13 @@ def skill_reward(
     answer is not JSON.
 
   Raises:
-    ValueError: the check is unknown.
+    UserError: the check is unknown.
   """
   check = example.get('check')
   if check is None:
     return None
   if check not in CHECKS:
-    raise ValueError(
+    raise UserError(
         f'check={check!r} of an example is unknown: {checks.did_you_mean(check, CHECKS)}')
   if completion.truncated:
     return 0.0
@@ -122,13 +123,13 @@ def _read_json(text: str) -> tuple | None:
 
 
 def _refuse(constant: str):
-  raise ValueError(f'{constant} is not valid JSON')
+  raise UserError(f'{constant} is not valid JSON')
 
 
 def _unique_members(pairs: list) -> dict:
   members = dict(pairs)
   if len(members) < len(pairs):
-    raise ValueError('a name appears twice')
+    raise UserError('a name appears twice')
   return members
 
 

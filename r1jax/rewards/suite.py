@@ -21,6 +21,7 @@ import numbers
 import numpy as np
 
 from r1jax import checks
+from r1jax.errors import UserError
 from r1jax.rewards import accuracy, workers
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
@@ -53,12 +54,12 @@ def named_rewards(
       `skill_reward`).
 
   Raises:
-    ValueError: an unknown name.
+    UserError: an unknown name.
   """
   functions = {}
   for name, weight in weights.items():
     if name not in REWARDS:
-      raise ValueError(f'There is no reward named {name!r}: {checks.did_you_mean(name, REWARDS)}.')
+      raise UserError(f'There is no reward named {name!r}: {checks.did_you_mean(name, REWARDS)}.')
     function = REWARDS[name]
     if function in (format_reward, skill_reward):
       function = functools.partial(function, prompt_opens_think=prompt_opens_think)
@@ -124,7 +125,7 @@ class PendingRewards:
     """Waits for the rewards; further calls return the same ones.
 
     Raises:
-      ValueError: a reward function raised an exception, or returned something that is neither a
+      UserError: a reward function raised an exception, or returned something that is neither a
         finite number nor None.
     """
     return self._wait()
@@ -148,13 +149,13 @@ class RewardSuite:
       timeout_s: seconds that a worker may take for one answer.
 
     Raises:
-      ValueError: no functions, or a weight that is not a finite number.
+      UserError: no functions, or a weight that is not a finite number.
     """
     if not functions:
-      raise ValueError('functions is empty: a reward suite needs at least one reward function.')
+      raise UserError('functions is empty: a reward suite needs at least one reward function.')
     for name, (_, weight) in functions.items():
       if not isinstance(weight, numbers.Real) or not math.isfinite(weight):
-        raise ValueError(f'The weight of reward {name!r} is {weight!r}: give a finite number.')
+        raise UserError(f'The weight of reward {name!r} is {weight!r}: give a finite number.')
     self._functions = dict(functions)
     self._pool = workers.WorkerPool(num_workers, timeout_s)
     threads = functools.partial(
@@ -172,10 +173,10 @@ class RewardSuite:
       examples: the N examples they answer; a group repeats its example.
 
     Raises:
-      ValueError: the numbers of completions and examples differ.
+      UserError: the numbers of completions and examples differ.
     """
     if len(completions) != len(examples):
-      raise ValueError(
+      raise UserError(
           f'There are {len(completions)} completions for {len(examples)} examples: '
           'give one example for each completion.')
     future = self._background.submit(self._compute, tuple(completions), tuple(examples))
@@ -217,12 +218,12 @@ def _checked_reward(
   """The reward, NaN for None.
 
   Raises:
-    ValueError: the function raised an exception, or returned something else.
+    UserError: the function raised an exception, or returned something else.
   """
   try:
     value = function(completion, example)
   except Exception as error:
-    raise ValueError(
+    raise UserError(
         f'Reward function {name!r} raised {error!r} on completion {index}: '
         'fix it, or let it return None for what it cannot judge.') from error
   if value is None:
@@ -232,7 +233,7 @@ def _checked_reward(
   except OverflowError:
     reward = math.inf
   if not math.isfinite(reward):
-    raise ValueError(
+    raise UserError(
         f'Reward function {name!r} returned {value!r} for completion {index}: '
         'let it return a finite number, or None for what it cannot judge.')
   return reward

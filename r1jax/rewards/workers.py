@@ -18,6 +18,8 @@ import sys
 import threading
 import time
 
+from r1jax.errors import UserError
+
 _COMMAND = (sys.executable, '-P', '-m', 'r1jax.rewards.worker')
 _START_SECONDS = 120.0
 _GRACE_SECONDS = 5.0
@@ -114,12 +116,12 @@ class WorkerPool:
       timeout_s: seconds that a task may take, counted from its start in the worker.
 
     Raises:
-      ValueError: an argument is out of range.
+      UserError: an argument is out of range.
     """
     if num_workers < 1:
-      raise ValueError(f'num_workers must be at least 1, got {num_workers}')
+      raise UserError(f'num_workers must be at least 1, got {num_workers}')
     if not timeout_s > 0:
-      raise ValueError(f'timeout_s must be positive, got {timeout_s}')
+      raise UserError(f'timeout_s must be positive, got {timeout_s}')
     self.timeouts = 0
     self.crashes = 0
     self._timeout_s = timeout_s

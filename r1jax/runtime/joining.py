@@ -20,12 +20,14 @@ from typing import Any
 
 import jax
 
+from r1jax.errors import UserError
+
 # All devices of this host. By default jax would use one for each task of SLURM and Open MPI.
 _ALL_DEVICES: list[int] = []
 _SHUTDOWN_S = 10    # seconds in which all hosts must end together; otherwise one ends the others
 
 
-class JoinError(ValueError):
+class JoinError(UserError):
   """The hosts could not join; the message says why."""
 
 

@@ -20,6 +20,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from r1jax.errors import UserError
+
 # Axes of the mesh, outermost first: devices that are far apart on the network should exchange the
 # least. The data axis communicates once per update, fsdp and expert once per layer, context and
 # tensor several times per layer.
@@ -68,7 +70,7 @@ def make_mesh(fsdp: int = 1, tensor: int = 1, devices=None, *, data: int = 1, ex
     context: size of this axis.
 
   Raises:
-    ValueError: the product of the sizes is not the number of devices.
+    UserError: the product of the sizes is not the number of devices.
   """
   devices = np.asarray(jax.devices() if devices is None else devices)
   requested = dict(data=data, fsdp=fsdp, expert=expert, context=context, tensor=tensor)
@@ -78,7 +80,7 @@ def make_mesh(fsdp: int = 1, tensor: int = 1, devices=None, *, data: int = 1, ex
     sizes[sizes.index(-1)] = devices.size // others
   if min(sizes) < 1 or math.prod(sizes) != devices.size:
     named = ', '.join(f'{name}={size}' for name, size in requested.items())
-    raise ValueError(
+    raise UserError(
         f'mesh ({named}) does not fit {devices.size} device(s): '
         f'set sizes whose product is {devices.size}, or one of them to -1')
   if devices.size > 1 and getattr(devices.flat[0], 'platform', '') == 'tpu':
@@ -97,13 +99,13 @@ def check_divides(mesh: jax.sharding.Mesh, logical_axis: str, size: int, what: s
     what: the config field that has this size, for the error message.
 
   Raises:
-    ValueError: they do not; it names the field and the number that it must be a multiple of.
+    UserError: they do not; it names the field and the number that it must be a multiple of.
   """
   names = [name for name in RULES[logical_axis] if mesh.shape.get(name, 1) > 1]
   shards = math.prod(mesh.shape[name] for name in names)
   if size % shards:
     axes = ' × '.join(f'{name}={mesh.shape[name]}' for name in names)
-    raise ValueError(f'{what}={size} cannot be split over the mesh axes {axes}: make it a multiple '
+    raise UserError(f'{what}={size} cannot be split over the mesh axes {axes}: make it a multiple '
                      f'of {shards}, or these axes smaller')
 
 
@@ -303,12 +305,12 @@ def check_host_memory(mesh: jax.sharding.Mesh, what: str) -> None:
     what: the config field and its value, for the error message.
 
   Raises:
-    ValueError: they cannot; it names the memories that they have.
+    UserError: they cannot; it names the memories that they have.
   """
   device = mesh.devices.flat[0]
   kinds = [memory.kind for memory in device.addressable_memories()]
   if HOST_MEMORY not in kinds:
-    raise ValueError(f'{what}: {device.platform} devices have no memory {HOST_MEMORY!r} (they have '
+    raise UserError(f'{what}: {device.platform} devices have no memory {HOST_MEMORY!r} (they have '
                      f'{", ".join(kinds)}): set it to ()')
 
 

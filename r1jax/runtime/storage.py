@@ -17,6 +17,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 import numpy as np
 
+from r1jax.errors import UserError
+
 _REQUEST_BYTES = 1024 ** 2   # of one request to a bucket, which answers many at a time
 
 
@@ -27,7 +29,7 @@ class Path:
     location: a local path (made absolute, `~` expanded), a URL, or another `Path`.
 
   Raises:
-    ValueError: the URL's scheme is unknown.
+    UserError: the URL's scheme is unknown.
     ImportError: the package for the scheme (gcsfs for `gs://`) is not installed.
   """
 
@@ -47,7 +49,7 @@ class Path:
 
   def __fspath__(self) -> str:
     if not self.is_local:
-      raise ValueError(f'{self} is not on a local disk: copy it to a local folder first')
+      raise UserError(f'{self} is not on a local disk: copy it to a local folder first')
     return self._location
 
   @property

@@ -14,6 +14,7 @@ import json
 from typing import Any
 
 from r1jax import checkpoint
+from r1jax.errors import UserError
 from r1jax.runtime.storage import Path
 from r1jax.stages.config import Config, Field, Section, plain
 
@@ -84,7 +85,7 @@ def function_identity(function: Callable, *more: Any) -> str:
   decides its result, such as a weight.
 
   Raises:
-    ValueError: there is neither source nor code, as of a built-in function.
+    UserError: there is neither source nor code, as of a built-in function.
   """
   unwrapped = function
   while isinstance(unwrapped, functools.partial):
@@ -95,7 +96,7 @@ def function_identity(function: Callable, *more: Any) -> str:
   except (OSError, TypeError):
     code = getattr(unwrapped, '__code__', None)
     if code is None:
-      raise ValueError(f'{function!r} has no source by which its results could be known: wrap it '
+      raise UserError(f'{function!r} has no source by which its results could be known: wrap it '
                        'in a function') from None
     return _hash([code.co_code.hex(), repr(code.co_consts), repr(code.co_names), *more])
 

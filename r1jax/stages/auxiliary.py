@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import losses
+from r1jax.errors import UserError
 from r1jax.models import Model, ModelConfig
 from r1jax.models.moe import Routing, row_balance_loss, update_balance
 from r1jax.training.logprobs import token_logprobs
@@ -29,16 +30,16 @@ def check_model(settings: Mapping[str, Any], shape: ModelConfig, where: str) -> 
     where: the path of the config, for messages.
 
   Raises:
-    ValueError: naming the field.
+    UserError: naming the field.
   """
   experts = settings['experts']
   if shape.experts is None:
     if not any(experts.values()):
       return
-    raise ValueError(f'{where}.experts={dict(experts)} is set, but the model has no experts: set '
+    raise UserError(f'{where}.experts={dict(experts)} is set, but the model has no experts: set '
                      'both to 0, or take a mixture of experts')
   if experts['bias_rate'] and shape.experts.routing != 'sigmoid':
-    raise ValueError(f'{where}.experts.bias_rate={experts["bias_rate"]} is set, but the routing of '
+    raise UserError(f'{where}.experts.bias_rate={experts["bias_rate"]} is set, but the routing of '
                      f'{shape.family} has no balancing bias: use experts.balance_coefficient')
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 
 from r1jax.checks import nearest
+from r1jax.errors import UserError
 from r1jax.runtime import sharding
 
 Config = Mapping[str, Any]
@@ -105,7 +106,7 @@ class Section:
     return {name: field.default for name, field in self.fields.items()}
 
   def check(self, config: Any, path: str) -> None:
-    """Raises one ValueError that names all that is wrong with a config, if anything is."""
+    """Raises one UserError that names all that is wrong with a config, if anything is."""
     refuse(self.faults(config, path))
 
   def faults(self, config: Any, path: str) -> Iterator[str]:
@@ -258,10 +259,10 @@ Spec = Field | Section | Named | Entries | Weights
 
 
 def refuse(faults: Iterable[str]) -> None:
-  """Raises one ValueError that names all faults, if there are any."""
+  """Raises one UserError that names all faults, if there are any."""
   found = list(faults)
   if found:
-    raise ValueError(found[0] if len(found) == 1 else f'{len(found)} settings are wrong: ' +
+    raise UserError(found[0] if len(found) == 1 else f'{len(found)} settings are wrong: ' +
                      '; '.join(f'({number}) {fault}' for number, fault in enumerate(found, 1)))
 
 
@@ -274,7 +275,7 @@ def check_mesh(config: Mapping[str, Any], mesh: jax.sharding.Mesh, where: str) -
     where: the path of the config.
 
   Raises:
-    ValueError: naming the field, and of what it must be a multiple.
+    UserError: naming the field, and of what it must be a multiple.
   """
   if 'micro_batches' not in config:
     return

@@ -13,6 +13,7 @@ from r1jax import evaluate as evaluation
 from r1jax.checks import did_you_mean
 from r1jax.data.prompts import PromptStream
 from r1jax.data.readable import readable_completion
+from r1jax.errors import UserError
 from r1jax.models import Model, ModelConfig, compute
 from r1jax.rewards.language import target_language
 from r1jax.rewards.skills import CHECKS, by_check
@@ -128,7 +129,7 @@ def problem_stream(config: Mapping[str, Any], tokenizer: Tokenizer) -> PromptStr
   """The prompts of an evaluation; a batch has no more of them than there are problems.
 
   Raises:
-    FileNotFoundError, ValueError: the data cannot be read, an example names an unknown language or
+    FileNotFoundError, UserError: the data cannot be read, an example names an unknown language or
       check, or they have fewer different problems than `config['problems']`: some would count
       twice, with the same completions.
   """
@@ -141,7 +142,7 @@ def problem_stream(config: Mapping[str, Any], tokenizer: Tokenizer) -> PromptStr
   found = stream.num_fitting(problems)
   if found < problems:
     shown = f', after shots={config["shots"]},' if config['shots'] else ''
-    raise ValueError(
+    raise UserError(
         f'evaluation: problems={problems}, but the {config["split"]} split of '
         f'{config["data"]["name"]!r} has only {found} prompts of at most max_prompt_length='
         f'{config["max_prompt_length"]} tokens{shown}: lower problems to {found}, or give more '
@@ -152,13 +153,13 @@ def problem_stream(config: Mapping[str, Any], tokenizer: Tokenizer) -> PromptStr
 def _check_example(example: Mapping[str, Any], where: str) -> None:
   if example.get('check'):
     if example['check'] not in CHECKS:
-      raise ValueError(f'{where}: check={example["check"]!r} is unknown: '
+      raise UserError(f'{where}: check={example["check"]!r} is unknown: '
                        f'{did_you_mean(example["check"], CHECKS)}')
   if example.get('language'):
     try:
       target_language('', example['language'])
     except ValueError as error:
-      raise ValueError(f'{where}: {error}') from None
+      raise UserError(f'{where}: {error}') from None
 
 
 def shown_examples(config: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -167,13 +168,13 @@ def shown_examples(config: Mapping[str, Any]) -> list[tuple[str, str]]:
   The completion is in the readable pattern where the example has `reasoning`, else its answer.
 
   Raises:
-    ValueError: there are fewer.
+    UserError: there are fewer.
   """
   if not config['shots']:
     return []
   examples = datasets.load_examples(config['data'], 'train')
   if len(examples) < config['shots']:
-    raise ValueError(f'evaluation: shots={config["shots"]}, but the train split of '
+    raise UserError(f'evaluation: shots={config["shots"]}, but the train split of '
                      f'{config["data"]["name"]!r} has {len(examples)} examples: lower shots')
   chosen = random.Random(f'shots {config["seed"]}').sample(range(len(examples)), config['shots'])
   return [(example['question'], worked_answer(example)) for example in map(
@@ -198,7 +199,7 @@ def check_sources(run: StageRun, tokenizer: Tokenizer | None) -> None:
   `tokenizer` is that of the model to be trained, None where none is.
 
   Raises:
-    FileNotFoundError, ValueError: one is missing, or cannot be read, or has too few problems.
+    FileNotFoundError, UserError: one is missing, or cannot be read, or has too few problems.
   """
   for config in _evaluations_of(run).values():
     source = config['model']['source']

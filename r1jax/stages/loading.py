@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from r1jax import tokenization
+from r1jax.errors import UserError
 from r1jax.models import PRESETS, Model, ModelConfig, build, gguf, huggingface, num_params
 from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
@@ -68,13 +69,13 @@ def check_preset(preset: str, config: ModelConfig, source: str) -> None:
   """Refuses a model of another size than `preset` names, if it names one.
 
   Raises:
-    ValueError: naming both sizes.
+    UserError: naming both sizes.
   """
   if preset:
     wanted, found = num_params(PRESETS[preset]), num_params(
         dataclasses.replace(config, prediction_head=False))
     if wanted != found:
-      raise ValueError(f'model.preset={preset!r} has {wanted:,} parameters, and the model '
+      raise UserError(f'model.preset={preset!r} has {wanted:,} parameters, and the model '
                        f'{source!r} has {found:,}: name its preset, or leave it empty')
 
 
@@ -86,12 +87,12 @@ def model_shape(
   Arguments as of `find_model`; `prediction_head` as of `read_config`.
 
   Raises:
-    FileNotFoundError, ValueError: there is no such model, or it is not of the size that `preset`
+    FileNotFoundError, UserError: there is no such model, or it is not of the size that `preset`
       names.
   """
   if source == RANDOM:
     if not preset:
-      raise ValueError(f"model.preset must name the shape of model.source={RANDOM!r}, one of "
+      raise UserError(f"model.preset must name the shape of model.source={RANDOM!r}, one of "
                        f'{", ".join(PRESETS)}')
     return PRESETS[preset]
   path = find_model(source, inputs)
@@ -108,7 +109,7 @@ def load_model(
   """A model by its source; arguments as of `model_shape`.
 
   Raises:
-    FileNotFoundError, ValueError: there is no such model, or its tokenizer does not fit it, or it
+    FileNotFoundError, UserError: there is no such model, or its tokenizer does not fit it, or it
       is not of the size that `preset` names, or the mesh does not divide its heads or experts.
   """
   tokenizer = find_tokenizer(source, inputs)
@@ -151,7 +152,7 @@ def check_models(
     where: the path of the config.
 
   Raises:
-    FileNotFoundError, ValueError: naming the field.
+    FileNotFoundError, UserError: naming the field.
   """
   shape = _shape(config, inputs)
   if shape is not None:
@@ -181,6 +182,6 @@ def _check_lengths(config: Config, shape: ModelConfig, where: str) -> None:
     return
   prompt, completion = config['max_prompt_length'], config['sampling']['max_new_tokens']
   if prompt + completion > shape.max_length:
-    raise ValueError(
+    raise UserError(
         f'{where}.max_prompt_length + {where}.sampling.max_new_tokens must be at most the '
         f"model's {shape.max_length} positions, got {prompt} + {completion}")

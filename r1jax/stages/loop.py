@@ -74,7 +74,7 @@ class TrainingLoop:
         of arrays or placed shapes.
 
     Raises:
-      ValueError: the checkpoint cannot be read, or does not fit.
+      UserError: the checkpoint cannot be read, or does not fit.
     """
     step = hosts.from_first(self._checkpoints.latest_step)
     if step is None:

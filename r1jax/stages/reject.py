@@ -14,6 +14,7 @@ from r1jax import metrics
 from r1jax.checks import nearest
 from r1jax.data import curation
 from r1jax.data.readable import rewrite
+from r1jax.errors import UserError
 from r1jax.models import ModelConfig, compute
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path
@@ -82,7 +83,7 @@ def run(
   correct (and whole), kept, and refused/<filter>.
 
   Raises:
-    ValueError: fewer than `min_kept` completions are left; `refused` is there to be read.
+    UserError: fewer than `min_kept` completions are left; `refused` is there to be read.
   """
   config = plain(config)
   run = begin('reject', SETTINGS, config, inputs, workdir, stage=stage, mesh=mesh,
@@ -100,7 +101,7 @@ def run(
   if len(curated.kept) < config['min_kept']:
     reasons = ', '.join(
         f'{name} {count}' for name, count in counts.items() if '/' in name and count)
-    raise ValueError(
+    raise UserError(
         f'stage {stage!r} kept {len(curated.kept)} of {len(samples)} completions ({reasons}), '
         f'fewer than min_kept={config["min_kept"]}: read why in {run.workdir / "refused"}; draw '
         'more samples, take easier problems or loosen filters')

@@ -15,6 +15,7 @@ from r1jax import losses
 from r1jax.data.jsonl import reasoning_source
 from r1jax.data.packing import PackedRows, pack
 from r1jax.data.readable import readable_completion
+from r1jax.errors import UserError
 from r1jax.masked import masked_sum
 from r1jax.models import Model, ModelConfig, compute
 from r1jax.rewards import extract
@@ -114,7 +115,7 @@ def own_samples(
   """Prompts and completions of one's own JSONL files, in the readable pattern of `curation`.
 
   Raises:
-    FileNotFoundError, ValueError: as `data.jsonl.reasoning_source`.
+    FileNotFoundError, UserError: as `data.jsonl.reasoning_source`.
   """
   return [_sample(row['question'], row['reasoning'], row['summary'], template, tokenizer)
           for path in files for row in reasoning_source(path)]
@@ -126,7 +127,7 @@ def data_samples(
   """Prompts and completions of the train split of a dataset, its answers being the summaries.
 
   Raises:
-    FileNotFoundError, ValueError: the data cannot be read, or an example has no `reasoning`, or a
+    FileNotFoundError, UserError: the data cannot be read, or an example has no `reasoning`, or a
       tag in it or in its answer.
   """
   samples: list[Mapping[str, str]] = []
@@ -136,10 +137,10 @@ def data_samples(
     reasoning, summary = str(example.get('reasoning') or ''), str(example['answer'])
     where = f'example {index} of the data {data["name"]!r}'
     if not reasoning.strip():
-      raise ValueError(f'{where} has no reasoning to learn: give it one, or take other data')
+      raise UserError(f'{where} has no reasoning to learn: give it one, or take other data')
     for tag in extract.TAGS:
       if tag in reasoning + summary:
-        raise ValueError(f'{where} holds {tag}: leave tags out of reasoning and answer, they are '
+        raise UserError(f'{where} holds {tag}: leave tags out of reasoning and answer, they are '
                          'added')
     samples.append(_sample(example['question'], reasoning, summary, template, tokenizer))
   return samples

@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 import jax
 
 from r1jax import checkpoint, metrics
+from r1jax.errors import UserError
 from r1jax.models import ModelConfig, huggingface
 from r1jax.models.compute import Compute
 from r1jax.runtime import hosts, sharding
@@ -97,7 +98,7 @@ def begin(
   Arguments as of the stages' `run`; `functions` as of `artifact.identity`.
 
   Raises:
-    FileNotFoundError, ValueError: the config cannot run, a model is missing or does not fit it,
+    FileNotFoundError, UserError: the config cannot run, a model is missing or does not fit it,
       the mesh does not divide its batches, or the folder holds a run of something else.
   """
   config = plain(config)
@@ -119,7 +120,7 @@ def begin(
 
   found = hosts.from_first(prepare)
   if found.state == 'differs':
-    raise ValueError(f'{folder} holds another run of stage {stage!r}{found.why}: use the config '
+    raise UserError(f'{folder} holds another run of stage {stage!r}{found.why}: use the config '
                      'that it was begun with, or another workdir')
   hosts.together(lambda: _check_shared(folder))
   return StageRun(kind, stage, settings, config, inputs, folder, mesh, should_stop, console,
@@ -128,7 +129,7 @@ def begin(
 
 def _check_shared(folder: Path) -> None:
   if not ((folder / 'stage.json').exists() or (folder / 'manifest.json').exists()):
-    raise ValueError(f'host {hosts.index()} does not see what host 0 wrote to {folder}: give a '
+    raise UserError(f'host {hosts.index()} does not see what host 0 wrote to {folder}: give a '
                      'workdir that all hosts share, a bucket or a disk')
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from r1jax import metrics
+from r1jax.errors import UserError
 from r1jax.records import TrainState
 from r1jax.runtime import sharding
 from r1jax.stages import program_shapes
@@ -30,11 +31,11 @@ def read_drawn(
     part: 'samples' or 'refused'.
 
   Raises:
-    ValueError: the stage is of another kind.
+    UserError: the stage is of another kind.
   """
   artifact = inputs[name]
   if artifact.manifest.kind != 'reject':
-    raise ValueError(f'sample_stages={name!r} is a stage of kind {artifact.manifest.kind!r}: name '
+    raise UserError(f'sample_stages={name!r} is a stage of kind {artifact.manifest.kind!r}: name '
                      "one of kind 'reject'")
   return list(metrics.read_jsonl(artifact.folder / part))
 
@@ -111,7 +112,7 @@ def train(
     after: as for `train_step.make_update`.
 
   Raises:
-    ValueError: there are fewer rows than in a batch.
+    UserError: there are fewer rows than in a batch.
     StopRequested: `run.should_stop` said so; the state is saved.
   """
   config, mesh = run.config, run.mesh
@@ -143,7 +144,7 @@ def train(
 
 def _steps_per_epoch(config: Mapping[str, Any], num_rows: int) -> int:
   if num_rows < config['rows']:
-    raise ValueError(f'the data fill {num_rows} rows and a batch has rows={config["rows"]}: lower '
+    raise UserError(f'the data fill {num_rows} rows and a batch has rows={config["rows"]}: lower '
                      'rows, or give more data')
   return num_rows // config['rows']
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from r1jax.data import curation, miniature_general
 from r1jax.data.jsonl import preference_source, safety_source
+from r1jax.errors import UserError
 from r1jax.rewards.extract import final_summary
 from r1jax.stages import supervised
 from r1jax.stages.artifact import Artifact
@@ -107,7 +108,7 @@ def load_examples(config: Mapping[str, Any], split: str) -> list[Example]:
     split: 'train' or 'test'.
 
   Raises:
-    FileNotFoundError, ValueError: as `jsonl.preference_source` and `jsonl.safety_source`.
+    FileNotFoundError, UserError: as `jsonl.preference_source` and `jsonl.safety_source`.
   """
   if not config['data']:
     return []
@@ -133,7 +134,7 @@ def drawn_examples(
     split: 'train' or 'test'.
 
   Raises:
-    ValueError: as `supervised.read_drawn`.
+    UserError: as `supervised.read_drawn`.
   """
   rng = random.Random(f'{config["seed"]} drawn {split} {config["objective"]}')
   judged = _judged_completions(config, inputs, split)
@@ -310,7 +311,7 @@ def load_split(
     at_most: the number of examples to keep.
 
   Raises:
-    ValueError: no example is left, or all judged completions have one label.
+    UserError: no example is left, or all judged completions have one label.
   """
   drawn, data = drawn_examples(config, inputs, split), load_examples(config, split)
   held_out = {example.question for example in drawn_examples(config, inputs, 'test')}
@@ -319,7 +320,7 @@ def load_split(
   sources = ' and '.join([*(repr(name) for name in [config['data'].get('name')] if name),
                           *(f'stage {name!r}' for name in config['sample_stages'])])
   if not examples:
-    raise ValueError(f'the {split} split of {sources} has no example of {config["objective"]}: '
+    raise UserError(f'the {split} split of {sources} has no example of {config["objective"]}: '
                      'draw more completions, right and wrong, of more questions, or give data')
   encoded = encode([example.question for example in examples],
                    [example.completions for example in examples], tokenizer=tokenizer,
@@ -330,9 +331,9 @@ def load_split(
   examples = [examples[number] for number in kept]
   reasons = ', '.join(f'{reason} {count}' for reason, count in counts.items())
   if not kept:
-    raise ValueError(f'the {split} split of {sources} has no example left ({reasons}): raise '
+    raise UserError(f'the {split} split of {sources} has no example left ({reasons}): raise '
                      'max_tokens, set pairs.max_length_ratio=0, or give more data')
   if config['objective'] == 'safety' and len({example.label for example in examples}) < 2:
-    raise ValueError(f'all {len(examples)} completions of the {split} split of {sources} '
+    raise UserError(f'all {len(examples)} completions of the {split} split of {sources} '
                      'have the same judgement: give safe and unsafe ones')
   return Split(examples, jax.tree.map(lambda array: array[np.asarray(kept)], encoded), counts)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from safetensors.numpy import load, save
 
+from r1jax.errors import UserError
 from r1jax.models import Model, compute
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path, to_json
@@ -128,11 +129,11 @@ def load_reward_model(
     preset: see there.
 
   Raises:
-    FileNotFoundError, ValueError: there is no such Artifact, or it is of another kind.
+    FileNotFoundError, UserError: there is no such Artifact, or it is of another kind.
   """
   artifact = inputs[source] if source in inputs else open_artifact(source)
   if artifact.manifest.kind != 'reward_model':
-    raise ValueError(f'{source!r} is the Artifact of a stage of kind {artifact.manifest.kind!r}: '
+    raise UserError(f'{source!r} is the Artifact of a stage of kind {artifact.manifest.kind!r}: '
                      "name one of kind 'reward_model'")
   loaded = loading.load_model(str(artifact.model_folder), {}, compute_dtype=compute_dtype,
                               remat=remat, mesh=mesh, preset=preset)

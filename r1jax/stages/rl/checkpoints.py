@@ -25,7 +25,7 @@ def restore(
   """The state of the latest checkpoint; `state`, that before the first update, if there is none.
 
   Raises:
-    ValueError: as `TrainingLoop.restore`.
+    UserError: as `TrainingLoop.restore`.
   """
   def templates(meta: Mapping[str, Any]) -> dict[str, Any]:
     if meta['batch_length'] is None:

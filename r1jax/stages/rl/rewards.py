@@ -226,7 +226,7 @@ def make_reward_sources(
     reward_functions: {name: (function, weight)} instead of `config.rewards`.
 
   Raises:
-    FileNotFoundError, ValueError: as `load_reward_model`.
+    FileNotFoundError, UserError: as `load_reward_model`.
   """
   prompt_opens_think = opens_think(config['template'], tokenizer)
   rows = config['prompts_per_batch'] // (config['mini_batches'] * config['micro_batches'])

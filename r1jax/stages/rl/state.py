@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from r1jax.errors import UserError
 from r1jax.records import Batch, TrainState
 from r1jax.runtime import sharding
 from r1jax.stages import loading
@@ -101,7 +102,7 @@ def begin(
   """The state before the first update, all of it in device memory.
 
   Raises:
-    FileNotFoundError, ValueError: the critic cannot be loaded, or is not of the policy's shape.
+    FileNotFoundError, UserError: the critic cannot be loaded, or is not of the policy's shape.
   """
   spec = BatchSpec.of(config)
   state = init_train_state(policy.params, optimizer, policy.model.logical_axes, mesh)
@@ -145,6 +146,6 @@ def _critic_params(
     shape = loaded.model.config
     params = scalar_head.init_scalar(policy.model, loaded.params)
   if shape != policy.model.config:
-    raise ValueError(f'critic.source={source!r} has another shape than the policy: name a model of '
+    raise UserError(f'critic.source={source!r} has another shape than the policy: name a model of '
                      'the same shape')
   return params

@@ -74,7 +74,7 @@ def run(
     console: a rich console; None is standard output.
 
   Raises:
-    ValueError, FileNotFoundError: config, data or model are wrong; the message says how.
+    UserError, FileNotFoundError: config, data or model are wrong; the message says how.
     StopRequested: see `should_stop`.
   """
   config = plain(config)
