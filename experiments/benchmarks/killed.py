@@ -9,6 +9,7 @@ must then end by themselves, with a one-sentence error. At the end, all files of
 compared byte by byte, except for times: models, metrics, rollouts, checkpoints.
 """
 import argparse
+from collections.abc import Sequence
 import importlib.util
 import os
 import pathlib
@@ -22,8 +23,9 @@ import time
 from r1jax.experiments.benchmarks import ROOT
 
 
-def start(config: str, workdir: pathlib.Path, hosts: int, flags: list[str]) -> list:
-  """Starts the processes of a run; their errors go to files beside the workdir."""
+def start(config: str, workdir: pathlib.Path, hosts: int = 1, flags: Sequence[str] = (), *,
+          logs: pathlib.Path) -> list:
+  """Starts the processes of a run; host h writes its errors to `{logs}.{h}.err`."""
   environment = os.environ | {
       'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'PJRT_NPROC': '32', 'PYTHONUNBUFFERED': '1'}
   with socket.socket() as found:
@@ -34,32 +36,33 @@ def start(config: str, workdir: pathlib.Path, hosts: int, flags: list[str]) -> l
     join = () if hosts == 1 else (
         f'--coordinator=127.0.0.1:{port}', f'--num_hosts={hosts}', f'--host={host}',
         '--join_wait_s=30', '--lost_s=15')
-    with open(f'{workdir}.{host}.err', 'w') as errors:
+    with open(f'{logs}.{host}.err', 'w') as errors:
       started.append(subprocess.Popen(
           [sys.executable, '-m', 'r1jax.main', f'--config={config}', f'--workdir={workdir}',
-           f'--compilation_cache={workdir.parent}/compiled', *join, *flags],
+           f'--compilation_cache={logs.parent}/compiled', *join, *flags],
           env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors))
   return started
 
 
-def last_words(workdir: pathlib.Path, host: int) -> str:
-  lines = pathlib.Path(f'{workdir}.{host}.err').read_text().strip().splitlines()
+def last_words(logs: pathlib.Path, host: int) -> str:
+  """The last line that a host wrote to its standard error; '' if there is none."""
+  lines = pathlib.Path(f'{logs}.{host}.err').read_text().strip().splitlines()
   return lines[-1] if lines else ''
 
 
-def ended(processes: list, workdir: pathlib.Path, seconds: float | None = None) -> bool:
+def ended(processes: list, logs: pathlib.Path, seconds: float | None = None) -> bool:
   """Whether all processes end in time, without errors; raises SystemExit if one fails."""
   end = None if seconds is None else time.monotonic() + seconds
   try:
     for host, process in enumerate(processes):
       if process.wait(None if end is None else max(0.0, end - time.monotonic())):
-        raise SystemExit(f'host {host} failed by itself: {last_words(workdir, host)}')
+        raise SystemExit(f'host {host} failed by itself: {last_words(logs, host)}')
   except subprocess.TimeoutExpired:
     return False
   return True
 
 
-def kill_one(processes: list, workdir: pathlib.Path) -> None:
+def kill_one(processes: list, logs: pathlib.Path) -> None:
   """Kills a random host; raises SystemExit unless the others end, each with a sentence."""
   victim = random.randrange(len(processes))
   processes[victim].kill()
@@ -68,8 +71,8 @@ def kill_one(processes: list, workdir: pathlib.Path) -> None:
       failed = process.wait(120)
     except subprocess.TimeoutExpired:
       raise SystemExit(f'host {host} kept running after host {victim} was killed') from None
-    if host != victim and failed and not last_words(workdir, host).startswith('r1jax: '):
-      raise SystemExit(f'host {host} ended without a sentence: {last_words(workdir, host)!r}')
+    if host != victim and failed and not last_words(logs, host).startswith('r1jax: '):
+      raise SystemExit(f'host {host} ended without a sentence: {last_words(logs, host)!r}')
 
 
 def _load_runs():
@@ -109,9 +112,9 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     whole, cut = pathlib.Path(folder, 'whole'), pathlib.Path(folder, 'cut')
     arguments = settings.hosts, settings.flags
-    ended(start(settings.config, whole, *arguments), whole)
+    ended(start(settings.config, whole, *arguments, logs=whole), whole)
     kills = 0
-    while not ended(processes := start(settings.config, cut, *arguments), cut,
+    while not ended(processes := start(settings.config, cut, *arguments, logs=cut), cut,
                     random.uniform(low, high)):
       kill_one(processes, cut)
       kills += 1
