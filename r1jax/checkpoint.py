@@ -221,6 +221,7 @@ class Checkpointer:
       marker['files'] = {name: (folder / name).file_sizes() for name in marker['items']}
       if stage:
         folder.copy_to(self.directory / step)
+      (self.directory / step).sync()
       (self.directory / step / _MARKER).write_text(to_json(marker))
       for old in self.steps()[:-self._keep]:
         (self.directory / old / _MARKER).remove()

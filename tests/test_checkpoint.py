@@ -311,3 +311,22 @@ def test_manifest_round_trip_and_complaints(directory):
     (Path(directory) / 'manifest.json').write_text(text)
     with pytest.raises(ValueError, match='manifest.json is not the manifest'):
       read_manifest(directory)
+
+
+def test_the_arrays_are_on_the_disk_before_the_file_that_makes_them_a_checkpoint(
+    tmp_path, monkeypatch):
+  synced, at_rename, fsync, replace = set(), {}, os.fsync, os.replace
+
+  def record(opened):
+    fsync(opened)
+    synced.add(os.readlink(f'/proc/self/fd/{opened}'))
+
+  def look(source, target):
+    at_rename[os.path.basename(target)] = set(synced)
+    replace(source, target)
+  monkeypatch.setattr(os, 'fsync', record)
+  monkeypatch.setattr(os, 'replace', look)
+  with Checkpointer(tmp_path) as saver:
+    saver.save(3, {'x': {'w': jnp.arange(4.)}}, {})
+  files = {str(path) for path in (tmp_path / '3').rglob('*') if path.name != 'checkpoint.json'}
+  assert files <= at_rename['checkpoint.json'] and str(tmp_path) in synced

@@ -82,6 +82,41 @@ def test_a_move_in_a_bucket_that_is_cut_short_loses_nothing(monkeypatch):
   assert len(Path(f'{folder}.old').file_sizes()) == 4
 
 
+@pytest.fixture
+def synced(monkeypatch):
+  """The paths that were written through to the disk; what is renamed into place must be."""
+  synced, fsync, replace = [], os.fsync, os.replace
+
+  def record(opened):
+    fsync(opened)
+    synced.append(os.readlink(f'/proc/self/fd/{opened}'))
+
+  def check(source, target):
+    assert os.path.isdir(source) or source in synced, source
+    replace(source, target)
+    del synced[:]
+  monkeypatch.setattr(os, 'fsync', record)
+  monkeypatch.setattr(os, 'replace', check)
+  return synced
+
+
+def test_what_is_renamed_into_place_is_on_the_disk_first_and_its_name_after(tmp_path, synced):
+  (Path(tmp_path) / 'new' / 'folder' / 'file').write_text('content')
+  assert synced == [f'{tmp_path}/new/folder']
+  (Path(tmp_path) / 'new' / 'folder' / 'other' / 'file').write_parts([b'1', memoryview(b'2')])
+  (Path(tmp_path) / 'new').move_to(Path(tmp_path) / 'old')
+  assert synced == [str(tmp_path)]
+
+
+def test_the_names_of_new_folders_are_on_the_disk(tmp_path, synced):
+  storage.make_folder(f'{tmp_path}/a/b')
+  assert synced == [str(tmp_path), f'{tmp_path}/a']
+  (tmp_path / 'a' / 'b' / 'file').write_bytes(b'of a library')
+  del synced[:]
+  (Path(tmp_path) / 'a').sync()
+  assert synced == [f'{tmp_path}/a/b/file', f'{tmp_path}/a/b', f'{tmp_path}/a', str(tmp_path)]
+
+
 def test_copies_up_and_down(tmp_path):
   up, down = Path(f'memory://{uuid.uuid4().hex}'), Path(tmp_path / 'down')
   (Path(tmp_path) / 'x' / 'y').write_bytes(b'1')

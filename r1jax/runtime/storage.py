@@ -2,11 +2,12 @@
 
 One class over fsspec, which supports local disks, `gs://` (with gcsfs installed), `memory://` and
 many more. Buckets cannot append and have no folders, so a file is always written as a whole and
-atomically: a reader finds its old content or its new one, even after a kill.
+atomically: a reader finds its old content or its new one, even after a kill or a power cut.
 """
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+import errno
 import io
 import json
 import math
@@ -19,6 +20,7 @@ import numpy as np
 
 from r1jax.errors import UserError
 
+_NO_SYNC = errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EISDIR    # of folders, on some disks
 _REQUEST_BYTES = 1024 ** 2   # of one request to a bucket, which answers many at a time
 
 
@@ -81,7 +83,7 @@ class Path:
     return self.read_bytes().decode()
 
   def write_bytes(self, content: bytes) -> None:
-    """Writes the whole file atomically, and creates its parent folders.
+    """Writes the whole file atomically and durably, and creates its parent folders.
 
     Raises:
       OSError: it cannot be written, for example because the disk is full; an older file is kept.
@@ -101,11 +103,13 @@ class Path:
       return
     partial = f'{self._root}.partial'
     try:
-      os.makedirs(posixpath.dirname(self._root), exist_ok=True)
+      make_folder(posixpath.dirname(self._root))
       with open(partial, 'wb') as file:
         for part in parts:
           file.write(part)
-      os.replace(partial, self._root)
+        file.flush()
+        os.fsync(file.fileno())
+      rename(partial, self._root)
     except BaseException as error:
       Path(partial).remove()
       if not isinstance(error, OSError):
@@ -129,13 +133,25 @@ class Path:
     folder last and by name, so that a kill in between loses none.
     """
     if self.is_local:
-      os.rename(self._root, target._root)
+      rename(self._root, target._root)
       return
     names = sorted(self.file_sizes())
     self.fs.copy([(self / name)._root for name in names], [(target / name)._root for name in names])
     for name in sorted(names, key=lambda name: '/' not in name):
       (self / name).remove()
     self.remove()
+
+  def sync(self) -> None:
+    """Returns once this folder and all that is in it would survive a power cut.
+
+    For files that a library has written; those of `write_bytes` are durable. A bucket's always are.
+    """
+    if self.is_local:
+      for folder, _, files in os.walk(self._root, topdown=False):
+        for name in files:
+          _sync(os.path.join(folder, name))
+        _sync(folder)
+      _sync(posixpath.dirname(self._root))
 
   def copy_to(self, target: Path) -> None:
     """Copies this folder's files into the folder `target`; one of the two must be local."""
@@ -145,6 +161,36 @@ class Path:
         self.fs.get_file(source._root, copy._root)
       else:
         target.fs.put_file(source._root, copy._root)
+
+
+def rename(source: str, target: str) -> None:
+  """Renames a local file or folder, whose content is durable; when it returns, the name is, too."""
+  os.replace(source, target)
+  for folder in {posixpath.dirname(source), posixpath.dirname(target)}:
+    _sync(folder)
+
+
+def make_folder(path: str) -> None:
+  """Makes a local folder that survives a power cut, and those above it, where there are none."""
+  missing = []
+  while not os.path.isdir(path):
+    missing.append(path)
+    path = posixpath.dirname(path)
+  for folder in reversed(missing):
+    os.makedirs(folder, exist_ok=True)
+    _sync(posixpath.dirname(folder))
+
+
+def _sync(path: str) -> None:
+  """Writes a file, or the names in a folder, through to the disk."""
+  opened = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(opened)
+  except OSError as error:
+    if error.errno not in _NO_SYNC:
+      raise
+  finally:
+    os.close(opened)
 
 
 class Ranges:
