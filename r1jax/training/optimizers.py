@@ -5,8 +5,6 @@ import optax
 
 from r1jax import checks
 
-_VECTORS = ('scale', 'qkv_bias', 'balancing_bias')     # parameters that weight decay leaves alone
-
 
 def make_optimizer(
     *, learning_rate: float, warmup_steps: int = 0, decay_steps: int = 0,
@@ -22,7 +20,8 @@ def make_optimizer(
     decay_steps: updates from the first one to the end of a half cosine that follows the warm-up;
       0 keeps the rate constant.
     final_learning_rate: the learning rate at the end of that cosine, and after it.
-    weight_decay: decoupled weight decay of matrices; vectors (norms, biases) are not decayed.
+    weight_decay: decoupled weight decay of matrices, embeddings included; vectors (norms, biases,
+      scalar heads) are not decayed.
     max_grad_norm: gradients whose global norm is larger are scaled down to it; 0 means no clipping.
     beta1: decay of the first moment.
     beta2: decay of the second moment.
@@ -49,4 +48,13 @@ def make_optimizer(
 
 
 def _is_decayed(params):
-  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in _VECTORS, params)
+  return jax.tree_util.tree_map_with_path(_is_matrix, params)
+
+
+def _is_matrix(path, x) -> bool:
+  """Whether a parameter is multiplied with activations as a matrix (or as several).
+
+  A layer of a stack has one axis less than its array. A bias is a vector in any shape.
+  """
+  names = [entry.key for entry in path]
+  return not names[-1].endswith('bias') and x.ndim - ('stacks' in names) > 1
