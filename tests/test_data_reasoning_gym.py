@@ -43,11 +43,17 @@ def test_pitfall_17_other_tasks_are_refused():
 
 
 def test_settings_reach_the_task_or_are_refused():
-  source = reasoning_gym.reasoning_gym_source('chain_sum', 5, 0, min_terms=7, max_terms=7)
+  source = reasoning_gym.reasoning_gym_source(
+      'chain_sum', 5, 0, {'min_terms': 7, 'max_terms': 7})
   assert all(len(re.findall(r'\d+', source[i]['question'])) == 7 for i in range(5))
-  for settings in ({'min_term': 2}, {'min_terms': 5, 'max_terms': 2}):
-    with pytest.raises(ValueError, match="'chain_sum' rejects the settings {'min_term"):
-      reasoning_gym.reasoning_gym_source('chain_sum', 5, 0, **settings)
+  for settings, words in (
+      ({'min_term': 2}, "settings.min_term is not .* did you mean 'min_terms'"),
+      ({'seed': 1}, 'settings.seed is not a setting'),
+      ({'min_terms': '2'}, "settings.min_terms must be of the type of its default, 2, got '2'"),
+      ({'min_terms': True}, 'min_terms must be of the type of its default, 2, got True'),
+      ({'min_terms': 5, 'max_terms': 2}, "'min_terms': 5, 'max_terms': 2} is refused")):
+    with pytest.raises(ValueError, match=words):
+      reasoning_gym.reasoning_gym_source('chain_sum', 5, 0, settings)
   for size, seed in ((0, 0), (2**32, 0), (5, -1)):
     with pytest.raises(ValueError, match='use a size'):
       reasoning_gym.reasoning_gym_source('chain_sum', size, seed)

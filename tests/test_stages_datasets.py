@@ -21,3 +21,17 @@ def test_train_and_test_of_reasoning_gym_are_apart():
       dict(name='reasoning_gym', task='chain_sum', size=50, seed=seed), split)]
       for split in ('train', 'test') for seed in (0, 1)}
   assert len({tuple(questions) for questions in drawn.values()}) == 4
+
+
+def test_the_difficulty_of_reasoning_gym_is_checked_and_part_of_the_identity():
+  pytest.importorskip('reasoning_gym')
+  data = dict(name='reasoning_gym', task='chain_sum', size=5)
+  hard = data | dict(settings=dict(min_terms=7, max_terms=7))
+  assert not list(DATA.faults(hard, 'data')) and DATA.computed(hard) != DATA.computed(data)
+  assert all(datasets.load_examples(hard, 'train')[i]['question'].count('+')
+             + datasets.load_examples(hard, 'train')[i]['question'].count('-') == 6
+             for i in range(5))
+  fault, = DATA.faults(data | dict(settings=dict(min_term=7)), 'data')
+  assert fault.startswith('data.settings.min_term is not a setting')
+  fault, = DATA.faults(data | dict(task='chain'), 'data')
+  assert fault.startswith('data.task must be one of')

@@ -7,6 +7,10 @@ by exact comparison.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+import dataclasses
+import importlib.util
+import math
 from typing import Any
 
 from r1jax import checks
@@ -30,7 +34,9 @@ TASKS = (
 _SEED_STRIDE = 2**32
 
 
-def reasoning_gym_source(task: str, size: int, seed: int, **config: Any) -> ReasoningGymSource:
+def reasoning_gym_source(
+    task: str, size: int, seed: int, settings: Mapping[str, Any] | None = None,
+) -> ReasoningGymSource:
   """A random-access source of {'question', 'answer', 'task'}; examples are generated on access.
 
   Sources of different seeds share no generator seed. (The package generates example i of seed s
@@ -40,7 +46,7 @@ def reasoning_gym_source(task: str, size: int, seed: int, **config: Any) -> Reas
     task: one of `TASKS`.
     size: number of examples, from 1 to 2**32 - 1.
     seed: any integer from 0.
-    **config: the task's own settings, such as `min_terms`.
+    settings: the task's own, such as {'min_terms': 2}.
 
   Raises:
     ModuleNotFoundError: the package is not installed.
@@ -55,13 +61,49 @@ def reasoning_gym_source(task: str, size: int, seed: int, **config: Any) -> Reas
         'to 2**32 - 1 and a seed of at least 0.')
   reasoning_gym = extras.require(
       'reasoning_gym', extra='reasoning-gym', purpose=f'The task {task!r}')
-  try:
-    dataset = reasoning_gym.create_dataset(
-        task, size=size, seed=seed * _SEED_STRIDE, **config)
-  except (AssertionError, TypeError, ValueError) as error:
-    raise UserError(
-        f'reasoning-gym task {task!r} rejects the settings {config}: {error}.') from None
-  return ReasoningGymSource(task, dataset)
+  for fault in setting_faults(task, settings or {}):
+    raise UserError(f'reasoning-gym task {task!r}: {fault}.')
+  return ReasoningGymSource(task, reasoning_gym.create_dataset(
+      task, size=size, seed=seed * _SEED_STRIDE, **(settings or {})))
+
+
+def setting_faults(task: str, config: Mapping[str, Any]) -> Iterator[str]:
+  """What is wrong with a task's own settings, as sentences; nothing without the package.
+
+  Each setting must have the type of its default. `size` and `seed` are not among them.
+  """
+  if not config or importlib.util.find_spec('reasoning_gym') is None:
+    return
+  from reasoning_gym.factory import DATASETS
+  settings_class = DATASETS[task][1]
+  known = {field.name: field.default if field.default_factory is dataclasses.MISSING
+           else field.default_factory() for field in dataclasses.fields(settings_class)
+           if field.name not in ('size', 'seed')}
+  found = []
+  for name, value in config.items():
+    if name not in known:
+      found.append(f'settings.{name} is not a setting of the task {task!r}: '
+                   f'{checks.did_you_mean(name, known)}')
+    elif not _has_type_of(known[name], value):
+      found.append(f'settings.{name} must be of the type of its default, {known[name]!r}, got '
+                   f'{value!r}')
+  yield from found
+  if not found:
+    try:
+      settings_class(**config, size=1, seed=0).validate()
+    except Exception as error:    # Its checks are asserts, and raise whatever a wrong value causes.
+      yield f'settings={dict(config)!r} is refused by the task {task!r} ({error})'
+
+
+def _has_type_of(default: Any, value: Any) -> bool:
+  if isinstance(default, bool) or isinstance(value, bool):
+    return isinstance(default, bool) and isinstance(value, bool)
+  if isinstance(value, float) and not math.isfinite(value):
+    return False
+  for kinds in ((int,), (int, float), (list, tuple)):
+    if isinstance(default, kinds):
+      return isinstance(value, kinds)
+  return default is None or isinstance(value, type(default))
 
 
 class ReasoningGymSource:

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from r1jax.data import miniature
+from r1jax.data import miniature, reasoning_gym
 from r1jax.data.prompts import PromptStream
 from r1jax.runtime import sharding
 from r1jax.stages.config import Field, Named, Section
@@ -33,9 +33,8 @@ def _jsonl(split, *, folder):
   return jsonl_source(f'{folder}/{split}.jsonl')
 
 
-def _reasoning_gym(split, *, task, size, seed):
-  from r1jax.data.reasoning_gym import reasoning_gym_source
-  return reasoning_gym_source(task, size, 2 * seed + (split == 'test'))
+def _reasoning_gym(split, *, task, size, seed, settings):
+  return reasoning_gym.reasoning_gym_source(task, size, 2 * seed + (split == 'test'), settings)
 
 
 _SEED = Field(0, 'seed of the problems', at_least=0)
@@ -57,10 +56,14 @@ DATASETS: dict[str, tuple[Callable, Section]] = {
                                at_most=1)))),
     'gsm8k': (_gsm8k, Section(dict(
         folder=_FOLDER,
-        cache=Field('', 'folder of the prepared TFDS dataset', how=True)))),
+        cache=Field('', "folder of the prepared TFDS dataset; '' for r1jax's in the user's cache",
+                    how=True)))),
     'jsonl': (_jsonl, Section(dict(folder=_FOLDER))),
     'reasoning_gym': (_reasoning_gym, Section(dict(
-        task=Field('chain_sum', 'of reasoning-gym'), size=_SIZE, seed=_SEED))),
+        task=Field('chain_sum', 'of reasoning-gym', choices=reasoning_gym.TASKS),
+        size=_SIZE, seed=_SEED,
+        settings=Field({}, "the task's own settings, such as {'min_terms': 2, 'max_terms': 3}")),
+        pairs=lambda config: reasoning_gym.setting_faults(config['task'], config['settings']))),
 }
 
 
