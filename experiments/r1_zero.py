@@ -109,8 +109,7 @@ def _tiny(zero: ConfigDict) -> None:
 def _smollm2_135m(zero: ConfigDict) -> None:
   zero.model.source = 'smollm2'
   zero.data = ConfigDict(dict(
-      name='gsm8k', folder=os.environ.get('R1JAX_GSM8K', ''),
-      cache=os.path.expanduser('~/.cache/r1jax/gsm8k')))
+      name='gsm8k', folder=os.environ.get('R1JAX_GSM8K', ''), cache=''))
   zero.template, zero.max_prompt_length = 'r1_zero', 256
   zero.prompts_per_batch, zero.group_size, zero.micro_batches = 4, 8, 4
   zero.steps = 300

@@ -44,3 +44,27 @@ def test_rows_are_made_once(tmp_path):
 def test_only_a_local_disk_will_do():
   with pytest.raises(ValueError, match='local disk'):
     array_records.prepare_array_record('sums', {'train': rows(1)}, ('answer',), 'memory://data')
+
+
+def test_the_first_of_several_that_prepare_at_once_wins(tmp_path):
+  def prepare(rows):
+    return array_records.prepare_array_record(
+        'sums', {'train': rows}, ('question', 'answer'), tmp_path)
+
+  def slow():
+    yield from rows(2)
+    prepare(rows(5))    # another process, which is done before this one
+
+  folder = prepare(slow())
+  assert len(array_records.read_array_record(folder, 'train')) == 5
+  # Neither parts nor TFDS's folder of downloads are left.
+  assert [path.name for path in tmp_path.iterdir()] == ['sums']
+  assert [path.name for path in (tmp_path / 'sums').iterdir()] == ['1.0.0']
+
+
+def test_the_default_folder_is_the_users_cache(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  assert str(array_records.user_cache()) == str(tmp_path / 'r1jax')
+  monkeypatch.delenv('XDG_CACHE_HOME')
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert str(array_records.user_cache()) == str(tmp_path / '.cache/r1jax')

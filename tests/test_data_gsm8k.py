@@ -13,9 +13,11 @@ FOLDER = pathlib.Path(__file__).parents[1] / os.environ.get('R1JAX_GSM8K', '../s
 
 
 @pytest.mark.skipif(not FOLDER.is_dir(), reason='GSM8K is not here: set R1JAX_GSM8K to its folder')
-def test_rows_are_those_of_the_files(tmp_path):
+def test_rows_are_those_of_the_files(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.chdir(tmp_path)
   for split, size in (('train', 7473), ('test', 1319)):
-    source = gsm8k.load_gsm8k(FOLDER, split, tmp_path)
+    source = gsm8k.load_gsm8k(FOLDER, split)
     lines = (FOLDER / f'{split}.jsonl').read_bytes().splitlines()
     assert len(source) == len(lines) == size
     for index in (0, 1, size // 2, size - 1):
@@ -25,13 +27,14 @@ def test_rows_are_those_of_the_files(tmp_path):
       assert re.fullmatch(r'-?[\d,.]+', row['answer'])
       assert row['solution'].endswith(f'#### {row["answer"]}')
       assert row['reasoning'] and not re.search('####|<<|>>', row['reasoning'])
-  assert gsm8k.load_gsm8k(FOLDER, 'train', tmp_path)[0]['answer'] == '72'
-  assert gsm8k.load_gsm8k(FOLDER, 'train', tmp_path)[0]['reasoning'] == (
+  assert gsm8k.load_gsm8k(FOLDER, 'train')[0]['answer'] == '72'
+  assert gsm8k.load_gsm8k(FOLDER, 'train')[0]['reasoning'] == (
       'Natalia sold 48/2 = 24 clips in May.\n'
       'Natalia sold 48+24 = 72 clips altogether in April and May.')
-  assert gsm8k.load_gsm8k(FOLDER, 'test', tmp_path)[0]['answer'] == '18'
+  assert gsm8k.load_gsm8k(FOLDER, 'test')[0]['answer'] == '18'
   # Prepared once: the files are not needed any more.
-  assert len(gsm8k.load_gsm8k(tmp_path / 'gone', 'train[:5]', tmp_path)) == 5
+  assert len(gsm8k.load_gsm8k(tmp_path / 'gone', 'train[:5]')) == 5
+  assert [path.name for path in tmp_path.iterdir()] == ['cache']
 
 
 def test_other_files_are_refused(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 import os
+import pathlib
+import tempfile
 
 from r1jax.errors import UserError
 from r1jax.runtime import storage
@@ -19,7 +21,9 @@ def prepare_array_record(
 ) -> str:
   """Writes a TFDS dataset of text rows unless it exists already, and returns its folder.
 
-  The rows keep their order: TFDS does not shuffle them.
+  The rows keep their order: TFDS does not shuffle them. Any number of processes and hosts may
+  prepare a dataset at once: each writes a folder of its own, and the first to finish moves it to
+  the dataset's place.
 
   Args:
     name: the dataset's name, in snake case. `name` and `version` must identify the content: if the
@@ -51,11 +55,27 @@ def prepare_array_record(
     def _generate_examples(self, rows):
       yield from enumerate(rows)
 
+  parent = pathlib.Path(os.fspath(storage.Path(data_dir)), name)
+  folder = parent / version
+  if folder.is_dir():
+    return str(folder)
   tfds.disable_progress_bar()    # it would show one bar per split and shard
   TextBuilder.name = name
-  builder = TextBuilder(data_dir=os.fspath(storage.Path(data_dir)), file_format='array_record')
-  builder.download_and_prepare()
-  return str(builder.data_path)
+  parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix='.preparing-', dir=parent) as private:
+    builder = TextBuilder(data_dir=private, file_format='array_record')
+    builder.download_and_prepare()
+    try:
+      os.rename(builder.data_path, folder)
+    except OSError:
+      if not folder.is_dir():    # else another process was faster
+        raise
+  return str(folder)
+
+
+def user_cache() -> storage.Path:
+  """The folder of r1jax in the user's cache, `~/.cache` or `$XDG_CACHE_HOME`."""
+  return storage.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache') / 'r1jax'
 
 
 def read_array_record(folder: str, split: str) -> TextSource:

@@ -19,7 +19,8 @@ _FIRST = {  # the beginning of each split's first question
 }
 
 
-def load_gsm8k(folder: str, split: str, data_dir: storage.Path | str) -> SolutionSource:
+def load_gsm8k(
+    folder: str, split: str, data_dir: storage.Path | str = '') -> SolutionSource:
   """A random-access source of question, answer, solution and reasoning, in the files' order.
 
   `answer` is the text after `####`, `solution` the whole worked answer as published, and
@@ -29,7 +30,8 @@ def load_gsm8k(folder: str, split: str, data_dir: storage.Path | str) -> Solutio
   Args:
     folder: the folder with `train.jsonl` and `test.jsonl`.
     split: 'train', 'test' or a TFDS slice such as 'train[:100]'.
-    data_dir: the folder of the prepared dataset, which is written if missing; on a local disk.
+    data_dir: the folder of the prepared dataset, which is written if missing; on a local disk. ''
+      is the user's cache.
 
   Raises:
     FileNotFoundError: a file is missing.
@@ -37,7 +39,8 @@ def load_gsm8k(folder: str, split: str, data_dir: storage.Path | str) -> Solutio
   """
   rows = functools.partial(_rows, pathlib.Path(folder))
   directory = array_records.prepare_array_record(
-      'gsm8k', {name: rows(name) for name in SIZES}, ('question', 'answer', 'solution'), data_dir)
+      'gsm8k', {name: rows(name) for name in SIZES}, ('question', 'answer', 'solution'),
+      data_dir or array_records.user_cache())
   return SolutionSource(array_records.read_array_record(directory, split))
 
 
