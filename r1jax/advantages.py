@@ -6,9 +6,13 @@ split into mini-batches.
 
 Conventions. Standard deviations *within a group* divide by G − 1, those *over a batch* (`whiten`
 and what uses it) by the number of values; ε is added to the deviation of the former and to the
-variance of the latter. A reward of NaN says that a completion could not be judged: it is left out
-of its group's statistics and gets 0. If all rewards are equal, advantages are exactly 0, also where
-rounding makes the mean differ from them.
+variance of the latter. If all rewards are equal, advantages are exactly 0, also where rounding
+makes the mean differ from them.
+
+A reward of NaN says that a completion could not be judged. It is left out of all statistics, of its
+group and of the batch, and its advantage is exactly 0: the others get what they would get without
+it. In a loss such a row counts like those of a group of equal rewards: it keeps its place in the
+denominator, and the KL to a reference still has its gradient there.
 """
 import jax
 import jax.numpy as jnp
@@ -185,7 +189,8 @@ def process_relative(
   after it.
 
   Args:
-    step_rewards: [N, C], a step's reward on its last token; anything elsewhere.
+    step_rewards: [N, C], a step's reward on its last token, NaN where the step could not be judged,
+      which then adds nothing; anything elsewhere.
     step_mask: [N, C], 1 on the last token of each step.
     group_size: G, a divisor of N; a group's rows lie together.
     epsilon: added to the standard deviation, which divides by the number of steps minus 1.
@@ -213,7 +218,7 @@ def reward_to_go(
   """R_t = r_t + γ·R_{t+1}, over the tokens that count; masked tokens are skipped.
 
   Args:
-    rewards: [N, C] per token.
+    rewards: [N, C] per token; a row with a NaN on a token that counts is 0.
     completion_mask: [N, C], 0 where a token does not count.
     gamma: the discount γ per token.
 
@@ -239,7 +244,7 @@ def gae(
   wherever they are: t + 1 is the next token that counts.
 
   Args:
-    rewards: [N, C] per token.
+    rewards: [N, C] per token; NaN on a token that counts says that its row could not be judged.
     values: [N, C], V_t the expected return before token t.
     completion_mask: [N, C], 0 where a token does not count.
     gamma: the discount γ per token; usually 1 for language.
@@ -247,7 +252,8 @@ def gae(
     final_values: [N], the value after the last token, for completions that were cut; None: 0.
 
   Returns:
-    (advantages, returns), [N, C] float32, without gradient, 0 under the mask.
+    (advantages, returns), [N, C] float32, without gradient, 0 under the mask. A row that could not
+    be judged has advantages of 0 and returns of NaN, which `losses.value_loss` leaves out.
 
   Raises:
     ValueError: for a wrong shape or dtype, or γ or λ below 0.
@@ -257,8 +263,10 @@ def gae(
   checks.shapes(rewards.shape[:1], final_values=final_values)
   checks.floats(values=values, final_values=final_values)
   checks.at_least(0, gamma=gamma, gae_lambda=gae_lambda)
-  mask = completion_mask != 0
-  rewards, values = select(_fixed(rewards), mask), select(_fixed(values), mask)
+  counted = completion_mask != 0
+  rewards = select(_fixed(rewards), counted)
+  mask = counted & ~jnp.any(jnp.isnan(rewards), 1, keepdims=True)
+  rewards, values = select(rewards, mask), select(_fixed(values), mask)
   zeros = jnp.zeros(rewards.shape[0], jnp.float32)
   final = zeros if final_values is None else _fixed(final_values)
 
@@ -271,7 +279,7 @@ def gae(
 
   _, advantages = jax.lax.scan(step, (final, zeros), (rewards.T, values.T, mask.T), reverse=True)
   advantages = advantages.T
-  return advantages, advantages + values
+  return advantages, jnp.where(counted & ~mask, jnp.nan, advantages + values)
 
 
 def whiten(
@@ -309,7 +317,8 @@ def token_rewards(
   """RLHF's r_t = −β·KL_t, plus the completion's reward on its last token (arXiv:1909.08593, eq. 2).
 
   Args:
-    rewards: [N], of whole completions; that of an empty completion is ignored.
+    rewards: [N], of whole completions, NaN where one could not be judged; that of an empty
+      completion is ignored.
     logprobs: [N, C] of the sampled tokens under the policy that sampled, or the old policy.
     reference_logprobs: [N, C] of the same tokens under the reference.
     completion_mask: [N, C], 0 where a token does not count.
@@ -317,7 +326,7 @@ def token_rewards(
     kl_estimator: 'k1' (in a reward, unbiased in value and in gradient), 'k2' or 'k3'.
 
   Returns:
-    [N, C] float32, without gradient, 0 under the mask.
+    [N, C] float32, without gradient, 0 under the mask; NaN stays, on the last token.
 
   Raises:
     ValueError: for a wrong shape or dtype, or an unknown estimator.
@@ -346,7 +355,8 @@ def reinforce_pp(
   A_t = whiten(Σ_{s≥t} γ^(s−t)·r_s), with the r of `token_rewards` (arXiv:2501.03262).
 
   Args:
-    rewards: [N], of whole completions; that of an empty completion is ignored.
+    rewards: [N], of whole completions, NaN where one could not be judged; that of an empty
+      completion is ignored.
     logprobs: [N, C] of the sampled tokens under the policy that sampled, or the old policy.
     reference_logprobs: [N, C] of the same tokens under the reference.
     completion_mask: [N, C], 0 where a token does not count.
@@ -360,9 +370,10 @@ def reinforce_pp(
   Raises:
     ValueError: for a wrong shape or dtype, an unknown estimator, or γ below 0.
   """
-  rewards = token_rewards(rewards, logprobs, reference_logprobs, completion_mask,
-                          kl_coefficient=kl_coefficient, kl_estimator=kl_estimator)
-  return whiten(reward_to_go(rewards, completion_mask, gamma=gamma), completion_mask)
+  by_token = token_rewards(rewards, logprobs, reference_logprobs, completion_mask,
+                           kl_coefficient=kl_coefficient, kl_estimator=kl_estimator)
+  judged = (completion_mask != 0) & ~jnp.isnan(rewards)[:, None]
+  return whiten(reward_to_go(by_token, completion_mask, gamma=gamma), judged)
 
 
 def reinforce_pp_baseline(rewards: jax.Array, completion_mask: jax.Array) -> jax.Array:
@@ -386,16 +397,18 @@ def reinforce_pp_baseline(rewards: jax.Array, completion_mask: jax.Array) -> jax
     raise ValueError(f'completion_mask must have B·G = {rewards.size} rows, got '
                      f'{completion_mask.shape[0]}')
   centred = group_relative(rewards, scale='none')
-  return whiten(jnp.broadcast_to(centred[:, None], completion_mask.shape), completion_mask)
+  judged = (completion_mask != 0) & ~jnp.isnan(rewards).reshape(-1, 1)
+  return whiten(jnp.broadcast_to(centred[:, None], completion_mask.shape), judged)
 
 
 def group_filter(correct: jax.Array) -> jax.Array:
-  """DAPO's 0 < correct < G: the groups with both right and wrong answers.
+  """DAPO's 0 < correct < G: the groups with both right and wrong answers among those judged.
 
   Only these have advantages other than 0 (arXiv:2503.14476, eq. 11).
 
   Args:
-    correct: [B, G], bool, or a reward that is above 0 where an answer is right.
+    correct: [B, G], bool, or a reward that is above 0 where an answer is right, and NaN where a
+      completion could not be judged.
 
   Returns:
     [B] bool, True for the groups to keep.
@@ -404,8 +417,7 @@ def group_filter(correct: jax.Array) -> jax.Array:
     ValueError: for a wrong shape.
   """
   checks.rank('[B, G]', correct=correct)
-  correct = correct > 0 if correct.dtype != bool else correct
-  return jnp.any(correct, 1) & ~jnp.all(correct, 1)
+  return jnp.any(correct > 0, 1) & jnp.any(correct <= 0, 1)
 
 
 def overlong_penalty(lengths: jax.Array, *, max_length: int, buffer: int) -> jax.Array:

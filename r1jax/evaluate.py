@@ -206,7 +206,9 @@ def scores(
 
   Args:
     completions: M·n completions.
-    correct: [M·n] bool, the verdicts of the accuracy reward.
+    correct: [M·n], the verdicts of the accuracy reward: 1 or 0, NaN where it could not judge. What
+      was not judged is neither right nor wrong: it is left out, and a problem with fewer than k
+      judged completions is left out of pass@k and majority@k.
     examples: M, one per problem; `question`, `language` and `task` are read.
     num_samples: n.
     ks: the k of pass@k; those above n are left out.
@@ -214,16 +216,22 @@ def scores(
 
   Returns:
     (mean, low, high) by name, with 95 % intervals over problems: pass@k; majority@k for n and the
-    powers of two below it (over blocks of k samples); format, mean_length (tokens),
+    powers of two below it (over blocks of k samples); both are missing where no problem is left;
+    judged (the share of completions, if some were not); format, mean_length (tokens),
     reflective_words, language_mixing, readable; language_consistency (over the completions that
     `language_reward` can judge, missing if there are none); and those of `task_scores`.
   """
   n = num_samples
-  verdicts = np.asarray(correct, bool).reshape(-1, n)
+  verdicts = np.asarray(correct, float).reshape(-1, n)
+  judged = ~np.isnan(verdicts)
+  of_problems = [row[known] for row, known in zip(verdicts, judged)]
   result = {
-      f'pass@{k}': mean_interval([pass_at_k(n, int(row.sum()), k) for row in verdicts])
-      for k in ks if k <= n}
+      f'pass@{k}': mean_interval([pass_at_k(row.size, int(row.sum()), k)
+                                  for row in of_problems if row.size >= k])
+      for k in ks if k <= judged.sum(1).max(initial=0)}
   result |= _majority_scores(completions, verdicts)
+  if not judged.all():
+    result['judged'] = mean_interval(judged.mean(1))
   repeated = rollouts.repeat_examples(examples, n)
   values = {
       'format': [format_reward(c, {}, prompt_opens_think=prompt_opens_think) for c in completions],
@@ -234,20 +242,23 @@ def scores(
   result |= {name: mean_interval(np.asarray(found, float).reshape(-1, n).mean(1))
              for name, found in values.items()}
   result |= _language_consistency(completions, repeated, n)
-  return result | task_scores([example.get('task') for example in examples], verdicts.mean(1))
+  of_tasks = [(example.get('task'), row.mean())
+              for example, row in zip(examples, of_problems) if row.size]
+  return result | task_scores([task for task, _ in of_tasks], [share for _, share in of_tasks])
 
 
 def _majority_scores(
     completions: Sequence[Completion], verdicts: np.ndarray,
 ) -> dict[str, tuple[float, float, float]]:
-  """`majority@k` for n and the powers of two below it; verdicts [M, n]."""
+  """`majority@k` for n and the powers of two below it; verdicts [M, n], NaN where not judged."""
   n = verdicts.shape[1]
   answers = [accuracy.canonical_answer(c.text, truncated=c.truncated) for c in completions]
-  grouped = [answers[i:i + n] for i in range(0, len(answers), n)]
+  judged = [[(answer, verdict > 0) for answer, verdict in zip(answers[i * n:], row)
+             if not np.isnan(verdict)] for i, row in enumerate(verdicts)]
   ks = [2 ** i for i in range(1, n.bit_length()) if 2 ** i < n] + [n] * (n > 1)
-  return {f'majority@{k}': mean_interval([majority_of_blocks(group, list(row), k)
-                                          for group, row in zip(grouped, verdicts)])
-          for k in ks}
+  found = {k: [majority_of_blocks([answer for answer, _ in votes], [right for _, right in votes], k)
+               for votes in judged if len(votes) >= k] for k in ks}
+  return {f'majority@{k}': mean_interval(values) for k, values in found.items() if values}
 
 
 def _language_consistency(
@@ -304,11 +315,11 @@ def evaluate(
     pending.append(
         (prompts, read, rollouts.submit_rewards(rewards, read, prompts.examples, owners)))
     completions += read
-  correct: list[bool] = []
+  correct: list[float] = []
   rows: list[dict] = []
   for prompts, read, promise in pending:
     judged = promise.collect()
-    correct += [value >= 1.0 for value in judged.total]
+    correct += np.where(np.isnan(judged.total), np.nan, judged.total >= 1.0).tolist()
     texts = [example['question'] for example in prompts.examples]
     rows += rollouts.sample_rows(prompts, texts, read, judged, group_size=num_samples)
   count = num_problems * num_samples

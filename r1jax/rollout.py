@@ -30,7 +30,8 @@ def submit_rewards(
   group_size = len(completions) // len(examples)
   rows = np.repeat(owners, group_size)
   own = np.flatnonzero(rows == hosts.index()).tolist()
-  pending = suite.submit([completions[n] for n in own], [examples[n // group_size] for n in own])
+  pending = suite.submit([completions[n] for n in own], [examples[n // group_size] for n in own],
+                         group_size=group_size)
   return PendingRewards(
       lambda: Rewards.concatenate(hosts.together(pending.collect)).scatter(rows))
 
@@ -76,20 +77,22 @@ def rollout_metrics(
     group_size: G, a divisor of N.
 
   Returns:
-    `reward` (mean), `reward_std` (mean over groups, which divide by G − 1), `frac_reward_zero_std`,
-    `rewards/<name>/mean` and `/std` over judged completions (absent if there are none),
-    `rewards/<counter>`, lengths in tokens and share of cut ones as `completions/*`, means over
-    texts `reflective_words` and `repetition`, and the share `language_mixing`.
+    `reward` (mean over judged completions, absent if there are none), `reward_std` (mean over
+    groups, which divide by the number judged − 1), `frac_reward_zero_std` (the share of groups that
+    are not `unequal_groups`), `rewards/<name>/mean` and `/std` over judged completions (absent if
+    there are none), `rewards/<counter>`, lengths in tokens and share of cut ones as
+    `completions/*`, means over texts `reflective_words` and `repetition`, and the share
+    `language_mixing`.
   """
-  grouped = rewards.total.reshape(-1, group_size)
   lengths = np.asarray([c.num_tokens for c in completions])
   truncated = np.asarray([c.truncated for c in completions], bool)
   terminated = lengths[~truncated]
   texts = [c.text for c in completions]
-  metrics = {
-      'reward': rewards.total.mean(),
-      'reward_std': grouped.std(1, ddof=1).mean() if group_size > 1 else 0.0,
-      'frac_reward_zero_std': np.mean((grouped == grouped[:, :1]).all(1)),
+  judged = _judged(rewards.total)
+  metrics = {'reward': judged.mean()} if judged.size else {}
+  metrics |= {
+      'reward_std': _mean_deviation(rewards.total.reshape(-1, group_size)),
+      'frac_reward_zero_std': np.mean(~unequal_groups(rewards, group_size)),
       'completions/mean_length': lengths.mean(), 'completions/min_length': lengths.min(),
       'completions/max_length': lengths.max(), 'completions/clipped_ratio': truncated.mean(),
       'completions/mean_terminated_length': terminated.mean() if terminated.size else 0.0,
@@ -97,12 +100,30 @@ def rollout_metrics(
       'repetition': np.mean([repetition(text) for text in texts]),
       'language_mixing': np.mean([is_mixed(text) for text in texts])}
   for name, values in rewards.components.items():
-    judged = values[~np.isnan(values)]
+    judged = _judged(values)
     if judged.size:
       metrics |= {f'rewards/{name}/mean': judged.mean(), f'rewards/{name}/std': judged.std()}
   metrics |= {f'rewards/{name}' if '/' in name else f'rewards/workers/{name}': count
               for name, count in rewards.counters.items()}
   return {name: float(value) for name, value in metrics.items()}
+
+
+def unequal_groups(rewards: Rewards, group_size: int) -> np.ndarray:
+  """[groups] bool: those in which two judged completions have different rewards."""
+  grouped = rewards.total.reshape(-1, group_size)
+  judged = ~np.isnan(grouped)
+  return (np.where(judged, grouped, -np.inf).max(1)
+          > np.where(judged, grouped, np.inf).min(1))
+
+
+def _judged(values: np.ndarray) -> np.ndarray:
+  return values[~np.isnan(values)]
+
+
+def _mean_deviation(grouped: np.ndarray) -> float:
+  """The mean over groups [B, G] of the deviation of what was judged; 0 where that is below two."""
+  groups = [_judged(group) for group in grouped]
+  return float(np.mean([group.std(ddof=1) if group.size > 1 else 0.0 for group in groups]))
 
 
 def sample_rows(
@@ -130,7 +151,7 @@ def sample_rows(
       prompt=prompt_texts[n // group_size], completion=completion.text,
       num_tokens=completion.num_tokens, truncated=completion.truncated,
       num_prompt_tokens=int(prompts.prompt_lengths[n // group_size]),
-      rewards={'reward': float(rewards.total[n])} | {
+      rewards={'reward': component(rewards.total, n)} | {
           name: component(values, n) for name, values in rewards.components.items()},
       **named(prompts.examples[n // group_size]))
       for n, completion in enumerate(completions)]

@@ -290,12 +290,62 @@ def test_reinforce_pp_with_baseline_subtracts_the_groups_mean_first():
     advantages.reinforce_pp_baseline(GROUPED, MASK)
 
 
+UNJUDGED = {
+    'group_relative': lambda r, m: group_relative(r),
+    'batch': lambda r, m: group_relative(r, scale='batch'),
+    'none': lambda r, m: group_relative(r, scale='none'),
+    'leave_one_out': lambda r, m: leave_one_out(r),
+    'batch_normalized': lambda r, m: advantages.batch_normalized(r),
+    'beta_normalized': lambda r, m: advantages.beta_normalized(jnp.where(r > 0, 1.0, 0.0 * r)),
+    'per_reward': lambda r, m: advantages.per_reward(jnp.stack([r, 0.5 * r ** 2], -1)),
+    'baseline': lambda r, m: advantages.reinforce_pp_baseline(r, m),
+    'reinforce_pp': lambda r, m: advantages.reinforce_pp(
+        r.reshape(-1), 0.5 * m, -0.1 * m, m, kl_coefficient=0.1),
+    'gae': lambda r, m: gae(jnp.zeros_like(m).at[:, 0].set(r.reshape(-1)), 0.3 * m, m)[0],
+    'to_go': lambda r, m: reward_to_go(jnp.zeros_like(m).at[:, 0].set(r.reshape(-1)), m),
+    'group_filter': lambda r, m: advantages.group_filter(r)}
+
+
+@pytest.mark.parametrize('call', UNJUDGED.values(), ids=UNJUDGED)
+@hypothesis.settings(deadline=None, derandomize=True, max_examples=4)
+@hypothesis.given(st.data())
+def test_the_others_get_what_they_would_get_without_the_unjudged(call, data):
+  """One completion of each group is not judged, any one of them."""
+  rewards = np.float32(data.draw(st.lists(
+      st.integers(-4, 4), min_size=12, max_size=12))).reshape(3, 4) / 4
+  places = np.array(data.draw(st.lists(st.integers(0, 3), min_size=3, max_size=3)))
+  lengths = np.array(data.draw(st.lists(st.integers(1, 5), min_size=12, max_size=12)))
+  mask = jnp.asarray(np.arange(5) < lengths[:, None], jnp.float32)
+  gone = np.zeros((3, 4), bool)
+  gone[np.arange(3), places] = True
+  got = np.asarray(call(jnp.asarray(np.where(gone, np.nan, rewards)), mask))
+  want = call(jnp.asarray(rewards[~gone].reshape(3, 3)), mask[~gone.ravel()])
+  if got.dtype == bool:
+    np.testing.assert_array_equal(got, want)
+    return
+  np.testing.assert_allclose(got[~gone.ravel()], want, rtol=2e-5, atol=1e-6)
+  np.testing.assert_array_equal(got[gone.ravel()], 0 * got[gone.ravel()])
+
+
+def test_a_critic_does_not_learn_from_what_was_not_judged():
+  rewards = np.where(MASK == 1, TOKENS['rewards'], np.nan)
+  rewards[0, 1] = np.nan
+  found, returns = gae(rewards, TOKENS['values'], MASK)
+  assert not np.any(found[0]) and np.isnan(returns[0][MASK[0] == 1]).all()
+  whole, whole_returns = gae(TOKENS['rewards'], TOKENS['values'], MASK)
+  np.testing.assert_array_equal(found[1:], whole[1:])
+  np.testing.assert_array_equal(returns[1:], whole_returns[1:])
+
+
 # DAPO's filter and penalty.
 
 def test_group_filter_keeps_groups_with_some_right_and_some_wrong():
   correct = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1]])
   for given in (correct, correct == 1, np.float32(correct), 2.0 * correct - 1):
     np.testing.assert_array_equal(advantages.group_filter(given), [False, True, True, False])
+  unjudged = np.float32([[np.nan, 1, 1], [np.nan, 1, 0], [np.nan] * 3, [np.nan, 0, 0]])
+  np.testing.assert_array_equal(
+      advantages.group_filter(unjudged), [False, True, False, False])
 
 
 def test_overlong_penalty_counts_tokens():

@@ -164,6 +164,24 @@ def test_calibration_does_not_depend_on_which_label_is_called_1():
                                 [1, 0, 0.5, 0])
 
 
+def test_what_was_not_judged_is_neither_right_nor_wrong():
+  text = {1: '<answer>1</answer>', 0: '<answer>2</answer>'}
+  rows = [[1, 0, 1, 0], [np.nan] * 4, [1, 1, np.nan, 0]]
+  completions = [Completion(text[int(verdict == 1)], 9, False) for row in rows for verdict in row]
+  examples = [dict(question='5+3=?', task=task) for task in 'aab']
+  got = scores(completions, np.ravel(rows), examples, num_samples=4, ks=(1, 4))
+  assert got['pass@1'] == mean_interval([1 / 2, 2 / 3])
+  assert got['pass@4'] == mean_interval([1])
+  assert got['majority@2'][0] == pytest.approx((1 / 2 + 1) / 2)
+  assert got['majority@4'] == mean_interval([1 / 2])
+  assert got['judged'] == mean_interval([1, 0, 3 / 4])
+  assert got['pass@1/a'][0] == 1 / 2 and got['pass@1/b'][0] == pytest.approx(2 / 3)
+  whole = scores(completions[:4], rows[0], examples[:1], num_samples=4)
+  assert 'judged' not in whole
+  nothing = scores(completions[4:8], rows[1], examples[:1], num_samples=4)
+  assert nothing['judged'][0] == 0 and not {'pass@1', 'majority@4'} & nothing.keys()
+
+
 def test_skills_weigh_tasks_alike_whatever_their_sizes():
   tasks, shares = ['a'] * 4 + ['b'] * 2 + [None], [1, 0, 1, 0, 1, 0.5, 0]
   got = task_scores(tasks, shares)

@@ -133,6 +133,16 @@ def test_explained_variance_equals_float64_numpy(mask):
   assert not np.any(jax.grad(explained_variance)(args['values'], returns, mask))
 
 
+def test_a_return_that_is_not_known_does_not_count():
+  args = example()
+  unknown = args | {'returns': jnp.asarray(args['returns']).at[0].set(jnp.nan)}
+  without = jnp.asarray(MASK).at[0].set(0)
+  jax.tree.map(np.testing.assert_array_equal, with_gradient(unknown),
+               with_gradient(args, mask=without))
+  assert explained_variance(unknown['values'], unknown['returns'], MASK) == explained_variance(
+      args['values'], args['returns'], without)
+
+
 @pytest.mark.parametrize('change, message', [
     (dict(values=np.zeros(5)), r'values must have shape \[N, C\], got \[5\]'),
     (dict(returns=np.zeros((6, 4))), r'returns must have shape \[6, 5\], got \[6, 4\]'),

@@ -18,20 +18,24 @@ def completion(text):
   return Completion(text, len(text), False)
 
 
-def compute(functions, texts, answers=None, **kwargs):
+def compute(functions, texts, answers=None, group_size=1, **kwargs):
   examples = [{'answer': answer} for answer in answers or [''] * len(texts)]
   with RewardSuite(functions, **kwargs) as suite:
-    return suite.submit([completion(text) for text in texts], examples).collect()
+    return suite.submit(
+        [completion(text) for text in texts], examples, group_size=group_size).collect()
 
 
-def test_total_is_the_weighted_sum_and_none_counts_as_nothing():
+def test_total_is_the_weighted_sum_of_what_was_judged():
   rng = random.Random(0)
   values = {name: [rng.choice((None, rng.uniform(-1, 1))) for _ in range(40)] for name in 'ab'}
   weights = {'a': 0.5, 'b': -2.0}
   rewards = compute(
       {name: (lambda c, e, name=name: values[name][int(c.text)], weights[name]) for name in 'ab'},
       [str(i) for i in range(40)])
-  expected = [sum(weights[n] * (values[n][i] or 0) for n in 'ab') for i in range(40)]
+  judged = [[n for n in 'ab' if values[n][i] is not None] for i in range(40)]
+  expected = [sum(weights[n] * values[n][i] for n in names) if names else math.nan
+              for i, names in enumerate(judged)]
+  assert rewards.counters['unjudged/reward'] == judged.count([]) > 0
   np.testing.assert_allclose(rewards.total, expected, rtol=1e-12)
   assert rewards.total.dtype == np.float64
   for name in 'ab':
@@ -39,6 +43,31 @@ def test_total_is_the_weighted_sum_and_none_counts_as_nothing():
     np.testing.assert_array_equal(rewards.components[name], as_nan)
     assert rewards.counters[f'unjudged/{name}'] == values[name].count(None) > 0
   assert rewards.counters['timeouts'] == rewards.counters['crashes'] == 0
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize('a, b, total', [
+    ([1, 1, 1, None], [0, 0, 0, 0], [1, 1, 1, NAN]),    # cannot be compared with the others
+    ([None] * 4, [0, 1, 0, 1], [0, 2, 0, 2]),           # says nothing of this group
+    ([None, 1, 1, 1], [None, 1, 0, None], [NAN, 3, 1, NAN]),
+    ([None] * 4, [None] * 4, [NAN] * 4),
+    ([None] * 4, [None, 1, None, None], [NAN, 2, NAN, NAN])])
+def test_what_a_reward_cannot_judge_is_not_punished(a, b, total):
+  columns = {'a': ([*a, 1, 0, 1, 0], 1.0), 'b': ([*b, 0, 0, 0, 0], 2.0),
+             'logged': ([None, 1] * 4, 0.0)}
+  rewards = compute({name: (lambda c, e, values=values: values[int(c.text)], weight)
+                     for name, (values, weight) in columns.items()}, '01234567', group_size=4)
+  np.testing.assert_array_equal(rewards.total, [*total, 1, 0, 1, 0])
+  assert rewards.counters['unjudged/reward'] == np.isnan(total).sum()
+
+
+def test_totals_that_overflow_are_refused_by_name():
+  with pytest.raises(ValueError, match="^Reward 'big' of completion 1 is 1e.17, times its weight 1"
+                     '000.0, which makes a total beyond 1e.18: lower the weight'):
+    compute({'small': (lambda c, e: None, 1.0),
+             'big': (lambda c, e: 1e17 * bool(c.text), 1000.0)}, ['', 'x'])
 
 
 def test_the_rewards_of_the_table_by_name():
@@ -83,9 +112,10 @@ def test_pitfall_16_workers_answer_in_order_and_one_that_hangs_costs_only_itself
     first = suite.submit(completions, examples)
     second = suite.submit(completions[2:], examples[2:])
     assert first.collect().components['number'].tolist() == [1, 0, 1, 0, 1, 1]
-    assert first.collect().counters == {'unjudged/number': 0, 'timeouts': 1, 'crashes': 0}
+    none = {'unjudged/number': 0, 'unjudged/reward': 0, 'timeouts': 0, 'crashes': 0}
+    assert first.collect().counters == none | {'timeouts': 1}
     assert second.collect().components['number'].tolist() == [1, 0, 1, 1]
-    assert second.collect().counters == {'unjudged/number': 0, 'timeouts': 0, 'crashes': 0}
+    assert second.collect().counters == none
 
 
 @pytest.mark.parametrize('value', [
@@ -129,6 +159,8 @@ def test_impossible_suites_and_batches_are_refused():
   with RewardSuite(named_rewards({'format': 1.0})) as suite:
     with pytest.raises(ValueError, match='2 completions for 1 examples: give one example'):
       suite.submit([completion('')] * 2, [{}])
+    with pytest.raises(ValueError, match='group_size must divide the 3 completions, got 2'):
+      suite.submit([completion('')] * 3, [{}] * 3, group_size=2)
 
 
 def test_the_rewards_room_never_imports_jax():

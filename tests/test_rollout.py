@@ -72,6 +72,26 @@ def test_metrics_where_no_completion_ended_and_groups_are_of_one():
   assert got['reward_std'] == 0 and got['frac_reward_zero_std'] == 1
 
 
+def test_what_was_not_judged_is_left_out_of_every_metric():
+  judged = dataclasses.replace(REWARDS, total=np.array([1.0, np.nan, 0.5, 0.5, 0.0, 1.0]))
+  got = rollouts.rollout_metrics([COMPLETIONS[0]] * 6, dataclasses.replace(judged, components={
+      'format': judged.total}), group_size=3)
+  assert got['reward'] == got['rewards/format/mean'] == pytest.approx(0.6)
+  assert got['reward_std'] == pytest.approx((np.std([1, 0.5], ddof=1) + np.std(
+      [0.5, 0, 1], ddof=1)) / 2)
+  assert got['frac_reward_zero_std'] == 0
+  nothing = dataclasses.replace(REWARDS, total=np.full(4, np.nan))
+  got = rollouts.rollout_metrics(COMPLETIONS, nothing, group_size=2)
+  assert 'reward' not in got and got['reward_std'] == 0 and got['frac_reward_zero_std'] == 1
+  assert all(map(np.isfinite, got.values()))
+
+
+def test_a_group_is_unequal_if_two_of_its_judged_rewards_differ():
+  groups = [[1, 1, 1], [1, 0, 1], [np.nan, 0, 0], [np.nan, 0, 0.5], [np.nan] * 3]
+  rewards = Rewards(np.ravel(groups), {}, {})
+  assert rollouts.unequal_groups(rewards, 3).tolist() == [False, True, False, True, False]
+
+
 def test_sample_rows_are_json_and_name_their_example():
   ids = np.array([7, 3], np.int32)
   prompts = PromptBatch(np.zeros((2, 4), np.int32), np.ones(2, np.int32), ids, [
@@ -84,6 +104,9 @@ def test_sample_rows_are_json_and_name_their_example():
     assert [r.get(field, '') for r in records] == [value, value, '', '']
   assert 'check' not in records[0]
   assert records[2]['completion'] == 'check, but wrong' and records[2]['truncated']
+  unjudged = rollouts.sample_rows(prompts, ['p', 'q'], COMPLETIONS, dataclasses.replace(
+      REWARDS, total=np.full(4, np.nan)), group_size=2)
+  assert unjudged[0]['rewards']['reward'] is None
   assert records[1]['rewards'] == {'reward': 0.0, 'format': 0.0, 'number': 1.0, 'never': None}
 
 

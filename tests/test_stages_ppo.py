@@ -146,6 +146,31 @@ def test_pitfall_07_every_advantage_is_finite_and_zero_for_equal_rewards(batch, 
     assert not np.any(equal.advantages)
 
 
+@pytest.mark.parametrize('kind', [*rl_programs.ADVANTAGES, 'in the reward'])
+def test_what_was_not_judged_gets_nothing_and_changes_nothing(batch, kind):
+  """Of four completions of a group, against the batch without it; the critic is not taught it."""
+  fields: dict = dict(advantage=kind)
+  if kind == 'in the reward':
+    fields = dict(advantage='leave_one_out', kl_coefficient=0.3, kl_place='reward')
+  whole = dataclasses.replace(batch, completion_mask=batch.completion_mask.at[2].set(1))
+
+  def credit(batch, rewards, group_size):
+    settings = runs.merged(rl.DEFAULT, fields | dict(group_size=group_size))
+    return rl_programs.make_compute_advantages(settings)(batch, rewards, jnp.float32(0.3))
+
+  kept = jnp.array([0, 2, 3])
+  got, measured = credit(whole, REWARDS.at[1].set(jnp.nan), 4)
+  rest = jax.tree.map(lambda x: x[kept] if x.shape[0] == 4 else x, whole)
+  want, wanted = credit(rest, REWARDS[kept], 3)
+  np.testing.assert_allclose(got.advantages[kept], want.advantages, rtol=1e-5, atol=1e-6)
+  assert not np.any(got.advantages[1])
+  if kind == 'gae':
+    np.testing.assert_allclose(got.returns[kept], want.returns, rtol=1e-5, atol=1e-6)
+    assert np.isnan(got.returns[1]).all()
+    assert float(measured['critic/explained_variance']) == pytest.approx(
+        float(wanted['critic/explained_variance']), rel=1e-5)
+
+
 def test_a_critic_learns_returns(tiny, prompts):
   """Sixty updates on one batch take nine tenths of the squared error, shared prompts and all."""
   rng = np.random.default_rng(0)
@@ -198,6 +223,33 @@ def test_dynamic_sampling_fills_the_batch_with_unequal_groups(base, tmp_path):
     if rounds < 7:
       assert kept == 4
     assert record['num_trained_tokens'] < record['num_tokens'] or rounds == 1
+
+
+def seldom_judged(completion, example):
+  return None if len(completion.text) % 2 else runs.by_bytes(completion, example)
+
+
+@pytest.mark.parametrize('advantage', ['group_relative', 'gae'])
+def test_a_run_goes_on_where_a_reward_cannot_judge(base, tmp_path, advantage):
+  """Of some completions, and of none at all in the second rollout."""
+  calls = []
+
+  def reward(completion, example):
+    calls.append(seldom_judged(completion, example) if len(calls) < 8 else None)
+    return calls[-1]
+
+  config = runs.rl_config(base, advantage=advantage, steps=2, group_size=4, kl_coefficient=0.1,
+                          sampling=dict(max_new_tokens=8, chunk=8))
+  rl.run(config, {}, tmp_path, reward_functions={'seldom': (reward, 1.0)})
+  first, second = metrics.read_metrics(tmp_path)
+  judged = [value for value in calls if value is not None]
+  assert first['rewards/unjudged/seldom'] == first['rewards/unjudged/reward'] == 8 - len(judged) > 0
+  assert first['reward'] == first['rewards/seldom/mean'] == pytest.approx(np.mean(judged))
+  assert 'reward' not in second and second['rewards/unjudged/reward'] == 8
+  for record in (first, second):
+    assert record['skipped_updates'] == 0 and all(map(np.isfinite, record.values()))
+  rewards = [line['rewards'] for line in metrics.read_jsonl(tmp_path / 'rollouts')]
+  assert [each['reward'] for each in rewards] == [each['seldom'] for each in rewards] == calls
 
 
 def test_the_length_penalty_is_a_reward_beside_the_others(base, tmp_path):

@@ -12,11 +12,6 @@ def rewards_of(*groups):
   return Rewards(np.ravel(groups).astype(float), {}, {})
 
 
-def test_a_group_is_unequal_if_any_of_its_rewards_differs():
-  rewards = rewards_of([1, 1, 1], [1, 0, 1], [0, 0, 0], [0, 0, 0.5])
-  assert dynamic_sampling.unequal_groups(rewards, 3).tolist() == [False, True, False, True]
-
-
 def test_unequal_groups_are_chosen_first_and_in_their_order():
   rng = np.random.default_rng(0)
   for _ in range(50):

@@ -73,6 +73,7 @@ def test_each_part_has_its_own_rewards_united_by_name():
   want = np.where(np.arange(6) < 2, bytes_, 0.5 * np.nan_to_num(length) + np.nan_to_num(safety))
   np.testing.assert_allclose(got.total, want)
   assert got.counters['unjudged/reward_model/safety'] == 2 and got.counters['timeouts'] == 0
+  assert got.counters['unjudged/reward'] == 0
   parts = rl_rewards.totals_by_part(got, 1, 2, group_size=2)
   assert parts == {'reward/reasoning': pytest.approx(want[:2].mean()),
                    'reward/general': pytest.approx(want[2:].mean())}
@@ -105,3 +106,23 @@ def test_a_completion_means_the_same_after_another_templates_prompt(before, afte
   if not before:    # without a chain of thought the whole is the answer
     got = rl_rewards.reframe(' Seven.', prompt_opens_think=False, new_prompt_opens_think=after)
     assert final_summary(got, prompt_opens_think=after) == 'Seven.'
+
+
+def test_what_no_source_judged_has_no_total_and_a_rule_does_not_hide_what_a_model_left_out():
+  def rule(completion, example):
+    return None if completion.num_tokens == 1 else 1.0
+
+  source = rl_rewards.RewardSource(RewardSuite({'rule': (rule, 1.0)}), models_of(safety=1.0))
+  sources = rl_rewards.RewardSources(source)
+  examples = [dict(question='q', objective=objective) for objective in OBJECTIVES]
+  pending, _ = sources.submit(completions_of(4), examples, num_general=0, owners=np.zeros(2, int))
+  got = pending.collect()
+  sources.close()
+  assert np.isnan(got.total).tolist() == [False, True, False, False]
+  assert got.total[0] == 1 and got.counters['unjudged/reward'] == 1
+  penalised = rl_rewards.penalise_overlong(got, completions_of(4), max_length=4, buffer=4)
+  assert np.isnan(penalised.total[1]) and penalised.total[0] == 1
+  parts = rl_rewards.totals_by_part(got, 1, 1, group_size=2)
+  assert parts['reward/reasoning'] == 1 and parts['reward/general'] > 1
+  nothing = Rewards(np.full(4, np.nan), {}, {})
+  assert rl_rewards.totals_by_part(nothing, 1, 1, group_size=2) == {}

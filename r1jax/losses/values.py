@@ -19,7 +19,8 @@ def value_loss(
 
   Args:
     values: [N, C] of the critic: V_t is the expected return before token t, in units of reward.
-    returns: [N, C], the second result of `advantages.gae`.
+    returns: [N, C], the second result of `advantages.gae`; a token whose return is NaN, because its
+      completion could not be judged, does not count.
     completion_mask: [N, C], 0 where a token does not count.
     old_values: [N, C] from before the update; None: ½·mean_t (V − R)².
     clip_epsilon: ε, in units of reward (not relative).
@@ -38,7 +39,7 @@ def value_loss(
                 old_values=old_values)
   checks.floats(values=values, returns=returns, old_values=old_values)
   checks.at_least(0, clip_epsilon=clip_epsilon)
-  mask = completion_mask != 0
+  mask = (completion_mask != 0) & ~jnp.isnan(returns)
   errors = larger = jnp.square(select(_float32(values) - _fixed(returns), mask))
   sums = {'value/mean': jnp.sum(select(_fixed(values), mask), 1),
           'value/error': jnp.sum(jax.lax.stop_gradient(errors), 1)}
@@ -51,7 +52,7 @@ def value_loss(
     sums['value/clip_ratio'] = jnp.sum(acts.astype(jnp.float32), 1)
   # One reduction over rows for the loss, the number of tokens and the metrics.
   loss, num_tokens, *totals = jnp.sum(jnp.stack([
-      jnp.sum(larger, 1), jnp.sum(_float32(completion_mask), 1), *sums.values()]), 1)
+      jnp.sum(larger, 1), jnp.sum(select(_float32(completion_mask), mask), 1), *sums.values()]), 1)
   normalizer = jnp.maximum(num_tokens, 1) if normalizer is None else normalizer
   metrics = {name: total / normalizer for name, total in zip(sums, totals)}
   return 0.5 * loss / normalizer, jax.lax.stop_gradient(metrics)
@@ -67,7 +68,7 @@ def explained_variance(
 
   Args:
     values: [N, C] of the critic, in units of reward.
-    returns: [N, C].
+    returns: [N, C]; a token whose return is NaN does not count.
     completion_mask: [N, C], 0 where a token does not count.
 
   Returns:
@@ -79,14 +80,14 @@ def explained_variance(
   checks.rank('[N, C]', values=values)
   checks.shapes(values.shape, returns=returns, completion_mask=completion_mask)
   checks.floats(values=values, returns=returns)
-  values = select(_fixed(values), completion_mask)
-  returns = select(_fixed(returns), completion_mask)
+  mask = (completion_mask != 0) & ~jnp.isnan(returns)
+  values, returns = select(_fixed(values), mask), select(_fixed(returns), mask)
 
   def squares(x):
-    return masked_sum(jnp.square(x - masked_mean(x, completion_mask)), completion_mask)
+    return masked_sum(jnp.square(x - masked_mean(x, mask)), mask)
 
   # Equal returns may differ from their rounded mean, but their range is exactly 0.
-  varied = masked_max(returns, completion_mask) > -masked_max(-returns, completion_mask)
+  varied = masked_max(returns, mask) > -masked_max(-returns, mask)
   unexplained = squares(returns - values) / jnp.where(varied, squares(returns), 1)
   return jnp.where(varied, 1 - unexplained, 0)
 

@@ -102,11 +102,16 @@ def own_compute(artifact: Artifact) -> Compute:
 
 
 def read_votes(artifact: Artifact, evaluation: str = REASONING) -> Votes | None:
-  """Votes and budgets of a stage, from the samples of an evaluation; None if there are none."""
+  """Votes and budgets of a stage, from the samples of an evaluation; None if there are none.
+
+  Problems with a completion that could not be judged are left out.
+  """
   path = artifact.folder / 'evaluations' / f'{evaluation}.jsonl'
   if not path.exists():
     return None
   samples = [json.loads(line) for line in path.read_text().split('\n') if line]
+  unjudged = {sample['example_id'] for sample in samples if sample['rewards']['reward'] is None}
+  samples = [sample for sample in samples if sample['example_id'] not in unjudged]
   if not samples:
     return None
   model = artifact.manifest.model
@@ -121,7 +126,8 @@ def votes_of(
   budget, a completion counts only if it ended.
 
   Args:
-    samples: rows of `rollout.sample_rows`, those of a problem together and equally many of each.
+    samples: rows of `rollout.sample_rows`, all of them judged, those of a problem together and
+      equally many of each.
     model: the configuration of the model that drew them, for `operations`; None if unknown.
   """
   count = 1 + max(sample['sample'] for sample in samples)

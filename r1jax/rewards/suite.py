@@ -41,6 +41,7 @@ REWARDS: dict[str, RewardFunction] = {
     **{f'language_{name}': functools.partial(language_reward, target=name) for name in LANGUAGES},
 }
 _WAITING = (accuracy.number_reward,)
+LARGEST = 1e18    # of a reward: devices compute in float32, where squares overflow from 2e19 on
 
 
 def named_rewards(
@@ -72,14 +73,47 @@ class Rewards:
   """The rewards of N completions, in their order.
 
   Attributes:
-    total: [N] float64, the sum of weight × component, a component of None counting as 0.
+    total: [N] float64, the weighted sum of the components, NaN where `weigh` finds none.
     components: by reward name, [N] float64 before weighting, NaN for None.
-    counters: `unjudged/<name>`, the number of None; `timeouts` and `crashes` of workers, each of
-      which scored 0.
+    counters: `unjudged/<name>`, the number of None, and `unjudged/reward`, that of the totals;
+      `timeouts` and `crashes` of workers, each of which scored 0.
   """
   total: np.ndarray
   components: dict[str, np.ndarray]
   counters: dict[str, int]
+
+  @classmethod
+  def weigh(
+      cls, components: dict[str, np.ndarray], weights: Mapping[str, float],
+      counters: Mapping[str, int], *, group_size: int,
+  ) -> 'Rewards':
+    """Rewards whose total is Σ weight × component, over the rewards that can judge a group.
+
+    A reward that judges no completion of a group says nothing of it and is left out of the group's
+    totals: its gold cannot be read, or its rule is for other tasks. A completion that a reward
+    could not judge, while it judged another one of the group, cannot be compared with that one: its
+    total is NaN. So is the total of what no reward judged. Rewards of weight 0 are only logged.
+
+    Args:
+      components: by reward name, [N] float64, a group's together, NaN for None.
+      weights: by the same names.
+      counters: as of the class.
+      group_size: G, a divisor of N.
+
+    Raises:
+      UserError: a total is too large for the float32 of a device.
+    """
+    total = np.zeros(len(next(iter(components.values()))))
+    for name, weight in weights.items():
+      total += weight * np.nan_to_num(components[name])
+    _check_totals(total, components, weights)
+    weighted = [name for name, weight in weights.items() if weight] or list(weights)
+    judged = ~np.isnan([components[name] for name in weighted]).reshape(
+        len(weighted), -1, group_size)
+    left_out = ~judged.any(2, keepdims=True)
+    comparable = (judged | left_out).all(0) & judged.any(0)
+    total[~comparable.reshape(-1)] = np.nan
+    return cls(total, components, {**counters, 'unjudged/reward': int((~comparable).sum())})
 
   @classmethod
   def concatenate(cls, parts: Sequence['Rewards']) -> 'Rewards':
@@ -163,23 +197,33 @@ class RewardSuite:
     self._background = threads(max_workers=1)
     self._waiting = threads(max_workers=num_workers)
 
+  @property
+  def weights(self) -> dict[str, float]:
+    """The weight of each reward, by name."""
+    return {name: weight for name, (_, weight) in self._functions.items()}
+
   def submit(
-      self, completions: Sequence[Completion], examples: Sequence[Mapping],
+      self, completions: Sequence[Completion], examples: Sequence[Mapping], *, group_size: int = 1,
   ) -> PendingRewards:
     """Starts computing the rewards of N completions and returns at once.
 
     Args:
-      completions: N completions.
+      completions: N completions, a group's together.
       examples: the N examples they answer; a group repeats its example.
+      group_size: the completions that are compared with each other, see `Rewards.weigh`.
 
     Raises:
-      UserError: the numbers of completions and examples differ.
+      UserError: the numbers of completions and examples differ, or group_size does not divide them.
     """
     if len(completions) != len(examples):
       raise UserError(
           f'There are {len(completions)} completions for {len(examples)} examples: '
           'give one example for each completion.')
-    future = self._background.submit(self._compute, tuple(completions), tuple(examples))
+    if group_size < 1 or len(completions) % group_size:
+      raise UserError(f'group_size must divide the {len(completions)} completions, got '
+                      f'{group_size}.')
+    future = self._background.submit(
+        self._compute, tuple(completions), tuple(examples), group_size)
     return PendingRewards(future.result)
 
   def close(self) -> None:
@@ -194,22 +238,35 @@ class RewardSuite:
   def __exit__(self, *exception) -> None:
     self.close()
 
-  def _compute(self, completions: Sequence[Completion], examples: Sequence[Mapping]) -> Rewards:
+  def _compute(
+      self, completions: Sequence[Completion], examples: Sequence[Mapping], group_size: int,
+  ) -> Rewards:
     timeouts, crashes = self._pool.timeouts, self._pool.crashes
-    total = np.zeros(len(completions))
     components, counters = {}, {}
-    for name, (function, weight) in self._functions.items():
+    for name, (function, _) in self._functions.items():
       apply = self._waiting.map if function in _WAITING else map
       component = np.fromiter(
           apply(functools.partial(_checked_reward, name, function), range(len(completions)),
                 completions, examples),
           np.float64, count=len(completions))
-      total += weight * np.nan_to_num(component)
       components[name] = component
       counters[f'unjudged/{name}'] = int(np.isnan(component).sum())
     counters['timeouts'] = self._pool.timeouts - timeouts
     counters['crashes'] = self._pool.crashes - crashes
-    return Rewards(total, components, counters)
+    return Rewards.weigh(components, self.weights, counters, group_size=group_size)
+
+
+def _check_totals(
+    total: np.ndarray, components: Mapping[str, np.ndarray], weights: Mapping[str, float],
+) -> None:
+  if np.all(np.abs(total) <= LARGEST):
+    return
+  n = int(np.argmax(~(np.abs(total) <= LARGEST)))
+  values = {name: components[name][n] for name in weights}
+  name = max(values, key=lambda name: np.nan_to_num(abs(weights[name] * values[name])))
+  raise UserError(
+      f'Reward {name!r} of completion {n} is {values[name]}, times its weight {weights[name]}, '
+      f'which makes a total beyond {LARGEST:g}: lower the weight.')
 
 
 def _checked_reward(

@@ -44,7 +44,7 @@ def sample_rounds(
   """
   rounds = [sample(counters)]
   while len(rounds) <= config['dynamic_sampling_rounds']:
-    unequal = unequal_groups(collect(rounds), config['group_size'])
+    unequal = rollouts.unequal_groups(collect(rounds), config['group_size'])
     if unequal.sum() >= config['prompts_per_batch']:
       break
     rounds.append(sample(rounds[-1].next_counters))
@@ -60,12 +60,6 @@ def lengths_of(rounds: Sequence[Round], group_size: int) -> np.ndarray:
   """[groups of all rounds, group_size]: the tokens of the completions."""
   lengths = [completion.num_tokens for completion in completions_of(rounds)]
   return np.asarray(lengths).reshape(-1, group_size)
-
-
-def unequal_groups(rewards: Rewards, group_size: int) -> np.ndarray:
-  """[groups] bool: those whose rewards are not all the same."""
-  grouped = rewards.total.reshape(-1, group_size)
-  return (grouped != grouped[:, :1]).any(1)
 
 
 def choose_groups(unequal: np.ndarray, count: int) -> np.ndarray:

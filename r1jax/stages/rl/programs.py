@@ -221,7 +221,7 @@ def make_compute_advantages(settings: Mapping[str, Any]) -> Callable:
       return dataclasses.replace(batch, advantages=found), {}
     per_token = advantages.token_rewards(rewards, sampled, reference, mask, **options)
     if kind == 'gae':
-      return _with_critic_advantages(batch, per_token, critic)
+      return _with_critic_advantages(batch, per_token, ~jnp.isnan(rewards), critic)
     # An empty completion has no last token, but its reward counts.
     by_row = masked_sum(per_token, mask, 1) if in_reward else rewards.astype(jnp.float32)
     found = SEQUENCE_ADVANTAGES[kind](by_row.reshape(-1, settings['group_size']))
@@ -230,10 +230,13 @@ def make_compute_advantages(settings: Mapping[str, Any]) -> Callable:
 
 
 def _with_critic_advantages(
-    batch: Batch, per_token: jax.Array, critic: Mapping[str, Any],
+    batch: Batch, per_token: jax.Array, judged: jax.Array, critic: Mapping[str, Any],
 ) -> tuple[Batch, dict[str, jax.Array]]:
-  """(the batch with the advantages of GAE and returns, metrics), from rewards by token [N, C]."""
-  mask, values = batch.completion_mask, batch.old_values
+  """(the batch with the advantages of GAE and returns, metrics), from rewards by token [N, C].
+
+  Rows that are not `judged` [N] take no part, see `advantages.gae`.
+  """
+  values, mask = batch.old_values, batch.completion_mask * judged[:, None]
   assert values is not None, 'GAE needs the values of the critic'
   if critic['whiten_rewards']:
     per_token = advantages.whiten(per_token, mask, shift_mean=False)
@@ -242,6 +245,7 @@ def _with_critic_advantages(
   measured = {'critic/explained_variance': losses.explained_variance(values, returns, mask)}
   if critic['whiten_advantages']:
     found = advantages.whiten(found, mask)
+  returns = jnp.where(judged[:, None], returns, jnp.nan)
   return dataclasses.replace(batch, advantages=found, returns=returns), measured
 
 

@@ -55,6 +55,11 @@ class RewardSource(NamedTuple):
   rules: RewardSuite | None
   models: Mapping[str, ScoringModel]
 
+  @property
+  def weights(self) -> dict[str, float]:
+    """The weight of each component."""
+    return ({} if self.rules is None else self.rules.weights) | _weights(self.models)
+
 
 class RewardSources:
   """The rewards of reasoning prompts, and of general prompts where there are any."""
@@ -102,14 +107,17 @@ def _submit(
   """`RewardSources.submit` for prompts of one kind."""
   pending = None if source.rules is None else rollouts.submit_rewards(
       source.rules, completions, examples, owners)
+  if pending is not None and not source.models:
+    return pending, Compute()
   scored, taken = score(source.models, completions, examples)
 
   def collect() -> Rewards:
     if pending is None:
       return scored
     rules = pending.collect()
-    return Rewards(rules.total + scored.total, rules.components | scored.components,
-                   rules.counters | scored.counters)
+    return Rewards.weigh(
+        rules.components | scored.components, source.weights, rules.counters | scored.counters,
+        group_size=len(completions) // len(examples))
   return PendingRewards(collect), taken
 
 
@@ -123,12 +131,12 @@ def score(
   `reward_model/<name>` the others are NaN.
 
   Args:
-    models: by name.
+    models: by name, at least one.
     completions: R·G, by group.
     examples: the R examples that they answer.
   """
   group_size = len(completions) // len(examples)
-  total, components, counters, taken = np.zeros(len(completions)), {}, {}, Compute()
+  components, counters, taken = {}, {}, Compute()
   for name, model in models.items():
     component = np.full((len(examples), group_size), np.nan)
     judged = [place for place, example in enumerate(examples)
@@ -139,11 +147,18 @@ def score(
           [[completion.text for completion in
             completions[place * group_size:(place + 1) * group_size]] for place in judged])
       component[judged], taken = _sigmoid(scores), taken + took
-    by_row = component.reshape(-1)
-    total += model.weight * np.nan_to_num(by_row)
-    components[f'reward_model/{name}'] = by_row
-    counters[f'unjudged/reward_model/{name}'] = int(np.isnan(by_row).sum())
-  return Rewards(total, components, counters), taken
+    components[_component(name)] = component.reshape(-1)
+    counters[f'unjudged/{_component(name)}'] = int(np.isnan(component).sum())
+  return Rewards.weigh(components, _weights(models), counters, group_size=group_size), taken
+
+
+def _weights(models: Mapping[str, ScoringModel]) -> dict[str, float]:
+  return {_component(name): model.weight for name, model in models.items()}
+
+
+def _component(model: str) -> str:
+  """The name of a reward model's component."""
+  return f'reward_model/{model}'
 
 
 def penalise_overlong(
@@ -175,7 +190,7 @@ def truths(rewards: Rewards) -> dict[str, float]:
 def totals_by_part(
     rewards: Rewards, rounds: int, num_general: int, *, group_size: int,
 ) -> dict[str, float]:
-  """The mean totals of reasoning prompts and of general ones.
+  """The mean totals of reasoning prompts and of general ones, absent where nothing was judged.
 
   Args:
     rewards: of all rounds.
@@ -185,8 +200,9 @@ def totals_by_part(
   """
   by_prompt = rewards.total.reshape(rounds, -1, group_size)
   split = by_prompt.shape[1] - num_general
-  return {'reward/reasoning': float(by_prompt[:, :split].mean()),
-          'reward/general': float(by_prompt[:, split:].mean())}
+  parts = {'reward/reasoning': by_prompt[:, :split], 'reward/general': by_prompt[:, split:]}
+  return {name: float(np.nanmean(part)) for name, part in parts.items()
+          if not np.isnan(part).all()}
 
 
 def _sigmoid(scores: np.ndarray) -> np.ndarray:

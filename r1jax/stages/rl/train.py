@@ -280,7 +280,7 @@ class _Trainer:
     """(the groups to train on; which of all are unequal, None without dynamic sampling)."""
     if not self.config['dynamic_sampling_rounds']:
       return np.arange(self.config['prompts_per_batch']), None
-    unequal = dynamic_sampling.unequal_groups(self._collect(rounds), self.config['group_size'])
+    unequal = rollouts.unequal_groups(self._collect(rounds), self.config['group_size'])
     return dynamic_sampling.choose_groups(unequal, self.config['prompts_per_batch']), unequal
 
   def _collect(self, rounds: Sequence[Round]) -> Rewards:
