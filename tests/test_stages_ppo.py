@@ -171,6 +171,16 @@ def test_what_was_not_judged_gets_nothing_and_changes_nothing(batch, kind):
         float(wanted['critic/explained_variance']), rel=1e-5)
 
 
+def test_a_kl_inside_the_reward_has_its_own_price_where_another_one_adapts(batch):
+  """0.3 is the coefficient of the KL to the old policy then."""
+  fields = dict(advantage='gae', kl_place='reward', critic=dict(whiten_advantages=False))
+  got, _ = compute_advantages(
+      batch, kl_coefficient=0.1, loss=dict(old_kl_coefficient=0.3), **fields)
+  settings = runs.merged(rl.DEFAULT, dict(group_size=2, kl_coefficient=0.1) | fields)
+  want, _ = rl_programs.make_compute_advantages(settings)(batch, REWARDS, jnp.float32(0.1))
+  np.testing.assert_allclose(got.advantages, want.advantages, rtol=1e-6)
+
+
 def test_a_critic_learns_returns(tiny, prompts):
   """Sixty updates on one batch take nine tenths of the squared error, shared prompts and all."""
   rng = np.random.default_rng(0)

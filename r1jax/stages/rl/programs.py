@@ -165,8 +165,7 @@ def make_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
     kl: dict[str, Any] = (
         {'old_kl_coefficient': normalizers.kl_coefficient} if adapts_old else {})
     if settings['kl_coefficient'] and settings['kl_place'] == 'loss':
-      kl['kl_coefficient'] = (
-          settings['kl_coefficient'] if adapts_old else normalizers.kl_coefficient)
+      kl['kl_coefficient'] = _reference_coefficient(settings, normalizers.kl_coefficient)
     value, measured = losses.policy_loss(
         logprobs, batch.old_logprobs, batch.advantages, batch.completion_mask,
         normalizer=normalizers.loss, token_count=normalizers.token_count, entropies=entropies,
@@ -215,7 +214,8 @@ def make_compute_advantages(settings: Mapping[str, Any]) -> Callable:
     in_reward = settings['kl_coefficient'] and settings['kl_place'] == 'reward'
     reference = batch.reference_logprobs if in_reward else sampled
     assert reference is not None, 'a KL inside the reward needs reference_logprobs'
-    options: dict[str, Any] = dict(kl_coefficient=kl_coefficient, kl_estimator='k1')
+    options: dict[str, Any] = dict(
+        kl_coefficient=_reference_coefficient(settings, kl_coefficient), kl_estimator='k1')
     if kind == 'reinforce_pp':
       found = advantages.reinforce_pp(rewards, sampled, reference, mask, **options)
       return dataclasses.replace(batch, advantages=found), {}
@@ -247,6 +247,11 @@ def _with_critic_advantages(
     found = advantages.whiten(found, mask)
   returns = jnp.where(judged[:, None], returns, jnp.nan)
   return dataclasses.replace(batch, advantages=found, returns=returns), measured
+
+
+def _reference_coefficient(settings: Mapping[str, Any], adapted: jax.Array) -> Any:
+  """The coefficient of the KL to the reference: the one that adapts, unless the old KL's does."""
+  return settings['kl_coefficient'] if settings['loss']['old_kl_coefficient'] else adapted
 
 
 def make_programs(
