@@ -18,8 +18,10 @@ from r1jax import metrics
 from r1jax.metrics import labels
 from r1jax.records import Batch
 from r1jax.rewards.completion import Completion
+from r1jax.rewards.suite import REWARDS
 from r1jax.runtime import sharding
 from r1jax.stages import reward_model, rl
+from r1jax.stages.rl import dynamic_sampling
 from r1jax.stages.rl import programs as rl_programs
 from r1jax.tokenization import load_tokenizer
 
@@ -91,6 +93,27 @@ def test_general_prompts_enter_at_from_step_and_no_earlier(mixed):
             np.mean([line['rewards']['reward'] for line in lines]))
       means = [line['rewards']['length'] for line in new]
       assert record['rewards/length/mean'] == pytest.approx(np.mean(means))
+
+
+def test_dynamic_sampling_keeps_the_mixture(base, general, tmp_path, monkeypatch):
+  """Reasoning groups alone are unequal, and yet a general one is trained on in each rollout."""
+  trained = []
+  choose_groups = dynamic_sampling.choose_groups
+
+  def noting(unequal, *arguments):
+    chosen = choose_groups(unequal, *arguments)
+    trained.append((len(unequal) // 4, unequal[chosen].tolist(), (chosen % 4 == 3).tolist()))
+    return chosen
+  monkeypatch.setattr(dynamic_sampling, 'choose_groups', noting)
+  config = mixed_config(base, general, steps=1, dynamic_sampling_rounds=2,
+                        general_prompts=dict(from_step=0))
+  config['general_prompts'] |= dict(rewards={'same': 1.0}, reward_models={})
+  monkeypatch.setitem(REWARDS, 'same', lambda completion, example: 1.0)
+  rl.run(config, {}, tmp_path, reward_functions={'bytes': (runs.by_bytes, 1.0)})
+  rounds, unequal, kinds = trained[-1]
+  assert rounds == 3 and sum(kinds) == 1
+  assert sum(different for different, kind in zip(unequal, kinds) if not kind) == 3
+  assert not unequal[kinds.index(True)]
 
 
 def test_both_positions_are_kept(mixed):

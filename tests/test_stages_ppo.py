@@ -13,6 +13,7 @@ from r1jax import advantages, metrics
 from r1jax.records import Batch
 from r1jax.stages import rl
 from r1jax.stages.rl import programs as rl_programs
+from r1jax.stages.rl import rewards as rl_rewards
 from r1jax.training import train_step
 from r1jax.training.scalar_head import completion_values, init_scalar
 
@@ -233,6 +234,21 @@ def test_dynamic_sampling_fills_the_batch_with_unequal_groups(base, tmp_path):
     if rounds < 7:
       assert kept == 4
     assert record['num_trained_tokens'] < record['num_tokens'] or rounds == 1
+
+
+def test_dynamic_sampling_looks_at_rewards_with_the_length_penalty(base, tmp_path, monkeypatch):
+  def penalise(rewards, completions, **_):
+    penalty = np.array([runs.by_bytes(completion, {}) for completion in completions])
+    return dataclasses.replace(rewards, total=rewards.total + penalty)
+  monkeypatch.setattr(rl_rewards, 'penalise_overlong', penalise)
+  config = runs.rl_config(base, steps=1, prompts_per_batch=4, dynamic_sampling_rounds=3,
+                          overlong_buffer=7)
+  rl.run(config, {}, tmp_path, reward_functions={'same': (lambda completion, example: 1.0, 1.0)})
+  record, = metrics.read_metrics(tmp_path)
+  totals = [line['rewards']['reward'] for line in metrics.read_jsonl(tmp_path / 'rollouts')]
+  unequal = sum(a != b for a, b in zip(totals[::2], totals[1::2]))
+  assert unequal >= 4 and record['dynamic_sampling/rounds'] < 4
+  assert record['dynamic_sampling/equal_kept'] == 0
 
 
 def seldom_judged(completion, example):

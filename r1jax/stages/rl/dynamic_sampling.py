@@ -3,6 +3,8 @@
 A group whose rewards are all equal has no group-relative advantage. With DAPO's dynamic sampling
 (arXiv:2503.14476) more prompts are sampled until groups of unequal rewards fill the batch, or
 `config.dynamic_sampling_rounds` more passes are made; then groups of equal rewards fill it.
+Reasoning and general prompts fill their own parts of the batch. Rewards count with the length
+penalty.
 """
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,7 +34,7 @@ class Round(NamedTuple):
 
 def sample_rounds(
     sample: Callable[[Counters], Round], collect: Callable[[Sequence[Round]], Rewards],
-    counters: Counters, config: Mapping[str, Any],
+    counters: Counters, config: Mapping[str, Any], num_general: int = 0,
 ) -> list[Round]:
   """One sampling pass, or as many as dynamic sampling needs.
 
@@ -41,11 +43,12 @@ def sample_rounds(
     collect: from rounds to their rewards; called by dynamic sampling alone, as it waits.
     counters: the position in the data of the first round.
     config: the stage's.
+    num_general: general prompts of a batch, and of a round its last ones.
   """
   rounds = [sample(counters)]
   while len(rounds) <= config['dynamic_sampling_rounds']:
     unequal = rollouts.unequal_groups(collect(rounds), config['group_size'])
-    if unequal.sum() >= config['prompts_per_batch']:
+    if unequal[choose_groups(unequal, config['prompts_per_batch'], num_general)].all():
       break
     rounds.append(sample(rounds[-1].next_counters))
   return rounds
@@ -62,9 +65,22 @@ def lengths_of(rounds: Sequence[Round], group_size: int) -> np.ndarray:
   return np.asarray(lengths).reshape(-1, group_size)
 
 
-def choose_groups(unequal: np.ndarray, count: int) -> np.ndarray:
-  """[count]: the numbers, ascending, of the groups to train on: unequal ones first, then others."""
-  return np.sort(np.argsort(~unequal, kind='stable')[:count])
+def choose_groups(unequal: np.ndarray, count: int, num_general: int = 0) -> np.ndarray:
+  """[count]: the numbers, ascending, of the groups to train on.
+
+  Of each kind of prompts, unequal groups are taken first, then others.
+
+  Args:
+    unequal: [groups of all rounds] bool.
+    count: groups of a round, and of the batch.
+    num_general: how many of them are of general prompts; of a round, the last ones.
+  """
+  general = np.arange(len(unequal)) % count >= count - num_general
+  chosen = []
+  for groups, wanted in ((np.flatnonzero(~general), count - num_general),
+                         (np.flatnonzero(general), num_general)):
+    chosen.append(groups[np.argsort(~unequal[groups], kind='stable')[:wanted]])
+  return np.sort(np.concatenate(chosen))
 
 
 def sampling_metrics(

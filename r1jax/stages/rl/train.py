@@ -178,7 +178,8 @@ class _Trainer:
     """A rollout becomes a batch: it is sampled, scored and rewarded, and gets its advantages."""
     config, watch = self.config, self.loop.watch
     rounds = dynamic_sampling.sample_rounds(
-        self._sample_round, self._collect, self.state.position.counters, config)
+        self._sample_round, self._collect, self.state.position.counters, config,
+        self._num_general())
     groups, unequal = self._choose_groups(rounds)
     batch = dynamic_sampling.join_rounds(
         rounds, groups, config,
@@ -188,10 +189,6 @@ class _Trainer:
     with watch('rewards'):
       rewards = self._collect(rounds)
     self.state.position.counter, self.state.position.general_counter = rounds[-1].next_counters
-    if config['overlong_buffer']:
-      rewards = rl_rewards.penalise_overlong(
-          rewards, dynamic_sampling.completions_of(rounds), buffer=config['overlong_buffer'],
-          max_length=config['sampling']['max_new_tokens'])
     batch, measured = self._compute_advantages(scored, rewards, groups)
     self._log_rollout(rounds, rewards, groups, unequal, measured)
     return batch
@@ -281,17 +278,27 @@ class _Trainer:
     if not self.config['dynamic_sampling_rounds']:
       return np.arange(self.config['prompts_per_batch']), None
     unequal = rollouts.unequal_groups(self._collect(rounds), self.config['group_size'])
-    return dynamic_sampling.choose_groups(unequal, self.config['prompts_per_batch']), unequal
+    return dynamic_sampling.choose_groups(
+        unequal, self.config['prompts_per_batch'], self._num_general()), unequal
 
   def _collect(self, rounds: Sequence[Round]) -> Rewards:
-    """The rewards of all rounds; if a reward function failed, the state is saved first."""
+    """The rewards of all rounds, with the length penalty.
+
+    If a reward function failed, the state is saved first.
+    """
+    config = self.config
     try:
-      return Rewards.concatenate([drawn.pending.collect() for drawn in rounds])
+      rewards = Rewards.concatenate([drawn.pending.collect() for drawn in rounds])
     except Exception as error:
       self._save()
       error.add_note(f'The state after step {self._steps_done()} is saved in {self.run.workdir}: '
                      'the same call continues from there.')
       raise
+    if config['overlong_buffer']:
+      rewards = rl_rewards.penalise_overlong(
+          rewards, dynamic_sampling.completions_of(rounds), buffer=config['overlong_buffer'],
+          max_length=config['sampling']['max_new_tokens'])
+    return rewards
 
   def _packed(self, batch: Batch) -> Batch | PackedBatch:
     """The batch as the programs take it."""
