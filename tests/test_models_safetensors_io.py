@@ -55,9 +55,12 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path):
       file.read('a')
 
 
+def text_header(text):
+  return len(text).to_bytes(8, 'little') + text.encode()
+
+
 def header(**tensors):
-  text = json.dumps(tensors).encode()
-  return len(text).to_bytes(8, 'little') + text
+  return text_header(json.dumps(tensors))
 
 
 ONE = {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}
@@ -70,7 +73,19 @@ ONE = {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}
     ((9).to_bytes(8, 'little') + b'not  JSON', 'its header cannot be read'),
     (header(a={'dtype': 'F32'}) + bytes(8), 'its header cannot be read'),
     (header(a=ONE | {'shape': [3]}) + bytes(8), r'a of shape \[3\] has 8 bytes'),
-    (header(a=ONE | {'shape': [-1, -2]}) + bytes(8), r'a of shape \[-1, -2\] has 8 bytes'),
+    (header(a=ONE | {'shape': [-1, -2]}) + bytes(8), r'a has shape=\[-1, -2\]'),
+    (header(a=ONE | {'shape': [float('inf')]}) + bytes(8), 'Infinity is not a number'),
+    (header(a=ONE | {'shape': [float('nan')]}) + bytes(8), 'NaN is not a number'),
+    (header(a=ONE | {'shape': [2.0]}) + bytes(8), r'a has shape=\[2.0\]'),
+    (header(a=ONE | {'shape': [True, 2]}) + bytes(8), r'a has shape=\[True, 2\]'),
+    (header(a=ONE | {'shape': [1] * 1000}) + bytes(8), r'a has shape=\[1, 1, .*'),
+    (header(a=ONE | {'shape': [10 ** 30]}) + bytes(8), 'a has shape=.1000'),
+    (header(a=ONE | {'data_offsets': [0, 8, 8]}) + bytes(8), r'a has data_offsets=\[0, 8, 8\]'),
+    (header(a=ONE | {'data_offsets': [8, 0]}) + bytes(8), r'a of shape \[2\] has -8 bytes'),
+    (header(a=ONE | {'dtype': ['F32']}) + bytes(8), 'its header cannot be read'),
+    (text_header('{"a": 1, "a": 2}'), 'a key is repeated'),
+    (text_header('{"a": %s}' % ('[' * 100_000)), 'its header cannot be read'),
+    (text_header('{"a": %s}' % ('9' * 10_000)), 'its header cannot be read'),
     (header(a=ONE, b=ONE) + bytes(8), 'overlap or leave gaps'),
     (header(a=ONE | {'data_offsets': [4, 12]}) + bytes(12), 'overlap or leave gaps'),
     (header(a=ONE) + bytes(7), 'it has [0-9]+ bytes, but its header describes'),

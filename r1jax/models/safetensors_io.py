@@ -6,7 +6,7 @@ offsets}), and the bytes of the tensors without gaps.
 from collections.abc import Iterable, Iterator, Mapping
 import json
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import ml_dtypes
 import numpy as np
@@ -71,18 +71,19 @@ class File:
       raise self._damaged(f'it ends after {size} bytes, within its header')
     entries, spans = {}, []
     try:
-      header = json.loads(self._bytes(8, length).tobytes())
+      header = json.loads(self._bytes(8, length).tobytes(), object_pairs_hook=_without_repeats,
+                          parse_constant=_refuse_constant)
       for name, item in header.items():
         if name != '__metadata__':
-          begin, end = map(int, item['data_offsets'])
-          shape = tuple(map(int, item['shape']))
+          begin, end = _integers(name, item, 'data_offsets', 2)
+          shape = _integers(name, item, 'shape', None)
           entries[name] = Entry(item['dtype'], shape, 8 + length + begin)
           spans.append((begin, end))
-          if min(shape, default=0) < 0 or (item['dtype'] in TYPES and end - begin != math.prod(
-              shape) * TYPES[item['dtype']].itemsize):
-            raise UserError(f'{name} of shape {list(shape)} has {end - begin} bytes')
+          if item['dtype'] in TYPES and end - begin != math.prod(
+              shape) * TYPES[item['dtype']].itemsize:
+            raise ValueError(f'{name} of shape {list(shape)} has {end - begin} bytes')
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-      raise self._damaged(f'its header cannot be read: {error}') from None
+      raise self._damaged(f'its header cannot be read: {str(error)[:200]}') from None
     spans.sort()
     if [begin for begin, _ in spans] != [0, *(end for _, end in spans)][:len(spans)]:
       raise self._damaged('its tensors overlap or leave gaps')
@@ -134,6 +135,26 @@ class File:
     done = self._source.fill(out, offset)
     if done < len(out):
       raise self._damaged(f'it ends after {offset + done} bytes')
+
+
+def _integers(name: str, item: dict, field: str, count: int | None) -> tuple[int, ...]:
+  """A field of a header's item: a short list of sizes that a file can have."""
+  value = item[field]
+  if not isinstance(value, list) or len(value) not in (range(9) if count is None else (count,)) or (
+      any(type(size) is not int or not 0 <= size < 2 ** 63 for size in value)):
+    raise ValueError(f'{name} has {field}={str(value)[:100]}')
+  return tuple(value)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  result = dict(pairs)
+  if len(result) < len(pairs):
+    raise ValueError('a key is repeated')
+  return result
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+  raise ValueError(f'{constant} is not a number of JSON')
 
 
 def serialise(
