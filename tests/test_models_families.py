@@ -21,6 +21,7 @@ from r1jax.models import (
   build,
   flops_per_token,
   grouped_product,
+  hf_config,
   huggingface,
   kv_cache,
   moe,
@@ -278,7 +279,7 @@ def test_tensors_that_do_not_fit_are_named(change, words, deepseek_tensors, made
     ('deepseek_v3', {'scoring_func': 'softmax'}, "scoring_func='softmax'.* 'sigmoid'"),
     ('deepseek_v3', {'topk_method': 'greedy'}, "topk_method='greedy'.* 'noaux_tc'"),
     ('deepseek_v3', {'kv_lora_rank': None}, 'has no kv_lora_rank'),
-    ('deepseek_v3', {'rope_scaling': {'rope_type': 'llama3'}}, "rope_type='llama3'.*'yarn'"),
+    ('deepseek_v3', {'rope_scaling': {'rope_type': 'longrope'}}, "rope_type='longrope'.*'yarn'"),
     ('deepseek_v3', {'quantization_config': {'quant_method': 'fp8'}}, 'quantization_config'),
     ('deepseek_v3', {'topk_group': 9}, 'groups_per_token must be at most groups=4, got 9'),
     ('deepseek_v3', {'num_experts_per_tok': 5}, 'per_token must be from 1 to 4, .* got 5'),
@@ -287,11 +288,10 @@ def test_tensors_that_do_not_fit_are_named(change, words, deepseek_tensors, made
     ('gemma3', {'final_logit_softcapping': 30.0}, 'final_logit_softcapping=30.0'),
     ('gemma3', {'hidden_activation': 'gelu'}, "hidden_activation='gelu'.*gelu_pytorch_tanh"),
     ('gemma3', {'use_bidirectional_attention': True}, 'use_bidirectional_attention=True'),
-    ('gemma3', {'model_type': 'gemma3'}, "model_type='gemma3'.* gemma3_text"),
+    ('gemma3', {'model_type': 'gemma3'}, "text_config=None.*'gemma3' has its text model there"),
 ])
 def test_what_the_model_does_not_have_is_refused_by_name(name, change, words, tmp_path):
-  from r1jax.models.hf_config import config_json
-  raw = config_json(CONFIGS[name], None, 'float32') | change
+  raw = hf_config.config_json(CONFIGS[name], None, 'float32') | change
   (tmp_path / 'config.json').write_text(json.dumps(raw))
   with pytest.raises(ValueError, match=words):
     huggingface.read_config(tmp_path)
@@ -302,7 +302,7 @@ def test_what_the_model_does_not_have_is_refused_by_name(name, change, words, tm
      'deepseek_v3 cannot express layers'),
     ('qwen3_moe', dict(experts=Experts(count=6, per_token=2, width=8, scale=2.0)),
      'express experts='),
-    ('qwen3_moe', dict(rope_scaling=LinearScaling()), "rope_type='linear'"),
+    ('qwen3_moe', dict(layers=((('local', 'experts'), 2),), window=3), 'cannot express layers'),
     ('gemma3', dict(scaled_embedding=False),
      'cannot express scaled_embedding=False .* read as True'),
 ])
@@ -326,6 +326,53 @@ def test_gemma_of_the_hub_reads_as_the_preset(tmp_path):
       'sliding_window_pattern': 6, 'final_logit_softcapping': None, 'attention_bias': False}
   (tmp_path / 'config.json').write_text(json.dumps(raw))
   assert huggingface.read_config(tmp_path) == PRESETS['gemma3_1b']
+
+
+def test_the_text_of_gemma_4b_of_the_hub_reads_as_the_preset(tmp_path):
+  """`google/gemma-3-4b-it`'s config.json, whose text_config leaves most fields out."""
+  from r1jax.models import PRESETS
+  raw = {
+      'architectures': ['Gemma3ForConditionalGeneration'], 'model_type': 'gemma3',
+      'image_token_index': 262144, 'vision_config': {'model_type': 'siglip_vision_model'},
+      'text_config': {
+          'hidden_size': 2560, 'intermediate_size': 10240, 'model_type': 'gemma3_text',
+          'num_hidden_layers': 34, 'rope_scaling': {'factor': 8.0, 'rope_type': 'linear'},
+          'sliding_window': 1024}}
+  (tmp_path / 'config.json').write_text(json.dumps(raw))
+  assert huggingface.read_config(tmp_path) == PRESETS['gemma3_4b']
+
+
+def test_smollm3_and_mistral_of_the_hub_read_as_the_presets(tmp_path):
+  from r1jax.models import PRESETS
+  smollm3 = {
+      'model_type': 'smollm3', 'vocab_size': 128256, 'hidden_size': 2048, 'num_hidden_layers': 36,
+      'num_attention_heads': 16, 'num_key_value_heads': 4, 'intermediate_size': 11008,
+      'rms_norm_eps': 1e-6, 'max_position_embeddings': 65536, 'rope_theta': 5000000.0,
+      'rope_scaling': None, 'use_sliding_window': False, 'sliding_window': None,
+      'no_rope_layer_interval': 4, 'no_rope_layers': [1, 1, 1, 0] * 9, 'attention_bias': False,
+      'layer_types': ['full_attention'] * 36, 'mlp_bias': False, 'hidden_act': 'silu'}
+  mistral = {
+      'model_type': 'mistral', 'vocab_size': 32768, 'hidden_size': 4096, 'num_hidden_layers': 32,
+      'num_attention_heads': 32, 'num_key_value_heads': 8, 'intermediate_size': 14336,
+      'rms_norm_eps': 1e-5, 'max_position_embeddings': 32768, 'rope_theta': 1000000.0,
+      'sliding_window': None, 'tie_word_embeddings': False, 'hidden_act': 'silu'}
+  for raw, preset in ((smollm3, 'smollm3_3b'), (mistral, 'mistral_7b')):
+    (tmp_path / 'config.json').write_text(json.dumps(raw))
+    assert huggingface.read_config(tmp_path) == PRESETS[preset]
+
+
+def test_yarn_stretches_what_a_model_can_be_used_for(tmp_path):
+  """As Qwen's own instructions say it, in the fields of transformers 4; the factor may be left."""
+  raw = hf_config.config_json(ModelConfig(
+      family='qwen3', **SIZES, num_layers=2, num_kv_heads=2, qk_norm=True, max_length=128),
+      None, 'float32')
+  yarn = {'type': 'yarn', 'original_max_position_embeddings': 32}
+  for scaling, length in ((yarn | {'factor': 8.0}, 256), (yarn, 128)):
+    (tmp_path / 'config.json').write_text(json.dumps(raw | {'rope_scaling': scaling}))
+    config = huggingface.read_config(tmp_path)
+    assert config.longest == length and config.max_length == 128
+    assert config.rope_scaling == YarnScaling(
+        factor=length / 32, original_max_length=32, mscale_all_dim=0.0)
 
 
 def test_deepseek_of_the_hub_reads_as_the_preset(tmp_path):
@@ -448,7 +495,7 @@ def test_patterns_equal_the_same_layers_one_by_one(random_params):
 
 @pytest.mark.parametrize('fields, message', [
     (dict(layers=((('dense',), 5),)), 'has 5 layers, but num_layers=4'),
-    (dict(layers=((('global',), 4),)), "kind 'global': use dense, local, experts"),
+    (dict(layers=((('global',), 4),)), "kind 'global': use dense, local, no_rope, "),
     (dict(experts=None), "experts=None contradicts .* kind 'experts'"),
     (dict(window=3), "window=3 contradicts .* kind 'local'"),
     (dict(latent=Latent(rank=4, rope_dim=4, value_dim=4)),

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 import tokenizers
 
-from r1jax.models import ModelConfig, RopeScaling, build, hf_config, huggingface
+from r1jax.models import ModelConfig, RopeScaling, build, families, hf_config, huggingface
 from r1jax.runtime import sharding, storage
 from r1jax.tokenization import Tokenizer, load_tokenizer
 
@@ -181,7 +181,9 @@ def test_a_sliding_window_that_no_layer_uses_is_accepted(tmp_path):
      'use_sliding_window=True.* full attention'),
     ({'layer_types': ['full_attention', 'sliding_attention']}, 'layer_types=.*sliding_attention'),
     ({'partial_rotary_factor': 0.5}, 'partial_rotary_factor=0.5'),
-    ({'rope_scaling': {'rope_type': 'yarn', 'factor': 4.0}}, "rope_type='yarn'.* 'llama3'"),
+    ({'rope_scaling': {'rope_type': 'dynamic', 'factor': 4.0}},
+     "rope_type='dynamic'.* remove it if no sequence is longer"),
+    ({'rope_scaling': {'rope_type': 'longrope'}}, "rope_type='longrope'.* 'llama3' or 'linear'"),
     ({'rope_scaling': None, 'rope_parameters': {'full_attention': {'rope_theta': 1e4}}},
      'rope_parameters=.*one set'),
     ({'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}}, 'has no low_freq_factor: add it'),
@@ -190,6 +192,15 @@ def test_a_sliding_window_that_no_layer_uses_is_accepted(tmp_path):
     ({'num_hidden_layers': 0}, 'num_hidden_layers=0: it must be an integer above 0'),
     ({'rms_norm_eps': True}, 'rms_norm_eps=True: it must be a number above 0'),
     ({'num_key_value_heads': 5}, 'num_kv_heads=5'),
+    ({'architectures': ['LlamaForSequenceClassification']}, 'a reward model or classifier, so nam'),
+    ({'quantization': {'group_size': 64, 'bits': 4}}, 'quantization=.*weights of MLX'),
+    ({'num_hidden_layers': 10**9}, 'num_hidden_layers=1000000000.*use at most 10,000'),
+    ({'num_hidden_layers': 10**400}, 'num_hidden_layers=1000.*must be an integer above 0'),
+    ({'hidden_size': 2**40}, 'width must be from 1 to 1,048,576, got 1099511627776'),
+    ({'rms_norm_eps': float('nan')}, 'rms_norm_eps=nan: it must be a number above 0'),
+    ({'rope_theta': float('inf')}, 'rope_theta=inf: it must be a number'),
+    ({'rope_theta': 1.0}, 'rope_theta=1.0.*above 1'),
+    ({'layer_types': 5}, 'layer_types=5'),
 ])
 def test_what_the_model_does_not_have_is_refused_by_name(change, words, tmp_path):
   with pytest.raises(ValueError, match=words):
@@ -197,9 +208,10 @@ def test_what_the_model_does_not_have_is_refused_by_name(change, words, tmp_path
 
 
 def test_config_that_is_absent_or_no_json(tmp_path):
-  with pytest.raises(FileNotFoundError, match='config.json does not exist: use the folder'):
+  with pytest.raises(FileNotFoundError, match='config.json does not exist; it is empty: name'):
     huggingface.read_config(tmp_path)
-  for text in ('{"model_type": ', '[]'):
+  for text in ('{"model_type": ', '[]', '[' * 100_000, '{"a": 1, "a": 2}',
+               '{"a": %s}' % ('9' * 5_000)):
     (tmp_path / 'config.json').write_text(text)
     with pytest.raises(ValueError, match='config.json is not valid JSON .*: download it again'):
       huggingface.read_config(tmp_path)
@@ -229,6 +241,13 @@ def test_many_missing_tensors_are_counted(exported, tmp_path):
   tensors = {name: t for name, t in exported[1].items() if 'proj' not in name}
   with pytest.raises(ValueError, match='missing: [^,]*, [^,]*, [^,]* and 18 more'):
     huggingface.load_params(one_file(tmp_path / 'changed', tensors), LLAMA)
+
+
+def test_more_layers_than_there_are_tensors_of_are_refused_at_once(exported, monkeypatch):
+  monkeypatch.setattr(families, 'tensors', None)   # which would make a name for each
+  config = dataclasses.replace(LLAMA, num_layers=10_000)
+  with pytest.raises(ValueError, match='of 3 layers, but its configuration describes 10000'):
+    huggingface.load_params(exported[0], config)
 
 
 def test_a_tied_head_may_be_there_if_it_equals_the_embedding(tmp_path):
@@ -267,6 +286,58 @@ def test_a_folder_without_weights_or_with_a_bad_index(exported, tmp_path):
     (exported[0] / 'model.safetensors.index.json').write_text(text)
     with pytest.raises(ValueError, match=f'index.json {words}.*: download it again'):
       huggingface.load_params(exported[0], LLAMA)
+
+
+@pytest.mark.parametrize('name', [
+    '../{}', '/etc/{}', 'a/../../{}', 'sub/{}', '..\\{}', 'file:{}', 'gs://bucket/{}', '', '..',
+    'pytorch_model.bin'])
+def test_an_index_names_files_beside_it_alone(name, exported):
+  index = exported[0] / 'model.safetensors.index.json'
+  content = json.loads(index.read_text())
+  file = content['weight_map']['model.norm.weight']
+  (exported[0] / '..' / file).write_bytes((exported[0] / file).read_bytes())
+  content['weight_map']['model.norm.weight'] = name.format(file)
+  index.write_text(json.dumps(content))
+  with pytest.raises(ValueError, match='index.json names the file .*: only .safetensors files bes'):
+    huggingface.load_params(exported[0], LLAMA)
+
+
+def test_shards_that_are_links_are_read_as_a_hubs_cache_has_them(exported, tmp_path):
+  blobs = tmp_path / 'blobs'
+  blobs.mkdir()
+  for i, file in enumerate(exported[0].glob('*.safetensors')):
+    file.rename(blobs / str(i))
+    file.symlink_to(blobs / str(i))
+  assert_equal(huggingface.load_params(exported[0], LLAMA), random_params(LLAMA))
+
+
+@pytest.mark.parametrize('change, words', [
+    (lambda n: f'module.{n}', "begin with 'module.', as PyTorch's parallel wrappers leave"),
+    (lambda n: f'_orig_mod.{n}', "begin with '_orig_mod.', as torch.compile.*_orig_mod` inst"),
+    (lambda n: f'base_model.model.{n}', "as peft leave them: merge the adapter"),
+    (lambda n: n.replace('lm_head', 'score'), 'has score.weight: it is a reward model or classif'),
+    (lambda n: n.removeprefix('model.'), "lack the prefix 'model.': it is a bare model"),
+    (lambda n: n.replace('lm_head', 'inv.rotary_emb.inv_freq').replace('.weight', '') if
+     'lm_head' in n else n, 'has no lm_head.weight, and tie_word_embeddings is false: set it'),
+])
+def test_weights_of_something_around_a_model_are_named(change, words, exported, tmp_path):
+  tensors = {change(name): tensor for name, tensor in exported[1].items()}
+  with pytest.raises(ValueError, match=words):
+    huggingface.load_params(one_file(tmp_path / 'changed', tensors), LLAMA)
+
+
+def test_a_pointer_of_git_lfs_is_not_a_damaged_file(exported):
+  file = sorted(exported[0].glob('*.safetensors'))[0]
+  file.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n')
+  with pytest.raises(ValueError, match=f'{file.name} is a pointer of git-LFS, .*`git lfs pull`'):
+    huggingface.load_params(exported[0], LLAMA)
+
+
+def test_a_tensor_in_two_shards_is_refused(exported):
+  first, second = sorted(exported[0].glob('*.safetensors'))[:2]
+  save_file(load_file(first) | load_file(second), second)
+  with pytest.raises(ValueError, match=f'is in two files of .*, {first.name} and {second.name}'):
+    huggingface.load_params(exported[0], LLAMA)
 
 
 def test_shards_in_a_bucket_are_read_as_those_on_a_disk():

@@ -67,12 +67,57 @@ CHECKPOINTS = {
         **SIZES | dict(num_key_value_heads=6), **EXPERTS, **LATENT, q_lora_rank=None, n_group=1,
         topk_group=1, n_routed_experts=5, n_shared_experts=2, norm_topk_prob=False,
         rope_interleave=False),
+    'qwen2_yarn': lambda: transformers.Qwen2Config(
+        **SIZES, tie_word_embeddings=True, rope_parameters=dict(
+            rope_type='yarn', rope_theta=1e6, factor=4.0, beta_fast=32.0, beta_slow=1.0,
+            original_max_position_embeddings=64)),
+    'qwen3_yarn': lambda: transformers.Qwen3Config(
+        **SIZES, head_dim=20, tie_word_embeddings=True, rope_parameters=dict(
+            rope_type='yarn', rope_theta=1e4, factor=40.0, original_max_position_embeddings=64,
+            attention_factor=1.3, beta_fast=8.0, beta_slow=0.5)),
+    'llama_yarn': lambda: transformers.LlamaConfig(
+        **SIZES, tie_word_embeddings=False, rope_parameters=YARN | dict(truncate=False)),
+    'llama_linear': lambda: transformers.LlamaConfig(
+        **SIZES, tie_word_embeddings=False,
+        rope_parameters=dict(rope_type='linear', rope_theta=1e4, factor=4.0)),
+    'mistral': lambda: transformers.MistralConfig(
+        **SIZES, head_dim=12, sliding_window=5, tie_word_embeddings=False),
+    'mistral_yarn': lambda: transformers.MistralConfig(
+        **SIZES, sliding_window=5, tie_word_embeddings=False, rope_parameters=YARN),
+    'ministral': lambda: transformers.MinistralConfig(
+        **SIZES, head_dim=12, sliding_window=5, tie_word_embeddings=False,
+        layer_types=['sliding_attention', 'full_attention', 'sliding_attention']),
+    'ministral3': lambda: transformers.Ministral3Config(
+        **SIZES, head_dim=12, rope_parameters=YARN | dict(
+            original_max_position_embeddings=16, mscale_all_dim=1.0, llama_4_scaling_beta=0.3)),
+    'smollm3': lambda: transformers.SmolLM3Config(
+        **SIZES | dict(num_hidden_layers=5), pad_token_id=None, tie_word_embeddings=True,
+        rope_parameters=dict(rope_type='default', rope_theta=2e6)),
+    'qwen3_window': lambda: transformers.Qwen3Config(
+        **SIZES, head_dim=20, tie_word_embeddings=False, use_sliding_window=True,
+        sliding_window=4, max_window_layers=1),
+}
+WINDOWED = ('gemma3', 'mistral', 'mistral_yarn', 'ministral', 'qwen3_window')
+
+
+# Of text and images: transformers' classes of model and configuration, and the text model.
+IMAGES = dict(
+    hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+    image_size=28, patch_size=14)
+WRAPPERS = {
+    'gemma3': lambda: transformers.Gemma3ForConditionalGeneration(transformers.Gemma3Config(
+        text_config=CHECKPOINTS['gemma3']().to_dict(), vision_config=IMAGES, mm_tokens_per_image=4,
+        image_token_index=90, boi_token_index=91, eoi_token_index=92)),
+    'mistral3': lambda: transformers.Mistral3ForConditionalGeneration(transformers.Mistral3Config(
+        text_config=CHECKPOINTS['ministral3']().to_dict() | dict(model_type='ministral3'),
+        vision_config=IMAGES | dict(model_type='pixtral', head_dim=8), image_token_index=90,
+        tie_word_embeddings=False)),
 }
 
 
 def gap(name):
   """Largest step between positions; windows of transformers count places, not positions."""
-  return 2 if name == 'gemma3' else 170
+  return 2 if name in WINDOWED else 170
 
 
 @pytest.fixture(scope='module')
@@ -130,6 +175,34 @@ def test_logits_equal_those_of_transformers_with_padding_and_given_positions(nam
         position_ids=torch.tensor(positions)).logits.numpy()
   assert np.std(theirs) > 0.3
   np.testing.assert_allclose(ours[mask], theirs[mask], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('name', WRAPPERS)
+@pytest.mark.parametrize('layout', ['transformers 5', 'transformers 4.52'])
+def test_of_a_model_of_text_and_images_the_text_is_read(name, layout, tmp_path):
+  torch.manual_seed(1)
+  reference = WRAPPERS[name]().eval()
+  with torch.no_grad():
+    for parameter_name, parameter in reference.named_parameters():
+      parameter.normal_(1 if 'norm' in parameter_name else 0, 0.15)
+  reference.save_pretrained(tmp_path)
+  if layout != 'transformers 5':   # the names within the model itself
+    tensors = reference.state_dict()
+    if reference.config.tie_word_embeddings:
+      del tensors['lm_head.weight']
+    save_file({key: tensor.numpy() for key, tensor in tensors.items()},
+              tmp_path / 'model.safetensors')
+  names = load_file(tmp_path / 'model.safetensors').keys()
+  begins = 'language_model.model.' if layout == 'transformers 5' else 'model.language_model.'
+  assert f'{begins}norm.weight' in names and any('vision_tower' in key for key in names)
+  model, params = load(tmp_path)
+  tokens = np.random.default_rng(2).integers(0, 90, (2, 12))
+  positions = np.broadcast_to(np.arange(12), tokens.shape)
+  ours = logits(model, params, tokens, positions, np.ones_like(tokens))
+  with torch.no_grad():
+    theirs = reference(input_ids=torch.tensor(tokens)).logits.numpy()
+  assert np.std(theirs) > 0.3
+  np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
 
 
 def test_llama3_frequencies_equal_those_of_transformers_in_all_three_bands(make_checkpoint):
@@ -193,8 +266,8 @@ def test_transformers_loads_an_export_bit_for_bit(name, make_checkpoint, tmp_pat
       tmp_path / 'export', output_loading_info=True)
   assert not any(report.values()), report
   for field in (*hf_config.FIELDS.values(), 'hidden_act', 'rope_parameters', 'model_type'):
-    if name.startswith('qwen2') and field == 'head_dim':
-      continue   # Qwen2Config derives it
+    if name.startswith(('qwen2', 'smollm3')) and field == 'head_dim':
+      continue   # these derive it
     if name == 'gemma3' and field == 'hidden_act':
       field = 'hidden_activation'
     assert getattr(loaded.config, field) == getattr(reference.config, field), field

@@ -9,6 +9,7 @@ from r1jax.models import PRESETS, num_params
     ('qwen3_0_6b', 596_049_920), ('qwen2_5_1_5b', 1_543_714_304),
     ('qwen2_5_7b', 7_615_616_512),
     ('qwen3_8b', 8_190_735_360), ('llama3_8b', 8_030_261_248), ('qwen3_30b_a3b', 30_532_122_624),
+    ('smollm3_3b', 3_075_098_624), ('mistral_7b', 7_248_023_552), ('gemma3_270m', 268_098_176),
     ('gemma3_1b', 999_885_952), ('deepseek_v3', 671_026_419_200)])
 def test_presets_have_the_published_numbers_of_parameters(name, published):
   assert num_params(PRESETS[name]) == published

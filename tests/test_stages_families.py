@@ -35,7 +35,8 @@ def test_r1_zero_runs_on_every_family(name, compiled, tmp_path):
 
 
 def test_there_is_a_tiny_model_of_every_family():
-  assert {models.PRESETS[name].family for name in TINY} == set(families.FAMILIES)
+  as_others = {'mistral', 'ministral'}   # Llama's layers with Gemma 3's windows
+  assert {models.PRESETS[name].family for name in TINY} == set(families.FAMILIES) - as_others
 
 
 def test_a_random_model_runs_with_the_tokenizer_of_the_miniature(compiled, tmp_path):

@@ -45,8 +45,8 @@ class KeyValue:
 
 class Context(NamedTuple):
   """What a layer's attention needs besides its input: the masks of `attend`, or attention ids."""
-  sines: jax.Array                      # [N, T, rotated width / 2]
-  cosines: jax.Array
+  sines: jax.Array | None               # [N, T, rotated width / 2]; None: nothing is rotated
+  cosines: jax.Array | None
   self_mask: jax.Array | None = None    # [N, T, T] bool; None where there are ids
   prefix_mask: jax.Array | None = None
   suffix_mask: jax.Array | None = None
@@ -54,6 +54,7 @@ class Context(NamedTuple):
   suffix: KeyValue | None = None
   ids: AttentionIds | None = None       # of long rows
   window: int | None = None             # with ids; otherwise the masks contain the window
+  query_factors: jax.Array | None = None   # [N, T], by which queries are multiplied
 
   def attend(
       self, queries: jax.Array, keys: jax.Array, values: jax.Array, **others: Any) -> jax.Array:

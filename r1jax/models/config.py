@@ -4,7 +4,17 @@ import dataclasses
 
 from r1jax.errors import UserError
 
-KINDS = ('dense', 'local', 'experts')
+KINDS = ('dense', 'local', 'no_rope', 'experts')
+
+# The largest sizes that are accepted: far above every model, and small enough that a damaged or
+# malicious file is refused at once, not after its shapes have been computed with.
+LARGEST = {
+    'vocab_size': 2 ** 24, 'width': 2 ** 20, 'num_layers': 10_000, 'num_heads': 2 ** 16,
+    'num_kv_heads': 2 ** 16, 'head_dim': 2 ** 16, 'mlp_width': 2 ** 24, 'max_length': 2 ** 31 - 1,
+    'window': 2 ** 31 - 1,
+    'experts.count': 2 ** 16, 'experts.per_token': 2 ** 16, 'experts.width': 2 ** 24,
+    'experts.shared': 2 ** 16, 'experts.groups': 2 ** 16, 'latent.rank': 2 ** 20,
+    'latent.rope_dim': 2 ** 16, 'latent.value_dim': 2 ** 16, 'latent.query_rank': 2 ** 20}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +34,22 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class LinearScaling:
-  """All rotary frequencies divided by one factor (the larger Gemma 3)."""
+  """All rotary frequencies divided by one factor (arXiv:2306.15595; the larger Gemma 3)."""
   factor: float = 8.0
   kind: str = 'linear'
 
 
 @dataclasses.dataclass(frozen=True)
 class YarnScaling:
-  """YaRN (arXiv:2309.00071) as in DeepSeek-V3.
+  """YaRN (arXiv:2309.00071), with the additions of DeepSeek-V3 and Ministral 3.
 
   Frequencies that turn more than `fast_turns` times within the original length are kept, those that
-  turn less than `slow_turns` times are divided by `factor`. Attention scores are multiplied by
-  m(mscale_all_dim)², the rotated parts of queries and keys by m(mscale) / m(mscale_all_dim), where
-  m(s) = 0.1·s·ln(factor) + 1.
+  turn less than `slow_turns` times are divided by `factor`; those in between are interpolated, from
+  the frequency below the first bound to the one above the second if `truncate`. The rotated parts
+  of queries and keys are multiplied by `attention_factor`, by default m(mscale) /
+  m(mscale_all_dim), where m(s) = 0.1·s·ln(factor) + 1. In latent attention, scores are also
+  multiplied by m(mscale_all_dim)². Queries are multiplied by
+  1 + query_growth·ln(1 + ⌊position / original_max_length⌋).
   """
   factor: float = 40.0
   original_max_length: int = 4096
@@ -45,6 +58,9 @@ class YarnScaling:
   mscale: float = 1.0
   mscale_all_dim: float = 1.0
   kind: str = 'yarn'
+  attention_factor: float | None = None
+  truncate: bool = True
+  query_growth: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +121,8 @@ class ModelConfig:
   `family` is a key of `families.FAMILIES`: it decides the names of tensors in checkpoints, and
   nothing else. `layers` are runs of (pattern, repeats). A pattern is a tuple of kinds: 'dense'
   (attention to all earlier tokens, an MLP), 'local' (attention to the last `window` positions, an
-  MLP) or 'experts' (attention to all earlier tokens, a mixture of experts). () means `num_layers`
-  dense layers.
+  MLP), 'no_rope' (as 'dense', without rotary positions) or 'experts' (attention to all earlier
+  tokens, a mixture of experts). () means `num_layers` dense layers.
 
   Raises UserError where fields contradict each other.
   """
@@ -129,7 +145,7 @@ class ModelConfig:
   experts: Experts | None = None
   latent: Latent | None = None
   window: int | None = None               # positions that a local layer sees, its own included
-  local_rope_theta: float | None = None   # of local layers, which are never stretched
+  local_rope_theta: float | None = None   # of local layers, which then are not stretched
   query_scale: float | None = None        # scores are divided by its root; None means head_dim
   offset_norms: bool = False              # norms multiply by 1 + scale
   post_norms: bool = False                # norms after attention and MLP too
@@ -138,6 +154,7 @@ class ModelConfig:
   prediction_head: bool = False           # DeepSeek-V3's, for the token after the next
 
   def __post_init__(self):
+    self._check_sizes()
     if self.num_heads % self.num_kv_heads:
       raise UserError(f'num_heads must be a multiple of num_kv_heads={self.num_kv_heads}, got '
                        f'{self.num_heads}')
@@ -163,6 +180,21 @@ class ModelConfig:
           'no qk_norm and no local layers: change these fields')
     if self.activation not in ('silu', 'gelu_tanh'):
       raise UserError(f"activation must be 'silu' or 'gelu_tanh', got {self.activation!r}")
+
+  def _check_sizes(self) -> None:
+    for name, largest in LARGEST.items():
+      owner, _, field = name.rpartition('.')
+      value = getattr(getattr(self, owner) if owner else self, field, None)
+      if value is not None and not (0 if field == 'shared' else 1) <= value <= largest:
+        raise UserError(f'{name} must be from 1 to {largest:,}, got {value}')
+
+  @property
+  def longest(self) -> int:
+    """The positions that the model can be used for: `max_length`, or what YaRN stretches it to."""
+    scaling = self.rope_scaling
+    if isinstance(scaling, YarnScaling):
+      return max(self.max_length, int(scaling.factor * scaling.original_max_length))
+    return self.max_length
 
   @property
   def group_size(self) -> int:

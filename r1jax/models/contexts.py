@@ -30,10 +30,13 @@ def contexts_of_kinds(
     seen['ids'] = AttentionIds(_int32(segment_ids), _int32(parent_ids), order)
   else:
     seen['self_mask'] = _self_mask(segment_ids, parent_ids)
+  factors = rotary.query_factors(config, positions)
   contexts = {}
-  if set(config.kinds) - {'local'}:
-    context = Context(*rotary.tables(config, positions), **seen)
-    contexts = {kind: context for kind in config.kinds if kind != 'local'}
+  if set(config.kinds) - {'local', 'no_rope'}:
+    context = Context(*rotary.tables(config, positions), **seen, query_factors=factors)
+    contexts = {kind: context for kind in config.kinds if kind not in ('local', 'no_rope')}
+  if 'no_rope' in config.kinds:
+    contexts['no_rope'] = Context(None, None, **seen, query_factors=factors)
   if 'local' in config.kinds:
     assert config.window is not None
     if long:
@@ -41,7 +44,8 @@ def contexts_of_kinds(
       near = seen | dict(ids=ids, window=config.window)
     else:
       near = masks_within(config.window, positions, cache, **seen)
-    contexts['local'] = Context(*rotary.tables(config, positions, local=True), **near)
+    contexts['local'] = Context(
+        *rotary.tables(config, positions, local=True), **near, query_factors=factors)
   return contexts
 
 

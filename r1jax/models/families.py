@@ -8,6 +8,7 @@ from role to name.
 """
 from collections.abc import Callable, Iterable
 import functools
+import re
 from typing import NamedTuple
 
 import jax
@@ -226,6 +227,10 @@ FAMILIES = {
     },
     'qwen3': _QWEN3,
     'qwen3_moe': _QWEN3 | _EXPERTS,
+    'smollm3': _LLAMA,
+    'mistral': _LLAMA,
+    'ministral': _LLAMA,
+    'ministral3': _LLAMA,
     'gemma3_text': _QWEN3 | {
         'attention_post_norm': 'model.layers.{}.post_attention_layernorm.weight',
         'mlp_norm': 'model.layers.{}.pre_feedforward_layernorm.weight',
@@ -312,7 +317,7 @@ def tensors(config: ModelConfig, names: dict[str, str]) -> dict[str, Tensor]:
         f'{config.qkv_bias}, qk_norm={config.qk_norm} and the other fields given (only one of them '
         f'has {".".join(min(odd))}): qkv_bias belongs to \'qwen2\', qk_norm to \'qwen3\', '
         '\'qwen3_moe\' and \'gemma3_text\', post_norms to \'gemma3_text\', latent attention, '
-        'sigmoid routing and prediction_head to \'deepseek_v3\'; \'llama\' has none of them.')
+        'sigmoid routing and prediction_head to \'deepseek_v3\'; the others have none of them.')
   return result
 
 
@@ -368,6 +373,30 @@ def _layers(config: ModelConfig) -> list[_Layer]:
   return result
 
 
+_NUMBERED = {'layers': re.compile(r'^(?:model\.layers|blk)\.(\d{1,9})\.'),
+             'experts': re.compile(r'\.experts\.(\d{1,9})\.')}
+
+
+def check_counts(source: str, config: ModelConfig, found: Iterable[str]) -> None:
+  """Refuses a configuration of many more layers or experts than its checkpoint has tensors of.
+
+  It is checked before names and shapes are made for each of them.
+
+  Args:
+    source: where the checkpoint is, for the message.
+    config: the architecture.
+    found: names of tensors.
+  """
+  found = list(found)
+  wanted = {'layers': config.num_layers, 'experts': config.experts.count if config.experts else 0}
+  for what, count in wanted.items():
+    numbers = {int(match[1]) for name in found if (match := _NUMBERED[what].search(name))}
+    if count > max(numbers, default=-1) + 1 and (numbers or what == 'layers'):
+      raise UserError(
+          f'The tensors of {source} are those of {max(numbers, default=-1) + 1} {what}, but its '
+          f'configuration describes {count}: use weights and configuration of one checkpoint.')
+
+
 def check(source: str, expected: dict[str, Tensor], found: dict[str, tuple[int, ...]]) -> None:
   """Compares the tensors of a checkpoint with those that its architecture needs.
 
@@ -392,8 +421,8 @@ def check(source: str, expected: dict[str, Tensor], found: dict[str, tuple[int, 
           for name, tensor in expected.items() if name in found and found[name] != tensor.shape)}
   if any(faults.values()):
     listed = '; '.join(f'{fault}: {names}' for fault, names in faults.items() if names)
-    raise UserError(f'The tensors of {source} do not match its configuration ({listed}): download '
-                     'weights and configuration of the same checkpoint again.')
+    raise UserError(f'The tensors of {source} do not match its configuration ({listed}): use '
+                    'weights and configuration of one checkpoint.')
 
 
 def check_shapes(config: ModelConfig, params) -> None:

@@ -1,4 +1,5 @@
 """Imports and exports Hugging Face folders: `config.json` and safetensors."""
+from collections.abc import Iterable
 import contextlib
 import functools
 import json
@@ -10,15 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.errors import UserError
-from r1jax.models import families, fp8, safetensors_io, streaming
+from r1jax.models import families, fp8, safetensors_io, streaming, weight_files
 from r1jax.models.config import ModelConfig
-from r1jax.models.hf_config import check_expressible, config_json, read_block, read_json
+from r1jax.models.hf_config import check_expressible, config_json, read_block
 from r1jax.models.hf_config import read_config as read_config
 from r1jax.runtime import hosts, storage
 
 _READ_TYPES = ('F32', 'F16', 'BF16')   # and fp8.TYPE, with its scales
 _WRITTEN_TYPES = ('float32', 'bfloat16')
-_WEIGHTS, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
 
 
 def load_params(
@@ -44,36 +44,41 @@ def load_params(
       type.
   """
   table = families.FAMILIES[config.family]
-  expected, aliases = families.tensors(config, table), families.aliases(config, table)
   block = read_block(folder)
   with contextlib.ExitStack() as stack:
-    files = {name: file for name, file in _open(storage.Path(folder), stack).items()
-             if not families.ignored(config, name)}
+    files = weight_files.open_folder(storage.Path(folder), stack)
+    families.check_counts(str(folder), config, files)
+    expected, aliases = families.tensors(config, table), families.aliases(config, table)
+    files = {name: stored for name, stored in files.items() if not families.ignored(config, name)}
+    _check_head(folder, config, files)
     repeated = {name: files.pop(name) for name in aliases if name in files}
-    entries = {name: file.entries[name] for name, file in files.items()}
+    entries = {name: stored.entry for name, stored in files.items()}
     scales = {} if block is None else {
         name + fp8.SUFFIX: expected[name]._replace(shape=fp8.scales_shape(entry.shape, block))
         for name, entry in entries.items() if name in expected and _is_fp8(entry)}
     families.check(str(folder), expected | scales, {n: entry.shape for n, entry in entries.items()})
-    repeated_entries = {name: file.entries[name] for name, file in repeated.items()}
-    for name, entry in (entries | repeated_entries).items():
-      _check_type(folder, name, entry, block)
-    for name, file in repeated.items():
-      _check_repeated(folder, config, name, file, aliases[name], files[aliases[name]])
+    for name, stored in (files | repeated).items():
+      _check_type(folder, name, stored.entry, block)
+    for name, stored in repeated.items():
+      _check_repeated(folder, config, name, stored, aliases[name], files[aliases[name]])
     return streaming.assemble(
         config, expected, functools.partial(_read, files, block), mesh=mesh)
 
 
-def _read(files: dict[str, safetensors_io.File], block: tuple[int, int] | None, name: str,
+def _read(files: dict[str, weight_files.Stored], block: tuple[int, int] | None, name: str,
           rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
   """A region of a tensor, multiplied with its scales if it is 8-bit."""
-  values = files[name].read(name, rows, columns)
-  if not _is_fp8(files[name].entries[name]):
+  def read(name, rows, columns):
+    stored = files[name]
+    return stored.file.read(stored.name, rows, columns)
+
+  values = read(name, rows, columns)
+  if not _is_fp8(files[name].entry):
     return values
   assert block is not None
   scale_rows, scale_columns = (
       (at[0] // size, -(-at[1] // size)) for at, size in zip((rows, columns), block))
-  scales = files[name + fp8.SUFFIX].read(name + fp8.SUFFIX, scale_rows, scale_columns)
+  scales = read(name + fp8.SUFFIX, scale_rows, scale_columns)
   return fp8.dequantise(values, scales, block, first_row=rows[0], first_column=columns[0])
 
 
@@ -119,7 +124,7 @@ def export(
     if len(shards) > 1:
       index = {'metadata': {'total_size': sum(sizes.values())},
                'weight_map': {name: file for file, names in shards.items() for name in names}}
-      (folder / _INDEX).write_text(json.dumps(index, indent=2))
+      (folder / weight_files.INDEX).write_text(json.dumps(index, indent=2))
     if tokenizer is not None:
       tokenizer.save(folder)
     (folder / 'config.json').write_text(json.dumps(config_json(config, tokenizer, dtype), indent=2))
@@ -170,48 +175,29 @@ def _check_type(folder, name: str, entry: safetensors_io.Entry, block) -> None:
       if _is_fp8(entry) else f': save the checkpoint in one of {", ".join(_READ_TYPES)}.'))
 
 
-def _check_repeated(folder, config: ModelConfig, name: str, file, of: str, of_file) -> None:
+def _check_head(folder, config: ModelConfig, names: Iterable[str]) -> None:
+  head = families.FAMILIES[config.family]['unembedding']
+  if not config.tied_embedding and head not in names:
+    raise UserError(f'{folder} has no {head}, and tie_word_embeddings is false: set it to true in '
+                    'config.json if the model shares its embedding, or use a copy with that '
+                    'tensor.')
+
+
+def _check_repeated(folder, config: ModelConfig, name: str, stored: weight_files.Stored,
+                    of: str, of_stored: weight_files.Stored) -> None:
   """Raises UserError unless the tensor `name` equals `of`, compared some rows at a time."""
-  shape = file.entries[name].shape
+  def read(stored, rows):
+    return stored.file.read(stored.name, rows)
+
+  shape = stored.entry.shape
   step = max(1, streaming.READ_BYTES // (4 * max(1, math.prod(shape[1:]))))
-  if shape != of_file.entries[of].shape or not all(
-      np.array_equal(file.read(name, rows), of_file.read(of, rows))
+  if shape != of_stored.entry.shape or not all(
+      np.array_equal(read(stored, rows), read(of_stored, rows))
       for rows in ((at, min(at + step, shape[0])) for at in range(0, shape[0], step))):
     raise UserError(f'{name} of {folder} differs from {of}' + (
         ', but tie_word_embeddings is true: set it to false in config.json.'
         if config.tied_embedding and name == families.FAMILIES[config.family]['unembedding'] else
         ', which the model shares with it: use another checkpoint.'))
-
-
-def _open(folder: storage.Path, stack: contextlib.ExitStack) -> dict[str, safetensors_io.File]:
-  """Name of a tensor -> the open file that has it."""
-  placed = _weight_map(folder)
-  files = {}
-  for file_name in dict.fromkeys(placed.values()):
-    path = folder / file_name
-    if not path.exists():
-      raise FileNotFoundError(f'{path}, named in {_INDEX}, is missing: download it again.')
-    files[file_name] = stack.enter_context(safetensors_io.File(path))
-  for name, file_name in placed.items():
-    if name and name not in files[file_name].entries:
-      raise UserError(f'{_INDEX} places {name} in {folder / file_name}, which does not have '
-                       'it: download both again.')
-  return {name: file for file in files.values() for name in file.entries}
-
-
-def _weight_map(folder: storage.Path) -> dict[str, str]:
-  """Name of a tensor -> the file it should be in; for a single file only '' -> its name."""
-  if (folder / _WEIGHTS).exists():
-    return {'': _WEIGHTS}
-  index = folder / _INDEX
-  if not index.exists():
-    raise FileNotFoundError(
-        f'{folder} has neither {_WEIGHTS} nor {_INDEX}: use the folder of a checkpoint in '
-        'safetensors (`save_pretrained` writes one).')
-  weight_map = read_json(index).get('weight_map')
-  if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
-    raise UserError(f'{index} has no weight_map: download it again.')
-  return weight_map
 
 
 def _shards(sizes: dict[str, int], limit: int) -> dict[str, list[str]]:
@@ -225,6 +211,6 @@ def _shards(sizes: dict[str, int], limit: int) -> dict[str, list[str]]:
     groups[-1].append(name)
     room -= size
   if len(groups) == 1:
-    return {_WEIGHTS: groups[0]}
+    return {weight_files.WEIGHTS: groups[0]}
   count = len(groups)
   return {f'model-{i:05d}-of-{count:05d}.safetensors': names for i, names in enumerate(groups, 1)}

@@ -85,8 +85,12 @@ class Attention(nnx.Module):
     queries, keys, values = qkv[..., :-2, :], qkv[..., -2:-1, :], qkv[..., -1, :]
     if self.query_norm is not None and self.key_norm is not None:
       queries, keys = self.query_norm(queries), self.key_norm(keys)
-    queries = rotary.rotate(queries, context.sines, context.cosines)
-    keys = rotary.rotate(keys, context.sines, context.cosines)[..., 0, :]
+    if context.sines is not None and context.cosines is not None:
+      queries = rotary.rotate(queries, context.sines, context.cosines)
+      keys = rotary.rotate(keys, context.sines, context.cosines)
+    if context.query_factors is not None:
+      queries = queries * context.query_factors[:, :, None, None, None].astype(x.dtype)
+    keys = keys[..., 0, :]
     queries = sharding.constrain(queries, 'batch', 'sequence', 'kv_heads')
     keys, values = (sharding.constrain(x, 'batch', None, 'kv_heads') for x in (keys, values))
     heads_out = context.attend(queries, keys, values, scale=self.scale).reshape(*x.shape[:-1], -1)

@@ -1,11 +1,29 @@
 """Architectures: published models, the miniature, and a tiny model per family for debugging."""
 from typing import Any
 
-from r1jax.models.config import Experts, Latent, ModelConfig, RopeScaling, YarnScaling, as_runs
+from r1jax.models.config import (
+  Experts,
+  Latent,
+  LinearScaling,
+  ModelConfig,
+  RopeScaling,
+  YarnScaling,
+  as_runs,
+)
 
 _TINY: dict[str, Any] = dict(
     vocab_size=512, width=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_width=32,
     max_length=512)
+_GEMMA3: dict[str, Any] = dict(
+    family='gemma3_text', rope_theta=1_000_000.0, qk_norm=True, local_rope_theta=10_000.0,
+    query_scale=256.0, head_dim=256, offset_norms=True, post_norms=True, scaled_embedding=True,
+    activation='gelu_tanh')
+
+
+def _gemma3(num_layers: int, **fields: Any) -> ModelConfig:
+  kinds = ['dense' if i % 6 == 5 else 'local' for i in range(num_layers)]
+  return ModelConfig(**_GEMMA3, num_layers=num_layers, layers=as_runs(kinds), **fields)
+
 
 PRESETS = {
     'miniature': ModelConfig(
@@ -42,12 +60,21 @@ PRESETS = {
         num_kv_heads=4, head_dim=128, mlp_width=6144, rope_theta=1_000_000.0, qk_norm=True,
         tied_embedding=False, max_length=40_960, layers=((('experts',), 48),),
         experts=Experts(count=128, per_token=8, width=768)),
-    'gemma3_1b': ModelConfig(
-        family='gemma3_text', vocab_size=262_144, width=1152, num_layers=26, num_heads=4,
-        num_kv_heads=1, head_dim=256, mlp_width=6912, rope_theta=1_000_000.0, qk_norm=True,
-        layers=as_runs([('dense' if i % 6 == 5 else 'local') for i in range(26)]), window=512,
-        local_rope_theta=10_000.0, query_scale=256.0, offset_norms=True, post_norms=True,
-        scaled_embedding=True, activation='gelu_tanh'),
+    'smollm3_3b': ModelConfig(
+        family='smollm3', vocab_size=128_256, width=2048, num_layers=36, num_heads=16,
+        num_kv_heads=4, head_dim=128, mlp_width=11_008, rope_theta=5_000_000.0,
+        max_length=65_536, layers=((('dense', 'dense', 'dense', 'no_rope'), 9),)),
+    'mistral_7b': ModelConfig(    # of version 0.3, which has no window
+        family='mistral', vocab_size=32_768, width=4096, num_layers=32, num_heads=32,
+        num_kv_heads=8, head_dim=128, mlp_width=14_336, rope_theta=1_000_000.0,
+        norm_epsilon=1e-5, tied_embedding=False),
+    'gemma3_270m': _gemma3(18, vocab_size=262_144, width=640, num_heads=4, num_kv_heads=1,
+                           mlp_width=2048, window=512),
+    'gemma3_1b': _gemma3(26, vocab_size=262_144, width=1152, num_heads=4, num_kv_heads=1,
+                         mlp_width=6912, window=512),
+    'gemma3_4b': _gemma3(34, vocab_size=262_208, width=2560, num_heads=8, num_kv_heads=4,
+                         mlp_width=10_240, window=1024, rope_scaling=LinearScaling(8.0),
+                         max_length=131_072),
     'deepseek_v3': ModelConfig(
         family='deepseek_v3', vocab_size=129_280, width=7168, num_layers=61, num_heads=128,
         num_kv_heads=128, head_dim=192, mlp_width=18_432, rope_scaling=YarnScaling(),
@@ -61,6 +88,10 @@ PRESETS = {
     'tiny_qwen3_moe': ModelConfig(
         'qwen3_moe', **_TINY, qk_norm=True, layers=((('dense', 'experts'), 1),),
         experts=Experts(count=4, per_token=2, width=8)),
+    'tiny_smollm3': ModelConfig('smollm3', **_TINY, layers=((('dense', 'no_rope'), 1),)),
+    'tiny_ministral3': ModelConfig(
+        'ministral3', **_TINY,
+        rope_scaling=YarnScaling(original_max_length=16, query_growth=0.1)),
     'tiny_gemma3': ModelConfig(
         'gemma3_text', **_TINY, qk_norm=True, layers=((('local', 'dense'), 1),), window=6,
         local_rope_theta=100.0, query_scale=12.0, offset_norms=True, post_norms=True,

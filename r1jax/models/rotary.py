@@ -23,8 +23,11 @@ def frequencies(
   if isinstance(scaling, LinearScaling):
     return plain / scaling.factor
   if isinstance(scaling, YarnScaling):
-    low = max(math.floor(_index_of_turns(scaling.fast_turns, width, theta, scaling)), 0)
-    high = min(math.ceil(_index_of_turns(scaling.slow_turns, width, theta, scaling)), width - 1)
+    low = _index_of_turns(scaling.fast_turns, width, theta, scaling)
+    high = _index_of_turns(scaling.slow_turns, width, theta, scaling)
+    if scaling.truncate:
+      low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, width - 1)
     smooth = 1 - (jnp.arange(width // 2) - low) / max(high - low, 0.001)
   else:
     turns = scaling.original_max_length * plain / (2 * jnp.pi)
@@ -48,18 +51,34 @@ def tables(
   Args:
     config: the architecture.
     positions: [N, T] int.
-    local: for layers of kind 'local', which have their own theta and are never stretched.
+    local: for layers of kind 'local', which with a theta of their own are not stretched.
   """
   width = config.latent.rope_dim if config.latent else config.head_dim
   theta, scaling = config.rope_theta, config.rope_scaling
-  if local:
-    theta, scaling = config.local_rope_theta or theta, None
+  if local and config.local_rope_theta is not None:
+    theta, scaling = config.local_rope_theta, None
   angles = positions[..., None].astype(jnp.float32) * frequencies(width, theta, scaling)
   sines, cosines = jnp.sin(angles), jnp.cos(angles)
   if isinstance(scaling, YarnScaling):
-    size = yarn_mscale(scaling, scaling.mscale) / yarn_mscale(scaling, scaling.mscale_all_dim)
+    size = scaling.attention_factor
+    if size is None:
+      size = yarn_mscale(scaling, scaling.mscale) / yarn_mscale(scaling, scaling.mscale_all_dim)
     sines, cosines = sines * size, cosines * size
   return sines, cosines
+
+
+def query_factors(config: ModelConfig, positions: jax.Array) -> jax.Array | None:
+  """1 + query_growth·ln(1 + ⌊position / original length⌋): [N, T]; None where it is always 1.
+
+  Args:
+    config: the architecture.
+    positions: [N, T] int.
+  """
+  scaling = config.rope_scaling
+  if not isinstance(scaling, YarnScaling) or not scaling.query_growth:
+    return None
+  turns = jnp.floor(positions / scaling.original_max_length)
+  return 1 + scaling.query_growth * jnp.log(1 + turns)
 
 
 def yarn_mscale(scaling: YarnScaling, mscale: float) -> float:

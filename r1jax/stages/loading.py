@@ -181,7 +181,7 @@ def _check_lengths(config: Config, shape: ModelConfig, where: str) -> None:
   if 'sampling' not in config:
     return
   prompt, completion = config['max_prompt_length'], config['sampling']['max_new_tokens']
-  if prompt + completion > shape.max_length:
+  if prompt + completion > shape.longest:
     raise UserError(
         f'{where}.max_prompt_length + {where}.sampling.max_new_tokens must be at most the '
-        f"model's {shape.max_length} positions, got {prompt} + {completion}")
+        f"model's {shape.longest} positions, got {prompt} + {completion}")
