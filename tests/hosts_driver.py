@@ -7,6 +7,7 @@ import sys
 import time
 
 from r1jax import main
+from r1jax.errors import UserError
 from r1jax.runtime import hosts, joining
 
 
@@ -24,13 +25,17 @@ def tell():
   raise AssertionError('host 0 did not hear of the error of host 1')
 
 
+def fail():
+  raise UserError('a fault of all hosts')
+
+
 def run(end):
   tell()
   print('ready', flush=True)
   if end == 'fail alike':
-    hosts.together(lambda: int('x'))
+    hosts.together(fail)
   if end == 'fail alone' and hosts.is_first():
-    raise ValueError('a fault of host 0')
+    raise UserError('a fault of host 0')
   time.sleep(60)
 
 

@@ -7,17 +7,22 @@ order. With one process none of them communicates.
 Only the first host writes metrics, rollouts, tables and manifests, and prints.
 """
 from collections.abc import Callable
+import hmac
 import itertools
-import pickle
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from r1jax.runtime import messages
+
 # Seconds at a barrier: a host that is working is waited for, and one that dies ends the run anyway.
 _BARRIER_S = 7 * 24 * 3600
 _barrier_numbers = itertools.count()
+_gather_numbers = itertools.count()
+_MAX_MESSAGE = 1 << 30     # bytes that a host may send at a time
+_secret = b''
 
 
 def count() -> int:
@@ -43,22 +48,51 @@ def barrier() -> None:
     client.wait_at_barrier(f'r1jax {next(_barrier_numbers)}', timeout_in_ms=1000 * _BARRIER_S)
 
 
+def use_secret(secret: bytes) -> None:
+  """Signs what `gather` sends with the secret of the run, and accepts nothing else."""
+  global _secret
+  _secret = secret
+
+
 def gather(value: Any) -> list:
-  """The value of each host, in the order of hosts, on all hosts. Values must be picklable."""
-  if count() == 1:
-    return [value]
-  content = np.frombuffer(pickle.dumps(value), np.uint8)
+  """The value of each host, in the order of hosts, on all hosts.
+
+  Args:
+    value: plain data, as `messages.encode` takes it.
+
+  Raises:
+    MessageError: a message is not that of a host of this run.
+  """
+  return [value] if count() == 1 else _exchange(messages.encode(value))
+
+
+def _exchange(content: bytes) -> list:
+  """The values that all hosts have encoded, on all hosts."""
+  number = next(_gather_numbers)
+  sent = np.frombuffer(_signature(content, number, index()) + content, np.uint8)
   barrier()
   with jax.transfer_guard_device_to_host('allow'):
-    sizes = multihost_utils.process_allgather(np.int32(content.size))
+    sizes = multihost_utils.process_allgather(np.int32(sent.size))
+    if not 0 < sizes.max() <= _MAX_MESSAGE:
+      raise messages.MessageError(f'a host sends {sizes.max():,} bytes at a time, and at most '
+                                  f'{_MAX_MESSAGE:,} can be sent: make the batches smaller')
     padded = 1 << int(sizes.max() - 1).bit_length()    # powers of two, so that few are compiled
-    contents = multihost_utils.process_allgather(np.pad(content, (0, padded - content.size)))
-  return [pickle.loads(row[:size].tobytes()) for row, size in zip(contents, sizes)]
+    received = multihost_utils.process_allgather(np.pad(sent, (0, padded - sent.size)))
+  return [_read(row[:size].tobytes(), number, host)
+          for host, (row, size) in enumerate(zip(received, sizes))]
 
 
-class _Outcome(NamedTuple):
-  value: Any
-  error: Exception | None
+def _signature(content: bytes, number: int, host: int) -> bytes:
+  return messages.sign(_secret, b'gather', f'{number} {host}'.encode(), content)
+
+
+def _read(sent: bytes, number: int, host: int) -> Any:
+  """What a host sent to the gather of this number, if it was one of this run's."""
+  signature, content = sent[:messages.MAC_BYTES], sent[messages.MAC_BYTES:]
+  if not hmac.compare_digest(signature, _signature(content, number, host)):
+    raise messages.MessageError(f'what host {host} sent is not signed with the secret of this run: '
+                                'start the same command on all hosts')
+  return messages.decode(content)
 
 
 def together(function: Callable[[], Any]) -> list:
@@ -70,17 +104,18 @@ def together(function: Callable[[], Any]) -> list:
   """
   if count() == 1:
     return [function()]
+  error = None
   try:
-    own = _Outcome(function(), None)
-  except Exception as error:
-    own = _Outcome(None, error)
-  outcomes = gather(_Outcome(own.value, _picklable(own.error)))
-  if own.error is not None:
-    raise own.error
-  for outcome in outcomes:
-    if outcome.error is not None:
-      raise outcome.error
-  return [outcome.value for outcome in outcomes]
+    content = messages.encode((function(), None))
+  except Exception as own:
+    error, content = own, messages.encode((None, own))
+  outcomes = _exchange(content)
+  if error is not None:
+    raise error
+  for _, other in outcomes:
+    if other is not None:
+      raise other
+  return [value for value, _ in outcomes]
 
 
 def from_first(function: Callable[[], Any]) -> Any:
@@ -90,15 +125,6 @@ def from_first(function: Callable[[], Any]) -> Any:
     Exception: what the call raises, on all hosts.
   """
   return together(function if is_first() else lambda: None)[0]
-
-
-def _picklable(error: Exception | None) -> Exception | None:
-  """The error, or one with its message if other processes could not raise it."""
-  try:
-    pickle.loads(pickle.dumps(error))
-    return error
-  except Exception:
-    return RuntimeError(str(error))
 
 
 class StopNotice:
