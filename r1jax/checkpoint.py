@@ -2,9 +2,13 @@
 
 A checkpoint is the folder `<directory>/<step>`. Orbax writes the arrays, one sub-folder per item.
 When they are complete, `checkpoint.json` is written with the caller's `meta`, the shape and type of
-every leaf and the size of every file. A folder without that file is not a checkpoint, on a disk as
-in a bucket, so a run that is killed while saving resumes from the step before, and damage is
-noticed before anything is read.
+every leaf, and the size and checksum of every file and of itself. A folder without that file is not
+a checkpoint, on a disk as in a bucket, so a run that is killed while saving resumes from the step
+before. What is restored is compared with its checksums first, and refused by the name of the file
+if a single bit of it has changed.
+
+What does not change from checkpoint to checkpoint is written once, to a folder of the same form
+beside them: `<directory>/<name>-<version>`. It stays as long as a checkpoint names it.
 
 A damaged checkpoint raises an error and is never skipped, because falling back silently would
 repeat work under the same names. To use the step before it, remove the damaged folder, as the error
@@ -16,6 +20,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -27,10 +32,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from r1jax.errors import UserError
+from r1jax.runtime import checksums, hosts
 from r1jax.runtime.storage import Path, to_json
 
 PyTree = Any
 _MARKER = 'checkpoint.json'
+_CONSTANT = re.compile(r'.+-\d+($|\.)')    # the folder of one, or what Orbax is writing of it
+_save_numbers = itertools.count()    # equal on all hosts, which save together
 
 
 class Checkpointer:
@@ -85,17 +93,22 @@ class Checkpointer:
     """
     return self._read_marker(step)['meta']
 
-  def save(self, step: int, items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> None:
+  def save(
+      self, step: int, items: Mapping[str, PyTree], meta: Mapping[str, Any],
+      constants: Mapping[str, tuple[int, PyTree]] | None = None,
+  ) -> None:
     """Starts saving a checkpoint, and returns when all arrays are copied off the devices.
 
     The arrays may then be donated or changed. Waits for the save before, and raises its error if it
-    failed.
+    failed. A constant of a version that is not saved yet is written whole before this returns.
 
     Args:
       step: a step that has no checkpoint yet.
       items: pytrees of arrays, sharded ones and typed random keys included, by name. Each item can
         be restored without the others.
       meta: any values that JSON can hold.
+      constants: items that rarely change, as (version, pytree) by name. One is written only where
+        no checkpoint that is kept has it in this version.
 
     Raises:
       OSError: this or the previous checkpoint cannot be written; earlier ones are intact.
@@ -106,20 +119,30 @@ class Checkpointer:
     if step in self.steps():
       raise UserError(f'{self.directory} already has a checkpoint of step {step}: '
                        'resume from it, or use another workdir')
-    marker = dict(meta=json.loads(to_json(meta)),
-                  items={name: _leaf_types(tree) for name, tree in items.items()})
+    versions = {name: f'{name}-{version}' for name, (version, _) in (constants or {}).items()}
+    marker = _marker(items, meta) | {'constants': versions}
     if self._orbax is None:
       self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
       self._remove_incomplete()    # folders left by a run that was killed
+    for name, (_, tree) in (constants or {}).items():
+      if not hosts.from_first((self.directory / versions[name] / _MARKER).exists):
+        self._write(versions[name], {name: tree}, _marker({name: tree}, {}))
+        hosts.together(self.wait)    # a checkpoint that names it comes after it
+    self._write(str(step), items, marker)
+
+  def _write(self, name: str, items: Mapping[str, PyTree], marker: dict) -> None:
+    """Starts writing a folder of this name."""
+    assert self._orbax is not None
     stage = tempfile.TemporaryDirectory() if self._staged else None
-    folder = Path(stage.name if stage else self.directory) / step
-    args = {name: ocp.args.StandardSave({'tree': tree}) for name, tree in items.items()}
+    folder = Path(stage.name if stage else self.directory) / name
+    args = {item: ocp.args.StandardSave({'tree': tree}) for item, tree in items.items()}
     try:
       with jax.transfer_guard_device_to_host('allow'):   # Orbax copies without device_get
         self._orbax.save(str(folder), args=ocp.args.Composite(**args))
     except Exception as error:
-      raise self._write_error(step, error) from error
-    self._pending = self._thread.submit(self._commit, self._orbax, step, folder, marker, stage)
+      raise self._write_error(name, error) from error
+    self._pending = self._thread.submit(
+        self._commit, self._orbax, name, folder, marker, stage, next(_save_numbers))
 
   def wait(self) -> None:
     """Returns when the current save is complete; raises its OSError if it failed."""
@@ -139,6 +162,9 @@ class Checkpointer:
   def restore(self, step: int, templates: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """Reads the items named in `templates`, bit for bit as they were saved.
 
+    All hosts call this together. Their files are read twice: to compare them with their checksums,
+    of which each host does its share, and then by Orbax.
+
     Args:
       step: the step of the checkpoint.
       templates: for each item a pytree of arrays or `jax.ShapeDtypeStruct` with its structure,
@@ -153,37 +179,46 @@ class Checkpointer:
       UserError: the checkpoint is damaged, has no such item, or does not fit a template.
     """
     marker = self._read_marker(step)
-    folder = self.directory / step
+    known = marker['items'].keys() | marker['constants'].keys()
+    for name in templates:
+      if name not in known:
+        raise UserError(f'the checkpoint {self.directory / step} has no item {name!r}, only '
+                         f'{", ".join(sorted(known))}: ask for one of these')
+    by_folder: dict[str, dict[str, PyTree]] = {}
     for name, template in templates.items():
-      if name not in marker['items']:
-        raise UserError(f'the checkpoint {folder} has no item {name!r}, only '
-                         f'{", ".join(sorted(marker["items"]))}: ask for one of these')
-      _check_fit(f'item {name!r} of the checkpoint {folder}', marker['items'][name],
-                 _leaf_types(template))
-      sizes = (folder / name).file_sizes()
-      for file, size in marker['files'][name].items():
-        if sizes.get(file) != size:
-          raise self._damaged(step, f'{name}/{file} has {sizes.get(file, 0)} of its {size} bytes')
-    return self._restore_items(step, templates)
+      by_folder.setdefault(marker['constants'].get(name, str(step)), {})[name] = template
+    restored: dict[str, PyTree] = {}
+    for folder, wanted in by_folder.items():
+      of_folder = marker if folder == str(step) else self._read_constant(step, folder)
+      for name, template in wanted.items():
+        _check_fit(f'item {name!r} of the checkpoint {self.directory / folder}',
+                   of_folder['items'][name], _leaf_types(template))
+      restored |= self._restore_items(step, folder, of_folder['files'], wanted)
+    return restored
 
-  def _restore_items(self, step: int, templates: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """Reads items of a checkpoint that has been checked."""
-    folder = self.directory / step
-    args = {name: ocp.args.StandardRestore({'tree': jax.tree.map(_restore_template, template)})
-            for name, template in templates.items()}
+  def _restore_items(
+      self, step: int, name: str, sums: checksums.Sums, templates: Mapping[str, PyTree],
+  ) -> dict[str, PyTree]:
+    """Compares items of a folder, a step's or one that it names, with their sums; reads them."""
+    folder = self.directory / name
+    args = {item: ocp.args.StandardRestore({'tree': jax.tree.map(_restore_template, template)})
+            for item, template in templates.items()}
     with tempfile.TemporaryDirectory() as stage:
       if self._staged:
-        for name in templates:
-          (folder / name).copy_to(Path(stage) / name)
+        folder.copy_to(Path(stage))
         folder = Path(stage)
+      damage = checksums.fault(folder, {file: found for file, found in sums.items()
+                                        if '/' not in file or file.split('/')[0] in templates})
+      if damage:
+        raise self._damaged(step, name, damage)
       try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
           restored = orbax.restore(str(folder), args=ocp.args.Composite(**args))
       except Exception as error:    # Orbax raises many types
         raise UserError(
-            f'the checkpoint {self.directory / step} cannot be read ({_root_cause(error)}): fix '
-            f'that or, if its files are damaged, {self._advice(step)}') from error
-    return {name: restored[name]['tree'] for name in templates}
+            f'the checkpoint {self.directory / name} cannot be read ({_root_cause(error)}): fix '
+            f'that or {self._advice(step, name)}') from error
+    return {item: restored[item]['tree'] for item in templates}
 
   def _read_marker(self, step: int) -> dict:
     """The content of a checkpoint's `checkpoint.json`."""
@@ -193,59 +228,119 @@ class Checkpointer:
       raise FileNotFoundError(f'{self.directory} has no checkpoint of step {step}: '
                               f'use one of its steps ({steps}) or another directory')
     try:
-      marker = json.loads(path.read_text())
-      return {key: marker[key] for key in ('meta', 'items', 'files')}
-    except (ValueError, KeyError, TypeError) as error:
-      raise self._damaged(step, f'{_MARKER} cannot be read') from error
+      return _unsealed(path)
+    except ValueError as error:
+      raise self._damaged(step, str(step), f'{_MARKER} {error}') from None
 
-  def _damaged(self, step: int, why: str) -> UserError:
-    return UserError(f'the checkpoint {self.directory / step} is damaged ({why}): '
-                      f'{self._advice(step)}')
+  def _read_constant(self, step: int, name: str) -> dict:
+    """The content of the `checkpoint.json` of a constant that a step names."""
+    try:
+      return _unsealed(self.directory / name / _MARKER)
+    except FileNotFoundError:
+      raise self._damaged(step, name, f'{_MARKER} is missing') from None
+    except ValueError as error:
+      raise self._damaged(step, name, f'{_MARKER} {error}') from None
 
-  def _advice(self, step: int) -> str:
-    """How to go on without the checkpoint of this step."""
-    before = max((other for other in self.steps() if other < step), default=None)
+  def _damaged(self, step: int, name: str, why: str) -> UserError:
+    return UserError(f'the checkpoint {self.directory / name} is damaged ({why}): '
+                      f'{self._advice(step, name)}')
+
+  def _advice(self, step: int, name: str) -> str:
+    """How to go on without a folder that is needed for this step."""
+    needing = {other for other in self.steps() if name in self._needed_by(other)} | {step}
+    before = max((other for other in self.steps() if other < min(needing)), default=None)
     rest = 'start over' if before is None else f'resume from step {before}'
-    return f'remove that folder to {rest}'
+    folders = [name] if name == str(step) else [name, *map(str, sorted(needing))]
+    if len(folders) == 1:
+      return f'remove that folder to {rest}'
+    return (f'remove the folders {", ".join(folders[:-1])} and {folders[-1]} in {self.directory} '
+            f'to {rest}')
 
-  def _commit(self, orbax: ocp.AsyncCheckpointer, step: int, folder: Path, marker: dict,
-              stage: tempfile.TemporaryDirectory | None) -> None:
-    """Waits for Orbax, writes the marker file and removes the oldest checkpoints.
+  def _needed_by(self, step: int) -> set[str]:
+    """The folders that a checkpoint needs; only its own if its `checkpoint.json` is damaged."""
+    with contextlib.suppress(ValueError):
+      return {str(step), *_unsealed(self.directory / step / _MARKER)['constants'].values()}
+    return {str(step)}
+
+  def _commit(self, orbax: ocp.AsyncCheckpointer, name: str, folder: Path, marker: dict,
+              stage: tempfile.TemporaryDirectory | None, number: int) -> None:
+    """Waits for Orbax, writes the marker file and removes what is not kept.
 
     Runs in the background thread.
     """
     try:
       orbax.wait_until_finished()
-      if jax.process_index() != 0:
+      marker['files'] = _sums(folder, f'checkpoint {number}')
+      if not hosts.is_first():
         return
-      marker['files'] = {name: (folder / name).file_sizes() for name in marker['items']}
       if stage:
-        folder.copy_to(self.directory / step)
-      (self.directory / step).sync()
-      (self.directory / step / _MARKER).write_text(to_json(marker))
-      for old in self.steps()[:-self._keep]:
-        (self.directory / old / _MARKER).remove()
-        (self.directory / old).remove()
+        folder.copy_to(self.directory / name)
+      (self.directory / name).sync()
+      (self.directory / name / _MARKER).write_text(checksums.seal(to_json(marker)))
+      if name.isdigit():
+        for old in self.steps()[:-self._keep]:
+          self._remove(str(old))
+        self._remove_constants()
     except Exception as error:
-      raise self._write_error(step, error) from error
+      raise self._write_error(name, error) from error
     finally:
       if stage:
         stage.cleanup()
 
-  def _write_error(self, step: int, error: Exception) -> OSError:
+  def _write_error(self, name: str, error: Exception) -> OSError:
     """Removes what was written of a failed save, and returns the error to raise."""
     with contextlib.suppress(OSError):    # Orbax may still be writing; the next save cleans up
       self._remove_incomplete()
-    return OSError(f'the checkpoint of step {step} could not be written to {self.directory} '
+    what = f'step {name}' if name.isdigit() else name
+    return OSError(f'the checkpoint of {what} could not be written to {self.directory} '
                    f'({_root_cause(error)}): earlier checkpoints are intact, so fix that and run '
                    'again')
 
   def _remove_incomplete(self) -> None:
     """Removes the folders of saves that were never completed."""
-    if jax.process_index() == 0:
+    if hosts.is_first():
       for path in self.directory.iterdir():
         if path.name.split('.')[0].isdigit() and not (path / _MARKER).exists():
           path.remove()
+      self._remove_constants()
+
+  def _remove_constants(self) -> None:
+    """Removes the folders beside the checkpoints that none of them names."""
+    named = set().union(*map(self._needed_by, self.steps()))
+    for path in self.directory.iterdir():
+      if _CONSTANT.match(path.name) and path.name not in named:
+        self._remove(path.name)
+
+  def _remove(self, name: str) -> None:
+    (self.directory / name / _MARKER).remove()    # first, so that a kill leaves no half of it
+    (self.directory / name).remove()
+
+
+def _marker(items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> dict:
+  return dict(meta=json.loads(to_json(meta)),
+              items={name: _leaf_types(tree) for name, tree in items.items()}, constants={})
+
+
+def _unsealed(path: Path) -> dict:
+  """The content of a `checkpoint.json`; raises ValueError if it is damaged."""
+  marker = checksums.unseal(path.read_bytes())
+  if not marker.keys() >= {'meta', 'items', 'constants', 'files'}:
+    raise ValueError('is of another version of r1jax')
+  return marker
+
+
+def _sums(folder: Path, key: str) -> dict[str, checksums.Sum]:
+  """The sums of all files of a folder, on the first host; each host reads its share."""
+  try:
+    own = to_json(checksums.of_files(folder, checksums.share(folder.file_sizes())))
+  except Exception as error:    # the first host waits for an answer
+    own = to_json(_root_cause(error))
+  sums: dict[str, checksums.Sum] = {}
+  for part in map(json.loads, hosts.collect(key, own)):
+    if isinstance(part, str):
+      raise OSError(part)
+    sums |= part
+  return sums
 
 
 def _root_cause(error: BaseException) -> str:

@@ -1,8 +1,8 @@
 """Runs `runs.resumable` and kills itself: kill_driver.py WORKDIR BASE MOMENT COUNT.
 
-MOMENT is 'asked' (the COUNT-th time that the run asks whether to stop), 'saving' or 'saved' (the
-files of the COUNT-th checkpoint are written, but for the one that makes it valid; or that too)
-or 'never'.
+MOMENT is 'asked' (the COUNT-th time that the run asks whether to stop), 'saving' (the files of the
+COUNT-th folder among the checkpoints are written, but for the one that makes it valid), 'saved'
+(the COUNT-th checkpoint is complete) or 'never'.
 """
 import itertools
 import os
@@ -26,7 +26,8 @@ def main(workdir, base, moment, count):
 
   def _commit(*arguments):
     commit(*arguments)
-    die('saved')
+    if arguments[2].isdigit():    # a step's, no reference's
+      die('saved')
 
   def _write_text(path, text):
     if path.name == 'checkpoint.json':

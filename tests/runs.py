@@ -176,12 +176,13 @@ def last_checkpoint(workdir):
   arrays = {}
   with tempfile.TemporaryDirectory() as folder:
     if checkpoints.directory.is_local:
-      folder = checkpoints.directory / step
+      folder = checkpoints.directory
     else:
-      (checkpoints.directory / step).copy_to(Path(folder))
-    for item in json.loads((Path(folder) / 'checkpoint.json').read_text())['items']:
+      checkpoints.directory.copy_to(Path(folder))
+    marker = json.loads((Path(folder) / step / 'checkpoint.json').read_text())
+    for item in (*marker['items'], *marker['constants']):
       with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:    # on any devices
-        path = f'{folder}/{item}'
+        path = f'{folder}/{marker["constants"].get(item, step)}/{item}'
         tree = reader.restore(path, ocp.args.PyTreeRestore(restore_args=jax.tree.map(
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
             reader.metadata(path).item_metadata.tree)))

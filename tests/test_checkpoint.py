@@ -1,6 +1,7 @@
 import os
 import pathlib
 import resource
+import shutil
 import subprocess
 import sys
 import uuid
@@ -18,6 +19,8 @@ from r1jax.checkpoint import (
   read_manifest,
   write_manifest,
 )
+from r1jax.errors import UserError
+from r1jax.runtime import checksums
 from r1jax.runtime.storage import Path
 
 
@@ -169,27 +172,133 @@ def test_a_damaged_checkpoint_is_refused_with_advice(tmp_path, damage):
     assert_bit_equal(saver.restore(2, {'other': items['other']})['other'], items['other'])
     assert_bit_equal(saver.restore(1, items), items)
     (tmp_path / '2' / 'checkpoint.json').write_text('{"meta"')
-    with pytest.raises(ValueError, match='checkpoint.json cannot be read'):
+    with pytest.raises(ValueError, match='checkpoint.json is not as it was written'):
       saver.read_meta(2)
 
 
-def test_damage_that_keeps_a_files_size_is_told_with_advice(tmp_path):
-  items = {'params': {'w': jax.random.normal(jax.random.key(0), (1 << 14,))}}
-  with Checkpointer(tmp_path) as saver:
-    saver.save(1, items, {})
-    saver.save(2, items, {})
+@pytest.fixture(scope='module')
+def two_checkpoints(tmp_path_factory):
+  """A folder with steps 4 and 8, which have another reference each, and a function to restore."""
+  folder = tmp_path_factory.mktemp('checkpoints')
+  items, reference = {'params': {'w': jnp.arange(6.)}}, {'w': jnp.ones(3)}
+  with Checkpointer(folder) as saver:
+    for step in (4, 8):
+      saver.save(step, items, {'iteration': step}, {'reference': (step, reference)})
+  return folder, items | {'reference': reference}
+
+
+def files_in(folder):
+  return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
+
+
+def flip(path, position, bit):
+  content = bytearray(path.read_bytes())
+  content[position % len(content)] ^= 1 << bit
+  path.write_bytes(content)
+
+
+def restore_as_a_run(folder, items):
+  reader = Checkpointer(folder)
+  reader.read_meta(reader.latest_step())
+  return reader.restore(reader.latest_step(), items)
+
+
+def test_a_flipped_bit_in_any_file_is_refused_by_name_and_the_one_before_offered(
+    two_checkpoints, tmp_path):
+  whole, items = two_checkpoints
+  names = [name for name in files_in(whole) if name.split('/')[0] in ('8', 'reference-8')]
+  assert len(names) > 10 and '8/checkpoint.json' in names
+  random = np.random.default_rng(0)
+  for name in names:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    flip(tmp_path / name, random.integers(1 << 30), random.integers(8))
+    folder, file = name.split('/', 1)
+    with pytest.raises(UserError) as refused:
+      restore_as_a_run(tmp_path, items)
+    said = str(refused.value)
+    assert f'{tmp_path}/{folder} is damaged ({file} ' in said and '\n' not in said
+    assert said.endswith('to resume from step 4'), said
+  # What the sentence says helps.
+  assert 'remove the folders reference-8 and 8 in ' in said
+  for folder in ('8', 'reference-8'):
+    shutil.rmtree(tmp_path / folder)
+  assert_bit_equal(restore_as_a_run(tmp_path, items), items)
+
+
+def test_every_bit_of_a_sealed_file_counts(two_checkpoints, tmp_path):
+  content = (two_checkpoints[0] / '8' / 'checkpoint.json').read_bytes()
+  for position in range(len(content)):
+    changed = bytearray(content)
+    changed[position] ^= 1 << position % 8
+    with pytest.raises(ValueError, match='is not as it was written'):
+      checksums.unseal(bytes(changed))
+  assert checksums.unseal(content)['meta'] == {'iteration': 8}
+
+
+def test_a_missing_or_longer_file_is_named(two_checkpoints, tmp_path):
+  whole, items = two_checkpoints
+  for change, complaint in (
+      (pathlib.Path.unlink, ' is missing'),
+      (lambda path: path.write_bytes(path.read_bytes() + b'x'), 'has [0-9]+ of its [0-9]+ bytes')):
+    for name in ('8/params/_METADATA', 'reference-8/reference/manifest.ocdbt'):
+      shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+      change(tmp_path / name)
+      with pytest.raises(UserError, match=f'{name.split("/", 1)[1]} ?{complaint}.*from step 4'):
+        restore_as_a_run(tmp_path, items)
+  shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+  (tmp_path / 'reference-8' / 'checkpoint.json').unlink()
+  with pytest.raises(UserError, match='checkpoint.json is missing.*from step 4'):
+    restore_as_a_run(tmp_path, items)
+
+
+def test_checkpoints_of_a_version_without_checksums_are_refused(tmp_path):
+  (tmp_path / '3').mkdir()
+  (tmp_path / '3' / 'checkpoint.json').write_text('{"meta": {}, "items": {}, "files": {}}')
+  with pytest.raises(UserError, match='checkpoint.json is not as .* folder to start over'):
+    Checkpointer(tmp_path).read_meta(3)
+
+
+# What is written once.
+
+
+def test_a_constant_is_written_once_and_stays_as_long_as_it_is_needed(directory):
+  tree = {'x': jnp.ones(2)}
+
+  def folders():
+    return {path.name: (path / 'checkpoint.json').read_text()
+            for path in Path(directory).iterdir()}
+  with Checkpointer(directory, keep=2) as saver:
+    saver.save(1, {'a': tree}, {}, {'reference': (0, {'x': jnp.zeros(2)})})
     saver.wait()
-    files = [path for path in (tmp_path / '2' / 'params').rglob('*') if path.is_file()]
-    damaged = max(files, key=lambda path: path.stat().st_size)
-    content = bytearray(damaged.read_bytes())
-    middle = len(content) // 2
-    content[middle - 500:middle + 500] = bytes(1000)
-    damaged.write_bytes(content)
-    with pytest.raises(ValueError, match='2 cannot be read .*: fix that or, if its files are '
-                       'damaged, remove that folder to resume from step 1') as caught:
-      saver.restore(2, items)
-    assert '\n' not in str(caught.value)
-    assert_bit_equal(saver.restore(1, items), items)
+    written = folders()['reference-0']
+    saver.save(2, {'a': tree}, {}, {'reference': (0, {'x': jnp.zeros(2)})})
+    saver.wait()
+    assert folders().keys() == {'1', '2', 'reference-0'}
+    saver.save(3, {'a': tree}, {}, {'reference': (3, {'x': jnp.full(2, 3.)})})
+    saver.wait()
+    assert folders().keys() == {'2', '3', 'reference-0', 'reference-3'}
+    assert folders()['reference-0'] == written
+    for step, value in ((2, 0.), (3, 3.)):
+      found = saver.restore(step, {'reference': tree, 'a': tree})
+      assert_bit_equal(found, {'reference': {'x': jnp.full(2, value)}, 'a': tree})
+    saver.save(4, {'a': tree}, {}, {'reference': (3, {'x': jnp.full(2, 3.)})})
+    saver.wait()
+    assert folders().keys() == {'3', '4', 'reference-3'}
+
+
+def test_a_constant_of_a_run_that_died_before_its_checkpoint_is_written_again(tmp_path):
+  tree = {'x': jnp.zeros(2)}
+  with Checkpointer(tmp_path) as saver:
+    saver.save(1, {'a': tree}, {}, {'reference': (0, tree)})
+    saver.save(2, {'a': tree}, {}, {'reference': (2, tree)})
+  shutil.rmtree(tmp_path / '2')    # as if killed between the two
+  (tmp_path / 'reference-5.orbax-checkpoint-tmp').mkdir()
+  new = {'x': jnp.ones(2)}
+  with Checkpointer(tmp_path) as saver:
+    saver.save(2, {'a': tree}, {}, {'reference': (2, new)})
+    saver.wait()
+    assert_bit_equal(saver.restore(2, {'reference': tree}), {'reference': new})
+  assert {path.name for path in tmp_path.iterdir()} == {'1', '2', 'reference-0', 'reference-2'}
 
 
 def test_a_full_disk_leaves_the_step_before_and_speaks_at_the_next_call(tmp_path):

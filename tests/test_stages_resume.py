@@ -20,7 +20,8 @@ from r1jax.stages.stage import StopRequested
 # died; six questions an iteration, see `runs.run_resumable`.
 KILLS = (
     ('asked', 10, None),     # between two updates of the second rollout
-    ('saving', 1, None),     # during the first save
+    ('saving', 1, None),     # during the first save: of the reference
+    ('saving', 2, None),     # and of the checkpoint that needs it
     ('saved', 1, 8),         # just after it
     ('asked', 2, 8),         # in the third rollout, between its chunks
     ('asked', 10, 12),       # in the second evaluation
@@ -68,6 +69,8 @@ def test_pitfall_20_killed_at_any_moment_and_resumed_equals_uninterrupted(
     if moment == 'saving':
       assert list(Path(tmp_path / 'checkpoints').iterdir())    # files without their seal
     assert (tmp_path / 'manifest.json').exists() == (moment == 'never')
+  assert {path.name for path in (tmp_path / 'checkpoints').iterdir()} == {
+      '8', '12', 'reference-8', 'reference-12'}
   runs.assert_same(tmp_path, uninterrupted)
 
 

@@ -103,13 +103,15 @@ class TrainingLoop:
 
   def save(
       self, step: int, arrays: Mapping[str, Any], meta: Mapping[str, Any] | None = None,
+      constants: Mapping[str, tuple[int, Any]] | None = None,
   ) -> None:
-    """Saves a checkpoint, unless this step has one already."""
+    """Saves a checkpoint, unless this step has one already; arguments as of `Checkpointer.save`."""
     self.wait()   # the checkpoint being written may be that of this step
     if hosts.from_first(self._checkpoints.latest_step) == step:
       return
     self._writer.flush()
-    self._checkpoints.save(step, arrays, {'identity': self._run.resume_identity, **(meta or {})})
+    self._checkpoints.save(
+        step, arrays, {'identity': self._run.resume_identity, **(meta or {})}, constants)
 
   def wait(self) -> None:
     """Waits, on all hosts, until all have finished writing the last checkpoint."""

@@ -1,4 +1,8 @@
-"""What is saved of a run of the RL stage, and how the run is restored."""
+"""What is saved of a run of the RL stage, and how the run is restored.
+
+The reference is written when it is new, not with every checkpoint. The first one, too: it is the
+model that the run began with, but that model's files may change or go while the run lives.
+"""
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
@@ -16,7 +20,9 @@ def save(loop: TrainingLoop, state: RunState, step: int) -> None:
   arrays, length = _arrays(state), None
   if state.batch is not None:
     arrays['batch'], length = state.batch, state.batch.completion_mask.shape[1]
-  loop.save(step, arrays, dataclasses.asdict(state.position) | {'batch_length': length})
+  constants = {} if state.reference is None else {
+      'reference': (state.position.reference_step, state.reference)}
+  loop.save(step, arrays, dataclasses.asdict(state.position) | {'batch_length': length}, constants)
 
 
 def restore(
@@ -28,10 +34,13 @@ def restore(
     UserError: as `TrainingLoop.restore`.
   """
   def templates(meta: Mapping[str, Any]) -> dict[str, Any]:
-    if meta['batch_length'] is None:
-      return _arrays(state)
-    return _arrays(state) | {'batch': batch_shapes(
-        config, mesh, prompts=config['prompts_per_batch'], length=meta['batch_length'])}
+    arrays = _arrays(state)
+    if state.reference is not None:
+      arrays['reference'] = state.reference
+    if meta['batch_length'] is not None:
+      arrays['batch'] = batch_shapes(
+          config, mesh, prompts=config['prompts_per_batch'], length=meta['batch_length'])
+    return arrays
 
   saved = loop.restore(templates)
   if saved is None:
@@ -49,10 +58,8 @@ def restore(
 
 
 def _arrays(state: RunState) -> dict[str, Any]:
-  """The arrays that are saved whether or not there is a batch, by the names of their items."""
+  """The arrays that are in every checkpoint, by the names of their items."""
   arrays = {'params': state.policy.params, 'rest': _rest(state.policy)}
-  if state.reference is not None:
-    arrays['reference'] = state.reference
   if state.critic is not None:
     arrays |= {'critic': state.critic.params, 'critic_rest': _rest(state.critic)}
   return arrays

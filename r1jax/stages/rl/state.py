@@ -30,6 +30,7 @@ class RunPosition:
     counter: the position in the data, an example counter.
     general_counter: that in the general data.
     kl_coefficient: the present one.
+    reference_step: the number of updates of the policy that the reference is a copy of.
     measured: metrics of this iteration so far, those of the rollout and of each update.
   """
   iteration: int = 0
@@ -37,6 +38,7 @@ class RunPosition:
   counter: int = 0
   general_counter: int = 0
   kl_coefficient: float = 0.0
+  reference_step: int = 0
   measured: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
   @property
@@ -69,9 +71,10 @@ class RunState:
     if 'reference' in self.in_host_memory:
       self.reference = sharding.in_host_memory(self.reference)
 
-  def replace_reference(self) -> None:
-    """Makes a copy of the policy the new reference."""
+  def replace_reference(self, step: int) -> None:
+    """Makes a copy of the policy after so many updates the new reference."""
     self.reference = jax.tree.map(jnp.copy, self.policy.params)
+    self.position.reference_step = step
     self.offload_reference()
 
   def reference_on_device(self) -> Any:

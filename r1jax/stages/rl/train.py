@@ -343,7 +343,7 @@ class _Trainer:
     self.loop.log(step, measured, done=position.iteration)
     refresh = config['reference_refresh']
     if refresh and step // refresh > (step - self.updates) // refresh:
-      state.replace_reference()
+      state.replace_reference(step)
     if is_due(position.iteration, config['checkpoint_every'], self.iterations):
       self._save()
 
