@@ -393,7 +393,7 @@ class Manifest:
   model: dict = dataclasses.field(default_factory=dict)   # the model's configuration
   tokenizer: str = ''
   template: str = ''                 # the prompt template's name
-  files: tuple[str, ...] = ()        # relative to the Artifact's folder
+  files: Mapping[str, checksums.Sum] = dataclasses.field(default_factory=dict)   # by their paths
   scores: dict = dataclasses.field(default_factory=dict)  # measured, by name
   compute: dict = dataclasses.field(default_factory=dict)  # fields of `compute.Compute`
 
@@ -406,14 +406,15 @@ def write_manifest(folder: str | Path, manifest: Manifest) -> None:
     manifest: its description.
 
   Raises:
-    FileNotFoundError: one of the files is missing.
+    FileNotFoundError: one of the files is missing, or has another size.
   """
   folder = Path(folder)
-  for name in manifest.files:
-    if not (folder / name).exists():
-      raise FileNotFoundError(f'{folder} lacks {name}, which its manifest lists: '
-                              'write the files before the manifest')
-  (folder / 'manifest.json').write_text(to_json(dataclasses.asdict(manifest)) + '\n')
+  fault = checksums.size_fault(folder, manifest.files)
+  if fault:
+    raise FileNotFoundError(f'{folder} is not what its manifest says ({fault}): write the files '
+                            'before the manifest')
+  fields = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(manifest)}
+  (folder / 'manifest.json').write_text(checksums.seal(to_json(fields)) + '\n')
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -421,15 +422,16 @@ def read_manifest(folder: str | Path) -> Manifest:
 
   Raises:
     FileNotFoundError: `folder` is not an Artifact.
-    UserError: the manifest is not JSON, or does not have the fields of `Manifest`.
+    UserError: the manifest is not as it was written, or does not have the fields of `Manifest`.
   """
   path = Path(folder) / 'manifest.json'
   if not path.exists():
     raise FileNotFoundError(f'{folder} is not an Artifact, because it has no manifest.json: '
                             'let the stage that writes it finish')
   try:
-    fields = json.loads(path.read_text())
-    return Manifest(**(fields | {'files': tuple(fields['files'])}))
+    fields = checksums.unseal(path.read_bytes())
+    return Manifest(**(fields | {'files': {
+        name: checksums.Sum(*found) for name, found in fields['files'].items()}}))
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f'{path} is not the manifest of an Artifact ({error}): '
-                     'run the stage that writes it again') from error
+                     'remove it, and run the stage that writes it') from None

@@ -16,7 +16,7 @@ from r1jax import checks, preflight
 from r1jax.errors import UserError
 from r1jax.report.data import evaluation_scores
 from r1jax.report.page import write_report
-from r1jax.runtime import hosts, sharding
+from r1jax.runtime import checksums, hosts, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.stages import evaluate, pretrain, reject, reward_model, rl, sft
 from r1jax.stages.artifact import Artifact, identity, open_artifact
@@ -190,7 +190,10 @@ def state(
 
 def _is_there(folder: Path, wanted: str) -> bool:
   """Whether a folder has the result of this identity, perhaps not all evaluations."""
-  return (folder / 'manifest.json').exists() and open_artifact(folder).identity == wanted
+  if not (folder / 'manifest.json').exists():
+    return False
+  found = open_artifact(folder)
+  return found.identity == wanted and not checksums.size_fault(folder, found.manifest.files)
 
 
 def _choose(stages, only: Sequence[str], from_: str, until: str) -> set[str]:

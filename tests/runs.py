@@ -191,6 +191,13 @@ def last_checkpoint(workdir):
   return step, checkpoints.read_meta(step), arrays
 
 
+def flip(path, position, bit):
+  """Changes one bit of a file."""
+  content = bytearray(path.read_bytes())
+  content[position % len(content)] ^= 1 << bit
+  path.write_bytes(content)
+
+
 def assert_same(run, other):
   """Two runs left the same, bit for bit."""
   run, other = result_of(run), result_of(other)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import runs
 
 from r1jax import checkpoint, records
 from r1jax.checkpoint import (
@@ -191,12 +192,6 @@ def files_in(folder):
   return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
 
 
-def flip(path, position, bit):
-  content = bytearray(path.read_bytes())
-  content[position % len(content)] ^= 1 << bit
-  path.write_bytes(content)
-
-
 def restore_as_a_run(folder, items):
   reader = Checkpointer(folder)
   reader.read_meta(reader.latest_step())
@@ -211,7 +206,7 @@ def test_a_flipped_bit_in_any_file_is_refused_by_name_and_the_one_before_offered
   random = np.random.default_rng(0)
   for name in names:
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    flip(tmp_path / name, random.integers(1 << 30), random.integers(8))
+    runs.flip(tmp_path / name, random.integers(1 << 30), random.integers(8))
     folder, file = name.split('/', 1)
     with pytest.raises(UserError) as refused:
       restore_as_a_run(tmp_path, items)
@@ -407,9 +402,9 @@ def test_reading_changes_nothing(tmp_path):
 
 def test_manifest_round_trip_and_complaints(directory):
   manifest = Manifest('rl', 'zero', '0' * 16, parents={'base': '1' * 16}, model={'width': 8},
-                      tokenizer='miniature', template='r1_zero', files=('params.bin',),
+                      tokenizer='miniature', template='r1_zero', files={'params.bin': (1, 7)},
                       scores={'pass@1': 0.5})
-  with pytest.raises(FileNotFoundError, match='lacks params.bin'):
+  with pytest.raises(FileNotFoundError, match='params.bin is missing'):
     write_manifest(directory, manifest)
   with pytest.raises(FileNotFoundError, match='is not an Artifact'):
     read_manifest(directory)

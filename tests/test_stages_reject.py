@@ -7,7 +7,8 @@ from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
 from r1jax import metrics
 from r1jax.data import miniature
-from r1jax.stages import evaluate, loading, reject
+from r1jax.errors import UserError
+from r1jax.stages import evaluate, loading, reject, supervised
 from r1jax.tokenization import load_tokenizer
 
 
@@ -34,6 +35,14 @@ def test_correct_completions_of_the_model_itself_are_kept(compiled, tmp_path):
   assert artifact.manifest.files
   fewer = reject.run(reject_config(problems=12, keep=1), {}, tmp_path / 'fewer')
   assert samples_of(fewer)[0] in kept and fewer.manifest.scores['kept'] == 1
+  # Who learns from them gets what was drawn, or nothing.
+  for part in ('samples', 'refused'):
+    assert supervised.read_drawn({'all': artifact}, 'all', part)
+    file, = (tmp_path / 'all' / part).iterdir()
+    runs.flip(file, 1000, 0)
+    with pytest.raises(UserError, match=f"stage 'reject' in .* is damaged .{part}/part-.* has other"
+                       f' content than was written.: remove .*/{part} and run the same command'):
+      supervised.read_drawn({'all': artifact}, 'all', part)
 
 
 def record(example_id, text, reward, truncated=False):

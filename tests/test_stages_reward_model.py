@@ -1,6 +1,8 @@
 """Training reward models: what they are taught, what they leave behind, what is refused."""
 import json
 import operator
+import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
 from r1jax import checkpoint, metrics, models
+from r1jax.errors import UserError
 from r1jax.models import huggingface
 from r1jax.stages import reward_model, rl
 from r1jax.stages.artifact import Artifact
@@ -104,6 +107,17 @@ def test_what_can_be_told_apart_is_learnt(kind, request):
   assert len(metrics.read_metrics(artifact.folder)) == 24 * EPOCHS[kind]
   for name in artifact.manifest.files:
     assert (artifact.folder / name).exists()
+
+
+def test_a_flipped_bit_of_a_reward_model_is_refused_by_name(helpful, tmp_path):
+  def load():
+    reward_model.load_reward_model(str(tmp_path), {}, compute_dtype='float32', remat=False,
+                                   mesh=one_device())
+  for name in ('head.safetensors', 'reward_model.json', 'model/model.safetensors'):
+    shutil.copytree(str(helpful.folder), tmp_path, dirs_exist_ok=True)
+    runs.flip(tmp_path / name, 1 << 20, 2)
+    with pytest.raises(UserError, match=f'is damaged .*{pathlib.Path(name).name} has other'):
+      load()
 
 
 def test_what_was_drawn_is_enough_to_learn_from(base, tmp_path):

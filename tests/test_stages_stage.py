@@ -1,12 +1,17 @@
 """A stage's folder compared with what is asked for: what goes on, and what runs again."""
+import os
+import re
 import shutil
 
+import jax
 import pytest
 import runs
 from runs import base, compiled, no_curves, one_device  # noqa: F401 (fixtures)
 
 from r1jax import pipeline
-from r1jax.stages import evaluate, rl, sft
+from r1jax.errors import UserError
+from r1jax.runtime import sharding
+from r1jax.stages import evaluate, loading, rl, sft
 from r1jax.stages.artifact import open_artifact
 from r1jax.stages.stage import StopRequested
 
@@ -237,3 +242,51 @@ def test_another_reward_function_is_another_run(base, tmp_path):
       run(*others)
   with pytest.raises(ValueError, match='built-in function len.* has no source .* wrap it'):
     run(len)
+
+
+# Results that are no longer whole.
+
+
+def test_a_result_of_which_a_file_is_gone_or_torn_is_done_no_more(
+    base, finished, one_device, tmp_path):
+  config = config_of(base)
+  want = runs.result_of(finished / 'zero')
+  for damage, why in (
+      (lambda model: shutil.rmtree(model), 'model/checksums.json is missing'),
+      (lambda model: os.truncate(model / 'model.safetensors', 100),
+       'model/model.safetensors has 100 of its [0-9]+ bytes'),
+      (lambda model: (model / 'tokenizer.json').unlink(), 'model/tokenizer.json is missing')):
+    shutil.copytree(finished, tmp_path / 'run', dirs_exist_ok=True)
+    damage(tmp_path / 'run' / 'zero' / 'model')
+    assert re.fullmatch(f'resumes at step 2, {why}', str(state_of(config, tmp_path / 'run')))
+  # A stage that reads it does not take it for whole.
+  config['stages']['next'] = runs.rl_config('zero', inputs=('zero',))
+  with pytest.raises(UserError, match="reads 'zero', which is left out: not finished"):
+    pipeline.state(config, tmp_path / 'run', only=['next'])
+  del config['stages']['next']
+  pipeline.run(config, tmp_path / 'run')    # its last checkpoint is exported again
+  assert runs.result_of(tmp_path / 'run' / 'zero') == want
+  assert str(state_of(config, tmp_path / 'run')) == 'done'
+
+
+def test_a_flipped_bit_in_any_file_of_a_result_is_refused_by_name(base, finished, tmp_path):
+  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+
+  def load(source, inputs):
+    loading.load_model(source, inputs, compute_dtype='float32', remat=False, mesh=mesh)
+  names = sorted(path.name for path in (finished / 'zero' / 'model').iterdir())
+  assert {'config.json', 'model.safetensors', 'tokenizer.json', 'checksums.json'} <= set(names)
+  for place, name in enumerate(names):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / 'zero' / 'model' / name
+    runs.flip(file, file.stat().st_size * place // len(names), place)
+    with pytest.raises(UserError, match=rf'result of stage .zero. in .* is damaged \(model/{name} '
+                       r'has other content than was written\): remove .*/zero/model and run'):
+      load('zero', {'zero': open_artifact(tmp_path / 'zero')})
+    with pytest.raises(UserError, match=rf'the model in .*/zero/model is damaged \({name} .*take '
+                       'another copy'):
+      load(str(tmp_path / 'zero' / 'model'), {})
+  file = tmp_path / 'zero' / 'manifest.json'
+  file.write_bytes(file.read_bytes().replace(b'"rl"', b'"rm"'))
+  with pytest.raises(UserError, match='manifest.json is not the manifest.*is not as it was writ'):
+    open_artifact(tmp_path / 'zero')

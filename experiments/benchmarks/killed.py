@@ -87,13 +87,16 @@ def _load_runs():
 def different(one: pathlib.Path, other: pathlib.Path) -> list[str]:
   """The files that differ between two runs, by stage; manifests may differ in the workdir."""
   from absl import logging
+
+  from r1jax.runtime import checksums, storage
   runs = _load_runs()
   logging.set_verbosity(logging.ERROR)
   found = []
   for stage in sorted(path.name for path in one.iterdir() if path.is_dir()):
     results = [runs.result_of(workdir / stage) for workdir in (one, other)]
     for result, workdir in zip(results, (one, other)):
-      result['manifest.json'] = result['manifest.json'].replace(str(workdir).encode(), b'')
+      result['manifest.json'] = storage.to_json(checksums.unseal(result['manifest.json'])).replace(
+          str(workdir), '')    # without its checksum, which the workdir is a part of
     found += [f'{stage}: {name}' for name in sorted(results[0].keys() | results[1].keys())
               if results[0].get(name) != results[1].get(name)]
   return found

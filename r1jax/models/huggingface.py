@@ -15,7 +15,7 @@ from r1jax.models import families, fp8, safetensors_io, streaming, weight_files
 from r1jax.models.config import ModelConfig
 from r1jax.models.hf_config import check_expressible, config_json, read_block
 from r1jax.models.hf_config import read_config as read_config
-from r1jax.runtime import hosts, storage
+from r1jax.runtime import checksums, hosts, storage
 
 _READ_TYPES = ('F32', 'F16', 'BF16')   # and fp8.TYPE, with its scales
 _WRITTEN_TYPES = ('float32', 'bfloat16')
@@ -84,11 +84,13 @@ def _read(files: dict[str, weight_files.Stored], block: tuple[int, int] | None, 
 
 def export(
     folder: storage.Path | str, config: ModelConfig, params: Any, *,
-    tokenizer: Any = None, dtype: str = 'float32', max_shard_bytes: int = 2 * 1024**3) -> None:
+    tokenizer: Any = None, dtype: str = 'float32', max_shard_bytes: int = 2 * 1024**3,
+) -> dict[str, checksums.Sum]:
   """Writes a folder that `transformers`, inference engines and `load_params` can load.
 
-  `config.json` is written last: a folder that has one is complete. All processes call this together
-  and the first one writes; if it fails, all of them raise.
+  `config.json` is written last: a folder that has one is complete. `checksums.json` has the sums of
+  all files. All processes call this together and the first one writes; if it fails, all of them
+  raise.
 
   Args:
     folder: local or in a bucket.
@@ -98,6 +100,9 @@ def export(
     dtype: 'float32' or 'bfloat16', of the written tensors; a balancing bias stays float32.
     max_shard_bytes: larger models are split into shards with an index. One tensor at a time comes
       to the host; to write to a bucket takes the memory of one shard.
+
+  Returns:
+    The sum of every file of the folder by its name.
 
   Raises:
     FileExistsError: the folder already holds weights or a `config.json`.
@@ -114,21 +119,27 @@ def export(
   sizes = {name: types[name].itemsize * math.prod(t.shape) for name, t in tensors.items()}
   shards = _shards(sizes, max_shard_bytes)
   hosts.barrier()   # every process has checked the folder before the first one writes
-  params = streaming.small_on_host(params)
+  params, sums = streaming.small_on_host(params), {}
   for file, names in shards.items():
     names = safetensors_io.aligned_order({name: types[name] for name in names})
-    hosts.together(functools.partial(_write_shard, folder / file, params, {
-        name: (types[name], tensors[name]) for name in names}))
+    sums[file] = hosts.together(functools.partial(_write_shard, folder / file, params, {
+        name: (types[name], tensors[name]) for name in names}))[0]
 
-  def finish() -> None:
+  def finish() -> dict[str, checksums.Sum]:
     if len(shards) > 1:
       index = {'metadata': {'total_size': sum(sizes.values())},
                'weight_map': {name: file for file, names in shards.items() for name in names}}
       (folder / weight_files.INDEX).write_text(json.dumps(index, indent=2))
     if tokenizer is not None:
       tokenizer.save(folder)
-    (folder / 'config.json').write_text(json.dumps(config_json(config, tokenizer, dtype), indent=2))
-  hosts.from_first(finish)
+    last = json.dumps(config_json(config, tokenizer, dtype), indent=2)
+    more = folder.file_sizes().keys() - {*sums, checksums.FILE, 'config.json'}
+    found = sums | checksums.of_files(folder, more) | {
+        'config.json': checksums.of_bytes(last.encode())}
+    found[checksums.FILE] = checksums.write(folder, found)
+    (folder / 'config.json').write_text(last)
+    return found
+  return {name: checksums.Sum(*found) for name, found in hosts.from_first(finish).items()}
 
 
 def _check_export(folder: storage.Path, config: ModelConfig, params: Any, dtype: str) -> None:
@@ -151,13 +162,15 @@ def _written_tensors(config: ModelConfig) -> dict[str, families.Tensor]:
 
 
 def _write_shard(path: storage.Path, params: Any,
-                 tensors: dict[str, tuple[np.dtype, families.Tensor]]) -> None:
-  """Writes one file; `tensors` is name -> (written type, tensor)."""
+                 tensors: dict[str, tuple[np.dtype, families.Tensor]]) -> checksums.Sum:
+  """Writes one file, and returns its sum; `tensors` is name -> (written type, tensor)."""
   arrays = (streaming.extract(params, tensor) for _, tensor in tensors.values())
+  parts = checksums.Summed(safetensors_io.serialise(
+      {name: (dtype, tensor.shape) for name, (dtype, tensor) in tensors.items()}, arrays))
   try:
     if hosts.is_first():
-      path.write_parts(safetensors_io.serialise(
-          {name: (dtype, tensor.shape) for name, (dtype, tensor) in tensors.items()}, arrays))
+      path.write_parts(parts)
+    return parts.sum
   finally:   # all processes gather every tensor, even when the first one cannot write it
     for _ in arrays:
       pass

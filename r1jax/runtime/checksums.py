@@ -4,7 +4,7 @@ A checksum is the CRC-32 of a file's content, beside its size. It finds every fl
 torn file; it is no protection from somebody who changes both. Files are read in parallel, a few
 megabytes at a time, and on several hosts each reads its share.
 """
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 import json
 import re
@@ -14,8 +14,9 @@ import zlib
 import numpy as np
 
 from r1jax.runtime import hosts
-from r1jax.runtime.storage import Path, Ranges
+from r1jax.runtime.storage import Path, Ranges, to_json
 
+FILE = 'checksums.json'    # in a folder that carries its own sums
 _THREADS = 8
 _BUFFER_BYTES = 16 * 1024 ** 2   # that each of them reads at once
 
@@ -28,6 +29,28 @@ class Sum(NamedTuple):
 
 # Sums by name, as JSON holds them.
 Sums = Mapping[str, Any]
+
+
+class Summed:
+  """The parts of a file while it is written, and their sum once all are.
+
+  Attributes:
+    sum: of the parts that have been taken.
+  """
+
+  def __init__(self, parts: Iterable[bytes | memoryview]):
+    self._parts = parts
+    self.sum = Sum(0, 0)
+
+  def __iter__(self) -> Iterator[bytes | memoryview]:
+    for part in self._parts:
+      self.sum = Sum(self.sum.size + len(part), zlib.crc32(part, self.sum.crc32))
+      yield part
+
+
+def of_bytes(content: bytes) -> Sum:
+  """The sum of a file with this content."""
+  return Sum(len(content), zlib.crc32(content))
 
 
 def of_files(folder: Path, names: Iterable[str]) -> dict[str, Sum]:
@@ -45,6 +68,24 @@ def gathered(folder: Path, names: Iterable[str]) -> dict[str, Sum]:
   """As `of_files`, for all hosts together: each reads its share, and all get all sums."""
   parts = hosts.together(lambda: of_files(folder, share(names)))
   return {name: Sum(*found) for part in parts for name, found in part.items()}
+
+
+def write(folder: Path, sums: Sums) -> Sum:
+  """Writes the sums of a folder's files into it, and returns that of what it has written."""
+  content = seal(to_json({'files': sums})).encode()
+  (folder / FILE).write_bytes(content)
+  return of_bytes(content)
+
+
+def folder_fault(folder: Path) -> str:
+  """As `fault`, by the sums that the folder carries; '' if it carries none."""
+  if not (folder / FILE).exists():
+    return ''
+  try:
+    sums = unseal((folder / FILE).read_bytes())['files']
+  except ValueError as error:
+    return f'{FILE} {error}'
+  return fault(folder, sums)
 
 
 def share(names: Iterable[str]) -> list[str]:

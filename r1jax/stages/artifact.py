@@ -15,6 +15,7 @@ from typing import Any
 
 from r1jax import checkpoint
 from r1jax.errors import UserError
+from r1jax.runtime import checksums
 from r1jax.runtime.storage import Path
 from r1jax.stages.config import Config, Field, Section, plain
 
@@ -36,6 +37,23 @@ class Artifact:
   def identity(self) -> str:
     """What the result is known by."""
     return self.manifest.identity
+
+  def check(self, part: str) -> None:
+    """Compares files with the manifest's checksums; all hosts call this together.
+
+    Args:
+      part: the file, or the folder of the files, such as 'model'.
+
+    Raises:
+      UserError: one is not as the stage has written it.
+    """
+    files = {name: found for name, found in self.manifest.files.items()
+             if name == part or name.startswith(f'{part}/')}
+    fault = checksums.fault(self.folder, files)
+    if fault:
+      raise UserError(f'the result of stage {self.manifest.stage!r} in {self.folder} is damaged '
+                      f'({fault}): remove {self.folder / part} and run the same command, which '
+                      'writes it again')
 
 
 def open_artifact(folder: str | Path) -> Artifact:

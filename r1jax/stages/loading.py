@@ -9,7 +9,7 @@ import jax
 from r1jax import tokenization
 from r1jax.errors import UserError
 from r1jax.models import PRESETS, Model, ModelConfig, build, gguf, huggingface, num_params
-from r1jax.runtime import sharding
+from r1jax.runtime import checksums, sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import auxiliary
 from r1jax.stages.artifact import TRAINED, Artifact
@@ -110,8 +110,13 @@ def load_model(
 
   Raises:
     FileNotFoundError, UserError: there is no such model, or its tokenizer does not fit it, or it
-      is not of the size that `preset` names, or the mesh does not divide its heads or experts.
+      is not of the size that `preset` names, or the mesh does not divide its heads or experts, or
+      a file is not as r1jax has written it.
   """
+  if source in inputs:
+    inputs[source].check('model')
+  else:
+    _check_undamaged(find_model(source, inputs))
   tokenizer = find_tokenizer(source, inputs)
   config = model_shape(source, inputs, preset=preset, prediction_head=prediction_head)
   tokenizer.check_fits(config.vocab_size)
@@ -125,6 +130,15 @@ def load_model(
   else:
     params = huggingface.load_params(path, config, mesh=mesh)
   return LoadedModel(model, params, tokenizer)
+
+
+def _check_undamaged(path: str) -> None:
+  """Refuses an export of which a file has changed; other models carry no checksums."""
+  fault = '' if path.endswith('.gguf') else checksums.folder_fault(Path(path))
+  if fault:
+    raise UserError(f'the model in {path} is damaged ({fault}): remove that folder and run its '
+                    'stage again, take another copy, or, if it was changed on purpose, remove '
+                    f'{checksums.FILE} in it')
 
 
 def _random_params(model: Model, mesh: jax.sharding.Mesh) -> Any:

@@ -33,7 +33,7 @@ from r1jax import checkpoint, metrics
 from r1jax.errors import UserError
 from r1jax.models import ModelConfig, huggingface
 from r1jax.models.compute import Compute
-from r1jax.runtime import hosts, sharding
+from r1jax.runtime import checksums, hosts, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.stages.artifact import (
   Artifact,
@@ -165,13 +165,17 @@ def look(
     functions: as of `artifact.identity`.
   """
   manifest = checkpoint.read_manifest(folder) if (folder / 'manifest.json').exists() else None
+  lost = ''
   if manifest and manifest.identity == identity(settings, config, inputs, functions):
-    return _missing_evaluations(settings, config, manifest.identity, inputs, folder)
+    lost = checksums.size_fault(folder, manifest.files)
+    if not lost:
+      return _missing_evaluations(settings, config, manifest.identity, inputs, folder)
   step, meta = _last_checkpoint(folder)
   begun = _begun(folder)
   there = begun.get('resume_identity') or meta.get('identity', '')
   if there == resume_identity(settings, config, inputs):
-    return _resume(settings, config, begun.get('config'), step, finished=manifest is not None)
+    return _resume(settings, config, begun.get('config'), step,
+                   finished=manifest is not None and not lost, lost=lost)
   if manifest is None and step is None:    # nothing is lost by beginning again
     return FolderState('new')
   if begun:
@@ -221,6 +225,7 @@ def read_evaluation(folder: Path, name: str) -> dict[str, Any]:
 
 def _resume(
     settings: Section, config: Config, before: Config | None, step: int | None, *, finished: bool,
+    lost: str,
 ) -> FolderState:
   """The state of a folder whose run differs at most in fields that may be raised."""
   at, raised = ', no step is saved' if step is None else f' at step {step}', ''
@@ -236,7 +241,7 @@ def _resume(
     return FolderState('differs', ': its checkpoints are not there')
   if finished and not raised:
     return FolderState('differs', ': its reward functions changed')
-  return FolderState('resumes', at + raised)
+  return FolderState('resumes', at + raised + (f', {lost}' if lost else ''))
 
 
 def _difference(
@@ -281,17 +286,16 @@ def leave_artifact(
   """
   folder = run.workdir
   hosts.from_first((folder / 'model').remove)
-  huggingface.export(folder / 'model', model, params, tokenizer=tokenizer, dtype=dtype)
-  exported = hosts.from_first(lambda: tuple(
-      f'model/{name}' for name in sorted((folder / 'model').file_sizes())))
+  sums = huggingface.export(folder / 'model', model, params, tokenizer=tokenizer, dtype=dtype)
   return leave_files(
-      run, files=exported + more_files, template=template, scores=scores, compute=compute,
-      model=model.to_dict(), tokenizer=tokenizer.source)
+      run, files=more_files, summed={f'model/{name}': found for name, found in sums.items()},
+      template=template, scores=scores, compute=compute, model=model.to_dict(),
+      tokenizer=tokenizer.source)
 
 
 def leave_files(
     run: StageRun, *, files: tuple[str, ...], template: str, scores: Mapping[str, Any],
-    compute: Compute, **more: Any,
+    compute: Compute, summed: Mapping[str, checksums.Sum] | None = None, **more: Any,
 ) -> Artifact:
   """Writes the manifest, with which the folder is an Artifact.
 
@@ -301,10 +305,12 @@ def leave_files(
     template: the name of the prompt template that it used.
     scores: what was measured, by name.
     compute: what the stage took.
+    summed: other files that it has left, with their sums.
     more: other fields of the manifest.
   """
   manifest = checkpoint.Manifest(
       kind=run.kind, stage=run.name, identity=run.identity, parents=identities(run.inputs),
-      template=template, files=files, scores=dict(scores), compute=compute.to_dict(), **more)
+      template=template, scores=dict(scores), compute=compute.to_dict(),
+      files={**(summed or {}), **checksums.gathered(run.workdir, files)}, **more)
   hosts.from_first(lambda: checkpoint.write_manifest(run.workdir, manifest))
   return Artifact(run.workdir, manifest)

@@ -23,7 +23,7 @@ from r1jax.training import optimizers, train_step
 def read_drawn(
     inputs: Mapping[str, Artifact], name: str, part: str = 'samples',
 ) -> list[dict[str, Any]]:
-  """The rows that an input stage of kind 'reject' left.
+  """The rows that an input stage of kind 'reject' left; all hosts call this together.
 
   Args:
     inputs: earlier stages' Artifacts by name.
@@ -31,12 +31,13 @@ def read_drawn(
     part: 'samples' or 'refused'.
 
   Raises:
-    UserError: the stage is of another kind.
+    UserError: the stage is of another kind, or the rows are not as it has written them.
   """
   artifact = inputs[name]
   if artifact.manifest.kind != 'reject':
     raise UserError(f'sample_stages={name!r} is a stage of kind {artifact.manifest.kind!r}: name '
                      "one of kind 'reject'")
+  artifact.check(part)
   return list(metrics.read_jsonl(artifact.folder / part))
 
 

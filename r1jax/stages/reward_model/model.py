@@ -129,7 +129,8 @@ def load_reward_model(
     preset: see there.
 
   Raises:
-    FileNotFoundError, UserError: there is no such Artifact, or it is of another kind.
+    FileNotFoundError, UserError: there is no such Artifact, it is of another kind, or a file is
+      not as the stage has written it.
   """
   artifact = inputs[source] if source in inputs else open_artifact(source)
   if artifact.manifest.kind != 'reward_model':
@@ -137,6 +138,8 @@ def load_reward_model(
                      "name one of kind 'reward_model'")
   loaded = loading.load_model(str(artifact.model_folder), {}, compute_dtype=compute_dtype,
                               remat=remat, mesh=mesh, preset=preset)
+  for file in (_HEAD, _SETTINGS):
+    artifact.check(file)
   head = load((artifact.folder / _HEAD).read_bytes())['head']
   settings = json.loads((artifact.folder / _SETTINGS).read_text())
   params = {'backbone': loaded.params, 'head': sharding.place(head, mesh)}
