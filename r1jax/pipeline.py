@@ -16,7 +16,7 @@ from r1jax import checks, preflight
 from r1jax.errors import UserError
 from r1jax.report.data import evaluation_scores
 from r1jax.report.page import write_report
-from r1jax.runtime import checksums, hosts, sharding
+from r1jax.runtime import checksums, hosts, ownership, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.stages import evaluate, pretrain, reject, reward_model, rl, sft
 from r1jax.stages.artifact import Artifact, identity, open_artifact
@@ -274,16 +274,26 @@ def run(
 
   A stage whose Artifact is there already, with the same identity, is not run again, but for
   evaluations that it lacks; one that was interrupted goes on; one with another identity is moved
-  aside and run again. A chain that evaluates more than one stage ends with `write_report`.
-  Arguments as of `state`.
+  aside and run again. A chain that evaluates more than one stage ends with `write_report`. The run
+  owns `workdir` until it ends. Arguments as of `state`.
 
   Raises:
-    UserError, FileNotFoundError: in one sentence, what is wrong.
+    UserError, FileNotFoundError: in one sentence, what is wrong, or who owns `workdir`.
     stages.stage.StopRequested: `should_stop` said so, and the stage has saved its state.
   """
   config = plain(config)
   _check_same(config)
-  states = hosts.from_first(lambda: state(config, workdir, only=only, from_=from_, until=until))
+  check(config)
+  beside = [Path(workdir) / name for name in config['stages']]
+  with ownership.owned(workdir, beside=beside):
+    return _run(config, workdir, should_stop, only=only, from_=from_, until=until)
+
+
+def _run(
+    config: Mapping[str, Any], workdir: str | Path, should_stop: Callable[[], bool], **chosen: Any,
+) -> dict[str, Artifact]:
+  """What `run` does in a workdir that it owns."""
+  states = hosts.from_first(lambda: state(config, workdir, **chosen))
   _say(listing(states))
   mesh = _preflight(config, states)
   artifacts: dict[str, Artifact] = {}

@@ -1,5 +1,6 @@
 import json
 import re
+import threading
 import types
 import uuid
 
@@ -15,7 +16,7 @@ from r1jax.stages import reject
 from r1jax.stages.artifact import open_artifact
 from r1jax.stages.config import Field, Section
 from r1jax.stages.fields import common
-from r1jax.stages.stage import StopRequested, begin, leave_files
+from r1jax.stages.stage import StopRequested, begin, leave_files, owns_folder
 
 
 def chain():
@@ -342,3 +343,63 @@ def test_the_plan_is_listed_before_anything_runs_and_changes_nothing(ran, workdi
   capsys.readouterr()
   pipeline.run(sums(b__number=2), workdir, from_='b', until='b')
   assert capsys.readouterr().out.startswith(listed + '\n')
+
+
+# One run owns a workdir.
+
+
+def beside(function):
+  """A `should_stop` that once calls a function in another thread; what that raised is appended."""
+  raised = []
+
+  def start():
+    try:
+      function()
+      raised.append(None)
+    except ValueError as error:
+      raised.append(str(error))
+
+  def should_stop():
+    if not raised:
+      thread = threading.Thread(target=start)
+      thread.start()
+      thread.join()
+    return False
+  return should_stop, raised
+
+
+def test_a_second_start_is_refused_and_the_first_one_goes_on(ran, workdir):
+  pipeline.run(sums(), workdir, only=['a'])
+  second, raised = beside(lambda: pipeline.run(sums(a__number=7, b__number=7), workdir))
+  pipeline.run(sums(), workdir, should_stop=second)
+  assert re.match(f'{workdir} is in use by another run .process .*: let that end', raised[0])
+  assert value(workdir) == 5 and sorted(path.name for path in workdir.iterdir()) == list('abcde')
+
+
+def test_a_stage_by_itself_and_its_chain_refuse_each_other(ran, workdir, monkeypatch):
+  one = sums()['stages']['a']
+  alone = owns_folder(pipeline.KINDS['sum'].run)
+
+  def run_alone(should_stop=lambda: False):
+    return alone(one, {}, workdir / 'a', stage='a', mesh=None, should_stop=should_stop)
+  second, raised = beside(run_alone)
+  pipeline.run(sums(), workdir, should_stop=second)
+  assert re.match(f'{workdir} is in use', raised[0])
+  (workdir / 'a').remove()
+  second, raised = beside(lambda: pipeline.run(sums(), workdir))
+  run_alone(second)
+  assert re.match(f'{workdir}/a is in use', raised[0]) and value(workdir, 'a') == 1
+  monkeypatch.setattr(pipeline.KINDS['sum'], 'run', alone)    # within a chain it is part of that
+  assert do(sums(b__number=2), workdir, ran) == ['b', 'd']
+
+
+def test_looking_needs_no_ownership(ran, workdir):
+  looked, raised = beside(lambda: pipeline.dry_run(sums(), workdir))
+  pipeline.run(sums(), workdir, should_stop=looked)
+  assert raised == [None]
+
+
+def test_a_run_that_is_refused_leaves_no_trace(ran, workdir):
+  with pytest.raises(ValueError, match="only='x' is not a stage"):
+    pipeline.run(sums(), workdir, only=['x'])
+  assert list(workdir.iterdir()) == []

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import json
 
 from r1jax.errors import UserError
-from r1jax.runtime import hosts
+from r1jax.runtime import hosts, ownership
 from r1jax.runtime.storage import Path, to_json
 
 
@@ -67,6 +67,7 @@ class JsonlWriter:
                        'write rows in order, or resume from a checkpoint')
     if not hosts.is_first():
       return
+    ownership.check()
     full = sum(map(len, self._lines)) >= self._part_bytes
     if self._part is None or (full and place > self._last):
       self._part, self._lines = self._folder / f'part-{place:010d}.jsonl', []

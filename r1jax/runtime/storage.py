@@ -59,6 +59,12 @@ class Path:
     """The last component of the path."""
     return posixpath.basename(self._location)
 
+  @property
+  def parent(self) -> Path:
+    """The folder that this is in; the top of a file system is in itself."""
+    above = posixpath.dirname(self._location)
+    return self if above.endswith((':', ':/')) or not above else Path(above)
+
   def exists(self) -> bool:
     """Whether there is such a file or folder."""
     return self.fs.exists(self._root)
@@ -120,6 +126,10 @@ class Path:
   def write_text(self, text: str) -> None:
     r"""Writes the whole file in UTF-8; a lone surrogate becomes `\udxxx`, as JSON escapes it."""
     self.write_bytes(text.encode('utf-8', 'backslashreplace'))
+
+  def create(self, content: bytes) -> None:
+    """Writes a new file, not atomically; raises FileExistsError if it is there already."""
+    self.fs.pipe_file(self._root, content, mode='create')
 
   def remove(self) -> None:
     """Removes this file, or this folder with all its content, if it exists."""

@@ -18,7 +18,7 @@ from r1jax.models import Model, ModelConfig, compute
 from r1jax.rewards.language import target_language
 from r1jax.rewards.skills import CHECKS, by_check
 from r1jax.rewards.suite import REWARDS, RewardSuite, named_rewards
-from r1jax.runtime import hosts, sharding
+from r1jax.runtime import hosts, ownership, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.sampling.draw import Sampling
 from r1jax.sampling.sampler import Interrupted, Sampler
@@ -43,6 +43,7 @@ from r1jax.stages.stage import (
   begin,
   leave_files,
   look,
+  owns_folder,
   read_evaluation,
   wanted_evaluations,
 )
@@ -267,6 +268,7 @@ def _wanted(run: StageRun) -> dict[str, str]:
 
 def _keep_evaluation(workdir: Path, name: str, rows: list[dict], found: Mapping[str, Any]) -> None:
   """Writes an evaluation's completions, then its scores."""
+  ownership.check()
   samples = ''.join(to_json(row) + '\n' for row in rows)
 
   def write() -> None:
@@ -318,6 +320,7 @@ def keep_table(
   hosts.from_first(write)
 
 
+@owns_folder
 def run(
     config: Mapping[str, Any], inputs: Mapping[str, Artifact], workdir: str | Path, *,
     stage: str = 'evaluate', mesh: jax.sharding.Mesh | None = None,

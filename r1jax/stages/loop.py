@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 
 from r1jax import checkpoint, metrics
-from r1jax.runtime import hosts, sharding
+from r1jax.runtime import hosts, ownership, sharding
 from r1jax.stages.stage import StageRun
 
 
@@ -106,6 +106,7 @@ class TrainingLoop:
       constants: Mapping[str, tuple[int, Any]] | None = None,
   ) -> None:
     """Saves a checkpoint, unless this step has one already; arguments as of `Checkpointer.save`."""
+    ownership.check()
     self.wait()   # the checkpoint being written may be that of this step
     if hosts.from_first(self._checkpoints.latest_step) == step:
       return

@@ -22,7 +22,7 @@ from r1jax.stages.fields import (
   divisible,
   evaluations,
 )
-from r1jax.stages.stage import begin, draw_curves, leave_artifact
+from r1jax.stages.stage import begin, draw_curves, leave_artifact, owns_folder
 from r1jax.tokenization import Tokenizer
 
 _BLOCK = 10_000    # documents that are drawn from one seed
@@ -61,6 +61,7 @@ def miniature_tokenizer(seed: int, vocab_size: int) -> Tokenizer:
                     'tokenizer_config.json': json.dumps(settings)}, source='the miniature')
 
 
+@owns_folder
 def run(
     config: Mapping[str, Any], inputs: Mapping[str, Artifact], workdir: str | Path, *,
     stage: str = 'pretrain', mesh: jax.sharding.Mesh | None = None,

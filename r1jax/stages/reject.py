@@ -22,7 +22,7 @@ from r1jax.stages import evaluate, loading, program_shapes
 from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.stages.config import Field, Section, plain
 from r1jax.stages.fields import MODEL, common
-from r1jax.stages.stage import begin, leave_files
+from r1jax.stages.stage import begin, leave_files, owns_folder
 from r1jax.tokenization import Tokenizer, opens_think, render_prompt
 
 
@@ -71,6 +71,7 @@ def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
   evaluate.problem_stream(config, tokenizer)
 
 
+@owns_folder
 def run(
     config: Mapping[str, Any], inputs: Mapping[str, Artifact], workdir: str | Path, *,
     stage: str = 'reject', mesh: jax.sharding.Mesh | None = None,
@@ -92,7 +93,8 @@ def run(
     return open_artifact(run.workdir)
   with sharding.use(run.mesh):
     loaded = loading.load_model(inputs=inputs, mesh=run.mesh, **config['model'])
-    scores, rows = evaluate.evaluate_model(config, loaded, mesh=run.mesh, should_stop=should_stop)
+    scores, rows = evaluate.evaluate_model(
+        config, loaded, mesh=run.mesh, should_stop=run.should_stop)
   samples = read_samples(rows, config, loaded.tokenizer)
   curated = select(samples, config)
   files = _write(curated, config, loaded.tokenizer, run.workdir)

@@ -43,7 +43,7 @@ from r1jax.stages.fields import (
   evaluations,
   optimizer,
 )
-from r1jax.stages.stage import StageRun, begin, draw_curves, leave_artifact
+from r1jax.stages.stage import StageRun, begin, draw_curves, leave_artifact, owns_folder
 from r1jax.tokenization import Tokenizer, opens_think, render_prompt
 from r1jax.training.logprobs import token_logprobs
 
@@ -253,6 +253,7 @@ def computed(
       evaluate.computed(run.config['evaluations'], run.workdir))
 
 
+@owns_folder
 def run(
     config: Mapping[str, Any], inputs: Mapping[str, Artifact], workdir: str | Path, *,
     stage: str = 'sft', mesh: jax.sharding.Mesh | None = None,

@@ -7,9 +7,10 @@ A stage is a module or package beside this one that offers
     run(config, inputs, workdir, *, stage, mesh, should_stop, console) -> Artifact
     shapes(config, mesh, shape_of, *, mean_length)      its device programs, for `r1jax.plan`
 
-`run` calls `begin` first, which checks the config and finds out what is in the folder, and last
-`leave_artifact` (or `leave_files`). In between it saves checkpoints whose `meta` has the run's
-`resume_identity`, and raises `StopRequested` after it was asked to stop and has saved its state.
+`run` is decorated with `owns_folder`. It calls `begin` first, which checks the config and finds out
+what is in the folder, and last `leave_artifact` (or `leave_files`). In between it saves checkpoints
+whose `meta` has the run's `resume_identity`, and raises `StopRequested` after it was asked to stop
+and has saved its state.
 
 A stage's folder holds
 
@@ -23,6 +24,7 @@ How results are known is in `artifact.py`.
 """
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import json
 import math
 from typing import Any, NoReturn
@@ -33,7 +35,7 @@ from r1jax import checkpoint, metrics
 from r1jax.errors import UserError
 from r1jax.models import ModelConfig, huggingface
 from r1jax.models.compute import Compute
-from r1jax.runtime import checksums, hosts, sharding
+from r1jax.runtime import checksums, hosts, ownership, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.stages.artifact import (
   Artifact,
@@ -87,6 +89,19 @@ class StageRun:
                         f'saved in {self.workdir}; run the same command to go on')
 
 
+def owns_folder(run: Callable[..., Artifact]) -> Callable[..., Artifact]:
+  """Makes a stage's `run` own its `workdir`, where it is not part of the run of a chain.
+
+  Then `run` also raises UserError if another run owns the folder or the one that it is in.
+  """
+  @functools.wraps(run)
+  def owning(
+      config: Any, inputs: Mapping[str, Artifact], workdir: str | Path, **options: Any) -> Artifact:
+    with ownership.owned(workdir, beside=[Path(workdir).parent]):
+      return run(config, inputs, workdir, **options)
+  return owning
+
+
 def begin(
     kind: str, settings: Section, config: Any, inputs: Mapping[str, Artifact],
     workdir: str | Path, *, stage: str, mesh: jax.sharding.Mesh | None = None,
@@ -123,7 +138,11 @@ def begin(
     raise UserError(f'{folder} holds another run of stage {stage!r}{found.why}: use the config '
                      'that it was begun with, or another workdir')
   hosts.together(lambda: _check_shared(folder))
-  return StageRun(kind, stage, settings, config, inputs, folder, mesh, should_stop, console,
+
+  def stop_or_refuse() -> bool:
+    ownership.check()
+    return should_stop()
+  return StageRun(kind, stage, settings, config, inputs, folder, mesh, stop_or_refuse, console,
                   finished=found.state in ('done', 'evaluates'), functions=functions or {})
 
 
@@ -308,6 +327,7 @@ def leave_files(
     summed: other files that it has left, with their sums.
     more: other fields of the manifest.
   """
+  ownership.check()
   manifest = checkpoint.Manifest(
       kind=run.kind, stage=run.name, identity=run.identity, parents=identities(run.inputs),
       template=template, scores=dict(scores), compute=compute.to_dict(),

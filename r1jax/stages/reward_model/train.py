@@ -32,7 +32,7 @@ from r1jax.stages.reward_model.model import (
   write_head,
 )
 from r1jax.stages.reward_model.settings import SETTINGS
-from r1jax.stages.stage import begin, draw_curves, leave_artifact
+from r1jax.stages.stage import begin, draw_curves, leave_artifact, owns_folder
 from r1jax.tokenization import Tokenizer
 from r1jax.training.scalar_head import init_scalar, scalar_axes
 
@@ -44,6 +44,7 @@ def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     load_examples(config, split)
 
 
+@owns_folder
 def run(
     config: Mapping[str, Any], inputs: Mapping[str, Artifact], workdir: str | Path, *,
     stage: str = 'reward_model', mesh: jax.sharding.Mesh | None = None,

@@ -43,7 +43,7 @@ from r1jax.stages.rl.batch import BatchSpec, updates_per_rollout
 from r1jax.stages.rl.dynamic_sampling import Round
 from r1jax.stages.rl.prompts import Counters, PromptMixture
 from r1jax.stages.rl.settings import OWN_REWARDS, SETTINGS
-from r1jax.stages.stage import StageRun, begin, draw_curves, leave_artifact
+from r1jax.stages.stage import StageRun, begin, draw_curves, leave_artifact, owns_folder
 from r1jax.tokenization import Tokenizer, stop_ids
 from r1jax.training import optimizers
 
@@ -53,6 +53,7 @@ def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
   PromptMixture(config, tokenizer)
 
 
+@owns_folder
 def run(
     config: Mapping[str, Any], inputs: Mapping[str, Artifact], workdir: str | Path, *,
     stage: str = 'rl', mesh: jax.sharding.Mesh | None = None,
