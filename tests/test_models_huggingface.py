@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 import tokenizers
 
+from r1jax.errors import UserError
 from r1jax.models import ModelConfig, RopeScaling, build, families, hf_config, huggingface
 from r1jax.runtime import sharding, storage
 from r1jax.tokenization import Tokenizer, load_tokenizer
@@ -235,6 +236,27 @@ def test_tensors_that_do_not_fit_are_named(change, words, exported, tmp_path):
   change(tensors)
   with pytest.raises(ValueError, match=words):
     huggingface.load_params(one_file(tmp_path / 'changed', tensors), LLAMA)
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize('value', [np.nan, -np.inf])
+def test_weights_that_are_not_finite_are_refused_by_the_tensors_name(
+    dtype, value, exported, tmp_path):
+  for name in ('model.layers.1.mlp.up_proj.weight', 'model.norm.weight', 'lm_head.weight'):
+    tensors = {other: tensor.astype(dtype) for other, tensor in exported[1].items()}
+    tensors[name].reshape(-1)[-1] = value
+    folder = one_file(tmp_path / name, tensors)
+    with pytest.raises(UserError, match=f'The tensor {name} of {folder} has weights that are NaN '):
+      huggingface.load_params(folder, LLAMA)
+
+
+def test_a_repeated_tensor_that_is_not_finite_is_told_as_such(tmp_path):
+  huggingface.export(tmp_path / 'a', QWEN3, random_params(QWEN3))
+  tensors = load_file(tmp_path / 'a' / 'model.safetensors')
+  tensors['model.embed_tokens.weight'][0, 0] = np.nan
+  tensors['lm_head.weight'] = tensors['model.embed_tokens.weight']
+  with pytest.raises(UserError, match='model.embed_tokens.weight of .* has weights that are NaN'):
+    huggingface.load_params(one_file(tmp_path / 'b', tensors, QWEN3), QWEN3)
 
 
 def test_many_missing_tensors_are_counted(exported, tmp_path):

@@ -1,4 +1,5 @@
 """Training reward models: what they are taught, what they leave behind, what is refused."""
+import dataclasses
 import json
 import operator
 import pathlib
@@ -26,10 +27,12 @@ from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 from r1jax import checkpoint, metrics, models
 from r1jax.errors import UserError
 from r1jax.models import huggingface
+from r1jax.runtime.storage import Path
 from r1jax.stages import reward_model, rl
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.reward_model import data as reward_model_data
 from r1jax.stages.reward_model import train as reward_model_train
+from r1jax.stages.reward_model.model import write_head
 from r1jax.stages.rl import state as rl_state
 from r1jax.tokenization import load_tokenizer
 from r1jax.training.scalar_head import init_scalar
@@ -118,6 +121,13 @@ def test_a_flipped_bit_of_a_reward_model_is_refused_by_name(helpful, tmp_path):
     runs.flip(tmp_path / name, 1 << 20, 2)
     with pytest.raises(UserError, match=f'is damaged .*{pathlib.Path(name).name} has other'):
       load()
+  shutil.copytree(str(helpful.folder), tmp_path, dirs_exist_ok=True)
+  params = {'head': np.array([1.0, np.nan], np.float32)}
+  manifest = dataclasses.replace(helpful.manifest, files={})
+  write_head(Path(tmp_path), params, 'helpfulness')
+  checkpoint.write_manifest(tmp_path, manifest)
+  with pytest.raises(UserError, match='head.safetensors has weights that are NaN or infinite'):
+    load()
 
 
 def test_what_was_drawn_is_enough_to_learn_from(base, tmp_path):

@@ -41,7 +41,7 @@ def load_params(
   Raises:
     FileNotFoundError: there are no weights, or a shard of the index is missing.
     UserError: a file is truncated, or tensors are missing, unexpected, or of the wrong shape or
-      type.
+      type, or have weights that are NaN or infinite.
   """
   table = families.FAMILIES[config.family]
   block = read_block(folder)
@@ -62,7 +62,7 @@ def load_params(
     for name, stored in repeated.items():
       _check_repeated(folder, config, name, stored, aliases[name], files[aliases[name]])
     return streaming.assemble(
-        config, expected, functools.partial(_read, files, block), mesh=mesh)
+        config, expected, functools.partial(_read, files, block), mesh=mesh, source=str(folder))
 
 
 def _read(files: dict[str, weight_files.Stored], block: tuple[int, int] | None, name: str,
@@ -205,7 +205,7 @@ def _check_repeated(folder, config: ModelConfig, name: str, stored: weight_files
   shape = stored.entry.shape
   step = max(1, streaming.READ_BYTES // (4 * max(1, math.prod(shape[1:]))))
   if shape != of_stored.entry.shape or not all(
-      np.array_equal(read(stored, rows), read(of_stored, rows))
+      np.array_equal(read(stored, rows), read(of_stored, rows), equal_nan=True)
       for rows in ((at, min(at + step, shape[0])) for at in range(0, shape[0], step))):
     raise UserError(f'{name} of {folder} differs from {of}' + (
         ', but tie_word_embeddings is true: set it to false in config.json.'

@@ -9,7 +9,7 @@ import jax
 from r1jax import tokenization
 from r1jax.errors import UserError
 from r1jax.models import PRESETS, Model, ModelConfig, build, gguf, huggingface, num_params
-from r1jax.runtime import checksums, sharding
+from r1jax.runtime import checksums, hosts, sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import auxiliary
 from r1jax.stages.artifact import TRAINED, Artifact
@@ -122,14 +122,18 @@ def load_model(
   tokenizer.check_fits(config.vocab_size)
   check_model_fits(config, mesh)
   model = build(config, compute_dtype=compute_dtype, remat=remat)
-  path = find_model(source, inputs)
-  if source == RANDOM:
-    params = _random_params(model, mesh)
-  elif path.endswith('.gguf'):
-    _, params = gguf.load_gguf(path, mesh=mesh)
-  else:
-    params = huggingface.load_params(path, config, mesh=mesh)
+  params = (_random_params(model, mesh) if source == RANDOM else
+            _read_params(find_model(source, inputs), config, mesh))
   return LoadedModel(model, params, tokenizer)
+
+
+def _read_params(path: str, config: ModelConfig, mesh: jax.sharding.Mesh) -> Any:
+  """The parameters of a model; what one host finds wrong with its part, all raise."""
+  read: list[Any] = []
+  hosts.together(lambda: read.append(
+      gguf.load_gguf(path, mesh=mesh)[1] if path.endswith('.gguf') else
+      huggingface.load_params(path, config, mesh=mesh)))
+  return read[0]
 
 
 def _check_undamaged(path: str) -> None:

@@ -11,6 +11,7 @@ from safetensors.numpy import load, save
 
 from r1jax.errors import UserError
 from r1jax.models import Model, compute
+from r1jax.models.streaming import all_finite
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.stages import loading
@@ -141,6 +142,9 @@ def load_reward_model(
   for file in (_HEAD, _SETTINGS):
     artifact.check(file)
   head = load((artifact.folder / _HEAD).read_bytes())['head']
+  if not all_finite(head):
+    raise UserError(f'{artifact.folder / _HEAD} has weights that are NaN or infinite: train the '
+                    'reward model again, with a lower learning rate')
   settings = json.loads((artifact.folder / _SETTINGS).read_text())
   params = {'backbone': loaded.params, 'head': sharding.place(head, mesh)}
   return RewardModel(loaded.model, params, loaded.tokenizer, artifact.manifest.template,
