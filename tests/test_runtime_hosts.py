@@ -4,6 +4,7 @@ import os
 import re
 import signal
 
+import jax
 import numpy as np
 import pytest
 import runs
@@ -61,6 +62,35 @@ def test_hosts_of_other_configs_or_with_a_disk_of_their_own_are_refused(monkeypa
     stage._check_shared(Path(tmp_path))
   (tmp_path / 'stage.json').write_text('{}')
   stage._check_shared(Path(tmp_path))
+
+
+class Store:
+  """A coordinator's store of keys and values."""
+
+  def __init__(self):
+    self.values = {}
+
+  def key_value_set(self, key, value):
+    self.values[key] = value
+
+  def blocking_key_value_get(self, key, timeout_ms):
+    return self.values[key]
+
+
+def test_the_first_host_collects_what_is_signed(monkeypatch):
+  store = Store()
+  monkeypatch.setattr(jax._src.distributed.global_state, 'client', store)
+  monkeypatch.setattr(hosts, 'count', lambda: 2)
+  monkeypatch.setattr(hosts, '_secret', b'of the run')
+
+  def collect(host, value):
+    monkeypatch.setattr(hosts, 'index', lambda: host)
+    monkeypatch.setattr(hosts, 'is_first', lambda: host == 0)
+    return hosts.collect('sums', value)
+  assert collect(1, '["b"]') == [] and collect(0, '["a"]') == ['["a"]', '["b"]']
+  store.values['r1jax sums/1'] = store.values['r1jax sums/1'].replace('b"', 'c"')
+  with pytest.raises(ValueError, match='what host 1 sent is not signed'):
+    collect(0, '["a"]')
 
 
 # Several.

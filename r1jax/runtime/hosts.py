@@ -90,9 +90,13 @@ def _read(sent: bytes, number: int, host: int) -> Any:
   """What a host sent to the gather of this number, if it was one of this run's."""
   signature, content = sent[:messages.MAC_BYTES], sent[messages.MAC_BYTES:]
   if not hmac.compare_digest(signature, _signature(content, number, host)):
-    raise messages.MessageError(f'what host {host} sent is not signed with the secret of this run: '
-                                'start the same command on all hosts')
+    raise _not_signed(host)
   return messages.decode(content)
+
+
+def _not_signed(host: int) -> messages.MessageError:
+  return messages.MessageError(f'what host {host} sent is not signed with the secret of this run: '
+                               'start the same command on all hosts')
 
 
 def together(function: Callable[[], Any]) -> list:
@@ -131,9 +135,18 @@ def collect(key: str, value: str) -> list[str]:
     return [value]
   from jax._src import distributed  # jax has no public store of keys and values
   client: Any = distributed.global_state.client
-  client.key_value_set(f'r1jax {key}/{index()}', value)
-  return [client.blocking_key_value_get(f'r1jax {key}/{host}', 1000 * _BARRIER_S)
-          for host in range(count())] if is_first() else []
+  def signature(host: int, text: str) -> str:
+    return messages.sign(_secret, b'collect', f'{key} {host}'.encode(), text.encode()).hex()
+
+  def read(host: int) -> str:
+    sent = client.blocking_key_value_get(f'r1jax {key}/{host}', 1000 * _BARRIER_S)
+    signed, text = sent[:2 * messages.MAC_BYTES], sent[2 * messages.MAC_BYTES:]
+    if not hmac.compare_digest(signed.encode(), signature(host, text).encode()):
+      raise _not_signed(host)
+    return text
+
+  client.key_value_set(f'r1jax {key}/{index()}', signature(index(), value) + value)
+  return [read(host) for host in range(count())] if is_first() else []
 
 
 def from_first(function: Callable[[], Any]) -> Any:
