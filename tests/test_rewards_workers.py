@@ -22,11 +22,15 @@ for line in sys.stdin:
   tell(event='started')
   match task['gold']:
     case 'crash': os._exit(3)
+    case 'once':
+      if not os.path.exists(task['answer']): open(task['answer'], 'w'), os._exit(3)
+      tell(event='done', verdict=True)
     case 'kill': os.kill(os.getpid(), signal.SIGKILL)
     case 'alarm': os.kill(os.getpid(), signal.SIGALRM); signal.pthread_sigmask(
         signal.SIG_UNBLOCK, [signal.SIGALRM])
     case 'hang': signal.pause()
     case 'garble': print('no message', flush=True)
+    case 'stop': os.kill(os.getpid(), signal.SIGSTOP)
     case 'pid': tell(event='done', verdict=os.getpid())
     case _: tell(event='done', verdict=task['gold'] == task['answer'])
 '''
@@ -57,6 +61,41 @@ def test_pitfall_15_a_death_scores_0_is_counted_and_the_worker_replaced(
     assert pool.equivalent('a', 'a') is True
     assert (pool.timeouts, pool.crashes) == (timeouts, 1 - timeouts)
     assert pool.equivalent('pid', '') != first
+
+
+def test_a_question_whose_worker_crashed_is_asked_once_more(stand_in, tmp_path):
+  with workers.WorkerPool(num_workers=1) as pool:
+    assert pool.equivalent('once', str(tmp_path / 'asked')) is True
+    assert pool.counters() == {'timeouts': 0, 'crashes': 0, 'retries': 1}
+    assert pool.equivalent('crash', '') is False
+    assert pool.counters() == {'timeouts': 0, 'crashes': 1, 'retries': 2}
+
+
+def test_the_time_limit_of_a_stopped_worker_holds(stand_in):
+  """Before it begins the question is asked another worker; after that it has timed out."""
+  with workers.WorkerPool(num_workers=1, timeout_s=3.0) as pool:
+    pid = pool.equivalent('pid', '')
+    os.kill(pid, signal.SIGSTOP)
+    assert pool.equivalent('a', 'a') is True
+    assert pool.counters() == {'timeouts': 0, 'crashes': 0, 'retries': 1}
+    with pytest.raises(ProcessLookupError):
+      os.kill(pid, 0)
+    assert pool.equivalent('stop', '') is False
+    assert pool.counters() == {'timeouts': 1, 'crashes': 0, 'retries': 1}
+
+
+def test_equal_questions_get_one_answer(stand_in, monkeypatch):
+  with workers.WorkerPool(num_workers=2) as pool:
+    asked = workers.AskedOnce(pool)
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+      pids = list(threads.map(lambda _: asked.equivalent('pid', ''), range(20)))
+      assert len(set(pids)) == 1 and asked.repeats == 19
+      pids = list(threads.map(lambda _: asked.equivalent('crash', ''), range(20)))
+      assert set(pids) == {False} and pool.crashes == 1
+    for _ in range(2):    # an answer that is an exception, too
+      with pytest.raises(ValueError):
+        asked.equivalent('garble', '')
+    assert asked.equivalent('a', 'b') is False and asked.equivalent('b', 'b') is True
 
 
 def test_a_worker_is_kept_while_it_is_healthy(stand_in):

@@ -6,6 +6,7 @@ not kill the workers that compute its last rewards.
 """
 
 import atexit
+import concurrent.futures
 import contextvars
 import json
 import os
@@ -22,7 +23,7 @@ from r1jax.errors import UserError
 
 _COMMAND = (sys.executable, '-P', '-m', 'r1jax.rewards.worker')
 _START_SECONDS = 120.0
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 1.0    # for the kernel's timer to kill a worker; a stopped one outlives it
 
 
 class _Timeout(Exception):
@@ -60,14 +61,20 @@ class _Worker:
     return self._process.poll() is None
 
   def ask(self, gold: str, answer: str, timeout_s: float) -> bool | None:
-    """The process's verdict; raises `_Timeout` or `_Crash` if there is none."""
+    """The process's verdict; raises `_Timeout` or `_Crash` if there is none.
+
+    A process that does not even begin has crashed: the question is not to blame.
+    """
     task = {'gold': gold, 'answer': answer, 'seconds': timeout_s}
     try:
       self._process.stdin.write(json.dumps(task).encode() + b'\n')
     except OSError as error:
       self.kill()
       raise _Crash from error
-    self._read(_START_SECONDS)
+    try:
+      self._read(timeout_s)
+    except _Timeout as error:
+      raise _Crash from error
     return self._read(timeout_s + _GRACE_SECONDS)['verdict']
 
   def kill(self) -> int:
@@ -104,8 +111,9 @@ class WorkerPool:
   time.
 
   Attributes:
-    timeouts: number of tasks that took longer than `timeout_s`.
-    crashes: number of tasks during which the worker died.
+    timeouts: number of questions that took longer than `timeout_s`.
+    crashes: number of questions during which two workers died.
+    retries: number of questions that were asked once more, because a worker died.
   """
 
   def __init__(self, num_workers: int = 2, timeout_s: float = 5.0):
@@ -124,6 +132,7 @@ class WorkerPool:
       raise UserError(f'timeout_s must be positive, got {timeout_s}')
     self.timeouts = 0
     self.crashes = 0
+    self.retries = 0
     self._timeout_s = timeout_s
     self._num_workers = num_workers
     self._closed = False
@@ -135,12 +144,36 @@ class WorkerPool:
   def equivalent(self, gold: str, answer: str) -> bool | None:
     """Whether the LaTeX formula `answer` is equivalent to `gold`; None if the gold is unreadable.
 
-    False if the worker crashes or times out, which `crashes` or `timeouts` counts.
+    A worker may crash for reasons of its own, such as a lack of memory: then the question is asked
+    once more. False if that crashes, too, or if a worker times out, which `crashes` or `timeouts`
+    counts.
 
     Raises:
       ImportError: math-verify is not installed.
       RuntimeError: the pool is closed, or a worker does not start.
     """
+    try:
+      try:
+        return self._ask(gold, answer)
+      except _Crash:
+        self._count('retries')
+        return self._ask(gold, answer)
+    except _Crash:
+      self._count('crashes')
+    except _Timeout:
+      self._count('timeouts')
+    return False
+
+  def counters(self) -> dict[str, int]:
+    """The pool's counts so far, by name."""
+    return {'timeouts': self.timeouts, 'crashes': self.crashes, 'retries': self.retries}
+
+  def _count(self, name: str) -> None:
+    with self._lock:
+      setattr(self, name, getattr(self, name) + 1)
+
+  def _ask(self, gold: str, answer: str) -> bool | None:
+    """The verdict of the next worker that is free; raises as `_Worker.ask`."""
     worker = self._idle.get()
     healthy = False
     try:
@@ -153,18 +186,11 @@ class WorkerPool:
       result = worker.ask(gold, answer, self._timeout_s)
       healthy = True
       return result
-    except _Timeout:
-      with self._lock:
-        self.timeouts += 1
-    except _Crash:
-      with self._lock:
-        self.crashes += 1
     finally:
       if worker is not None and not healthy:
         worker.kill()
         worker = None
       self._idle.put(worker)
-    return False
 
   def close(self) -> None:
     """Ends the workers once their current tasks are done."""
@@ -183,17 +209,48 @@ class WorkerPool:
     self.close()
 
 
+class AskedOnce:
+  """Asks a pool each question once: equal ones, at the same time or later, get the same answer.
+
+  Attributes:
+    repeats: number of questions that were not asked again.
+  """
+
+  def __init__(self, pool: WorkerPool):
+    """Remembers no answers yet."""
+    self.repeats = 0
+    self._pool = pool
+    self._lock = threading.Lock()
+    self._answers: dict[tuple[str, str], concurrent.futures.Future] = {}
+
+  def equivalent(self, gold: str, answer: str) -> bool | None:
+    """As `WorkerPool.equivalent`."""
+    with self._lock:
+      known = self._answers.get((gold, answer))
+      if known is None:
+        found = self._answers[gold, answer] = concurrent.futures.Future()
+      else:
+        self.repeats += 1
+    if known is not None:
+      return known.result()
+    try:
+      found.set_result(self._pool.equivalent(gold, answer))
+    except BaseException as error:
+      found.set_exception(error)
+    return found.result()
+
+
 _shared_pool = WorkerPool(num_workers=1)
 atexit.register(_shared_pool.close)
-_current_pool: contextvars.ContextVar[WorkerPool] = contextvars.ContextVar(
+_current_pool: contextvars.ContextVar[WorkerPool | AskedOnce] = contextvars.ContextVar(
     'current_pool', default=_shared_pool)
 
 
-def use_pool(pool: WorkerPool) -> None:
+def use_pool(pool: WorkerPool | AskedOnce) -> None:
   """Makes this thread's reward functions use `pool` instead of the one shared by the process."""
   _current_pool.set(pool)
 
 
-def current_pool() -> WorkerPool:
+def current_pool() -> WorkerPool | AskedOnce:
   """The pool that this thread's reward functions use."""
   return _current_pool.get()
