@@ -1,5 +1,7 @@
 """Rewards composed: weights, None, counters, errors, order."""
 
+import asyncio
+from decimal import Decimal
 from fractions import Fraction
 import math
 import random
@@ -7,9 +9,11 @@ import subprocess
 import sys
 import threading
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from r1jax.rewards.calls import limits
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import REWARDS, Rewards, RewardSuite, named_rewards
 
@@ -112,24 +116,123 @@ def test_pitfall_16_workers_answer_in_order_and_one_that_hangs_costs_only_itself
     first = suite.submit(completions, examples)
     second = suite.submit(completions[2:], examples[2:])
     assert first.collect().components['number'].tolist() == [1, 0, 1, 0, 1, 1]
-    none = {'unjudged/number': 0, 'unjudged/reward': 0, 'timeouts': 0, 'crashes': 0}
+    none = {'unjudged/number': 0, 'unjudged/reward': 0, 'timeouts/number': 0, 'timeouts': 0,
+            'crashes': 0, 'retries': 0, 'repeats': 0}
     assert first.collect().counters == none | {'timeouts': 1}
     assert second.collect().components['number'].tolist() == [1, 0, 1, 1]
     assert second.collect().counters == none
 
 
+class Unprintable:
+  def __repr__(self):
+    raise KeyError('no')
+
+
 @pytest.mark.parametrize('value', [
-    math.nan, math.inf, -math.inf, np.float32('nan'), '1', [1.0], 1j, np.zeros(2), 10**400],
-    ids=lambda value: repr(value)[:20])
+    math.nan, math.inf, -math.inf, np.float32('nan'), '1', [1.0], 1j, np.zeros(2), 10**400,
+    10**5000, -10**400, Decimal('sNaN'), Decimal('1e400'), Fraction(10**400), jnp.float32('inf'),
+    jnp.ones(1), np.array('1'), np.str_('1'), np.array(1j), np.datetime64('2026-01-01'), b'1',
+    Ellipsis, Unprintable()], ids=lambda value: type(value).__name__)
 def test_pitfall_07_what_is_no_finite_number_is_refused_by_name(value):
   with pytest.raises(ValueError, match="^Reward function 'mine' returned .* for completion 1: let"):
     compute({'mine': (lambda c, e: value if c.text else 0.0, 1.0)}, ['', 'x', ''])
 
 
 def test_numbers_of_any_kind_are_taken():
-  values = (1, True, np.float32(0.5), np.int64(3), Fraction(1, 4), np.bool_(True))
-  rewards = compute({'mine': (lambda c, e: values[int(c.text)], 1.0)}, list('012345'))
-  assert rewards.total.tolist() == [1.0, 1.0, 0.5, 3.0, 0.25, 1.0]
+  torch = pytest.importorskip('torch', reason='torch is not installed')
+  values = (1, True, np.float32(0.5), np.int64(3), Fraction(1, 4), np.bool_(True), Decimal('0.5'),
+            np.array(0.5), jnp.float32(0.5), jnp.bfloat16(0.5), jnp.array(True), np.array(2),
+            torch.tensor(0.5, requires_grad=True), torch.tensor(3), 1e18)
+  rewards = compute({'mine': (lambda c, e: values[int(c.text)], 1.0)},
+                    [str(i) for i in range(len(values))])
+  assert rewards.total.tolist() == [1, 1, 0.5, 3, 0.25, 1, 0.5, 0.5, 0.5, 0.5, 1, 2, 0.5, 3, 1e18]
+
+
+@pytest.mark.parametrize('value', [1e39, -1e39, 10**38, np.float64(1e300)])
+def test_a_number_that_float32_cannot_hold_is_refused_by_name(value):
+  with pytest.raises(ValueError, match="^Reward function 'mine' returned .*1.* for completion 0, "
+                     'which is too large for the float32 of devices: let it return numbers from'):
+    compute({'mine': (lambda c, e: value, 0.0)}, [''])
+
+
+@pytest.mark.parametrize('name', ['reward', 'overlong', 'unjudged', 'workers', 'reward_model'])
+def test_a_name_that_metrics_and_rollouts_use_is_refused(name):
+  with pytest.raises(ValueError, match=f"must not be named '{name}', .*: name it 'my_{name}'"):
+    RewardSuite({name: (lambda c, e: 1.0, 1.0)})
+
+
+@pytest.mark.parametrize(
+    'name', ['', ' ', 'a/b', 'reward_model/helpfulness', 'a\n', '\x1b[2J', 3, None])
+def test_a_name_that_is_none_is_refused(name):
+  with pytest.raises(ValueError, match='The name of a reward must be a text without slashes, got'):
+    RewardSuite({name: (lambda c, e: 1.0, 1.0)})
+
+
+# How functions are called.
+
+
+def test_coroutines_are_awaited_together_and_threads_run_as_declared():
+  barrier, arrived = threading.Barrier(8), []
+
+  async def judge(c, e):
+    arrived.append(c.text)
+    while len(arrived) < 8:
+      await asyncio.sleep(0)
+    return float(c.text)
+
+  @limits(at_once=8)
+  def plain(c, e):
+    barrier.wait(60)
+    return -float(c.text)
+
+  rewards = compute({'judge': (judge, 1.0), 'hidden': (lambda c, e: judge(c, e), 1.0),
+                     'plain': (plain, 1.0)}, '01234567')
+  assert rewards.components['judge'].tolist() == list(range(8))
+  np.testing.assert_array_equal(rewards.total, np.arange(8.0))
+
+
+def test_a_function_that_takes_too_long_is_none_counted_and_named_once():
+  never = threading.Event()
+
+  @limits(timeout_s=0.5)
+  def slow(c, e):
+    return float(never.wait(600)) if c.text == '1' else 2.0
+
+  @limits(timeout_s=0.5)
+  async def slow_task(c, e):
+    return await asyncio.sleep(600 if c.text == '2' else 0, 3.0)
+
+  with RewardSuite({'slow': (slow, 1.0), 'task': (slow_task, 1.0)}) as suite:
+    with pytest.warns(UserWarning) as told:
+      for _ in range(2):
+        rewards = suite.submit([completion(text) for text in '0123'], [{}] * 4,
+                               group_size=4).collect()
+        np.testing.assert_array_equal(rewards.total, [5, NAN, NAN, 5])
+        assert rewards.counters['timeouts/slow'] == rewards.counters['timeouts/task'] == 1
+        assert rewards.counters['unjudged/slow'] == 1 and rewards.counters['timeouts'] == 0
+  never.set()
+  told = sorted(str(warning.message) for warning in told)
+  assert len(told) == 2
+  assert told[0].startswith("Reward function 'slow' took longer than 0.5 s for completion 1, which")
+  assert "'task'" in told[1] and 'completion 2' in told[1]
+
+
+@pytest.mark.parametrize('prefix', ['async ', ''])
+def test_a_failure_is_told_by_its_first_completion(prefix):
+  scope = {'limits': limits}
+  exec(f'@limits(at_once=4)\n{prefix}def judge(c, e):\n  return 1 / (int(c.text) - 2)', scope)
+  with pytest.raises(ValueError, match=r"'judge' raised ZeroDivisionError\(.*\) on completion 2: "):
+    compute({'judge': (scope['judge'], 1.0)}, '0120123')
+
+
+def test_equal_questions_of_a_batch_are_asked_once():
+  texts = [rf'<answer>{text}</answer>' for text in (r'\sqrt{12}', r'2\sqrt{3}+0', r'\sqrt{12}') * 3]
+  with RewardSuite(named_rewards({'number': 1.0}), num_workers=1) as suite:
+    for _ in range(2):    # of one batch, not of all
+      rewards = suite.submit([completion(text) for text in texts],
+                             [{'answer': r'2\sqrt{3}'}] * 9).collect()
+      assert rewards.total.tolist() == [1] * 9
+      assert rewards.counters['repeats'] == 7
 
 
 def test_an_exception_is_told_with_its_cause():
@@ -152,10 +255,16 @@ def test_nothing_to_reward_is_an_empty_batch():
 
 
 def test_impossible_suites_and_batches_are_refused():
-  with pytest.raises(ValueError, match='needs at least one reward function'):
-    RewardSuite({})
-  with pytest.raises(ValueError, match="weight of reward 'format' is nan: give a finite"):
-    RewardSuite(named_rewards({'format': math.nan}))
+  for nothing in ({}, None, [len]):
+    with pytest.raises(ValueError, match='needs at least one reward function'):
+      RewardSuite(nothing)
+  for pair in (len, (len,), (1.0, len), 'ab', (len, 1.0, 2.0)):
+    with pytest.raises(ValueError, match="Reward 'mine' must be a pair of a function and its wei"):
+      RewardSuite({'mine': pair})
+  for weight in (math.nan, math.inf, 10**400, '1', None, jnp.ones(2)):
+    with pytest.raises(ValueError, match="weight of reward 'format' is .*: give a finite"):
+      RewardSuite(named_rewards({'format': weight}))
+  assert RewardSuite(named_rewards({'format': jnp.float32(0.5)})).weights == {'format': 0.5}
   with RewardSuite(named_rewards({'format': 1.0})) as suite:
     with pytest.raises(ValueError, match='2 completions for 1 examples: give one example'):
       suite.submit([completion('')] * 2, [{}])

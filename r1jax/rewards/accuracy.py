@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 import re
 
-from r1jax.rewards import exact_numbers, formulas, workers
+from r1jax.rewards import calls, exact_numbers, formulas, workers
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import Answer, extract_answer
 
@@ -27,6 +27,7 @@ _STATED_LETTER = re.compile(
     r'(?!(?<=[AI])\s[a-z])')
 
 
+@calls.limits(at_once=16, timeout_s=3600.0)    # threads wait for workers, which limit the time
 def number_reward(completion: Completion, example: Mapping) -> float | None:
   """1 if the answer equals the gold number or is equivalent to the gold formula, else 0.
 

@@ -5,6 +5,7 @@ JSON is parsed, and refusals are recognised by a few phrases, so a refusal in ot
 """
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+import functools
 import json
 import re
 
@@ -77,6 +78,7 @@ def by_check(reward: Callable, *, prompt_opens_think: bool = False) -> Callable:
     reward: a reward function `(completion, example) -> float | None`.
     prompt_opens_think: whether the prompts end with `<think>`.
   """
+  @functools.wraps(reward)
   def judge(completion: Completion, example: Mapping) -> float | None:
     if example.get('check') is None:
       return reward(completion, example)

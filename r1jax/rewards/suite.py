@@ -6,23 +6,30 @@
     rewards = pending.collect()
 
 A reward function is `(completion: Completion, example: Mapping) -> float | None`; None means that
-it cannot judge the completion. Functions run in a background thread of this process, one after
-another in the order given, so a function written in a notebook may be a closure. Those of
-`_WAITING` run in several threads, because they wait for worker processes.
+it cannot judge the completion. Functions run in the background of this process, one after another
+in the order given, so a function written in a notebook may be a closure. A plain function is called
+once at a time, or in several threads if it says so; one that is a coroutine function (`async def`)
+is awaited, many calls at once. Each call has a time limit. `calls.limits` declares both:
+
+    @limits(at_once=32, timeout_s=20.0)
+    async def judge(completion, example): ...
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
+import decimal
 import functools
 import math
 import numbers
+from typing import Any
+import warnings
 
 import numpy as np
 
 from r1jax import checks
 from r1jax.errors import UserError
-from r1jax.rewards import accuracy, workers
+from r1jax.rewards import accuracy, calls, workers
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
 from r1jax.rewards.language import LANGUAGES, language_reward
@@ -40,8 +47,9 @@ REWARDS: dict[str, RewardFunction] = {
     'language': language_reward,    # the question's own language; `language_zh` is always Chinese
     **{f'language_{name}': functools.partial(language_reward, target=name) for name in LANGUAGES},
 }
-_WAITING = (accuracy.number_reward,)
 LARGEST = 1e18    # of a reward: devices compute in float32, where squares overflow from 2e19 on
+# Parts of the names of metrics, and components that come from elsewhere.
+_RESERVED = ('reward', 'reward_model', 'overlong', 'unjudged', 'timeouts', 'workers')
 
 
 def named_rewards(
@@ -76,7 +84,9 @@ class Rewards:
     total: [N] float64, the weighted sum of the components, NaN where `weigh` finds none.
     components: by reward name, [N] float64 before weighting, NaN for None.
     counters: `unjudged/<name>`, the number of None, and `unjudged/reward`, that of the totals;
-      `timeouts` and `crashes` of workers, each of which scored 0.
+      `timeouts/<name>`, how many of them took too long; and those of worker processes: `timeouts`
+      and `crashes`, each of which scored 0, `retries` after crashes, and `repeats` of questions,
+      which were asked once.
   """
   total: np.ndarray
   components: dict[str, np.ndarray]
@@ -183,19 +193,13 @@ class RewardSuite:
       timeout_s: seconds that a worker may take for one answer.
 
     Raises:
-      UserError: no functions, or a weight that is not a finite number.
+      UserError: as `checked_functions`.
     """
-    if not functions:
-      raise UserError('functions is empty: a reward suite needs at least one reward function.')
-    for name, (_, weight) in functions.items():
-      if not isinstance(weight, numbers.Real) or not math.isfinite(weight):
-        raise UserError(f'The weight of reward {name!r} is {weight!r}: give a finite number.')
-    self._functions = dict(functions)
+    self._functions = checked_functions(functions)
     self._pool = workers.WorkerPool(num_workers, timeout_s)
-    threads = functools.partial(
-        ThreadPoolExecutor, initializer=workers.use_pool, initargs=(self._pool,))
-    self._background = threads(max_workers=1)
-    self._waiting = threads(max_workers=num_workers)
+    self._background = ThreadPoolExecutor(max_workers=1)
+    self._loop = calls.EventLoop()
+    self._told: set[str] = set()    # whose time limit was passed
 
   @property
   def weights(self) -> dict[str, float]:
@@ -229,7 +233,7 @@ class RewardSuite:
   def close(self) -> None:
     """Ends threads and workers after they have computed what was submitted."""
     self._background.shutdown()
-    self._waiting.shutdown()
+    self._loop.close()
     self._pool.close()
 
   def __enter__(self) -> 'RewardSuite':
@@ -241,19 +245,62 @@ class RewardSuite:
   def _compute(
       self, completions: Sequence[Completion], examples: Sequence[Mapping], group_size: int,
   ) -> Rewards:
-    timeouts, crashes = self._pool.timeouts, self._pool.crashes
+    before = self._pool.counters()
+    asked = workers.AskedOnce(self._pool)
+    workers.use_pool(asked)
     components, counters = {}, {}
     for name, (function, _) in self._functions.items():
-      apply = self._waiting.map if function in _WAITING else map
-      component = np.fromiter(
-          apply(functools.partial(_checked_reward, name, function), range(len(completions)),
-                completions, examples),
-          np.float64, count=len(completions))
-      components[name] = component
-      counters[f'unjudged/{name}'] = int(np.isnan(component).sum())
-    counters['timeouts'] = self._pool.timeouts - timeouts
-    counters['crashes'] = self._pool.crashes - crashes
+      limits = calls.limits_of(function)
+      outcomes = calls.call_all(function, [*zip(completions, examples)], limits, self._loop)
+      components[name] = np.array(
+          [_read_outcome(name, outcome, index) for index, outcome in enumerate(outcomes)], float)
+      late = [index for index, outcome in enumerate(outcomes) if outcome is calls.TIMED_OUT]
+      counters[f'unjudged/{name}'] = int(np.isnan(components[name]).sum())
+      counters[f'timeouts/{name}'] = len(late)
+      if late:
+        self._tell(name, limits.timeout_s, late[0])
+    counters |= {kind: count - before[kind] for kind, count in self._pool.counters().items()}
+    counters['repeats'] = asked.repeats
     return Rewards.weigh(components, self.weights, counters, group_size=group_size)
+
+  def _tell(self, name: str, timeout_s: float, index: int) -> None:
+    """Warns, once for each reward, that it takes too long."""
+    if name not in self._told:
+      self._told.add(name)
+      warnings.warn(
+          f'Reward function {name!r} took longer than {timeout_s:g} s for completion {index}, '
+          'which is not judged. To give it more time, decorate it with r1jax.rewards.calls.limits('
+          f'timeout_s=...). Such calls are counted as rewards/timeouts/{name}.',
+          stacklevel=2)
+
+
+def checked_functions(
+    functions: Mapping[str, tuple[RewardFunction, Any]],
+) -> dict[str, tuple[RewardFunction, float]]:
+  """The functions of a `RewardSuite`, their weights as floats.
+
+  Raises:
+    UserError: no functions, a name that cannot be one, or a weight that is not a finite number.
+  """
+  if not isinstance(functions, Mapping) or not functions:
+    raise UserError('A reward suite needs at least one reward function, as {name: (function, '
+                    f'weight)}}, got {functions!r}.')
+  for name, pair in functions.items():
+    _check_name(name)
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not callable(pair[0]):
+      raise UserError(f'Reward {name!r} must be a pair of a function and its weight, got {pair!r}.')
+    if not math.isfinite(_as_float(pair[1])):
+      raise UserError(
+          f'The weight of reward {name!r} is {_shown(pair[1])}: give a finite number.')
+  return {name: (function, _as_float(weight)) for name, (function, weight) in functions.items()}
+
+
+def _check_name(name: Any) -> None:
+  if not isinstance(name, str) or not name.strip() or not name.isprintable() or '/' in name:
+    raise UserError(f'The name of a reward must be a text without slashes, got {name!r}.')
+  if name in _RESERVED:
+    raise UserError(f'A reward must not be named {name!r}, which names something else in metrics '
+                    f'and rollouts: name it {"my_" + name!r}, for example.')
 
 
 def _check_totals(
@@ -269,28 +316,47 @@ def _check_totals(
       f'which makes a total beyond {LARGEST:g}: lower the weight.')
 
 
-def _checked_reward(
-    name: str, function: RewardFunction, index: int, completion: Completion, example: Mapping,
-) -> float:
-  """The reward, NaN for None.
+def _read_outcome(name: str, outcome: Any, index: int) -> float:
+  """The reward that a call returned; NaN for None, and for a call that took too long.
 
   Raises:
-    UserError: the function raised an exception, or returned something else.
+    UserError: the call raised an exception, or returned something else.
   """
-  try:
-    value = function(completion, example)
-  except Exception as error:
+  if isinstance(outcome, calls.Failed):
     raise UserError(
-        f'Reward function {name!r} raised {error!r} on completion {index}: '
-        'fix it, or let it return None for what it cannot judge.') from error
-  if value is None:
+        f'Reward function {name!r} raised {outcome.error!r} on completion {index}: '
+        'fix it, or let it return None for what it cannot judge.') from outcome.error
+  if outcome is None or outcome is calls.TIMED_OUT:
     return math.nan
-  try:
-    reward = float(value) if isinstance(value, (numbers.Real, np.bool_)) else math.nan
-  except OverflowError:
-    reward = math.inf
+  reward = _as_float(outcome)
   if not math.isfinite(reward):
     raise UserError(
-        f'Reward function {name!r} returned {value!r} for completion {index}: '
+        f'Reward function {name!r} returned {_shown(outcome)} for completion {index}: '
         'let it return a finite number, or None for what it cannot judge.')
+  if abs(reward) > LARGEST:
+    raise UserError(
+        f'Reward function {name!r} returned {_shown(outcome)} for completion {index}, which is too '
+        f'large for the float32 of devices: let it return numbers from {-LARGEST:g} to '
+        f'{LARGEST:g}.')
   return reward
+
+
+def _as_float(value: Any) -> float:
+  """A number, or an array of no dimensions (of numpy, jax or torch), as a float; NaN for others."""
+  if not isinstance(value, (numbers.Real, decimal.Decimal)) and getattr(value, 'shape', None) == ():
+    value = value.item()
+  if not isinstance(value, (numbers.Real, decimal.Decimal)):
+    return math.nan
+  try:
+    return float(value)
+  except (OverflowError, ValueError):    # too large, or a signalling NaN
+    return math.nan
+
+
+def _shown(value: Any, limit: int = 100) -> str:
+  """What a function returned, briefly."""
+  try:
+    text = repr(value)
+  except Exception as error:
+    text = f'something whose repr raises {error!r}'
+  return text if len(text) <= limit else f'{text[:limit]}...'

@@ -25,7 +25,7 @@ from r1jax import rollout as rollouts
 from r1jax.data.prompts import PromptBatch
 from r1jax.models import compute
 from r1jax.records import Batch, PackedBatch, Rollout
-from r1jax.rewards.suite import Rewards
+from r1jax.rewards.suite import Rewards, checked_functions
 from r1jax.runtime import hardware, hosts, sharding
 from r1jax.runtime.storage import Path
 from r1jax.sampling import text as rollout_text
@@ -79,6 +79,8 @@ def run(
     StopRequested: see `should_stop`.
   """
   config = plain(config)
+  if reward_functions:
+    reward_functions = checked_functions(reward_functions)
   run = begin('rl', SETTINGS if reward_functions is None else OWN_REWARDS, config, inputs, workdir,
               stage=stage, mesh=mesh, should_stop=should_stop, console=console, functions={
                   name: function_identity(function, weight)
