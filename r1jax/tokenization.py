@@ -16,12 +16,11 @@ import importlib.util
 import json
 import os
 import pathlib
-import struct
-from typing import IO, Any
+from typing import Any
 
 import tokenizers
 
-from r1jax import checks
+from r1jax import checks, gguf_tokenizer
 from r1jax.errors import UserError
 from r1jax.runtime import storage
 
@@ -353,111 +352,19 @@ def stop_ids(template: str, tokenizer: Tokenizer) -> tuple[int, ...]:
 
 # GGUF.
 
-# struct codes of the format's scalar types.
-_GGUF_SCALARS = {
-    0: 'B', 1: 'b', 2: 'H', 3: 'h', 4: 'I', 5: 'i', 6: 'f', 7: '?', 10: 'Q', 11: 'q', 12: 'd'}
-_GGUF_STRING, _GGUF_ARRAY, _GGUF_SPECIAL_TOKEN = 8, 9, 3
-
 
 def tokenizer_from_gguf(path: str) -> Tokenizer:
-  """The tokenizer inside a GGUF file that has SmolLM2's kind of tokenizer.
+  """The tokenizer inside a GGUF file.
 
-  As in llama.cpp, the token '<|endoftext|>' ends a completion besides the file's own end token.
-  Bytes that the vocabulary lacks are dropped, as by the original: those of six control characters,
-  and of the characters from U+40000 to U+BFFFF.
+  As in llama.cpp, tokens that end a turn or a text, such as '<|endoftext|>', end a completion
+  besides the file's own end token. Bytes that a vocabulary lacks are dropped, as by the original:
+  SmolLM2's lacks those of six control characters, and of the characters from U+40000 to U+BFFFF.
 
   Raises:
     FileNotFoundError: there is no such file.
     UserError: it is not a GGUF file, or its tokenizer is of another kind.
   """
-  if not pathlib.Path(path).is_file():
-    raise FileNotFoundError(f'There is no GGUF file {path}: correct the path.')
-  metadata = _read_gguf_metadata(path)
-  kind = metadata.get('tokenizer.ggml.model'), metadata.get('tokenizer.ggml.pre')
-  if kind != ('gpt2', 'smollm'):
-    raise UserError(
-        f'The tokenizer of {path} is of the kind {kind}, and only (\'gpt2\', \'smollm\') is read '
-        'from GGUF: name a Hugging Face folder instead.')
-
-  tokens = metadata['tokenizer.ggml.tokens']
-  bos, eos, pad = (
-      metadata[f'tokenizer.ggml.{name}_token_id'] for name in ('bos', 'eos', 'padding'))
-  config = {
-      'tokenizer_class': 'PreTrainedTokenizerFast',
-      'clean_up_tokenization_spaces': False,
-      'model_max_length': metadata['llama.context_length'],
-      'chat_template': metadata['tokenizer.chat_template'],
-      'bos_token': tokens[bos],
-      'eos_token': tokens[eos],
-      'pad_token': tokens[pad],
-  }
-  stops = list(dict.fromkeys([eos, tokens.index('<|endoftext|>')]))
-  generation = {'bos_token_id': bos, 'eos_token_id': stops, 'pad_token_id': pad}
-  files = {
-      'tokenizer.json': _smollm_backend(metadata).to_str(),
-      'tokenizer_config.json': json.dumps(config, indent=2),
-      'generation_config.json': json.dumps(generation, indent=2),
-  }
-  return Tokenizer(files, source=str(path))
-
-
-def _smollm_backend(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
-  """Byte-level BPE on text that is first split into single digits and words."""
-  tokens = metadata['tokenizer.ggml.tokens']
-  backend = tokenizers.Tokenizer(tokenizers.models.BPE(
-      vocab={token: i for i, token in enumerate(tokens)},
-      merges=[tuple(merge.split(' ', 1)) for merge in metadata['tokenizer.ggml.merges']]))
-  backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
-      tokenizers.pre_tokenizers.Digits(individual_digits=True),
-      tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)])
-  backend.decoder = tokenizers.decoders.ByteLevel()
-  types = metadata['tokenizer.ggml.token_type']
-  backend.add_special_tokens([
-      token for token, type_ in zip(tokens, types, strict=True) if type_ == _GGUF_SPECIAL_TOKEN])
-  return backend
-
-
-def _read_gguf_metadata(path: str) -> dict[str, Any]:
-  """The metadata of a GGUF file, version 2 or 3, little-endian.
-
-  The `gguf` package makes several numpy arrays of each token: 5 s where this takes 0.2 s.
-  """
-  with open(path, 'rb') as file:
-    try:
-      if file.read(4) != b'GGUF' or _read_scalars(file, 'I')[0] not in (2, 3):
-        raise UserError('not GGUF of version 2 or 3')
-      _, count = _read_scalars(file, 'Q', 2)
-      return dict(_read_field(file) for _ in range(count))
-    except (ValueError, KeyError, OverflowError, MemoryError, struct.error) as error:
-      raise UserError(
-          f'{path} is not a readable GGUF file ({error}): download it again.') from None
-
-
-def _read_field(file: IO[bytes]) -> tuple[str, Any]:
-  name = _read_string(file)
-  kind, = _read_scalars(file, 'I')
-  return name, _read_value(file, kind)
-
-
-def _read_value(file: IO[bytes], kind: int) -> Any:
-  if kind == _GGUF_STRING:
-    return _read_string(file)
-  if kind == _GGUF_ARRAY:
-    (item_kind,), (count,) = _read_scalars(file, 'I'), _read_scalars(file, 'Q')
-    if item_kind in _GGUF_SCALARS:
-      return list(_read_scalars(file, _GGUF_SCALARS[item_kind], count))
-    return [_read_value(file, item_kind) for _ in range(count)]
-  return _read_scalars(file, _GGUF_SCALARS[kind])[0]
-
-
-def _read_string(file: IO[bytes]) -> str:
-  length, = _read_scalars(file, 'Q')
-  return file.read(length).decode()
-
-
-def _read_scalars(file: IO[bytes], code: str, count: int = 1) -> tuple[Any, ...]:
-  layout = f'<{count}{code}'
-  return struct.unpack(layout, file.read(struct.calcsize(layout)))
+  return Tokenizer(gguf_tokenizer.files(path), source=str(path))
 
 
 def smollm2_path() -> str:

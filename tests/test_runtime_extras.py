@@ -20,7 +20,6 @@ def nothing_said():
 
 @pytest.mark.parametrize('package, extra, use', [
     ('gguf', 'gguf', lambda: gguf.load_gguf('model.gguf')),
-    ('gguf', 'gguf', lambda: gguf.read_config('model.gguf')),
     ('reasoning_gym', 'reasoning-gym', lambda: reasoning_gym_source('gcd', 10, 0)),
 ])
 def test_what_needs_an_absent_package_names_its_extra(monkeypatch, package, extra, use):

@@ -101,7 +101,7 @@ def test_torn_gguf_is_refused(tmp_path):
   path = tmp_path / 'torn.gguf'
   for length in (0, 4, 10, 30, 45, len(whole) - 6):
     path.write_bytes(whole[:length])
-    with pytest.raises(ValueError, match='not a readable GGUF'):
+    with pytest.raises(ValueError, match='is truncated or not a GGUF file'):
       tokenization.tokenizer_from_gguf(str(path))
   path.write_bytes(whole)
   with pytest.raises(ValueError, match='Hugging Face folder'):

@@ -244,21 +244,46 @@ _OPTIONAL = {'unembedding', 'gate', 'up', 'down', 'query_latent', 'query_latent_
     role for role in LAYOUTS
     if role.startswith(('expert_', 'shared_', 'prediction_', 'router', 'latent_', 'direct_'))}
 
-# Role -> name in a GGUF file of the llama architecture.
-GGUF = {
+# Role -> name in a GGUF file. One tensor has the matrices of all experts; [{}] is one of them.
+_GGUF = {
     'embedding': 'token_embd.weight',
     'attention_norm': 'blk.{}.attn_norm.weight',
-    'query': 'blk.{}.attn_q.weight',
-    'key': 'blk.{}.attn_k.weight',
-    'value': 'blk.{}.attn_v.weight',
-    'out': 'blk.{}.attn_output.weight',
+    'attention_post_norm': 'blk.{}.post_attention_norm.weight',
     'mlp_norm': 'blk.{}.ffn_norm.weight',
+    'mlp_post_norm': 'blk.{}.post_ffw_norm.weight',
+    'query': 'blk.{}.attn_q.weight',
+    'query_bias': 'blk.{}.attn_q.bias',
+    'query_norm': 'blk.{}.attn_q_norm.weight',
+    'key': 'blk.{}.attn_k.weight',
+    'key_bias': 'blk.{}.attn_k.bias',
+    'key_norm': 'blk.{}.attn_k_norm.weight',
+    'value': 'blk.{}.attn_v.weight',
+    'value_bias': 'blk.{}.attn_v.bias',
+    'out': 'blk.{}.attn_output.weight',
     'gate': 'blk.{}.ffn_gate.weight',
     'up': 'blk.{}.ffn_up.weight',
     'down': 'blk.{}.ffn_down.weight',
+    'router': 'blk.{}.ffn_gate_inp.weight',
+    'balancing_bias': 'blk.{}.exp_probs_b.bias',
+    'expert_gate': 'blk.{}.ffn_gate_exps.weight[{}]',
+    'expert_up': 'blk.{}.ffn_up_exps.weight[{}]',
+    'expert_down': 'blk.{}.ffn_down_exps.weight[{}]',
+    'shared_gate': 'blk.{}.ffn_gate_shexp.weight',
+    'shared_up': 'blk.{}.ffn_up_shexp.weight',
+    'shared_down': 'blk.{}.ffn_down_shexp.weight',
+    'query_latent': 'blk.{}.attn_q_a.weight',
+    'query_latent_norm': 'blk.{}.attn_q_a_norm.weight',
+    'latent_query': 'blk.{}.attn_q_b.weight',
+    'direct_query': 'blk.{}.attn_q.weight',
+    'latent': 'blk.{}.attn_kv_a_mqa.weight',
+    'latent_norm': 'blk.{}.attn_kv_a_norm.weight',
+    'latent_key_value': 'blk.{}.attn_kv_b.weight',
     'final_norm': 'output_norm.weight',
     'unembedding': 'output.weight',
 }
+# Family -> role -> name in a GGUF file.
+GGUF = {family: {role: _GGUF[role] for role in table if role in _GGUF}
+        for family, table in FAMILIES.items()}
 
 
 class Tensor(NamedTuple):
@@ -289,7 +314,7 @@ def tensors(config: ModelConfig, names: dict[str, str]) -> dict[str, Tensor]:
 
   Args:
     config: the architecture.
-    names: role -> name, one of `FAMILIES`, or `GGUF`.
+    names: role -> name, one of `FAMILIES` or of `GGUF`.
 
   Raises:
     UserError: the family has no name for one of the parameters, or a parameter is missing for one
@@ -374,7 +399,7 @@ def _layers(config: ModelConfig) -> list[_Layer]:
 
 
 _NUMBERED = {'layers': re.compile(r'^(?:model\.layers|blk)\.(\d{1,9})\.'),
-             'experts': re.compile(r'\.experts\.(\d{1,9})\.')}
+             'experts': re.compile(r'(?:\.experts\.|_exps\.weight\[)(\d{1,9})\b')}
 
 
 def check_counts(source: str, config: ModelConfig, found: Iterable[str]) -> None:
@@ -391,7 +416,7 @@ def check_counts(source: str, config: ModelConfig, found: Iterable[str]) -> None
   wanted = {'layers': config.num_layers, 'experts': config.experts.count if config.experts else 0}
   for what, count in wanted.items():
     numbers = {int(match[1]) for name in found if (match := _NUMBERED[what].search(name))}
-    if count > max(numbers, default=-1) + 1 and (numbers or what == 'layers'):
+    if count > max(numbers, default=-1) + 1:
       raise UserError(
           f'The tensors of {source} are those of {max(numbers, default=-1) + 1} {what}, but its '
           f'configuration describes {count}: use weights and configuration of one checkpoint.')
