@@ -91,3 +91,4 @@ class TrainState:
   optimizer: object        # optax state
   step: jax.Array          # int32: updates tried
   skipped_updates: jax.Array   # int32: those skipped because they were not finite
+  skipped_in_a_row: jax.Array  # int32: how many of these are the last ones

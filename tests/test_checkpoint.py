@@ -35,7 +35,7 @@ def make_state():
   params = {'layers': ({'w': jnp.asarray(random.normal(size=(6, 8)), jnp.float32)},),
             'embed': jnp.asarray([[1.5, jnp.nan], [-0.0, jnp.inf]], jnp.bfloat16)}
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
-  return records.TrainState(params, optimizer.init(params), jnp.int32(4), jnp.int32(0))
+  return records.TrainState(params, optimizer.init(params), *map(jnp.int32, (4, 0, 0)))
 
 
 def assert_bit_equal(got, want):

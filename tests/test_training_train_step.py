@@ -61,6 +61,7 @@ def test_an_update_that_is_not_finite_is_refused_and_counted(fault):
   refused, metrics = update(state, bad, 2.0)
   assert not np.isfinite(metrics['loss'] + metrics['grad_norm'])
   assert refused.skipped_updates == metrics['skipped_updates'] == 1 and refused.step == 2
+  assert refused.skipped_in_a_row == 1
   for name in ('params', 'optimizer'):
     jax.tree.map(np.testing.assert_array_equal, getattr(refused, name), getattr(state, name))
   # The run goes on as if nothing had happened, warm-up included.
@@ -68,7 +69,31 @@ def test_an_update_that_is_not_finite_is_refused_and_counted(fault):
   want, _ = update(state, good, 2.0)
   jax.tree.map(np.testing.assert_array_equal, after.params, want.params)
   assert np.any(after.params['w'] != state.params['w'])
-  assert after.skipped_updates == 1 and after.step == 3 and np.isfinite(metrics['loss'])
+  assert after.skipped_updates == 1 and after.skipped_in_a_row == 0
+  assert after.step == 3 and np.isfinite(metrics['loss'])
+
+
+def overflow(params, metrics):
+  return params | {'v': jnp.float32(jnp.inf) * params['v']}, metrics
+
+
+@pytest.mark.parametrize('learning_rate, after_update', [
+    (1e39, None),            # the update is infinite
+    (3e38, None),            # the sum of parameter and update is
+    (0.1, overflow)])        # what is changed after the update is
+def test_an_update_that_would_not_be_finite_is_skipped(learning_rate, after_update):
+  def loss(params, batch, normalizer):
+    return linear({'w': params['w'] - jax.lax.stop_gradient(params['w'])}, batch, normalizer)[0], {}
+  optimizer = make_optimizer(learning_rate=learning_rate)
+  state = init_state({'w': jnp.full(2, -3e38), 'v': jnp.ones(2)}, optimizer)
+  update = jax.jit(make_update(loss, optimizer, after=after_update))
+  for count in (1, 2):
+    after, metrics = update(state, jnp.ones(2), 1.0)
+    assert np.isfinite(metrics['loss']) and np.isfinite(metrics['grad_norm'])
+    assert after.skipped_updates == after.skipped_in_a_row == count
+    jax.tree.map(np.testing.assert_array_equal, (after.params, after.optimizer),
+                 (state.params, state.optimizer))
+    state = after
 
 
 def test_metrics_of_micro_batches_are_added_and_maxima_taken():

@@ -14,6 +14,7 @@ _LABELS = {
     'completions/mean_length': 'length', 'kl': 'kl', 'entropy': 'entropy',
     'tokens_per_second': 'tokens/s',
 }
+_COUNTS = {'skipped_updates': 'skipped', 'critic/skipped_updates': 'critic skipped'}   # if not 0
 
 
 class Progress:
@@ -48,6 +49,8 @@ class Progress:
     """Shows the metrics after `step` steps, and an estimate of the time left."""
     shown = [f'{label} {format_number(metrics[name])}'
              for name, label in (_LABELS | reward_titles(metrics)).items() if name in metrics]
+    shown += [f'{label} {int(metrics[name])}' for name, label in _COUNTS.items()
+              if metrics.get(name)]
     line = '  '.join([*shown, f'step {step}/{self._total}', f'{self._time_left(step)} left'])
     if self._live is not None:
       self._live.update(self._task, completed=step, description=line)

@@ -61,8 +61,11 @@ REWARD_WORKERS: dict[str, Spec] = dict(
 
 
 def checkpoints(every: int, unit: str) -> dict[str, Spec]:
-  """When a run is saved."""
+  """When a run is saved, and when it gives up."""
   return dict(
+      max_skipped_updates=Field(
+          10, 'updates skipped in a row (they were not finite), or half of all updates if that is '
+              'less, after which a run stops', at_least=1, how=True),
       checkpoint_every=Field(every, f'{unit} between checkpoints', at_least=1, how=True),
       keep_checkpoints=Field(2, 'checkpoints that are kept', at_least=1, how=True))
 

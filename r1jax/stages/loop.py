@@ -5,13 +5,19 @@ own step.
 """
 from collections.abc import Callable, Mapping
 import contextlib
+import functools
+import operator
 from typing import Any, NamedTuple, NoReturn
 
 import jax
 
 from r1jax import checkpoint, metrics
+from r1jax.errors import UserError
+from r1jax.metrics.terminal import warn
+from r1jax.records import TrainState
 from r1jax.runtime import hosts, ownership, sharding
 from r1jax.stages.stage import StageRun
+from r1jax.training import finite
 
 
 class Saved(NamedTuple):
@@ -126,3 +132,45 @@ class TrainingLoop:
     """
     self.wait()   # the first host completes the checkpoint: until then none may leave
     self._run.stop(step)
+
+  def stop_if_dead(self, step: int, total: int, save: Callable[[], None],
+                   states: Mapping[str, TrainState]) -> None:
+    """Ends a run that no longer learns: its last updates were all skipped.
+
+    How many is `max_skipped_updates`, or half of all updates if that is less: a short run must not
+    end as if it had learnt. Fewer that end a run are worth a warning.
+
+    Args:
+      step: the number of updates that are done.
+      total: of the whole run.
+      save: saves the state after this step.
+      states: by the path of their optimizer in the config.
+
+    Raises:
+      UserError: the run is dead; its state is saved.
+    """
+    setting = self._run.config['max_skipped_updates']
+    limit = min(setting, max(1, total // 2))
+    for path, state in states.items():
+      skipped = int(sharding.to_host(state.skipped_in_a_row))
+      if skipped >= limit:
+        save()
+        self.wait()
+        more = '' if limit < setting else (
+            f'; to go on nevertheless, raise {self._run.where}.max_skipped_updates={setting}')
+        raise UserError(
+            f'stage {self._run.name!r} stopped after step {step}: its last updates ({skipped}) '
+            f'were not finite and were skipped. {self._why(path, state)}. The state is saved in '
+            f'{self._run.workdir}{more}')
+      if skipped and step == total:
+        warn(f'stage {self._run.name!r}: its last updates ({skipped}) were not finite and were '
+             f'skipped. {self._why(path, state)}')
+
+  def _why(self, path: str, state: TrainState) -> str:
+    """The likely cause of updates that are not finite."""
+    if broken := finite.not_finite(state.params):
+      return (f'The parameters {", ".join(broken[:3])} hold NaN or infinity: begin with another '
+              'model')
+    rate = functools.reduce(operator.getitem, path.split('.'), self._run.config)['learning_rate']
+    return (f'The likely cause is a learning rate that is too high ({self._run.where}.{path}.'
+            f'learning_rate={rate:g}), then damaged weights or data')

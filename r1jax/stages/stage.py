@@ -47,6 +47,7 @@ from r1jax.stages.artifact import (
 from r1jax.stages.config import Config, Entries, Field, Section, changed_fields, check_mesh, plain
 from r1jax.stages.loading import check_models
 from r1jax.tokenization import Tokenizer
+from r1jax.training import finite
 
 
 class StopRequested(Exception):
@@ -302,8 +303,15 @@ def leave_artifact(
     compute: what the stage took.
     dtype: of the exported weights.
     more_files: others that the manifest lists, which are in the folder already.
+
+  Raises:
+    UserError: the parameters are not finite.
   """
   folder = run.workdir
+  if broken := finite.not_finite(params, dtype):
+    raise UserError(
+        f'stage {run.name!r} leaves no model: as {dtype} its parameters {", ".join(broken[:3])} '
+        'hold NaN or infinity; train again with a lower learning rate, or from another model')
   hosts.from_first((folder / 'model').remove)
   sums = huggingface.export(folder / 'model', model, params, tokenizer=tokenizer, dtype=dtype)
   return leave_files(

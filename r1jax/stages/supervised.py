@@ -113,7 +113,7 @@ def train(
     after: as for `train_step.make_update`.
 
   Raises:
-    UserError: there are fewer rows than in a batch.
+    UserError: there are fewer rows than in a batch; or as `TrainingLoop.stop_if_dead`.
     StopRequested: `run.should_stop` said so; the state is saved.
   """
   config, mesh = run.config, run.mesh
@@ -127,6 +127,8 @@ def train(
     saved = loop.restore(lambda _: {'state': state})
     step, state = (saved.step, saved.arrays['state']) if saved else (0, state)
     loop.start(steps, done=step, next_step=step + 1)
+    if step == steps:
+      _stop_if_dead(loop, state, step, steps)
     for batch, epoch in _batches(config, arrays, step, steps):
       with loop.watch('step'):
         state, measured = update(state, sharding.place(batch, mesh, batch=True),
@@ -135,12 +137,18 @@ def train(
         logged = as_floats(measured) if is_due(step, config['log_every'], steps) else None
       if logged is not None:
         loop.log(step, logged | loop.watch.pop() | {'epoch': epoch})
+        _stop_if_dead(loop, state, step, steps)
       stopping = run.should_stop()
       if stopping or is_due(step, config['checkpoint_every'], steps):
         loop.save(step, {'state': state})
       if stopping and step < steps:
         loop.stop(step)
   return state.params
+
+
+def _stop_if_dead(loop: TrainingLoop, state: TrainState, step: int, steps: int) -> None:
+  save = functools.partial(loop.save, step, {'state': state})
+  loop.stop_if_dead(step, steps, save, {'optimizer': state})
 
 
 def _steps_per_epoch(config: Mapping[str, Any], num_rows: int) -> int:

@@ -4,8 +4,6 @@ The name of a metric says how micro-batches combine it: those named '…/max' by
 others by their sum.
 """
 from collections.abc import Callable
-import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -14,11 +12,12 @@ import optax
 
 from r1jax.records import TrainState
 from r1jax.runtime import sharding
+from r1jax.training.finite import all_finite
 
 
 def init_state(params, optimizer: optax.GradientTransformation) -> TrainState:
   """The state before the first update. The parameters are used as they are, not copied."""
-  return TrainState(params, optimizer.init(params), jnp.int32(0), jnp.int32(0))
+  return TrainState(params, optimizer.init(params), *map(jnp.int32, (0, 0, 0)))
 
 
 def state_shardings(mesh: jax.sharding.Mesh, logical_axes, state: TrainState) -> TrainState:
@@ -41,7 +40,7 @@ def state_shardings(mesh: jax.sharding.Mesh, logical_axes, state: TrainState) ->
 
   optimizer = jax.tree.map(
       lambda x: by_param if is_params(x) else replicated, state.optimizer, is_leaf=is_params)
-  return TrainState(by_param, optimizer, replicated, replicated)
+  return TrainState(by_param, optimizer, replicated, replicated, replicated)
 
 
 def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
@@ -49,8 +48,8 @@ def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
                 after: Callable | None = None) -> Callable:
   """Makes update(state, batch, normalizer) -> (state, metrics), to be jitted with donated state.
 
-  An update whose loss or gradient is not finite leaves parameters and optimizer state as they
-  were, and is counted in `skipped_updates`.
+  An update whose loss or gradient is not finite, or that would leave a parameter or the state of
+  the optimizer so, is skipped: both stay as they were, and it is counted in `skipped_updates`.
 
   Args:
     loss: (params, micro_batch, normalizer) -> (loss, metrics). It divides its sums by the
@@ -76,17 +75,26 @@ def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
 
     (value, metrics), grads = _accumulate(gradient_of, batch, num_micro_batches, split)
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(value) & jnp.isfinite(norm)
-    changes, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, changes)
-    if after is not None:
-      params, metrics = after(params, metrics)
-    changed = TrainState(params, optimizer_state, state.step, state.skipped_updates)
-    kept = jax.tree.map(functools.partial(jnp.where, finite), changed, state)
-    state = dataclasses.replace(kept, step=state.step + 1,
-                                skipped_updates=state.skipped_updates + jnp.where(finite, 0, 1))
-    metrics = metrics | {'loss': value, 'grad_norm': norm, 'skipped_updates': state.skipped_updates}
-    return state, metrics
+
+    def changed():
+      changes, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+      params = optax.apply_updates(state.params, changes)
+      params, measured = (params, metrics) if after is None else after(params, metrics)
+      return params, optimizer_state, measured
+
+    def unchanged():
+      return state.params, state.optimizer, changed()[2]
+
+    # The change is computed twice: to keep it until all of it is known to be finite would take the
+    # memory of parameters and moments once more.
+    finite = jnp.isfinite(value) & jnp.isfinite(norm) & all_finite(changed()[:2])
+    params, optimizer_state, measured = jax.lax.cond(finite, changed, unchanged)
+    state = TrainState(
+        params, optimizer_state, state.step + 1,
+        skipped_updates=state.skipped_updates + jnp.where(finite, 0, 1),
+        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1))
+    return state, measured | {'loss': value, 'grad_norm': norm,
+                              'skipped_updates': state.skipped_updates}
 
   return update
 

@@ -66,4 +66,5 @@ def _arrays(state: RunState) -> dict[str, Any]:
 
 
 def _rest(state: TrainState) -> dict[str, Any]:
-  return {name: getattr(state, name) for name in ('optimizer', 'step', 'skipped_updates')}
+  return {name: getattr(state, name) for name in (
+      'optimizer', 'step', 'skipped_updates', 'skipped_in_a_row')}

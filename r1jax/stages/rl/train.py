@@ -164,6 +164,8 @@ class _Trainer:
   def train(self) -> None:
     """The iterations that are still to do."""
     state, watch = self.state, self.loop.watch
+    if state.position.iteration == self.iterations:
+      self._stop_if_dead()
     while state.position.iteration < self.iterations:
       with watch('step'):
         if state.batch is None:
@@ -349,12 +351,18 @@ class _Trainer:
       state.replace_reference(step)
     if is_due(position.iteration, config['checkpoint_every'], self.iterations):
       self._save()
+    self._stop_if_dead()
 
   def _steps_done(self) -> int:
     return self.state.position.iteration * self.updates + self.state.position.update
 
   def _save(self) -> None:
     checkpoints.save(self.loop, self.state, self._steps_done())
+
+  def _stop_if_dead(self) -> None:
+    states = {'optimizer': self.state.policy, 'critic.optimizer': self.state.critic}
+    self.loop.stop_if_dead(self._steps_done(), self.iterations * self.updates, self._save,
+                           {path: state for path, state in states.items() if state is not None})
 
   def _stop_if_asked(self) -> None:
     if self.run.should_stop():
