@@ -32,6 +32,7 @@ class RunPosition:
     kl_coefficient: the present one.
     reference_step: the number of updates of the policy that the reference is a copy of.
     measured: metrics of this iteration so far, those of the rollout and of each update.
+    symptoms: counts of what `rl.health` warns of.
   """
   iteration: int = 0
   update: int = 0
@@ -40,6 +41,7 @@ class RunPosition:
   kl_coefficient: float = 0.0
   reference_step: int = 0
   measured: list[dict[str, float]] = dataclasses.field(default_factory=list)
+  symptoms: dict[str, int] = dataclasses.field(default_factory=dict)
 
   @property
   def counters(self) -> Counters:

@@ -23,6 +23,7 @@ import numpy as np
 from r1jax import metrics
 from r1jax import rollout as rollouts
 from r1jax.data.prompts import PromptBatch
+from r1jax.metrics.terminal import warn
 from r1jax.models import compute
 from r1jax.records import Batch, PackedBatch, Rollout
 from r1jax.rewards.suite import Rewards, checked_functions
@@ -34,7 +35,7 @@ from r1jax.stages import auxiliary, evaluate, loading
 from r1jax.stages.artifact import Artifact, function_identity
 from r1jax.stages.config import plain
 from r1jax.stages.loop import TrainingLoop, as_floats, is_due
-from r1jax.stages.rl import checkpoints, dynamic_sampling
+from r1jax.stages.rl import checkpoints, dynamic_sampling, health
 from r1jax.stages.rl import metrics as rl_metrics
 from r1jax.stages.rl import programs as rl_programs
 from r1jax.stages.rl import rewards as rl_rewards
@@ -346,6 +347,9 @@ class _Trainer:
     state.batch = None
     step = self._steps_done()
     self.loop.log(step, measured, done=position.iteration)
+    position.symptoms, warnings = health.warnings(position.symptoms, measured, config)
+    for warning in warnings:
+      warn(f'stage {self.run.name!r}: {warning}')
     refresh = config['reference_refresh']
     if refresh and step // refresh > (step - self.updates) // refresh:
       state.replace_reference(step)
