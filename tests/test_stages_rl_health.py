@@ -1,8 +1,13 @@
 """What RL warns of: rollouts from which nothing is learnt, each kind once."""
+import contextlib
+
 import pytest
+import runs
+from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
 from r1jax.stages import rl
 from r1jax.stages.rl import health
+from r1jax.stages.stage import StopRequested
 
 GOOD = {'completions/clipped_ratio': 0.5, 'frac_reward_zero_std': 0.5, 'rewards/number/mean': 0.2}
 CUT = GOOD | {'completions/clipped_ratio': 1.0}
@@ -39,3 +44,14 @@ def test_a_run_that_is_interrupted_between_iterations_says_the_same():
     before, counts = warned(iterations[:place])
     after, _ = warned(iterations[place:], counts)
     assert before + [(place + number, said) for number, said in after] == whole
+
+
+def test_a_run_that_resumes_does_not_warn_again(base, tmp_path, capsys):
+  config = runs.rl_config(base, steps=3)
+  stops = iter([False, False, True])
+  for should_stop, said in (lambda: next(stops), True), (lambda: False, False):
+    with contextlib.suppress(StopRequested):
+      rl.run(config, {}, tmp_path, stage='zero', should_stop=should_stop,
+             reward_functions={'nothing': (lambda completion, example: None, 1.0)})
+    assert ("r1jax: warning: stage 'zero': no completion of an iteration could be judged"
+            in capsys.readouterr().err) == said

@@ -17,8 +17,8 @@ from r1jax.tokenization import Tokenizer
 
 
 def iteration_metrics(
-    measured: Sequence[Mapping[str, float]], seconds: Mapping[str, float], *, remat: bool,
-    peak_flops: float | None,
+    measured: Sequence[Mapping[str, float]], seconds: Mapping[str, float], *, updates_done: int,
+    remat: bool, peak_flops: float | None,
 ) -> dict[str, float]:
   """The metrics of an iteration, with its seconds and its speed.
 
@@ -26,7 +26,9 @@ def iteration_metrics(
     measured: the metrics of the rollout, then those of each update. Over the updates, metrics
       whose names end with '/max' are the greatest, the count of skipped updates is the last, and
       all others are means.
-    seconds: by 'timing_s/<name>'; 'timing_s/rollout' is absent if the run resumed after it.
+    seconds: by 'timing_s/<name>', of this process; 'timing_s/rollout' is absent if the run resumed
+      after the rollout. Then 'tokens_per_second' is left out, too.
+    updates_done: how many of the updates this process did; the utilisation is of its own work.
     remat: whether training computes activations twice, which does not count as useful work.
     peak_flops: floating-point operations that the devices can do in a second; None if they are
       not known, which leaves out 'model_flops_utilisation'.
@@ -35,23 +37,32 @@ def iteration_metrics(
   result = dict(rollout)
   for name in updates[0]:
     values = [update[name] for update in updates]
-    result[name] = max(values) if name.endswith('/max') else float(np.mean(values))
-  result['skipped_updates'] = updates[-1]['skipped_updates']
-  result |= {
-      **seconds, 'tokens_per_second': rollout['num_tokens'] / seconds['timing_s/step']}
+    result[name] = (max(values) if name.endswith('/max') else
+                    values[-1] if name.endswith('skipped_updates') else float(np.mean(values)))
+  result |= seconds
+  sampled = 'timing_s/rollout' in seconds
   if peak_flops is not None:
-    result['model_flops_utilisation'] = (
-        _useful_flops(rollout, remat=remat) / seconds['timing_s/step'] / peak_flops)
-  if 'timing_s/rollout' in seconds:
+    useful = _useful_flops(
+        rollout, sampled=sampled, trained=updates_done / len(updates), remat=remat)
+    result['model_flops_utilisation'] = useful / seconds['timing_s/step'] / peak_flops
+  if sampled:
+    result['tokens_per_second'] = rollout['num_tokens'] / seconds['timing_s/step']
     result['timing_s/rollout_per_token'] = seconds['timing_s/rollout'] / rollout['num_tokens']
   return result
 
 
-def _useful_flops(rollout: Mapping[str, float], *, remat: bool) -> float:
-  """Floating-point operations of an iteration, without those of rematerialisation."""
-  useful = 3 / 4 if remat else 1
-  return (rollout['compute/sampled'] + rollout['compute/scored']
-          + useful * rollout['compute/trained'])
+def _useful_flops(
+    rollout: Mapping[str, float], *, sampled: bool, trained: float, remat: bool) -> float:
+  """Floating-point operations of an iteration, without those of rematerialisation.
+
+  Args:
+    rollout: the metrics of the rollout.
+    sampled: whether the rollout counts.
+    trained: the share of the updates that counts.
+    remat: whether training computes activations twice.
+  """
+  useful = trained * (3 / 4 if remat else 1) * rollout['compute/trained']
+  return useful + sampled * (rollout['compute/sampled'] + rollout['compute/scored'])
 
 
 def computed(

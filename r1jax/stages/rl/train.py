@@ -143,6 +143,7 @@ class _Trainer:
     self.state.offload_reference()
     self.state.offload_optimizers()
     position = self.state.position
+    self.first_update = position.update      # of this process, in this iteration
     self.loop.start(self.iterations, done=position.iteration, next_step=self._steps_done() + 1)
     self.rollout_writer = metrics.RolloutWriter(
         run.workdir, resume_iteration=position.iteration + bool(position.update))
@@ -337,8 +338,9 @@ class _Trainer:
     """Logs the iteration, moves on to the next one, and saves the state if that is due."""
     config, state, position = self.config, self.state, self.state.position
     measured = rl_metrics.iteration_metrics(
-        position.measured, self.loop.watch.pop(), remat=config['model']['remat'],
-        peak_flops=self.peak_flops)
+        position.measured, self.loop.watch.pop(), updates_done=self.updates - self.first_update,
+        remat=config['model']['remat'], peak_flops=self.peak_flops)
+    self.first_update = 0
     if config['kl_coefficient'] or config['loss']['old_kl_coefficient']:
       measured['kl_coefficient'] = position.kl_coefficient
       position.kl_coefficient = rl_metrics.next_kl_coefficient(
