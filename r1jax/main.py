@@ -73,6 +73,7 @@ def _run(config: Any, flags: Any) -> None:
 
   from r1jax import pipeline
   from r1jax.runtime import hosts, joining
+  from r1jax.stages.config import plain
   from r1jax.stages.stage import StopRequested
   if flags.help_config:
     print(pipeline.help_text(config))
@@ -87,7 +88,8 @@ def _run(config: Any, flags: Any) -> None:
     print(pipeline.dry_run(config, flags.workdir, **stages))
     return
   reporter = joining.join(joining.Joining(
-      flags.coordinator, flags.num_hosts, flags.host, flags.join_wait_s, flags.lost_s))
+      flags.coordinator, flags.num_hosts, flags.host, flags.join_wait_s, flags.lost_s,
+      flags.workdir), plain(config))
   signals = _listen(several=reporter is not None)
   should_stop = hosts.StopNotice() if reporter else lambda: bool(signals)
   try:
@@ -127,6 +129,7 @@ def ending(reporter: Any) -> Iterator[None]:
   """
   import jax
 
+  from r1jax.runtime import joining
   from r1jax.stages.stage import StopRequested
   try:
     yield
@@ -136,7 +139,7 @@ def ending(reporter: Any) -> Iterator[None]:
     if os.environ.get(command.TRACEBACK) or not isinstance(
         error, (*command.USER_ERRORS, jax.errors.JaxRuntimeError)):
       traceback.print_exception(error)
-    else:
+    elif not joining.says_that_a_host_is_lost(error):
       command.print_error(command.sentence(error).partition('\n')[0])
     sys.stdout.flush()
     command.silence()

@@ -16,8 +16,8 @@ from r1jax import checks, preflight
 from r1jax.errors import UserError
 from r1jax.report.data import evaluation_scores
 from r1jax.report.page import write_report
-from r1jax.runtime import checksums, hosts, ownership, sharding
-from r1jax.runtime.storage import Path, to_json
+from r1jax.runtime import checksums, fingerprint, hosts, ownership, sharding
+from r1jax.runtime.storage import Path
 from r1jax.stages import evaluate, pretrain, reject, reward_model, rl, sft
 from r1jax.stages.artifact import Artifact, identity, open_artifact
 from r1jax.stages.config import Field, Section, describe, plain, refuse
@@ -336,11 +336,12 @@ def _say(text: str) -> None:
 
 
 def _check_same(config: Mapping[str, Any]) -> None:
-  first, *others = hosts.gather(to_json(config))
+  if hosts.count() == 1:
+    return
+  first, *others = hosts.gather(fingerprint.fingerprint(config))
   for number, other in enumerate(others, start=1):
-    if other != first:
-      raise UserError(f'host {number} was started with another config than host 0: give all hosts '
-                       'the same command')
+    if said := fingerprint.difference(first, other, number):
+      raise UserError(said)
 
 
 def _make_room(stage: StageState, folder: Path, workdir: str | Path) -> None:

@@ -3,6 +3,7 @@
 Two tell each other what they know, and say 'ready'; then both 'wait', or 'fail alike', or the
 first will 'fail alone'.
 """
+import os
 import sys
 import time
 
@@ -41,6 +42,7 @@ def run(end):
 
 if __name__ == '__main__':
   port, host, lost_s, end = sys.argv[1:]
+  os.environ['R1JAX_SECRET'] = 'of the tests'
   with main.ending(joining.join(joining.Joining(
       f'127.0.0.1:{port}', 2, int(host), wait_s=60, lost_s=int(lost_s)))):
     run(end)

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import time
 from typing import Any
 
+from r1jax.errors import printable
 from r1jax.metrics.labels import format_number, reward_titles
-from r1jax.metrics.terminal import default_console, printable
+from r1jax.metrics.terminal import default_console
 
 # Metrics on the progress line, the most informative first. Reward components follow.
 _LABELS = {

@@ -1,7 +1,7 @@
 """Printing to a terminal with rich."""
 import sys
-import unicodedata
 
+from r1jax.errors import printable
 from r1jax.runtime import hosts
 
 
@@ -15,10 +15,3 @@ def warn(text: str) -> None:
   """Prints a warning on standard error; the first host alone does so."""
   if hosts.is_first():
     print(f'r1jax: warning: {printable(text)}', file=sys.stderr, flush=True)
-
-
-def printable(text: str) -> str:
-  r"""`text` with control, format and surrogate characters escaped (`\x1b`), except `\n`, `\t`."""
-  return ''.join(
-      char if char in '\n\t' or unicodedata.category(char)[0] != 'C'
-      else char.encode('unicode_escape').decode() for char in text)

@@ -5,25 +5,28 @@ slices, SLURM and Open MPI are recognised by `jax.distributed`. When another hos
 this process from C++, with a long message that is hard to understand: a `CrashReporter` prints what
 happened in one sentence.
 """
-import contextlib
+from collections.abc import Mapping
 import dataclasses
 import glob
 import importlib.util
-import json
+import ipaddress
 import os
-import select
+import re
+import secrets
 import socket
-import subprocess
-import sys
 import time
 from typing import Any
 
 import jax
 
 from r1jax.errors import UserError
+from r1jax.runtime import fingerprint, handshake, hosts, run_secret
+from r1jax.runtime.crash_reporter import CrashReporter
+from r1jax.runtime.messages import sign
 
 # All devices of this host. By default jax would use one for each task of SLURM and Open MPI.
 _ALL_DEVICES: list[int] = []
+_DISK_S = 90        # in which what one host wrote to a shared disk is seen by the others
 _SHUTDOWN_S = 10    # seconds in which all hosts must end together; otherwise one ends the others
 
 
@@ -42,6 +45,8 @@ class Joining:
     host: this one's number, from 0.
     wait_s: seconds for which hosts wait for each other.
     lost_s: seconds after which a host that sends no heartbeat counts as dead.
+    workdir: of the run, which all hosts share; host 0 leaves a secret there with which they know
+      each other, unless the environment variable R1JAX_SECRET has one.
 
   Raises:
     JoinError: a value is invalid.
@@ -51,6 +56,7 @@ class Joining:
   host: int = -1
   wait_s: int = 300
   lost_s: int = 100
+  workdir: str = ''
 
   def __post_init__(self):
     if self.wait_s < 1 or self.lost_s < 1:
@@ -99,23 +105,34 @@ def alone_on_its_node() -> bool:
       os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE') == '1')
 
 
-def join(joining: Joining) -> 'CrashReporter | None':
+def join(joining: Joining, config: Mapping[str, Any] | None = None) -> 'CrashReporter | None':
   """Joins the other processes; call it before any computation.
+
+  Args:
+    joining: how.
+    config: of the run, as dicts; it must be the same on all hosts, with the files that it names.
 
   Returns:
     What reports the loss of a host, to be closed at the end; None if this process is the only one.
 
   Raises:
-    JoinError: the coordinator cannot be reached, a host did not answer in time, or two hosts have
-      the same number.
+    JoinError: the coordinator cannot be reached, its port is in use, a host did not answer in time,
+      two hosts have the same number, or a host differs from host 0 in what must be the same.
   """
   if not joining.coordinator and not several_recognised():
     return None
-  if joining.coordinator:
-    if joining.host == 0:
-      _wait_for_hosts(joining)
-    else:
-      _report_to_coordinator(joining)
+  if not joining.workdir and not os.environ.get(run_secret.VARIABLE):
+    raise JoinError('the hosts of a run need a secret: give all the same workdir, or set '
+                    f'{run_secret.VARIABLE} to the same words on all')
+  try:
+    return _join(joining, fingerprint.fingerprint(config))
+  finally:
+    if joining.host == 0 or jax.distributed.is_initialized() and jax.process_index() == 0:
+      run_secret.remove(joining.workdir)
+
+
+def _join(joining: Joining, known: Mapping[str, str]) -> 'CrashReporter | None':
+  session = _meet(joining, known) if joining.coordinator else ()
   reporter = CrashReporter(
       f'the hosts did not find each other within {joining.wait_s} s: start the same command on '
       'every host')
@@ -124,143 +141,149 @@ def join(joining: Joining) -> 'CrashReporter | None':
       shutdown_timeout_seconds=_SHUTDOWN_S)
   try:
     if joining.coordinator:
-      jax.distributed.initialize(joining.coordinator, joining.num_hosts, joining.host,
-                                 local_device_ids=_ALL_DEVICES, **options)
+      jax.distributed.initialize(
+          joining.coordinator, joining.num_hosts, joining.host, local_device_ids=_ALL_DEVICES,
+          coordinator_bind_address=_bind_address_for_jax(joining), **options)
     else:
       jax.distributed.initialize(
           local_device_ids=_ALL_DEVICES if alone_on_its_node() else None, **options)
-  except ValueError:    # nothing was recognised after all
-    if joining.coordinator:
-      raise
+      session = _agree(joining, known)
+  except ValueError as error:    # nothing was recognised after all
     reporter.close()
+    if joining.coordinator or isinstance(error, UserError):
+      raise
     return None
   except RuntimeError as error:
     reporter.close()
     raise JoinError(f'the hosts did not find each other: {error}') from error
+  hosts.use_secret(sign(*session))
   reporter.set_message(
       f'host {jax.process_index()} of {jax.process_count()} ended because another host died (no '
       f'heartbeat for lost_s={joining.lost_s} s), or because it failed or was killed itself: run '
       'the same command again on all hosts, or on another number of them, to continue from the '
       'last checkpoint')
+  reporter.hold_back_logs()
   return reporter
 
 
-def _wait_for_hosts(joining: Joining) -> None:
-  """Host 0 waits until every other host has reported, and answers all with what is wrong."""
-  end = time.monotonic() + joining.wait_s
-  missing = set(range(1, joining.num_hosts))
-  with contextlib.ExitStack() as stack:
-    server, clients, fault = stack.enter_context(_listen(joining)), [], ''
-    while missing and not fault:
-      if not select.select([server], [], [], max(0.0, end - time.monotonic()))[0]:
-        fault = (f'of num_hosts={joining.num_hosts} hosts {_some(sorted(missing))} did not answer '
-                 f'within join_wait_s={joining.wait_s} s: start the same command on them')
-        break
-      client = stack.enter_context(server.accept()[0])
-      report = _receive(client)
-      if not isinstance(report, dict) or report.get('r1jax') != 1:
-        continue    # not one of this run's hosts
-      fault = _report_fault(joining, report, missing)
-      missing.discard(report['host'])
-      clients.append(client)
-    for client in clients:
-      with contextlib.suppress(OSError):
-        client.sendall(json.dumps({'fault': fault}).encode() + b'\n')
+def _meet(joining: Joining, known: Mapping[str, str]) -> tuple[bytes, bytes]:
+  """Finds the other hosts at the coordinator's address; returns (secret, session)."""
+  if joining.host:
+    return _report_to_coordinator(joining, known)
+  with _listen(joining) as listener:
+    secret, session = run_secret.leave(joining.workdir), secrets.token_hex(16)
+    fault = handshake.Server(
+        listener, secret, joining.num_hosts, known, joining.wait_s, session).wait()
   if fault:
     raise JoinError(fault)
+  return secret, session.encode()
 
 
-def _report_fault(joining: Joining, report: dict[str, Any], missing: set[int]) -> str:
-  """What is wrong with a host's report, or ''."""
-  if report['num_hosts'] != joining.num_hosts:
-    return (f'host {report["host"]} has num_hosts={report["num_hosts"]} and host 0 has '
-            f'num_hosts={joining.num_hosts}: set the same number on all')
-  if report['host'] not in missing:
-    return f'two hosts have host={report["host"]}: set a different --host on each'
-  return ''
+def _agree(joining: Joining, known: Mapping[str, str]) -> tuple[bytes, bytes]:
+  """As `_meet`, through the service of jax, where jax has found the other hosts."""
+  from jax._src import distributed  # jax has no public store without a device
+  client: Any = distributed.global_state.client
+  host, count, wait_ms = jax.process_index(), jax.process_count(), 1000 * joining.wait_s
+  secret = run_secret.leave(joining.workdir) if host == 0 else None
+  client.wait_at_barrier('r1jax/secret', timeout_in_ms=wait_ms)
+  end = time.monotonic() + _DISK_S
+  while secret is None:    # a shared disk may show a file later
+    secret = run_secret.find(joining.workdir)
+    if secret is None and time.monotonic() > end:
+      raise JoinError(f'host {host} does not see the secret that host 0 left in workdir='
+                      f'{joining.workdir!r}: give a workdir that all hosts share, a bucket or a '
+                      f'disk, or set {run_secret.VARIABLE} to the same words on all')
+    time.sleep(0 if secret else 0.3)
+
+  def get(key: str) -> Any:
+    line = client.blocking_key_value_get(f'r1jax/{key}', wait_ms).encode()
+    body = handshake.verified(line.rstrip(), secret, key.encode())
+    if body is None:
+      raise JoinError('a host does not know the secret of this run: give all hosts the same '
+                      'workdir')
+    return body
+
+  def put(key: str, body: dict[str, Any]) -> None:
+    client.key_value_set(
+        f'r1jax/{key}', handshake.signed(body, secret, key.encode()).decode())
+
+  put(f'known/{host}', dict(known))
+  if host == 0:
+    faults = (fingerprint.difference(known, get(f'known/{other}'), other)
+              for other in range(1, count))
+    put('answer', {'fault': next(filter(None, faults), ''), 'session': secrets.token_hex(16)})
+  answer = get('answer')
+  if answer['fault']:
+    raise JoinError(answer['fault'])
+  return secret, answer['session'].encode()
 
 
 def _listen(joining: Joining) -> socket.socket:
-  """A server on host 0's port.
+  """A server on host 0's port, at the address that the others were told where that is its own.
 
   Raises:
     JoinError: the port is in use, or may not be opened.
   """
-  dualstack = socket.has_dualstack_ipv6()
+  bind = bind_address(joining)
+  dualstack = not bind and socket.has_dualstack_ipv6()
   try:
     return socket.create_server(
-        ('', joining.address[1]), family=socket.AF_INET6 if dualstack else socket.AF_INET,
-        backlog=joining.num_hosts, dualstack_ipv6=dualstack)
+        (bind, joining.address[1]), backlog=128 + joining.num_hosts, dualstack_ipv6=dualstack,
+        family=socket.AF_INET6 if dualstack or ':' in bind else socket.AF_INET)
   except OSError as error:
     raise JoinError(f'host 0 cannot listen on port {joining.address[1]} ({error.strerror}): set '
                     '--coordinator to a free port') from None
 
 
-def _report_to_coordinator(joining: Joining) -> None:
-  """Another host tells host 0 its number, and waits until all have done so."""
-  end, why = time.monotonic() + joining.wait_s, 'nobody listens there'
-  while (left := end - time.monotonic()) > 0:
-    try:
-      with socket.create_connection(joining.address, timeout=min(left, 10)) as client:
-        client.sendall(json.dumps({
-            'r1jax': 1, 'host': joining.host, 'num_hosts': joining.num_hosts}).encode() + b'\n')
-        client.settimeout(left + 10)    # host 0 may have started to wait a little later
-        answer = _receive(client)
-    except OSError as error:
-      why = str(error.strerror or error)
-      answer = None
-    if answer is not None:
-      if answer['fault']:
-        raise JoinError(answer['fault'])
-      return
-    time.sleep(min(0.3, max(0.0, left)))
-  raise JoinError(f'host {joining.host} cannot reach the coordinator {joining.coordinator} within '
-                  f'join_wait_s={joining.wait_s} s ({why}): start host 0 there, and open the port')
+def bind_address(joining: Joining) -> str:
+  """The address to listen at: that of the coordinator, if it is one of this machine; else all, ''.
 
-
-def _receive(client: socket.socket) -> Any:
-  """A line of JSON, or None if none arrives."""
-  try:
-    client.settimeout(client.gettimeout() or 10)
-    with client.makefile('rb') as lines:
-      return json.loads(lines.readline(10_000) or 'null')
-  except (OSError, ValueError):
-    return None
-
-
-def _some(numbers: list[int]) -> str:
-  """The first few of these numbers, as text."""
-  shown = ', '.join(map(str, numbers[:8]))
-  return shown + (f' and {len(numbers) - 8} more' if len(numbers) > 8 else '')
-
-
-class CrashReporter:
-  """A separate process that prints a message if this process ends without closing it.
-
-  Args:
-    message: what it prints, one sentence.
+  A name other than localhost may be looked up otherwise by other hosts, so it means all addresses.
   """
+  name = '127.0.0.1' if joining.address[0] == 'localhost' else joining.address[0]
+  try:
+    ipaddress.ip_address(name)
+    with socket.socket(socket.AF_INET6 if ':' in name else socket.AF_INET) as probe:
+      probe.bind((name, 0))
+  except (OSError, ValueError):
+    return ''
+  return name
 
-  _PROGRAM = ('import sys\nlast = ""\nfor line in sys.stdin: last = line.strip()\n'
-              'if last: print("r1jax: " + last, file=sys.stderr, flush=True)')
 
-  def __init__(self, message: str):
-    self._process = subprocess.Popen(
-        [sys.executable, '-ISc', self._PROGRAM], stdin=subprocess.PIPE, text=True,
-        stdout=subprocess.DEVNULL, start_new_session=True)
-    assert self._process.stdin is not None
-    self._pipe = self._process.stdin
-    self.set_message(message)
+def _bind_address_for_jax(joining: Joining) -> str | None:
+  bind = bind_address(joining)
+  host = f'[{bind}]' if ':' in bind else bind
+  return f'{host}:{joining.address[1]}' if bind else None
 
-  def set_message(self, message: str) -> None:
-    """Replaces the message."""
-    with contextlib.suppress(OSError):
-      self._pipe.write(' '.join(message.split()) + '\n')
-      self._pipe.flush()
 
-  def close(self) -> None:
-    """Ends the reporter without a message: this process ends normally, or has printed an error."""
-    with contextlib.suppress(OSError):
-      self._pipe.write('\n')
-      self._pipe.close()
-    self._process.wait()
+def _report_to_coordinator(joining: Joining, known: Mapping[str, str]) -> tuple[bytes, bytes]:
+  """Another host tells host 0 about itself, and waits until all have done so."""
+  end, why = time.monotonic() + joining.wait_s, ''
+  while (left := end - time.monotonic()) > 0:
+    secret, answer = run_secret.find(joining.workdir), None
+    if secret is None:
+      why = f'host 0 has left no secret in workdir={joining.workdir!r}'
+    else:
+      try:
+        with socket.create_connection(joining.address, timeout=min(left, 10)) as connection:
+          answer = handshake.report(    # host 0 may have started to wait a little later
+              connection, secret, joining.host, joining.num_hosts, known, end + 10)
+        why = 'who listens there does not know the secret of this run'
+      except OSError as error:
+        why = str(error.strerror or error or 'nobody listens there')
+    if answer is not None:
+      fault, session = answer
+      if fault:
+        raise JoinError(fault)
+      return secret or b'', session.encode()
+    time.sleep(min(0.3, max(0.0, end - time.monotonic())))
+  raise JoinError(f'host {joining.host} cannot reach the coordinator {joining.coordinator} within '
+                  f'join_wait_s={joining.wait_s} s ({why}): start host 0 there, open the port, and '
+                  'give all hosts the same workdir')
+
+
+def says_that_a_host_is_lost(error: Exception) -> bool:
+  """Whether an error of jax says only that another host cannot be reached any more."""
+  return isinstance(error, jax.errors.JaxRuntimeError) and bool(re.search(
+      r'[Gg]loo|NCCL|[Cc]oordination|[Hh]eartbeat|Connection (closed|reset)|Socket closed',
+      str(error)))
