@@ -77,10 +77,10 @@ def test_what_is_wrong_is_said_in_one_line(compiled, tmp_path):
                  '--config=nothing.py': tmp_path / 'nothing.py', '--config=mine.py': mine}
   running = [runs.start(
       '-m', 'r1jax.main', f'--config={experiments.get(case, TINY)}',
-      *[f'--workdir={tmp_path}/run'] * (case != '--workdir='),
+      *[f'--workdir={tmp_path}/run {number}'] * (case != '--workdir='),
       *[case] * case.startswith((ZERO, '--only')),
       f'--compilation_cache={compiled}', compiled=compiled, XLA_FLAGS='', PJRT_NPROC='')
-      for case in WRONG]
+      for number, case in enumerate(WRONG)]
   for process, (case, expected) in zip(running, WRONG.items(), strict=True):
     _, complaint = process.communicate()
     assert process.returncode == 1, (case, complaint)
