@@ -1,4 +1,5 @@
 """A stage's folder compared with what is asked for: what goes on, and what runs again."""
+import json
 import os
 import re
 import shutil
@@ -10,8 +11,9 @@ from runs import base, compiled, no_curves, one_device  # noqa: F401 (fixtures)
 
 from r1jax import pipeline
 from r1jax.errors import UserError
-from r1jax.runtime import sharding
-from r1jax.stages import evaluate, loading, rl, sft
+from r1jax.runtime import checksums, sharding
+from r1jax.runtime.storage import Path
+from r1jax.stages import evaluate, loading, rl, sft, stage
 from r1jax.stages.artifact import open_artifact
 from r1jax.stages.stage import StopRequested
 
@@ -290,3 +292,94 @@ def test_a_flipped_bit_in_any_file_of_a_result_is_refused_by_name(base, finished
   file.write_bytes(file.read_bytes().replace(b'"rl"', b'"rm"'))
   with pytest.raises(UserError, match='manifest.json is not the manifest.*is not as it was writ'):
     open_artifact(tmp_path / 'zero')
+
+
+# Files that are torn or edited.
+
+
+DAMAGE = {'empty': lambda content: b'', 'a list': lambda content: b'[]',
+          'no fields': lambda content: b'{}', 'torn': lambda content: content[:len(content) // 2],
+          'no text': lambda content: b'\xff' + content, 'deep': lambda content: b'[' * 99_999,
+          'edited': lambda content: content.replace(b'1', b'2', 1)}
+
+
+@pytest.fixture(scope='module')
+def evaluated_config(base):
+  return config_of(base, evaluations={'one': runs.evaluation_config()})
+
+
+@pytest.fixture(scope='module')
+def evaluated_run(finished, evaluated_config, tmp_path_factory):
+  """The finished stage with what an evaluation would have left."""
+  workdir = tmp_path_factory.mktemp('evaluated') / 'run'
+  shutil.copytree(finished, workdir)
+  config, trained = evaluated_config['stages']['zero'], open_artifact(workdir / 'zero').identity
+  wanted = stage.wanted_evaluations(rl.SETTINGS, config, trained, {})
+  stage.write_evaluation(Path(workdir / 'zero'), 'one', [{'sample': 0}], {
+      'identity': wanted['one'], 'scores': {}, 'compute': {}})
+  return workdir
+
+
+@pytest.mark.parametrize('damage', DAMAGE)
+@pytest.mark.parametrize('name', ['stage.json', 'manifest.json', 'evaluations/one.json',
+                                  'checkpoints/2/checkpoint.json'])
+def test_a_damaged_file_is_named_and_nothing_runs_over_it(
+    name, damage, evaluated_run, evaluated_config, tmp_path):
+  shutil.copytree(evaluated_run, tmp_path / 'run')
+  assert str(state_of(evaluated_config, tmp_path / 'run')) == 'done'
+  path = tmp_path / 'run' / 'zero' / name
+  path.write_bytes(DAMAGE[damage](path.read_bytes()))
+  with pytest.raises(UserError, match=f'{path}|{path.parent} is damaged') as told:
+    state_of(evaluated_config, tmp_path / 'run')
+  assert ': remove' in str(told.value) and '\n' not in str(told.value)
+
+
+@pytest.mark.parametrize('name, state', [
+    ('evaluations/one.json', 'evaluates: one'), ('evaluations/one.jsonl', 'evaluates: one'),
+    ('stage.json', 'done'), ('manifest.json', 'resumes at step 2')])
+def test_without_a_damaged_file_the_stage_goes_on(
+    name, state, evaluated_run, evaluated_config, tmp_path):
+  shutil.copytree(evaluated_run, tmp_path / 'run')
+  (tmp_path / 'run' / 'zero' / name).unlink()
+  assert str(state_of(evaluated_config, tmp_path / 'run')) == state
+
+
+def test_a_torn_record_of_a_stage_that_has_saved_nothing_is_written_again(base, tmp_path):
+  (tmp_path / 'zero').mkdir()
+  (tmp_path / 'zero' / 'stage.json').write_bytes(b'{"conf')
+  assert str(state_of(config_of(base), tmp_path)) == 'runs'
+
+
+def test_checkpoints_of_another_run_are_not_taken_up(base, stopped, tmp_path):
+  shutil.copytree(stopped, tmp_path / 'run')
+  record = tmp_path / 'run' / 'zero' / 'stage.json'
+  begun = checksums.unseal(record.read_bytes()) | {'resume_identity': 'another'}
+  record.write_text(checksums.seal(json.dumps(begun)))
+  with pytest.raises(UserError, match=f'{tmp_path}/run/zero/checkpoints/1 is of another run than'):
+    state_of(config_of(base), tmp_path / 'run')
+
+
+def test_checkpoints_of_another_version_are_refused(base, stopped, tmp_path, one_device):
+  shutil.copytree(stopped, tmp_path / 'run')
+  saved = tmp_path / 'run' / 'zero' / 'checkpoints' / '1' / 'checkpoint.json'
+  marker = checksums.unseal(saved.read_bytes())
+  marker['meta']['place'] = marker['meta'].pop('batch_length')
+  saved.write_text(checksums.seal(json.dumps(marker)))
+  with pytest.raises(UserError, match='checkpoints/1 was saved by another version .* place'):
+    pipeline.run(config_of(base), tmp_path / 'run')
+
+
+@pytest.mark.parametrize('field, value', [
+    ('data', {'name': 'of another version', 'size': 1}), ('data', 'miniature'), ('data', []),
+    ('optimizer', 3), ('rewards', ['number']), ('rewards', {'number': 'much'}), ('steps', 'many'),
+    ('evaluations', None), ('kl_coefficient', None), ('model', {'source': {}})])
+def test_a_record_of_another_version_differs_by_name(base, stopped, tmp_path, field, value):
+  shutil.copytree(stopped, tmp_path / 'run')
+  record = tmp_path / 'run' / 'zero' / 'stage.json'
+  begun = checksums.unseal(record.read_bytes())
+  begun['config'][field] = value
+  record.write_text(checksums.seal(json.dumps(begun)))
+  assert state_of(config_of(base), tmp_path / 'run').state == 'resumes'
+  said = str(state_of(config_of(base, seed=5), tmp_path / 'run'))
+  named = () if field in ('steps', 'evaluations') else (f'config.{field}',)
+  assert said.startswith('runs again: ') and all(name in said for name in (*named, 'config.seed'))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 import json
+import re
 
 from r1jax.errors import UserError
 from r1jax.runtime import hosts, ownership
@@ -39,13 +40,23 @@ class JsonlWriter:
       self._remove_rows_from(resume)
 
   def _remove_rows_from(self, resume: int) -> None:
+    """Removes rows, and the traces of a crash among them; other damage is refused."""
     for part in reversed(_parts(self._folder)):
-      rows = list(_read_part(part))
-      kept = [row for row in rows if row[self._key] < resume]
+      number = part.name[len('part-'):-len('.jsonl')]
+      lines = [] if number.isdigit() and int(number) >= resume else _lines(part)
+      kept, place = [], -1
+      for at, line in lines:
+        known = _place(line, self._key)
+        if known is None and place >= resume - 1:    # torn, and to be written again
+          known = resume
+        if known is None or known < resume:
+          row = _parse(part, at, line, self._key)
+          place = row[self._key]
+          kept += [to_json(row) + '\n'] if place < resume else []
       if not kept:
         part.remove()
-      elif len(kept) < len(rows):
-        part.write_text(''.join(to_json(row) + '\n' for row in kept))
+      elif len(kept) < len(lines):
+        part.write_text(''.join(kept))
       else:
         break
 
@@ -76,14 +87,25 @@ class JsonlWriter:
     self._part.write_text(''.join(self._lines))
 
 
-def read_jsonl(folder: str | Path) -> Iterator[dict]:
+def read_jsonl(folder: str | Path, *, key: str = '', numbers: bool = False) -> Iterator[dict]:
   """Yields the rows of all parts in `folder`, in order.
 
+  Args:
+    folder: of the parts.
+    key: a field that each row must have, such as 'step': a number of at least 0.
+    numbers: whether all fields must be numbers; they are yielded as floats, but for `key`.
+
   Raises:
-    UserError: a line is not a JSON object; the message names file and line.
+    UserError: a line is not such a JSON object; the message names file and line.
   """
   for part in _parts(Path(folder)):
-    yield from _read_part(part)
+    yield from read_part(part, key=key, numbers=numbers)
+
+
+def read_part(part: Path, *, key: str = '', numbers: bool = False) -> Iterator[dict]:
+  """Yields the rows of one file; arguments and errors as of `read_jsonl`."""
+  for at, line in _lines(part):
+    yield _parse(part, at, line, key, numbers)
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -91,15 +113,35 @@ def _parts(folder: Path) -> list[Path]:
           if path.name.startswith('part-') and path.name.endswith('.jsonl')]
 
 
-def _read_part(part: Path) -> Iterator[dict]:
+def _lines(part: Path) -> list[tuple[int, bytes]]:
+  """The lines of a part that are not empty, with their numbers."""
   # Not splitlines: text may contain U+2028, which JSON does not escape.
-  for number, line in enumerate(part.read_text().split('\n'), start=1):
-    if not line:
-      continue
-    try:
-      row = json.loads(line)
-    except ValueError:
-      row = None
-    if not isinstance(row, dict):
-      raise UserError(f'{part}, line {number}, is not a JSON object: remove that line')
-    yield row
+  return [(at, line) for at, line in enumerate(part.read_bytes().split(b'\n'), start=1) if line]
+
+
+def _place(line: bytes, key: str) -> int | None:
+  """The `key` of a line that may be torn; None if it cannot be read."""
+  found = re.match(rb'\{"%s": (\d{1,18})[,}]' % key.encode(), line)
+  return int(found[1]) if found else None
+
+
+def _parse(part: Path, at: int, line: bytes, key: str, numbers: bool = False) -> dict:
+  """The row on a line; arguments as of `read_jsonl`."""
+  def refused(why: str) -> UserError:
+    return UserError(f'{part}, line {at}, {why}: remove that line')
+  try:
+    row = json.loads(line)
+  except (ValueError, RecursionError):
+    row = None
+  if not isinstance(row, dict):
+    raise refused('is not a JSON object')
+  if key and (type(row.get(key)) is not int or row[key] < 0):
+    raise refused(f'has {key}={row[key]!r}, not a number of at least 0' if key in row else
+                  f'has no {key!r}')
+  if numbers:
+    for name, value in row.items():
+      try:
+        row[name] = value if name == key else float(value)
+      except (TypeError, ValueError, OverflowError):
+        raise refused(f'has {name}={value!r}, not a number') from None
+  return row

@@ -76,12 +76,14 @@ class MetricWriter:
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
-  """One dictionary for each step, with 'step' and all its metrics; NaN and infinities restored."""
+  """One dictionary for each step, with 'step' and all its metrics; NaN and infinities restored.
+
+  Raises:
+    UserError: a line has no step, or what is not a number; the message names file and line.
+  """
   steps: dict[int, dict] = {}
-  for row in read_jsonl(Path(workdir) / 'metrics'):
-    step = row.pop('step')
-    metrics = {name: float(value) for name, value in row.items()}
-    steps.setdefault(step, {'step': step}).update(metrics)
+  for row in read_jsonl(Path(workdir) / 'metrics', key='step', numbers=True):
+    steps.setdefault(row['step'], {}).update(row)
   return list(steps.values())
 
 

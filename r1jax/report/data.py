@@ -1,16 +1,18 @@
 """What a chain achieved, how much compute it took and how training went, as numbers."""
 from collections.abc import Mapping, Sequence
-import json
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from r1jax import evaluate, metrics
+from r1jax.errors import UserError
 from r1jax.models import compute
 from r1jax.models.compute import Compute
 from r1jax.rewards import accuracy
+from r1jax.runtime import checksums
 from r1jax.stages.artifact import Artifact
+from r1jax.stages.stage import read_evaluation
 
 Interval = tuple[float, float, float]    # (mean, low, high)
 ScoreTable = dict[str, dict[str, dict[str, Interval]]]    # {stage: {evaluation: {score: ...}}}
@@ -105,11 +107,18 @@ def read_votes(artifact: Artifact, evaluation: str = REASONING) -> Votes | None:
   """Votes and budgets of a stage, from the samples of an evaluation; None if there are none.
 
   Problems with a completion that could not be judged are left out.
+
+  Raises:
+    UserError: the samples are not as the evaluation has written them.
   """
   path = artifact.folder / 'evaluations' / f'{evaluation}.jsonl'
   if not path.exists():
     return None
-  samples = [json.loads(line) for line in path.read_text().split('\n') if line]
+  files = read_evaluation(artifact.folder, evaluation).get('files', {})
+  if any(checksums.of_bytes(path.read_bytes()) != tuple(known) for known in files.values()):
+    raise UserError(f'{path} has other content than was written: remove it and run the same '
+                    'command, which writes it again')
+  samples = [*metrics.read_part(path)]
   unjudged = {sample['example_id'] for sample in samples if sample['rewards']['reward'] is None}
   samples = [sample for sample in samples if sample['example_id'] not in unjudged]
   if not samples:

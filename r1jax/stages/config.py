@@ -81,7 +81,7 @@ class Field:
 
   def computed(self, value: Any) -> Any:
     """The value as it enters the identity: an int where a float is meant counts as that float."""
-    return float(value) if isinstance(self.default, float) else value
+    return float(value) if isinstance(self.default, float) and _is_number(value) else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +128,14 @@ class Section:
                 f'{path} has none')
       yield f'{path}.{name} is not a field: {advice}'
 
-  def computed(self, config: Config) -> dict[str, Any]:
-    """The fields that decide what is computed; those that are not known here count among them."""
+  def computed(self, config: Config) -> Any:
+    """The fields that decide what is computed; those that are not known here count among them.
+
+    As of all `computed`: what has not the form that is declared here, as in a config that another
+    version of r1jax has written, stays as it is.
+    """
+    if not isinstance(config, Mapping):
+      return config
     known = {name: self.fields[name].computed(value) for name, value in config.items()
              if name in self.fields and not self.fields[name].how}
     return known | {name: value for name, value in config.items() if name not in self.fields}
@@ -172,10 +178,10 @@ class Named:
     fields = {field: value for field, value in config.items() if field != 'name'}
     return self.sections[config['name']].default | fields
 
-  def computed(self, config: Config) -> dict[str, Any]:
+  def computed(self, config: Config) -> Any:
     """As `Section.computed`, with the name and the defaults."""
-    if not config:
-      return {}
+    if not isinstance(config, Mapping) or config.get('name') not in [*self.sections]:
+      return config
     return {'name': config['name'],
             **self.sections[config['name']].computed(self._filled(config))}
 
@@ -213,8 +219,10 @@ class Entries:
     return self.section.default | dict(entry) if self.partial and isinstance(
         entry, Mapping) else entry
 
-  def computed(self, config: Config) -> dict[str, Any]:
+  def computed(self, config: Config) -> Any:
     """As `Section.computed`, of each."""
+    if not isinstance(config, Mapping):
+      return config
     return {name: self.section.computed(self._filled(entry)) for name, entry in config.items()}
 
 
@@ -250,9 +258,12 @@ class Weights:
           weight):
         yield f'{path}.{name} must be a finite number, got {weight!r}'
 
-  def computed(self, config: Config) -> dict[str, float]:
+  def computed(self, config: Config) -> Any:
     """The weights, all as floats."""
-    return {name: float(weight) for name, weight in config.items()}
+    if not isinstance(config, Mapping):
+      return config
+    return {name: float(weight) if _is_number(weight) else weight
+            for name, weight in config.items()}
 
 
 Spec = Field | Section | Named | Entries | Weights
@@ -354,6 +365,10 @@ def _allowed(field: Field | Named | Entries | Weights) -> str:
     return f'; one of {", ".join(map(repr, field.choices))}'
   bounded = type(field.default) in (int, float) and field.range != 'a finite number'
   return f'; {field.range}' if bounded else ''
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _nearest(word: Any, words: Iterable) -> str:

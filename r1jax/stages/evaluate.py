@@ -46,6 +46,7 @@ from r1jax.stages.stage import (
   owns_folder,
   read_evaluation,
   wanted_evaluations,
+  write_evaluation,
 )
 from r1jax.tokenization import Tokenizer, opens_think, stop_ids
 
@@ -269,12 +270,7 @@ def _wanted(run: StageRun) -> dict[str, str]:
 def _keep_evaluation(workdir: Path, name: str, rows: list[dict], found: Mapping[str, Any]) -> None:
   """Writes an evaluation's completions, then its scores."""
   ownership.check()
-  samples = ''.join(to_json(row) + '\n' for row in rows)
-
-  def write() -> None:
-    (workdir / 'evaluations' / f'{name}.jsonl').write_text(samples)
-    (workdir / 'evaluations' / f'{name}.json').write_text(to_json(found))
-  hosts.from_first(write)
+  hosts.from_first(lambda: write_evaluation(workdir, name, rows, found))
 
 
 def complete(run: StageRun) -> Artifact:

@@ -3,7 +3,7 @@
 Reinforcement learning, fine-tuning, pre-training and reward models share it; each stage brings its
 own step.
 """
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import contextlib
 import functools
 import operator
@@ -72,12 +72,16 @@ class TrainingLoop:
     """Closes all writers, and waits for the checkpoint that is being written."""
     self._exit.close()
 
-  def restore(self, templates: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Saved | None:
+  def restore(
+      self, templates: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+      fields: Collection[str] = (),
+  ) -> Saved | None:
     """The latest checkpoint; None where there is none.
 
     Args:
       templates: from the checkpoint's meta to what `Checkpointer.restore` takes: by name, a tree
         of arrays or placed shapes.
+      fields: what the meta holds.
 
     Raises:
       UserError: the checkpoint cannot be read, or does not fit.
@@ -86,6 +90,10 @@ class TrainingLoop:
     if step is None:
       return None
     meta = self._checkpoints.read_meta(step)
+    if meta.keys() != {'identity', *fields}:
+      raise UserError(f'{self._run.workdir / "checkpoints" / step} was saved by another version of '
+                      f'r1jax, as it holds {", ".join(sorted(meta))}: go on with that version, or '
+                      'use another workdir')
     del meta['identity']   # `stage.begin` has compared it
     return Saved(step, self._checkpoints.restore(step, templates(meta)), meta)
 

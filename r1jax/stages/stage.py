@@ -22,10 +22,9 @@ A stage's folder holds
 
 How results are known is in `artifact.py`.
 """
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
-import json
 import math
 from typing import Any, NoReturn
 
@@ -128,10 +127,10 @@ def begin(
     found = look(settings, config, identities(inputs), folder, functions)
     if found.state in ('new', 'resumes'):
       (folder / 'manifest.json').remove()    # of a result that is extended
-      (folder / 'stage.json').write_text(to_json({
+      (folder / 'stage.json').write_text(checksums.seal(to_json({
           'config': config, 'inputs': identities(inputs),
           'identity': identity(settings, config, identities(inputs), functions),
-          'resume_identity': resume_identity(settings, config, identities(inputs))}))
+          'resume_identity': resume_identity(settings, config, identities(inputs))})))
     return found
 
   found = hosts.from_first(prepare)
@@ -183,15 +182,21 @@ def look(
     inputs: the identities of its inputs by name.
     folder: the stage's.
     functions: as of `artifact.identity`.
+
+  Raises:
+    UserError: a file that says what is there is damaged; the message names it.
   """
   manifest = checkpoint.read_manifest(folder) if (folder / 'manifest.json').exists() else None
+  step, meta = _last_checkpoint(folder)
+  begun = _begun(folder, needed=manifest is not None or step is not None)
+  if begun and step is not None and meta.get('identity') != begun['resume_identity']:
+    raise UserError(f'{folder / "checkpoints" / step} is of another run than {folder}/stage.json '
+                    'says: remove what does not belong there, or move the folder away')
   lost = ''
   if manifest and manifest.identity == identity(settings, config, inputs, functions):
     lost = checksums.size_fault(folder, manifest.files)
     if not lost:
       return _missing_evaluations(settings, config, manifest.identity, inputs, folder)
-  step, meta = _last_checkpoint(folder)
-  begun = _begun(folder)
   there = begun.get('resume_identity') or meta.get('identity', '')
   if there == resume_identity(settings, config, inputs):
     return _resume(settings, config, begun.get('config'), step,
@@ -206,9 +211,21 @@ def look(
   return FolderState('differs', why, found)
 
 
-def _begun(folder: Path) -> dict[str, Any]:
+def _begun(folder: Path, *, needed: bool) -> dict[str, Any]:
+  """What `stage.json` holds; nothing where it is not there, or is torn and not `needed`."""
   path = folder / 'stage.json'
-  return json.loads(path.read_text()) if path.exists() else {}
+  if not path.exists():
+    return {}
+  try:
+    begun = checksums.unseal(path.read_bytes())
+    if begun.keys() >= {'config', 'inputs', 'identity', 'resume_identity'}:
+      return begun
+    raise ValueError('is of another version of r1jax')
+  except ValueError as error:
+    if not needed:    # nothing but the folder is there
+      return {}
+    raise UserError(f'{path} {error}: remove it, and the stage goes on from what its manifest or '
+                    'its last checkpoint says, or move the folder away') from None
 
 
 def _last_checkpoint(folder: Path) -> tuple[int | None, dict[str, Any]]:
@@ -238,9 +255,32 @@ def wanted_evaluations(
 
 
 def read_evaluation(folder: Path, name: str) -> dict[str, Any]:
-  """What an evaluation has left in a stage's folder; empty if there is nothing."""
-  path = folder / 'evaluations' / f'{name}.json'
-  return json.loads(path.read_text()) if path.exists() else {}
+  """What an evaluation has left in a stage's folder; empty if there is nothing, or not all of it.
+
+  Raises:
+    UserError: its file is not as it was written.
+  """
+  folder = folder / 'evaluations'
+  path = folder / f'{name}.json'
+  if not path.exists():
+    return {}
+  try:
+    found = checksums.unseal(path.read_bytes())
+    if not found.keys() >= {'identity', 'scores', 'compute', 'files'}:
+      raise ValueError('is of another version of r1jax')
+  except ValueError as error:
+    raise UserError(f'{path} {error}: remove it, and the evaluation runs again') from None
+  return {} if checksums.size_fault(folder, found['files']) else found
+
+
+def write_evaluation(
+    folder: Path, name: str, rows: Iterable[Mapping[str, Any]], found: Mapping[str, Any]) -> None:
+  """Writes an evaluation's completions into a stage's folder, then what else was found."""
+  folder = folder / 'evaluations'
+  samples = ''.join(to_json(row) + '\n' for row in rows).encode('utf-8', 'backslashreplace')
+  (folder / f'{name}.jsonl').write_bytes(samples)
+  files = {f'{name}.jsonl': checksums.of_bytes(samples)}
+  (folder / f'{name}.json').write_text(checksums.seal(to_json({**found, 'files': files})))
 
 
 def _resume(
@@ -251,7 +291,8 @@ def _resume(
   at, raised = ', no step is saved' if step is None else f' at step {step}', ''
   for name, field in settings.fields.items():
     if before and isinstance(field, Field) and field.extends:
-      old, new = before.get(name) or math.inf, config[name] or math.inf
+      old, new = (value if isinstance(value := one.get(name) or math.inf, (int, float))
+                  else math.inf for one in (before, config))
       if step is not None and new < step:
         return FolderState('differs', f': config.{name} was lowered from {before.get(name)} to '
                                       f'{config[name]}')

@@ -14,6 +14,8 @@ from r1jax.stages.loop import TrainingLoop
 from r1jax.stages.rl.batch import batch_shapes
 from r1jax.stages.rl.state import RunPosition, RunState
 
+_META = (*(field.name for field in dataclasses.fields(RunPosition)), 'batch_length')
+
 
 def save(loop: TrainingLoop, state: RunState, step: int) -> None:
   """Saves the state after so many updates, unless it is saved already."""
@@ -42,7 +44,7 @@ def restore(
           config, mesh, prompts=config['prompts_per_batch'], length=meta['batch_length'])
     return arrays
 
-  saved = loop.restore(templates)
+  saved = loop.restore(templates, _META)
   if saved is None:
     return state
   arrays, position = saved.arrays, dict(saved.meta)
