@@ -31,6 +31,10 @@ FILES = (
     'generation_config.json',
     'chat_template.jinja',
 )
+# Other forms of a tokenizer, which other programs read: an export keeps them, whatever they hold.
+_KEPT = ('tokenizer.model', 'tokenizer.model.v3', 'tekken.json', 'spiece.model',
+         'sentencepiece.bpe.model', 'vocab.json', 'vocab.txt', 'merges.txt', 'added_tokens.json',
+         'chat_template.json')
 
 _R1_ZERO = (
     'This is a conversation in which a User brings a problem and an Assistant solves it. The '
@@ -220,7 +224,7 @@ class Tokenizer:
     """
     made = {'bos_token_id': self.bos_id, 'eos_token_id': list(self.stop_ids)}
     for name, text in ({'generation_config.json': json.dumps(made)} | self._files).items():
-      (storage.Path(folder) / name).write_text(text)
+      (storage.Path(folder) / name).write_bytes(text.encode('utf-8', 'surrogateescape'))
 
 
 def _default_template(config: Mapping[str, Any]) -> str | None:
@@ -264,6 +268,9 @@ def load_tokenizer(folder: storage.Path | str) -> Tokenizer:
   """
   paths = {name: storage.Path(folder) / name for name in FILES}
   files = {name: path.read_text() for name, path in paths.items() if path.exists()}
+  for name in _KEPT:
+    if (path := storage.Path(folder) / name).exists():
+      files[name] = path.read_bytes().decode('utf-8', 'surrogateescape')    # bytes of any kind
   if 'tokenizer.json' not in files:
     raise FileNotFoundError(
         f'{folder} has no tokenizer.json: name the folder of a checkpoint with a fast tokenizer.')

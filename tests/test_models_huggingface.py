@@ -12,7 +12,7 @@ import tokenizers
 
 from r1jax.errors import UserError
 from r1jax.models import ModelConfig, RopeScaling, build, families, hf_config, huggingface
-from r1jax.runtime import sharding, storage
+from r1jax.runtime import checksums, sharding, storage
 from r1jax.tokenization import Tokenizer, load_tokenizer
 
 LLAMA = ModelConfig(
@@ -416,6 +416,26 @@ def test_generation_settings_come_along(tokenizer, tmp_path):
   transformers = pytest.importorskip('transformers')
   theirs = transformers.GenerationConfig.from_pretrained(folder)
   assert (theirs.eos_token_id, theirs.temperature, theirs.top_p) == ([3, 1], 0.6, 0.95)
+
+
+def test_an_export_keeps_the_tokenizer_files_it_came_with_byte_for_byte(tokenizer, tmp_path):
+  came = {'tokenizer.model': bytes(range(256)), 'vocab.json': b'{"a": 0}\r\n',
+          'merges.txt': b'a b\n',
+          'added_tokens.json': b'{}', 'special_tokens_map.json': b'{ "eos_token": "</s>" }',
+          'chat_template.jinja': '中{{ messages }}'.encode(), 'vocab.txt': b'',
+          'generation_config.json': b'{"eos_token_id": [3]}'}
+  tokenizer.save(tmp_path / 'base')
+  for name, content in came.items():
+    (tmp_path / 'base' / name).write_bytes(content)
+  huggingface.export(tmp_path / 'a', QWEN2, random_params(QWEN2),
+                     tokenizer=load_tokenizer(tmp_path / 'base'))
+  huggingface.export(tmp_path / 'b', QWEN2, random_params(QWEN2),
+                     tokenizer=load_tokenizer(tmp_path / 'a'))
+  for name, content in came.items():
+    assert (tmp_path / 'b' / name).read_bytes() == content, name
+  written = checksums.unseal((tmp_path / 'b' / 'checksums.json').read_bytes())['files']
+  assert came.keys() <= written.keys() == {path.name for path in (tmp_path / 'b').iterdir()} - {
+      'checksums.json'}
 
 
 def test_an_export_that_fails_half_way_leaves_no_config(tmp_path):
