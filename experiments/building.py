@@ -52,6 +52,7 @@ def evaluation(stage: ConfigDict, **fields: Any) -> ConfigDict:
     stage.data.get_ref(field)    # makes it a reference, which the copy below shares
   config.data = ConfigDict(stage.data)
   config.template, config.max_prompt_length = stage.template, stage.max_prompt_length
+  config.prompt = ConfigDict(stage.prompt)
   config.sampling = ConfigDict(stage.sampling)
   config.model.compute_dtype = stage.model.compute_dtype
   config.update(fields)

@@ -393,6 +393,7 @@ class Manifest:
   model: dict = dataclasses.field(default_factory=dict)   # the model's configuration
   tokenizer: str = ''
   template: str = ''                 # the prompt template's name
+  prompt: dict = dataclasses.field(default_factory=dict)  # its other settings, of `fields.PROMPT`
   files: Mapping[str, checksums.Sum] = dataclasses.field(default_factory=dict)   # by their paths
   scores: dict = dataclasses.field(default_factory=dict)  # measured, by name
   compute: dict = dataclasses.field(default_factory=dict)  # fields of `compute.Compute`

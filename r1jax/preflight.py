@@ -47,8 +47,8 @@ def check(
     for one in rooted.get('evaluations', {}).values():
       of_stage = one['model']['source'] == TRAINED
       key = to_json({name: one[name] for name in (
-          'data', 'split', 'template', 'max_prompt_length', 'overlong', 'problems', 'shots', 'seed',
-          )} | {'tokenizer': source if of_stage else one['model']['source']})
+          'data', 'split', 'template', 'prompt', 'max_prompt_length', 'overlong', 'problems',
+          'shots', 'seed')} | {'tokenizer': source if of_stage else one['model']['source']})
       if key not in seen:
         seen.add(key)
         evaluate.problem_stream(one, tokenizer if of_stage else loading.find_tokenizer(

@@ -133,7 +133,8 @@ def sample_rows(
   """One JSON-able dict per completion, for `metrics.RolloutWriter`.
 
   Args:
-    prompts: B prompts; `language`, `task` and `objective` are copied from their examples.
+    prompts: B prompts; `language`, `task`, `objective` and `messages` are copied from their
+      examples.
     prompt_texts: [B], how they are shown.
     completions: N = B·G, a group's together.
     rewards: of these completions; a NaN becomes None.
@@ -143,7 +144,7 @@ def sample_rows(
     return None if np.isnan(values[n]) else float(values[n])
 
   def named(example):
-    return {field: example[field] for field in ('language', 'task', 'objective')
+    return {field: example[field] for field in ('language', 'task', 'objective', 'messages')
             if example.get(field)}
 
   return [dict(

@@ -1,14 +1,12 @@
-"""Tokenizers, and the prompt templates with the ids that end a completion.
+"""Tokenizers.
 
 A tokenizer is the small set of text files that Hugging Face checkpoints carry (`FILES`). They are
 read and written back unchanged, so that an export holds the tokenizer, the chat template and the
-generation settings. Text is encoded, and chat templates are rendered, by the
-`PreTrainedTokenizerFast` of `transformers`, built from `tokenizer.json` itself: `AutoTokenizer` may
-rebuild a tokenizer that gives other ids. A GGUF file's tokenizer is converted to the same files.
+generation settings. Text is encoded by the `PreTrainedTokenizerFast` of `transformers`, built from
+`tokenizer.json` itself: `AutoTokenizer` may rebuild a tokenizer that gives other ids. A GGUF file's
+tokenizer is converted to the same files.
 
 `transformers` is imported with the first tokenizer that is made, since importing it takes a second.
-
-Departures from the R1-Zero report: its prompt template is reworded, not copied.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +14,16 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 import tokenizers
 
-from r1jax import checks, gguf_tokenizer
+from r1jax import gguf_tokenizer
 from r1jax.errors import UserError
+from r1jax.prompting import chat, control_tokens
+from r1jax.prompting.control_tokens import ControlTokens
+from r1jax.rewards.extract import TAGS
 from r1jax.runtime import storage
 
 FILES = (
@@ -36,28 +38,11 @@ _KEPT = ('tokenizer.model', 'tokenizer.model.v3', 'tekken.json', 'spiece.model',
          'sentencepiece.bpe.model', 'vocab.json', 'vocab.txt', 'merges.txt', 'added_tokens.json',
          'chat_template.json')
 
-_R1_ZERO = (
-    'This is a conversation in which a User brings a problem and an Assistant solves it. The '
-    'Assistant first works the problem out step by step, and only then gives the result. The '
-    'working stands between <think> and </think>, the result between <answer> and </answer>, '
-    'like this: <think> the working </think> <answer> the result </answer>.\n'
-    'User: {question}\n'
-    'Assistant:'
-)
-
-# '{question}' marks the question's place; None is the tokenizer's own chat template.
-TEMPLATES: dict[str, str | None] = {
-    'r1_zero': _R1_ZERO,
-    'r1_zero_think': _R1_ZERO + ' <think>',
-    'miniature': 'User: {question}\nAssistant:',
-    'miniature_think': 'User: {question}\nAssistant: <think>',
-    'chat': None,
-    'plain': '{question}',
-}
-
-
 _SPECIAL_TOKENS = ('bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token',
                    'mask_token')
+
+# Of the tokens that are not special, a chat template writes these to control: '<|user|>', '[INST]'.
+_LOOKS_LIKE_CONTROL = re.compile(r'[^\w\s].*[^\w\s]')
 
 
 class Tokenizer:
@@ -73,6 +58,8 @@ class Tokenizer:
       where a caller asks for them.
     pad_id: a valid id to fill rows with. It may equal `eos_id`: masks come from lengths.
     chat_template: a Jinja template, or None.
+    control_tokens: the tokens that text must not spell by accident: the special ones, and those
+      that the chat template writes.
     source: where the files came from, for messages.
   """
 
@@ -92,9 +79,10 @@ class Tokenizer:
     special = {**self._read_json('special_tokens_map.json'), **config}
     self._fast = _fast_tokenizer(backend, special, self.chat_template)
 
+    self.control_tokens = self._find_control_tokens()
+
     self.bos_id: int | None = self._fast.bos_token_id
-    first = self._fast.encode('', add_special_tokens=True)[:1]
-    self._begins_with_bos = self.bos_id is not None and first == [self.bos_id]
+    self._begins_with_bos = self._read_bos_rule(config)
     self.eos_id, self.stop_ids = self._read_stop_ids(generation)
     pad_id = self._fast.pad_token_id
     self.pad_id: int = self.eos_id if pad_id is None else pad_id
@@ -120,6 +108,28 @@ class Tokenizer:
     backend.no_truncation()
     backend.no_padding()
     return backend
+
+  def _find_control_tokens(self) -> ControlTokens:
+    backend = self._fast.backend_tokenizer
+    names = [token.content for token in backend.get_added_tokens_decoder().values()
+             if token.content not in TAGS and (token.special or (
+                 token.content in (self.chat_template or '')
+                 and _LOOKS_LIKE_CONTROL.fullmatch(token.content)))]
+    return ControlTokens(backend, names)
+
+  def _read_bos_rule(self, config: Mapping[str, Any]) -> bool:
+    """Whether a text begins with the begin token: as `add_bos_token` says, or tokenizer.json."""
+    rule = config.get('add_bos_token')
+    if rule is None:
+      first = self._fast.encode('', add_special_tokens=True)[:1]
+      return self.bos_id is not None and first == [self.bos_id]
+    if not isinstance(rule, bool):
+      raise UserError(f'tokenizer_config.json of {self.source} has add_bos_token={rule!r}: write '
+                      'true or false, or leave it out.')
+    if rule and self.bos_id is None:
+      raise UserError(f'tokenizer_config.json of {self.source} has add_bos_token=true, but no '
+                      'bos_token that tokenizer.json has: name one, or write false.')
+    return rule
 
   def _read_stop_ids(self, generation: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
     """`eos_id` and `stop_ids`."""
@@ -150,15 +160,19 @@ class Tokenizer:
             f'{"whole " if whole else ""}number, or leave it out.')
     return fields
 
-  def encode(self, text: str, *, add_special: bool = False) -> list[int]:
-    """The ids of `text`. The text of a special token within it becomes that token.
+  def encode(
+      self, text: str, *, add_special: bool = False, literal: control_tokens.Spans = (),
+  ) -> list[int]:
+    """The ids of `text`. What spells a special token within it becomes that token.
 
     Args:
       text: any text.
-      add_special: put the begin token in front where the tokenizer's own rule does so (Llama 3
-        does, Qwen and SmolLM2 do not), unless it is there. An end token is never added.
+      add_special: put the begin token in front where the tokenizer's own rule does so (Llama 3 and
+        DeepSeek-V3 do, Qwen and SmolLM2 do not), unless it is there. An end token is never added.
+      literal: (start, end) of what spells control tokens but is text.
     """
-    ids = self._fast.encode(text, add_special_tokens=False)
+    ids = (self.control_tokens.encode(text, literal) if literal else
+           self._fast.encode(text, add_special_tokens=False))
     if add_special and self._begins_with_bos and ids[:1] != [self.bos_id]:
       return [self.bos_id, *ids]
     return ids
@@ -179,15 +193,10 @@ class Tokenizer:
     return self.decode(ids[:-1] if ids and ids[-1] in stop_ids else ids, skip_special=False)
 
   def render_chat(
-      self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
-    """The text of a chat, by the chat template.
-
-    `transformers` renders it in a sandbox, with all that it offers to templates. A template that
-    asks for the date (`strftime_now`) gets today's.
-
-    Args:
-      messages: the chat's messages, such as {'role': 'user', 'content': 'Hello'}.
-      add_generation_prompt: end with the text that opens the assistant's turn.
+      self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True,
+      options: Mapping[str, Any] | None = None, date: str = chat.DATE,
+  ) -> str:
+    """The text of a chat, by the chat template; arguments as of `chat.render`.
 
     Raises:
       UserError: there is no chat template, or it fails.
@@ -196,13 +205,11 @@ class Tokenizer:
       raise UserError(
           f'The tokenizer of {self.source} has no chat template: use a prompt template other than '
           '\'chat\'.')
-    try:
-      return self._fast.apply_chat_template(
-          messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except Exception as error:  # A template is foreign code and may raise anything.
-      raise UserError(
-          f'The chat template of {self.source} fails ({error}): fix it or use another prompt '
-          'template.') from None
+    special = {name: text for name, text in self._fast.special_tokens_map.items()
+               if isinstance(text, str)}
+    return chat.render(
+        self.chat_template, messages, add_generation_prompt=add_generation_prompt,
+        special_tokens=special, options=options or {}, date=date, source=self.source)
 
   def check_fits(self, model_vocab_size: int) -> None:
     """Checks that the model has an embedding for every id.
@@ -216,6 +223,15 @@ class Tokenizer:
           f'The tokenizer of {self.source} does not fit the model: its token {token!r} has the id '
           f'{self.vocab_size - 1}, but the model\'s vocabulary has {model_vocab_size}; use the '
           'tokenizer that belongs to the model.')
+
+  def stopping_at(self, stop_ids: Sequence[int]) -> 'Tokenizer':
+    """This tokenizer, or one that says in `generation_config.json` that these ids stop as well."""
+    if set(stop_ids) <= set(self.stop_ids):
+      return self
+    generation = self._read_json('generation_config.json') | {
+        'eos_token_id': list(dict.fromkeys([*self.stop_ids, *stop_ids]))}
+    return Tokenizer(self._files | {'generation_config.json': json.dumps(generation, indent=2)},
+                     source=self.source)
 
   def save(self, folder: storage.Path | str) -> None:
     """Writes the files into `folder`, as they were read.
@@ -275,86 +291,6 @@ def load_tokenizer(folder: storage.Path | str) -> Tokenizer:
     raise FileNotFoundError(
         f'{folder} has no tokenizer.json: name the folder of a checkpoint with a fast tokenizer.')
   return Tokenizer(files, source=str(folder))
-
-
-# Prompts.
-
-
-def _template_text(template: str) -> str | None:
-  if template not in TEMPLATES:
-    raise UserError(
-        f'There is no prompt template {template!r}: {checks.did_you_mean(template, TEMPLATES)}.')
-  return TEMPLATES[template]
-
-
-def render_prompt(template: str, question: str, tokenizer: Tokenizer) -> str:
-  """The prompt's text: the question inserted, literally, into the template of `TEMPLATES`.
-
-  Raises:
-    UserError: the template is unknown, or is 'chat' and the tokenizer has none.
-  """
-  text = _template_text(template)
-  if text is None:
-    return tokenizer.render_chat([{'role': 'user', 'content': question}])
-  return text.replace('{question}', question)
-
-
-def encode_prompt(template: str, question: str, tokenizer: Tokenizer) -> list[int]:
-  """The prompt's ids.
-
-  A begin token is added where the tokenizer's rule does so; a chat template writes its own.
-
-  Raises:
-    UserError: the template is unknown, or is 'chat' and the tokenizer has none.
-  """
-  prompt = render_prompt(template, question, tokenizer)
-  return tokenizer.encode(prompt, add_special=_template_text(template) is not None)
-
-
-def few_shot_question(template: str, question: str, shots: Sequence[tuple[str, str]]) -> str:
-  """A question with worked examples before it, for `render_prompt`; without any, the question.
-
-  The templates of the miniature show them as earlier turns (User:, Assistant:), all others as plain
-  text in the user's turn (Question:, Answer:).
-
-  Args:
-    template: a name in `TEMPLATES`.
-    question: the question to answer.
-    shots: the (question, completion) of each worked example.
-
-  Raises:
-    UserError: the template is unknown.
-  """
-  text = _template_text(template)
-  if not shots:
-    return question
-  if text is not None and text.startswith('User: {question}\nAssistant:'):
-    turns = ''.join(f'{shown}\nAssistant: {completion.strip()}\nUser: '
-                    for shown, completion in shots)
-    return turns + question
-  return ''.join(f'Question: {shown}\nAnswer: {completion.strip()}\n\n'
-                 for shown, completion in shots) + f'Question: {question}'
-
-
-def opens_think(template: str, tokenizer: Tokenizer) -> bool:
-  """Whether the prompt ends with an open `<think>`, so that the completion must not open it."""
-  return render_prompt(template, 'question', tokenizer).rstrip().endswith('<think>')
-
-
-def stop_ids(template: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-  """The ids that end a completion of this template.
-
-  They are the tokenizer's, and for 'chat' also the token that ends an assistant's turn, which the
-  settings of a base model often leave out, as Qwen2.5's do.
-  """
-  if _template_text(template) is not None:
-    return tokenizer.stop_ids
-  turn = tokenizer.render_chat(
-      [{'role': 'user', 'content': 'question'}, {'role': 'assistant', 'content': 'reply'}],
-      add_generation_prompt=False)
-  ids = tokenizer.encode(turn.rpartition('reply')[2])
-  ends = [i for i in ids[:1] if not tokenizer.decode([i], skip_special=True)]
-  return tuple(dict.fromkeys([*tokenizer.stop_ids, *ends]))
 
 
 # GGUF.

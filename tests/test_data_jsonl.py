@@ -6,6 +6,7 @@ import pytest
 
 from r1jax.data import jsonl
 from r1jax.runtime import storage
+from r1jax.stages import config
 
 SETTINGS = hypothesis.settings(deadline=None, derandomize=True, max_examples=50)
 
@@ -41,7 +42,33 @@ def test_numbers_and_byte_order_mark_are_taken(tmp_path):
     (b'null', 'JSON NoneType'),
     (b'{"prompt": "p", "reply": "2"}', '"answer" is missing .there are: prompt, reply'),
     (b'{"question": "p", "answer": "2"}', '"prompt" is missing'),
-    (b'{"prompt": "p", "answer": ["2"]}', '"answer" is .*not blank'),
+    (b'{"question": "p", "answer": "2"}', 'or name its column in columns.prompt'),
+    (b'{"prompt": "p", "question": "q", "answer": "2"}', '"prompt" and "question" both hold the p'),
+    (b'{"prompt": "p", "messages": [], "answer": "2"}', '"prompt" and "messages" both hold the p'),
+    (b'{"prompt": "p", "answer": "2", "answers": ["2"]}', '"answer" and "answers" both hold the a'),
+    (b'{"prompt": "p", "question": null, "answer": "2"}', '"prompt" and "question" both'),
+    (b'{"prompt": null, "answer": "2"}', '"prompt" is None, write a text'),
+    (b'{"prompt": "p", "answer": NaN}', '"answer" is nan, write a finite number'),
+    (b'{"prompt": "p", "answer": -1e999}', '"answer" is -inf, write a finite number'),
+    (b'{"prompt": "p", "answer": "2", "more": [{"deep": Infinity}]}', '"more" is .*a finite num'),
+    (b'{"prompt": "p", "answer": "1", "answer": "2"}', '"answer" appears twice, keep one'),
+    (b'{"prompt": "p", "answer": "2", "more": {"a": 1, "a": 2}}', '"a" appears twice'),
+    (b'{"prompt": "p", "answer": {"value": "2"}}', '"answer" is .*not blank'),
+    (b'{"prompt": "p", "answer": []}', r'"answer" is \[\], write at least one'),
+    (b'{"prompt": "p", "answer": ["2", null]}', r'"answer\[1\]" is None, write a text'),
+    (b'{"prompt": "p", "answers": ["2", [3]]}', r'"answers\[1\]" is \[3\], write a text'),
+    (b'{"prompt": "p", "answer": "2", "reasoning": ["so"]}', '"reasoning" is .*not blank'),
+    (b'{"prompt": "p", "answer": "2", "check": ["json"]}', '"check" is .*not blank'),
+    (b'{"prompt": "p", "answer": "2", "check": "jason"}', '"check" is .jason., did you mean .json'),
+    (b'{"prompt": "p", "answer": "2", "language": "Klingon"}', '"language": .*Klingon.* not known'),
+    (b'{"prompt": [], "answer": "2"}', 'end the chat with a message of the role "user"'),
+    (b'{"prompt": ["p"], "answer": "2"}', r'"prompt\[0\]" is .p., write a message'),
+    (b'{"prompt": [{"role": "user", "content": ["p"]}], "answer": "2"}', r'\[0\].content" is'),
+    (b'{"prompt": [{"role": "tool", "content": "p"}], "answer": "2"}', '.role" is .tool., write'),
+    (b'{"prompt": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}],'
+     b' "answer": "2"}', 'end the chat'),
+    (b'{"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}],'
+     b' "system": "t", "answer": "2"}', '"prompt" and "system" both hold a system prompt'),
     (b'{"prompt": "p", "answer": true}', '"answer" is True'),
     (b'{"prompt": " ", "answer": "2"}', '"prompt" is .*not blank'),
     (b'{"prompt": "\\ud800", "answer": "2"}', 'surrogate'),
@@ -52,6 +79,45 @@ def test_a_bad_line_is_named_by_file_and_line(tmp_path, line, message):
   path.write_bytes(GOOD + b'\n' + line + b'\n' + GOOD)
   with pytest.raises(ValueError, match=f'rows.jsonl, line 3: .*{message}'):
     jsonl.jsonl_source(path)
+
+
+def rows_of(tmp_path, source, *rows, columns=None):
+  path = tmp_path / 'rows.jsonl'
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  return source(path, columns)
+
+
+def test_columns_may_have_other_names(tmp_path):
+  columns = {'prompt': 'problem', 'answer': 'solution', 'system': 'role'}
+  row = {'problem': 'p', 'solution': 2, 'role': 's', 'prompt': 'rendered', 'task': None}
+  assert rows_of(tmp_path, jsonl.jsonl_source, row, columns=columns) == [{
+      'question': 'p', 'answer': '2', 'prompt': 'rendered', 'messages': [
+          {'role': 'system', 'content': 's'}, {'role': 'user', 'content': 'p'}]}]
+  assert rows_of(tmp_path, jsonl.preference_source, {'question': 'p', 'good': 'a', 'bad': 'b'},
+                 columns={'prompt': 'question', 'chosen': 'good', 'rejected': 'bad'}) == [
+                     {'question': 'p', 'chosen': 'a', 'rejected': 'b', 'margin': 1.0}]
+  with pytest.raises(ValueError, match='line 1: the fields "solution" and "answer" both'):
+    rows_of(tmp_path, jsonl.jsonl_source, row | {'answer': '3'}, columns=columns)
+
+
+@pytest.mark.parametrize('columns, message', [
+    ({'promt': 'p'}, "columns.promt is not a field: did you mean 'prompt'"),
+    ({'prompt': 3}, 'columns.prompt must be the name of a column, got 3'),
+    ({'prompt': 'a', 'answer': 'a'}, "'a' for several fields"), ('problem', "got 'problem'"),
+])
+def test_wrong_names_of_columns_are_named(columns, message):
+  with pytest.raises(ValueError, match=message):
+    config.refuse(jsonl.column_faults(columns, jsonl.QUESTIONS))
+
+
+def test_several_answers_and_chats_come_back(tmp_path):
+  chat = [{'role': 'user', 'content': 'hi'}, {'role': 'assistant', 'content': 'yes?'},
+          {'role': 'user', 'content': 'p'}]
+  assert rows_of(
+      tmp_path, jsonl.jsonl_source, {'prompt': chat, 'answer': ['1/2', 0.5]},
+      {'prompt': chat[2:], 'answers': ['1/2']}) == [
+          {'question': 'p', 'messages': chat, 'answer': '1/2', 'answers': ['1/2', '0.5']},
+          {'question': 'p', 'answer': '1/2'}]
 
 
 @pytest.mark.parametrize('content', [b'', b'\n \n'])

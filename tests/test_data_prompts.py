@@ -10,6 +10,7 @@ import tokenizers
 
 from r1jax import tokenization
 from r1jax.data import prompts
+from r1jax.prompting.templates import PromptFormat
 
 SETTINGS = hypothesis.settings(deadline=None, derandomize=True, max_examples=50)
 
@@ -124,11 +125,25 @@ def test_a_source_with_too_few_short_prompts_ends_with_an_error(lengths, counter
     stream.batch(counter)
 
 
+@pytest.mark.parametrize('example, message', [
+    ({'question': None}, 'question of example 1 is None: give it a text'),
+    ({'question': float('nan')}, 'question of example 1 is nan'),
+    ({'question': 'w1', 'messages': [{'role': 'system', 'content': 'w2'},
+                                     {'role': 'user', 'content': 'w1'}]},
+     "example 1 is a chat of several messages, .* set template='chat'"),
+])
+def test_a_question_that_the_template_cannot_show_is_refused_before(example, message):
+  with pytest.raises(ValueError, match=message):
+    make_stream([make_source([1])[0], example, *make_source([1, 1])])
+
+
 def test_pitfall_03_lengths_not_ids_tell_the_padding():
   source = [{'question': text} for text in ('w1 <eos> w2 <eos>', '<eos>', 'w1 w2 w3 w4 w5')]
   assert TOKENIZER.pad_id == TOKENIZER.eos_id
-  batch = make_stream(source, shuffle=False, prompts_per_batch=3).batch(0)
+  batch = make_stream(source, shuffle=False, prompts_per_batch=3, template=PromptFormat(
+      'plain', parse_control_tokens=True)).batch(0)
   assert batch.prompt_lengths.tolist() == [4, 1, 5]
+  assert batch.num_spelling_control == 2
   assert batch.prompt_tokens.tolist() == [
       [1, 10, 2, 10, 10], [10, 10, 10, 10, 10], [1, 2, 3, 4, 5]]
   for array in (batch.prompt_tokens, batch.prompt_lengths, batch.example_ids):

@@ -12,7 +12,8 @@ ROWS = {
 
     'advantages': 1, 'divergences': 1, 'losses': 1, 'models': 1,
     'sampling': 2, 'training': 2,
-    'rewards': 2, 'data': 2, 'tokenization': 2, 'gguf_tokenizer': 2, 'checkpoint': 2, 'metrics': 2,
+    'rewards': 2, 'data': 2, 'tokenization': 2, 'gguf_tokenizer': 2, 'prompting': 2,
+    'checkpoint': 2, 'metrics': 2,
     'rollout': 3, 'evaluate': 3,
     'stages': 4,
     'pipeline': 5, 'preflight': 5, 'command': 5, 'main': 5, 'plan': 5, 'report': 5,

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from r1jax import tokenization
 from r1jax.data.prompts import pad_prompts
+from r1jax.prompting import templates
 from r1jax.records import Prompts
 from r1jax.runtime import sharding
 from r1jax.sampling.draw import Sampling
@@ -31,8 +31,8 @@ def smollm2():
 
 
 def complete(loaded, template, questions, max_new_tokens):
-  prompts = [tokenization.encode_prompt(template, q, loaded.tokenizer) for q in questions]
-  stops = tokenization.stop_ids(template, loaded.tokenizer)
+  prompts = [templates.encode_prompt(template, q, loaded.tokenizer) for q in questions]
+  stops = templates.stop_ids(template, loaded.tokenizer)
   tokens, lengths = pad_prompts(prompts, max(map(len, prompts)), loaded.tokenizer.pad_id)
   sample = Sampler(loaded.model, group_size=1, max_new_tokens=max_new_tokens,
                         stop_ids=stops, sampling=Sampling(temperature=0), chunk=max_new_tokens)
@@ -52,6 +52,6 @@ def test_gsm8k_prompts_fit_the_experiments_limit(smollm2):
   if not GSM8K.is_dir():
     pytest.skip(f'{GSM8K} is absent: set R1JAX_GSM8K to the folder of GSM8K')
   from r1jax.data.gsm8k import _rows
-  lengths = [len(tokenization.encode_prompt('r1_zero', row['question'], smollm2.tokenizer))
+  lengths = [len(templates.encode_prompt('r1_zero', row['question'], smollm2.tokenizer))
              for _, row in zip(range(500), _rows(GSM8K, 'train'))]
   assert np.mean(np.asarray(lengths) <= 256) > 0.97

@@ -9,12 +9,13 @@ from runs import base, compiled  # noqa: F401 (fixtures)
 
 from r1jax import checkpoint
 from r1jax import evaluate as evaluation
+from r1jax.prompting.templates import encode_prompt
 from r1jax.records import Prompts
 from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import datasets, evaluate
 from r1jax.stages.artifact import open_artifact
-from r1jax.tokenization import encode_prompt, load_tokenizer
+from r1jax.tokenization import load_tokenizer
 
 
 def stage_config(source, **fields):
@@ -195,12 +196,3 @@ def test_shots_stand_before_every_question(base):
     evaluate.problem_stream(few | dict(problems=63), tokenizer)
   with pytest.raises(ValueError, match='shots=65, but the train split .* has 64 examples'):
     evaluate.problem_stream(config | dict(shots=65), tokenizer)
-
-
-def test_examples_that_no_reward_could_judge_are_refused_before(base, tmp_path):
-  for field, sentence in (('"check": "refuse"', "example 0 .*: check='refuse' is unknown"),
-                          ('"language": "xx"', "example 0 .*: The language 'xx' is not known")):
-    (tmp_path / 'test.jsonl').write_text(f'{{"prompt": "5+3?", "answer": "8", {field}}}\n')
-    config = stage_config(base) | dict(data=dict(name='jsonl', folder=str(tmp_path)), problems=1)
-    with pytest.raises(ValueError, match=sentence):
-      evaluate.problem_stream(config, load_tokenizer(base))

@@ -162,7 +162,7 @@ def test_it_is_loaded_as_it_was_trained_and_judges_as_it_was_measured(helpful, p
   loaded = reward_model.load_reward_model('helpful', {'helpful': helpful}, **settings)
   by_folder = reward_model.load_reward_model(str(helpful.folder), {}, **settings)
   jax.tree.map(np.testing.assert_array_equal, loaded.params, by_folder.params)
-  assert (loaded.objective, loaded.template) == ('helpfulness', 'miniature')
+  assert (loaded.objective, loaded.template.template) == ('helpfulness', 'miniature')
   rewards = reward_model.make_rewards(loaded, rows=2, mesh=mesh)
   questions = ['test question 30?', 'test question 31?', 'test question 32?']
   found = rewards(questions, [[THOUGHT.format(1, KINDLY[0]), THOUGHT.format(2, KINDLY[0]),

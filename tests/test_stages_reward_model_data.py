@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from reward_model_cases import THOUGHT, config_of, leave, line
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
+from test_tokenization import CHAT, make_tokenizer
 
 from r1jax.data import miniature_general
 from r1jax.stages import reward_model
@@ -25,6 +26,17 @@ def test_helpfulness_sees_the_summary_and_safety_the_whole(base):
     assert tokenizer.decode(tokens[:-1], skip_special=False) == text
     prompt = encoded.prompt_tokens[0, :encoded.prompt_lengths[0]]
     assert tokenizer.decode(prompt, skip_special=False) == 'User: Well?\nAssistant:'
+
+  turns = make_tokenizer(config={'eos_token': '<eos>', 'chat_template': CHAT})
+  encoded = reward_model_data.encode(
+      ['<eos>?', (('system', 'Be brief.'), ('user', 'b'))], [['a', '<|turn|>']] * 2,
+      objective='safety', tokenizer=turns, template='chat')
+  tokens, mask = encoded.completion_tokens, encoded.completion_mask > 0
+  for row in range(2):
+    ends = [tokens[row, column][mask[row, column]] for column in range(2)]
+    assert [(end >= 256).sum() for end in ends] == [1, 1] and {end[-1] for end in ends} == {258}
+    prompt = encoded.prompt_tokens[row, :encoded.prompt_lengths[row]].tolist()
+    assert 257 not in prompt and prompt.count(258) == row + 1
 
   def seen(prompt, opened):
     return reward_model_data.seen(

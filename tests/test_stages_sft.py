@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
+from test_tokenization import CHAT, make_tokenizer
 
 from r1jax import checkpoint, metrics, models
 from r1jax.data import miniature
 from r1jax.models import huggingface
+from r1jax.prompting import templates
+from r1jax.prompting.templates import PromptFormat
 from r1jax.runtime.storage import Path
 from r1jax.stages import datasets, sft
 from r1jax.stages.artifact import Artifact, open_artifact
@@ -21,9 +24,11 @@ def drawn(tmp_path_factory):
   folder = Path(tmp_path_factory.mktemp('draw'))
   examples = miniature.calculations('train', 24, min_steps=2, max_steps=4)
   metrics.JsonlWriter(folder / 'samples', key='part', resume=0).append(0, [
-      dict(prompt=f'User: {example["question"]}\nAssistant:', completion=f' {example["answer"]}.')
+      dict(prompt=f'User: {example["question"]}\nAssistant:', completion=f' {example["answer"]}.',
+           question=example['question'])
       for example in examples])
-  checkpoint.write_manifest(folder, checkpoint.Manifest('reject', 'draw', 'of the draw'))
+  checkpoint.write_manifest(
+      folder, checkpoint.Manifest('reject', 'draw', 'of the draw', template='miniature'))
   return {'draw': open_artifact(folder)}
 
 
@@ -34,7 +39,8 @@ def samples_of(inputs):
 def test_pitfall_03_only_completions_and_their_end_are_learnt(base, drawn):
   tokenizer = load_tokenizer(base)
   samples = samples_of(drawn)
-  rows = sft.pack_samples(samples, tokenizer, 64, 'error')
+  rows = sft.pack_samples(sft.drawn_samples(drawn, 'draw', tokenizer), 64, 'error',
+                          pad_id=tokenizer.pad_id)
   learnt = []
   for row in range(len(rows.tokens)):
     for segment in range(1, rows.segment_ids[row].max() + 1):
@@ -174,9 +180,9 @@ def test_ones_own_data_are_learnt_beside_the_samples_or_alone(base, drawn, tmp_p
 def test_several_sources_are_learnt_together_and_counted(base, drawn, tmp_path, monkeypatch):
   packed, pack_samples = [], sft.pack_samples
 
-  def noting(samples, *arguments):
+  def noting(samples, *arguments, **keywords):
     packed.extend(samples)
-    return pack_samples(packed, *arguments)
+    return pack_samples(packed, *arguments, **keywords)
   monkeypatch.setattr(sft, 'pack_samples', noting)
   monkeypatch.setattr(sft, 'train_packed', lambda config, loaded, *_, **__: loaded.params)
   data = dict(name='miniature_general', size=3, seed=0, tasks=('json',))
@@ -184,12 +190,14 @@ def test_several_sources_are_learnt_together_and_counted(base, drawn, tmp_path, 
                            data=data, template='miniature_think')
   artifact = sft.run(config, {**drawn, 'again': drawn['draw']}, tmp_path)
   assert artifact.manifest.scores == {
-      'samples/stage draw': 24, 'samples/stage again': 24, 'samples/data': 3}
+      'samples/stage draw': 24, 'samples/stage again': 24, 'samples/data': 3,
+      'samples_spelling_control_tokens': 0}
   assert len(packed) == 51
+  tokenizer = load_tokenizer(base)
   for sample, example in zip(packed, datasets.load_examples(data, 'train')):
-    assert sample == dict(
-        prompt=f'User: {example["question"]}\nAssistant: <think>',
-        completion=f'{example["reasoning"]}</think> <answer>{example["answer"]}</answer>')
+    assert [tokenizer.decode(ids, skip_special=False) for ids in sample[:2]] == [
+        f'User: {example["question"]}\nAssistant: <think>',
+        f'{example["reasoning"]}</think> <answer>{example["answer"]}</answer>{miniature.END}']
 
 
 def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
@@ -217,3 +225,59 @@ def test_impossible_fine_tuning_is_refused(base, drawn, tuned, tmp_path):
   sentence = "sample_stages='draw' is a stage of kind 'rl': name one of kind"
   with pytest.raises(ValueError, match=sentence):
     sft.run(runs.sft_config(base), {'draw': Artifact(drawn['draw'].folder, other)}, tmp_path)
+
+
+@pytest.fixture
+def turns():
+  """A tokenizer whose chat template ends turns with another token than texts."""
+  return make_tokenizer(config={
+      'bos_token': '<bos>', 'eos_token': '<eos>', 'add_bos_token': True, 'chat_template': CHAT})
+
+
+CHAT_FORMAT = PromptFormat('chat', system='Be brief.')
+
+
+def test_completions_end_as_the_template_ends_turns_and_prompts_begin_as_in_rl(turns, tmp_path):
+  own = tmp_path / 'own.jsonl'
+  own.write_text(
+      '{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},'
+      ' {"role": "user", "content": "<eos>?"}], "reasoning": "so <|turn|>", "summary": "2"}\n'
+      '{"prompt": "1+1?", "reasoning": "so 2", "summary": "2"}\n')
+  chat, alone = sft.own_samples([str(own)], {}, CHAT_FORMAT, turns)
+  parsed = PromptFormat('chat', parse_control_tokens=True)
+  written = templates.encode_prompt(parsed, (
+      ('system', 'Be brief.'), ('user', 'a'), ('assistant', 'b'), ('user', 'MARK')), turns)
+  mark, spelt = turns.encode('MARK'), [turns.encode(letter)[0] for letter in '<eos>?']
+  place = next(i for i in range(len(written)) if written[i:i + 4] == mark)
+  assert chat.prompt == written[:place] + spelt + written[place + 4:]
+  assert chat.completion[-1] == alone.completion[-1] == 258 and 258 not in chat.completion[:-1]
+  assert (chat.spells_control, alone.spells_control) == (True, False)
+  assert alone.prompt == templates.encode_prompt(CHAT_FORMAT, '1+1?', turns)
+  assert alone.prompt[0] != 256
+  with pytest.raises(ValueError, match='own.jsonl: the question of example 0 is a chat of several'):
+    sft.own_samples([str(own)], {}, PromptFormat('plain'), turns)
+  own.write_text('{"problem": "1+1?", "reasoning": "so 2", "summary": "2"}')
+  plain, = sft.own_samples([str(own)], {'prompt': 'problem'}, PromptFormat('plain'), turns)
+  assert (plain.prompt[0], plain.completion[-1]) == (256, 257)
+
+
+def test_drawn_samples_are_learnt_as_they_were_drawn(turns, tmp_path):
+  folder = Path(tmp_path / 'draw')
+  question = 'Why <eos>?'
+  metrics.JsonlWriter(folder / 'samples', key='part', resume=0).append(0, [dict(
+      prompt=templates.render_prompt(CHAT_FORMAT, question, turns), question=question,
+      completion='So <|turn|>.')])
+  checkpoint.write_manifest(folder, checkpoint.Manifest(
+      'reject', 'draw', 'of the draw', template='chat', prompt={'system': 'Be brief.'}))
+  inputs = {'draw': open_artifact(folder)}
+  same, = sft.drawn_samples(inputs, 'draw', turns)
+  assert same.prompt == templates.encode_prompt(CHAT_FORMAT, question, turns)
+  assert same.completion == templates.encode_completion(CHAT_FORMAT, 'So <|turn|>.', turns)
+  assert same.completion[-1] == 258 and 257 not in same.prompt
+  # A student without a chat template, or with another one, sees the text of the teacher's prompt.
+  for config in ({'eos_token': '<eos>'},
+                 {'eos_token': '<eos>', 'chat_template': '{{ messages | tojson }}'}):
+    other = make_tokenizer(config=config)
+    sample, = sft.drawn_samples(inputs, 'draw', other)
+    assert sample.prompt == other.encode(templates.render_prompt(CHAT_FORMAT, question, turns))
+    assert sample.completion[-1] == 257

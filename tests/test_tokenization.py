@@ -10,6 +10,7 @@ import tokenizers
 import transformers
 
 from r1jax import tokenization
+from r1jax.prompting import templates
 from r1jax.sampling.draw import Sampling
 
 SETTINGS = hypothesis.settings(deadline=None, derandomize=True, max_examples=50)
@@ -87,7 +88,7 @@ def test_gguf_equals_transformers_after_saving(smollm2, tmp_path):
   assert (theirs.eos_token_id, theirs.bos_token_id) == (smollm2.eos_id, smollm2.bos_id)
   prompt = theirs.apply_chat_template(
       [{'role': 'user', 'content': text}], add_generation_prompt=True, tokenize=False)
-  assert tokenization.render_prompt('chat', text, smollm2) == prompt
+  assert templates.render_prompt('chat', text, smollm2) == prompt
   generation = transformers.GenerationConfig.from_pretrained(tmp_path)
   assert tuple(generation.eos_token_id) == smollm2.stop_ids
 
@@ -170,6 +171,23 @@ def test_begin_token_is_added_once_and_the_end_token_never():
   assert ruled.encode('<bos>ab', add_special=True) == [256, *plain]
 
 
+@pytest.mark.parametrize('bos_rule', [False, True])
+def test_add_bos_token_decides_over_the_rule_of_the_tokenizer(bos_rule):
+  config = {'bos_token': '<bos>', 'eos_token': '<eos>'}
+  for said, begins in ((True, True), (False, False), (None, bos_rule)):
+    tokenizer = make_tokenizer(config=config | {'add_bos_token': said}, bos_rule=bos_rule)
+    assert templates.encode_prompt('plain', 'ab', tokenizer) == [256] * begins + tokenizer.encode(
+        'ab')
+    # A chat template writes its own.
+    for written in ('', '{{ bos_token }}'):
+      chat = make_tokenizer(config=config | {
+          'add_bos_token': said, 'chat_template': written + CHAT}, bos_rule=bos_rule)
+      assert templates.encode_prompt('chat', 'ab', chat).count(256) == bool(written)
+  for said, words in ((True, 'no bos_token that tokenizer'), ('yes', "add_bos_token='yes'")):
+    with pytest.raises(ValueError, match=words):
+      make_tokenizer(config={'eos_token': '<eos>', 'add_bos_token': said})
+
+
 def test_truncation_and_padding_settings_of_the_file_are_ignored():
   files = make_files()
   backend = tokenizers.Tokenizer.from_str(files['tokenizer.json'])
@@ -202,6 +220,14 @@ def test_saved_files_are_those_that_were_read(tmp_path):
     assert copies == files
 
 
+def test_an_export_names_what_else_ends_a_turn(tmp_path):
+  tokenizer = make_tokenizer(generation={'eos_token_id': 257, 'temperature': 0.6})
+  assert tokenizer.stopping_at([257]) is tokenizer
+  tokenizer.stopping_at([257, 258]).save(tmp_path)
+  again = tokenization.load_tokenizer(tmp_path)
+  assert (again.stop_ids, again.eos_id, again.sampling) == ((257, 258), 257, {'temperature': 0.6})
+
+
 def test_bad_files_are_named(tmp_path):
   with pytest.raises(FileNotFoundError, match='tokenizer.json'):
     tokenization.load_tokenizer(tmp_path)
@@ -218,98 +244,6 @@ def test_a_vocabulary_too_large_for_the_model_is_refused():
     tokenizer.check_fits(259)
 
 
-# Prompt templates.
-
-
-@SETTINGS
-@hypothesis.given(st.text(min_size=1), st.sampled_from(sorted(tokenization.TEMPLATES)))
-@hypothesis.example('{question} {{ 1 }} {% raw %} {0} %s \\1', 'chat')
-@hypothesis.example('{question} {{ 1 }} {% raw %} {0} %s \\1', 'r1_zero')
-def test_questions_are_inserted_literally(question, template):
-  tokenizer = make_tokenizer(config={'eos_token': '<eos>', 'chat_template': CHAT})
-  before, mark, after = tokenization.render_prompt(template, '\0', tokenizer).partition('\0')
-  assert mark
-  assert tokenization.render_prompt(template, question, tokenizer) == before + question + after
-
-
-def test_template_texts():
-  tokenizer = make_tokenizer(bos_rule=True)
-  assert tokenization.render_prompt('miniature', 'q', tokenizer) == 'User: q\nAssistant:'
-  assert tokenization.render_prompt('miniature_think', 'q', tokenizer) == (
-      'User: q\nAssistant: <think>')
-  assert tokenization.render_prompt('plain', 'q', tokenizer) == 'q'
-  r1_zero = tokenization.render_prompt('r1_zero', 'q', tokenizer)
-  assert r1_zero.endswith('\nUser: q\nAssistant:') and '<answer>' in r1_zero
-  assert tokenization.render_prompt('r1_zero_think', 'q', tokenizer) == r1_zero + ' <think>'
-  assert tokenization.encode_prompt('plain', 'q', tokenizer) == [256, *tokenizer.encode('q')]
-
-
-def test_chat_template_brings_its_own_begin_token_and_end_of_turn():
-  config = {'bos_token': '<bos>', 'eos_token': '<eos>', 'chat_template': '{{ bos_token }}' + CHAT}
-  tokenizer = make_tokenizer(config=config, bos_rule=True)
-  assert tokenization.encode_prompt('chat', 'q', tokenizer) == tokenizer.encode(
-      '<bos><|user|>q<|turn|>\n<|assistant|>')
-  assert tokenization.stop_ids('chat', tokenizer) == (257, 258)
-  config['chat_template'] = CHAT
-  without = make_tokenizer(config=config, bos_rule=True)
-  assert tokenization.encode_prompt('chat', 'q', without) == without.encode(
-      '<|user|>q<|turn|>\n<|assistant|>')
-  assert tokenization.stop_ids('plain', tokenizer) == (257,)
-
-
-def test_chat_template_may_be_a_file_or_one_of_several():
-  named = [{'name': 'tools', 'template': 'x'}, {'name': 'default', 'template': CHAT}]
-  assert make_tokenizer(config={'eos_token': '<eos>', 'chat_template': named}).chat_template == CHAT
-  files = {**make_files(), 'chat_template.jinja': CHAT}
-  assert tokenization.Tokenizer(files, source='here').chat_template == CHAT
-
-
-@pytest.mark.parametrize('template, opens', [
-    ('r1_zero', False), ('r1_zero_think', True), ('miniature', False), ('miniature_think', True),
-    ('plain', False), ('chat', True),
-])
-def test_templates_tell_whether_they_open_think(template, opens):
-  chat = CHAT + '{% if add_generation_prompt %}<think>\n{% endif %}'
-  tokenizer = make_tokenizer(config={'eos_token': '<eos>', 'chat_template': chat})
-  assert tokenization.opens_think(template, tokenizer) == opens
-
-
-def test_unknown_template_names_the_nearest():
-  for function in (tokenization.encode_prompt, tokenization.render_prompt):
-    with pytest.raises(ValueError, match="'r1zero': did you mean 'r1_zero'"):
-      function('r1zero', 'q', make_tokenizer())
-
-
-@pytest.mark.parametrize('chat, message', [
-    (None, 'has no chat template'),
-    ('{% for %}', 'fails'),
-    ('{{ raise_exception("no system") }}', 'fails .no system'),
-    ('{{ messages.append(1) }}', 'fails'),
-    ('{{ messages.__class__.__base__.__subclasses__() }}', 'fails'),
-])
-def test_failing_and_escaping_chat_templates_are_refused(chat, message):
-  tokenizer = make_tokenizer(config={'eos_token': '<eos>', 'chat_template': chat})
-  with pytest.raises(ValueError, match=message):
-    tokenization.render_prompt('chat', 'q', tokenizer)
-
-
-@pytest.mark.parametrize('chat', [
-    '{{ strftime_now("%Y") }}{{ messages | tojson(indent=1) }}',
-    '{% for m in messages %}{% generation %}{{ m.role }}{% endgeneration %}{% break %}{% endfor %}',
-    '{% set s = namespace(n=0) %}{% for m in messages %}{% set s.n = 1 %}{% endfor %}{{ s.n }}',
-    '{{ bos_token }}{{ eos_token }}{{ mask_token }}{{ dict(a="é") | tojson }}',
-])
-def test_chat_templates_have_all_that_transformers_offers(chat, tmp_path):
-  config = {'bos_token': '<bos>', 'eos_token': '<eos>', 'mask_token': '<pad>',
-            'chat_template': chat}
-  tokenizer = make_tokenizer(config=config)
-  tokenizer.save(tmp_path)
-  theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
-  messages = [{'role': 'user', 'content': '<é>'}]
-  assert tokenizer.render_chat(messages) == theirs.apply_chat_template(
-      messages, tokenize=False, add_generation_prompt=True)
-
-
 def test_import_is_light():
   heavy = {'jax', 'transformers', 'torch', 'gguf', 'jinja2'}
   code = f'import sys, r1jax.tokenization; sys.exit(", ".join({heavy} & set(sys.modules)) or 0)'
@@ -322,22 +256,10 @@ def test_tokenizers_work_without_torch():
   code = """
 import sys
 from r1jax import tokenization
+from r1jax.prompting import templates
 tokenizer = tokenization.load_tokenizer('r1jax/miniature_base')
 assert tokenizer.decode(tokenizer.encode('1+1=2'), skip_special=False) == '1+1=2'
 sys.exit('torch' in sys.modules)"""
   result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False,
                           cwd=runs.ROOT)
   assert result.returncode == 0 and not result.stderr, result.stderr
-
-
-def test_shots_are_turns_of_the_miniature_and_plain_text_elsewhere():
-  shots = [('q1', ' a1'), ('q2', 'a2')]
-
-  def few(template):
-    return tokenization.few_shot_question(template, 'q {x}', shots)
-
-  turns = 'q1\nAssistant: a1\nUser: q2\nAssistant: a2\nUser: q {x}'
-  assert few('miniature') == few('miniature_think') == turns
-  plain = 'Question: q1\nAnswer: a1\n\nQuestion: q2\nAnswer: a2\n\nQuestion: q {x}'
-  assert few('chat') == few('r1_zero') == few('plain') == plain
-  assert tokenization.few_shot_question('chat', 'q', ()) == 'q'

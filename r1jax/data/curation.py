@@ -38,6 +38,7 @@ class Sample:
       inside the reasoning.
     language: the language to answer in that the example names; '' for that of the question.
     objective: the objective of the reward model that the question is for; '' if it is for none.
+    messages: the whole chat, where it is more than the question.
   """
   question: str
   completion: str
@@ -48,6 +49,7 @@ class Sample:
   prompt_opens_think: bool = False
   language: str = ''
   objective: str = ''
+  messages: Sequence[Mapping[str, str]] = ()
 
   @property
   def text(self) -> str:

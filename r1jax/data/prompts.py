@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from r1jax import checks, tokenization
+from r1jax import checks
 from r1jax.errors import UserError
+from r1jax.prompting import templates
+from r1jax.tokenization import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,7 @@ class PromptBatch:
     examples: the B examples as the source returned them.
     next_counter: the global example counter at which the next batch begins.
     num_skipped: number of prompts skipped because they were too long, over all hosts.
+    num_spelling_control: number of prompts whose question spells control tokens, over all hosts.
   """
 
   prompt_tokens: np.ndarray
@@ -33,6 +36,7 @@ class PromptBatch:
   examples: list[Mapping[str, Any]]
   next_counter: int
   num_skipped: int
+  num_spelling_control: int = 0
 
 
 class PromptStream:
@@ -44,9 +48,9 @@ class PromptStream:
   completions would use the same random keys.
 
   Args:
-    source: n examples with a text 'question', by index from 0.
+    source: n examples with a text 'question', by index from 0. Those with 'messages' are chats.
     tokenizer: encodes the prompts.
-    template: a name in `tokenization.TEMPLATES`.
+    template: a `templates.PromptFormat`, or a name in `templates.TEMPLATES`.
     prompts_per_batch: number of prompts in a batch, over all hosts.
     max_prompt_length: P, in tokens.
     seed: seed of the shuffling, at least 0.
@@ -68,9 +72,9 @@ class PromptStream:
   def __init__(
       self,
       source: Sequence[Mapping[str, Any]],
-      tokenizer: tokenization.Tokenizer,
+      tokenizer: Tokenizer,
       *,
-      template: str,
+      template: templates.Format,
       prompts_per_batch: int,
       max_prompt_length: int,
       seed: int,
@@ -88,14 +92,20 @@ class PromptStream:
     self._shots = tuple(shots)
     self._shown = {question for question, _ in shots}
     self._tokenizer = tokenizer
-    self._template = template
+    self._template = templates.as_format(template)
     self._batch_size = prompts_per_batch
     self._max_prompt_length = max_prompt_length
     share = prompts_per_batch // process_count
     self._block = slice(process_index * share, (process_index + 1) * share)
     self._order = _shuffled(len(source), seed) if shuffle else _Cycle(len(source))
+    if isinstance(source, list):    # others make their examples on access
+      for index, example in enumerate(source):
+        self._check_question(index, templates.asked(example))
     if overlong == 'error':
       self._check_lengths()
+
+  def _check_question(self, index: int, question: templates.Question) -> None:
+    templates.check_question(self._template, question, f'The question of example {index}')
 
   def _check_lengths(self) -> None:
     for index in range(len(self.source)):
@@ -106,9 +116,11 @@ class PromptStream:
             f"{self._max_prompt_length}: raise max_prompt_length or set overlong='skip'.")
 
   def _encode(self, index: int) -> list[int]:
-    question = tokenization.few_shot_question(
-        self._template, self.source[index]['question'], self._shots)
-    tokens = tokenization.encode_prompt(self._template, question, self._tokenizer)
+    question = templates.asked(self.source[index])
+    self._check_question(index, question)
+    tokens = templates.encode_prompt(
+        self._template, templates.few_shot_question(self._template, question, self._shots),
+        self._tokenizer)
     if not tokens:
       raise UserError(f'The prompt of example {index} has no tokens: give it a question.')
     return tokens
@@ -159,7 +171,9 @@ class PromptStream:
         example_ids=np.asarray(ids, np.int32),
         examples=[self.source[i] for i in ids],
         next_counter=counter,
-        num_skipped=skipped)
+        num_skipped=skipped,
+        num_spelling_control=sum(templates.spells_control_tokens(
+            self._tokenizer, templates.asked(self.source[i])) for i in prompts))
 
 
 def _check_batch_size(

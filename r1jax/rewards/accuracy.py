@@ -1,11 +1,12 @@
 r"""Accuracy rewards: 1 for a correct answer, 0 for a wrong or missing one, None if unjudgeable.
 
-Each takes a `Completion` and its example, whose `'answer'` is the gold answer. The completion's
-answer is extracted by `extract.extract_answer`. An explicit answer must be correct as a whole; in a
-completion without answer block, box or `####` the most likely reading of its prose is taken, so
-that a base model that has never seen the template can be measured. Arithmetic is never evaluated:
-where the gold is the number 12, `3+9` is wrong. math-verify would accept it, and a model could
-answer by repeating the question.
+Each takes a `Completion` and its example, whose `'answer'` is the gold answer; where it has several
+accepted `'answers'`, any of them will do. The completion's answer is extracted by
+`extract.extract_answer`. An explicit answer must be correct as a whole; in a completion without
+answer block, box or `####` the most likely reading of its prose is taken, so that a base model that
+has never seen the template can be measured. Arithmetic is never evaluated: where the gold is the
+number 12, `3+9` is wrong. math-verify would accept it, and a model could answer by repeating the
+question.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from fractions import Fraction
 import re
 
 from r1jax.rewards import calls, exact_numbers, formulas, workers
+from r1jax.rewards.accepted import any_accepted
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import Answer, extract_answer
 
@@ -28,6 +30,7 @@ _STATED_LETTER = re.compile(
 
 
 @calls.limits(at_once=16, timeout_s=3600.0)    # threads wait for workers, which limit the time
+@any_accepted
 def number_reward(completion: Completion, example: Mapping) -> float | None:
   """1 if the answer equals the gold number or is equivalent to the gold formula, else 0.
 
@@ -65,6 +68,7 @@ def number_reward(completion: Completion, example: Mapping) -> float | None:
   return None if verdict is None else float(verdict)
 
 
+@any_accepted
 def gsm8k_reward(completion: Completion, example: Mapping) -> float | None:
   """1 if the answer equals GSM8K's number exactly, else 0; needs no worker process.
 
@@ -76,6 +80,7 @@ def gsm8k_reward(completion: Completion, example: Mapping) -> float | None:
   return _compare_numbers(number, extract_answer(completion.text, truncated=completion.truncated))
 
 
+@any_accepted
 def choice_reward(completion: Completion, example: Mapping) -> float | None:
   """1 if the answer is the gold's letter, else 0; None if the gold is not a single choice."""
   gold = choice_letter(str(example['answer']))
@@ -85,6 +90,7 @@ def choice_reward(completion: Completion, example: Mapping) -> float | None:
   return float(answer is not None and _choice(answer) == gold)
 
 
+@any_accepted
 def exact_match_reward(completion: Completion, example: Mapping) -> float | None:
   """1 if the answer equals the gold character by character, else 0; None for an empty gold.
 

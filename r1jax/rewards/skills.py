@@ -11,6 +11,7 @@ import re
 
 from r1jax import checks
 from r1jax.errors import UserError
+from r1jax.rewards.accepted import any_accepted
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import TAGS, final_summary
 
@@ -26,6 +27,7 @@ _DECLINES = re.compile(
 _IGNORED = re.compile(r'[\W_]+')
 
 
+@any_accepted
 def skill_reward(
     completion: Completion, example: Mapping, *, prompt_opens_think: bool = False) -> float | None:
   """1 if the summary of a completion passes the example's check, else 0.

@@ -4,10 +4,11 @@ from typing import Any
 
 import jax
 
-from r1jax.data import miniature, reasoning_gym
+from r1jax.data import jsonl, miniature, reasoning_gym
 from r1jax.data.prompts import PromptStream
 from r1jax.runtime import sharding
 from r1jax.stages.config import Field, Named, Section
+from r1jax.stages.fields import prompt_format
 from r1jax.tokenization import Tokenizer
 
 
@@ -28,9 +29,8 @@ def _gsm8k(split, *, folder, cache):
   return load_gsm8k(folder, split, cache)
 
 
-def _jsonl(split, *, folder):
-  from r1jax.data.jsonl import jsonl_source
-  return jsonl_source(f'{folder}/{split}.jsonl')
+def _jsonl(split, *, folder, columns):
+  return jsonl.jsonl_source(f'{folder}/{split}.jsonl', columns)
 
 
 def _reasoning_gym(split, *, task, size, seed, settings):
@@ -40,6 +40,20 @@ def _reasoning_gym(split, *, task, size, seed, settings):
 _SEED = Field(0, 'seed of the problems', at_least=0)
 _SIZE = Field(10_000, 'problems of the split', at_least=1)
 _FOLDER = Field('', 'where train.jsonl and test.jsonl are')
+
+
+def jsonl_section(*forms: jsonl.Form) -> Section:
+  """The fields of data in JSONL files, of one of several forms."""
+  return Section(
+      dict(folder=_FOLDER, columns=columns_field()),
+      pairs=lambda config: jsonl.column_faults(config['columns'], *forms))
+
+
+def columns_field() -> Field:
+  """The names of columns in JSONL files."""
+  return Field({}, "names of columns by field, where they differ, such as "
+                   "{'prompt': 'problem'}; the fields are those of `data.jsonl`")
+
 
 # Name -> (loader of a split, its fields).
 DATASETS: dict[str, tuple[Callable, Section]] = {
@@ -58,7 +72,7 @@ DATASETS: dict[str, tuple[Callable, Section]] = {
         folder=_FOLDER,
         cache=Field('', "folder of the prepared TFDS dataset; '' for r1jax's in the user's cache",
                     how=True)))),
-    'jsonl': (_jsonl, Section(dict(folder=_FOLDER))),
+    'jsonl': (_jsonl, jsonl_section(jsonl.QUESTIONS)),
     'reasoning_gym': (_reasoning_gym, Section(dict(
         task=Field('chain_sum', 'of reasoning-gym', choices=reasoning_gym.TASKS),
         size=_SIZE, seed=_SEED,
@@ -92,7 +106,7 @@ def prompt_stream(
   if at_most is not None:
     prompts = min(prompts, at_most, len(examples))
   return PromptStream(
-      examples, tokenizer, template=config['template'], prompts_per_batch=prompts,
+      examples, tokenizer, template=prompt_format(config), prompts_per_batch=prompts,
       max_prompt_length=config['max_prompt_length'], seed=config['seed'],
       shuffle=split == 'train', overlong=config['overlong'], shots=shots)
 

@@ -10,13 +10,12 @@ import jax
 
 from r1jax import checkpoint, metrics
 from r1jax import evaluate as evaluation
-from r1jax.checks import did_you_mean
 from r1jax.data.prompts import PromptStream
 from r1jax.data.readable import readable_completion
 from r1jax.errors import UserError
 from r1jax.models import Model, ModelConfig, compute
-from r1jax.rewards.language import target_language
-from r1jax.rewards.skills import CHECKS, by_check
+from r1jax.prompting.templates import opens_think, stop_ids
+from r1jax.rewards.skills import by_check
 from r1jax.rewards.suite import REWARDS, RewardSuite, named_rewards
 from r1jax.runtime import hosts, ownership, sharding
 from r1jax.runtime.storage import Path, to_json
@@ -30,10 +29,13 @@ from r1jax.stages.fields import (
   MAX_PROMPT_LENGTH,
   MODEL,
   OVERLONG_PROMPT,
+  PROMPT,
   REWARD_WORKERS,
   TEMPLATE,
   common,
   evaluations,
+  prompt_faults,
+  prompt_format,
   sampling,
 )
 from r1jax.stages.program_shapes import ProgramShapes
@@ -48,7 +50,7 @@ from r1jax.stages.stage import (
   wanted_evaluations,
   write_evaluation,
 )
-from r1jax.tokenization import Tokenizer, opens_think, stop_ids
+from r1jax.tokenization import Tokenizer
 
 
 def _nothing_to_do(config: Mapping[str, Any]) -> Iterator[str]:
@@ -61,7 +63,7 @@ SETTINGS = Section(common('evaluate') | dict(
         TRAINED, "as of a stage that trains; 'trained' is the model that it has just trained"))),
     data=data_field('the problems'),
     split=Field('test', 'of the data', choices=('train', 'test')),
-    template=TEMPLATE, max_prompt_length=MAX_PROMPT_LENGTH, overlong=OVERLONG_PROMPT,
+    template=TEMPLATE, prompt=PROMPT, max_prompt_length=MAX_PROMPT_LENGTH, overlong=OVERLONG_PROMPT,
     problems=Field(500, 'problems in all', at_least=1),
     prompts_per_batch=Field(125, 'problems whose completions are drawn at a time', at_least=1,
                             how=True),
@@ -70,7 +72,7 @@ SETTINGS = Section(common('evaluate') | dict(
     sampling=sampling(greedy=True),
     correctness_reward=Field('number', 'the reward that decides what is correct, where an example '
                              'names no check of its own', choices=REWARDS),
-    **REWARD_WORKERS), 'an evaluation of one model')
+    **REWARD_WORKERS), 'an evaluation of one model', pairs=prompt_faults)
 SEVERAL_SETTINGS = Section(common('evaluate') | dict(
     model=MODEL,
     evaluations=evaluations(SETTINGS)), 'several evaluations of one model', pairs=_nothing_to_do)
@@ -90,8 +92,8 @@ def evaluate_model(
 ) -> tuple[dict[str, tuple[float, float, float]], list[dict]]:
   """(scores with intervals, one record a completion) of a loaded model, by fields of DEFAULT."""
   tokenizer = loaded.tokenizer
-  stops = stop_ids(config['template'], tokenizer)
-  prompt_opens_think = opens_think(config['template'], tokenizer)
+  template = prompt_format(config)
+  stops, prompt_opens_think = stop_ids(template, tokenizer), opens_think(template, tokenizer)
   problems = problem_stream(
       {**config, 'prompts_per_batch': datasets.prompts_at_a_time(config, mesh)}, tokenizer)
   sample = _sampler(config, loaded.model, stops, should_stop)
@@ -131,16 +133,12 @@ def problem_stream(config: Mapping[str, Any], tokenizer: Tokenizer) -> PromptStr
   """The prompts of an evaluation; a batch has no more of them than there are problems.
 
   Raises:
-    FileNotFoundError, UserError: the data cannot be read, an example names an unknown language or
-      check, or they have fewer different problems than `config['problems']`: some would count
-      twice, with the same completions.
+    FileNotFoundError, UserError: the data cannot be read, or they have fewer different problems
+      than `config['problems']`: some would count twice, with the same completions.
   """
   problems = config['problems']
   stream = datasets.prompt_stream(config, tokenizer, config['split'], at_most=problems,
                                 shots=shown_examples(config))
-  for index in range(len(stream.source)):
-    _check_example(stream.source[index], f'example {index} of the {config["split"]} split of '
-                   f'{config["data"]["name"]!r}')
   found = stream.num_fitting(problems)
   if found < problems:
     shown = f', after shots={config["shots"]},' if config['shots'] else ''
@@ -150,18 +148,6 @@ def problem_stream(config: Mapping[str, Any], tokenizer: Tokenizer) -> PromptStr
         f'{config["max_prompt_length"]} tokens{shown}: lower problems to {found}, or give more '
         'data')
   return stream
-
-
-def _check_example(example: Mapping[str, Any], where: str) -> None:
-  if example.get('check'):
-    if example['check'] not in CHECKS:
-      raise UserError(f'{where}: check={example["check"]!r} is unknown: '
-                       f'{did_you_mean(example["check"], CHECKS)}')
-  if example.get('language'):
-    try:
-      target_language('', example['language'])
-    except ValueError as error:
-      raise UserError(f'{where}: {error}') from None
 
 
 def shown_examples(config: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,11 +1,13 @@
 """Settings that several stages have."""
 from collections.abc import Iterator, Mapping
+import datetime
+import json
 from typing import Any
 
-from r1jax import tokenization
 from r1jax.models import PRESETS
+from r1jax.prompting import chat, templates
 from r1jax.runtime import sharding
-from r1jax.stages.config import Entries, Field, Section, Spec
+from r1jax.stages.config import Entries, Field, Section, Spec, plain
 
 MAX_TOKENS = 2 ** 20    # more than any model reads: what is above is a slip
 
@@ -33,7 +35,48 @@ MODEL = Section(dict(
     'what the stage begins with')
 
 TEMPLATE = Field('miniature', 'how a question becomes a prompt',
-                 choices=tuple(tokenization.TEMPLATES))
+                 choices=tuple(templates.TEMPLATES))
+
+
+def _prompt_faults(prompt: Mapping[str, Any]) -> Iterator[str]:
+  try:
+    datetime.date.fromisoformat(prompt['date'])
+  except ValueError:
+    yield f"date must be a day such as '{chat.DATE}', got {prompt['date']!r}"
+  for name, value in prompt['options'].items():
+    if not isinstance(name, str) or not name.isidentifier() or name in chat.RESERVED:
+      yield f'options must name variables of the chat template, got {name!r}'
+    try:
+      json.dumps(plain(value), allow_nan=False)
+    except (TypeError, ValueError):
+      yield f'options.{name} must be what JSON can hold, got {value!r}'
+
+
+PROMPT = Section(dict(
+    system=Field('', "a system message before every chat that has none of its own, with "
+                     "template='chat'"),
+    options=Field({}, "of the chat template, by name, besides "
+                      f'{chat.DEFAULT_OPTIONS}, which let models think that can'),
+    date=Field(chat.DATE, 'the day that a chat template sees as today'),
+    parse_control_tokens=Field(
+        False, "whether what spells a control token in data or completions, such as '<|im_end|>', "
+               'becomes that token')),
+    'what else decides how a question becomes a prompt', pairs=_prompt_faults)
+
+
+def prompt_format(config: Mapping[str, Any]) -> templates.PromptFormat:
+  """The prompts of a stage, by its fields `template` and `prompt`."""
+  return templates.PromptFormat(config['template'], **config['prompt'])
+
+
+def prompt_faults(config: Mapping[str, Any]) -> Iterator[str]:
+  """Faults where fields of `prompt` are set that the template does not use."""
+  if config['template'] != 'chat':
+    for name in ('system', 'options', 'date'):
+      if config['prompt'][name] != PROMPT.default[name]:
+        yield (f"prompt.{name} must be {PROMPT.default[name]!r} where template is not 'chat', got "
+               f'{config["prompt"][name]!r}')
+
 MAX_PROMPT_LENGTH = Field(64, 'tokens of a prompt', at_least=1, at_most=MAX_TOKENS)
 OVERLONG_PROMPT = Field('skip', 'what becomes of prompts that are longer',
                         choices=('skip', 'error'))

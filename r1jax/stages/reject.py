@@ -16,17 +16,19 @@ from r1jax.data import curation
 from r1jax.data.readable import rewrite
 from r1jax.errors import UserError
 from r1jax.models import ModelConfig, compute
+from r1jax.prompting.templates import asked, opens_think, render_prompt
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import evaluate, loading, program_shapes
 from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.stages.config import Field, Section, plain
-from r1jax.stages.fields import MODEL, common
+from r1jax.stages.fields import MODEL, common, prompt_faults, prompt_format
 from r1jax.stages.stage import begin, leave_files, owns_folder
-from r1jax.tokenization import Tokenizer, opens_think, render_prompt
+from r1jax.tokenization import Tokenizer
 
 
 def _impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
+  yield from prompt_faults(config)
   if config['min_kept'] > config['keep']:
     yield f'min_kept must be at most keep={config["keep"]}, got {config["min_kept"]}'
   for name, given in config['filters'].items():
@@ -116,9 +118,10 @@ def _write(
 ) -> tuple[str, ...]:
   """Writes `samples` and `refused`; returns the files' names."""
   def rows(pairs: Iterable[tuple[curation.Sample, Mapping]]) -> list[dict[str, Any]]:
-    return [{'prompt': render_prompt(config['template'], sample.question, tokenizer),
+    return [{'prompt': render_prompt(prompt_format(config), asked(vars(sample)), tokenizer),
              'completion': sample.completion, 'example_id': sample.example_id,
-             'question': sample.question, 'objective': sample.objective, **more}
+             'question': sample.question, 'objective': sample.objective,
+             **({'messages': sample.messages} if sample.messages else {}), **more}
             for sample, more in pairs]
   written = {'refused': rows((sample, {'reasons': reasons}) for sample, reasons in curated.refused),
              'samples': rows((sample, {}) for sample in curated.kept)}
@@ -144,14 +147,15 @@ def read_samples(
     records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], tokenizer: Tokenizer,
 ) -> list[curation.Sample]:
   """An evaluation's records as samples; only what the accuracy gives 1 is correct."""
-  prompt_opens_think, samples = opens_think(config['template'], tokenizer), []
+  prompt_opens_think, samples = opens_think(prompt_format(config), tokenizer), []
   for record in records:
     verdict = record['rewards'][config['correctness_reward']]
     sample = curation.Sample(
         question=record['prompt'], completion=record['completion'],
         correct=None if verdict is None else verdict == 1, truncated=record['truncated'],
         example_id=record['example_id'], prompt_opens_think=prompt_opens_think,
-        language=record.get('language', ''), objective=record.get('objective', ''))
+        language=record.get('language', ''), objective=record.get('objective', ''),
+        messages=record.get('messages', ()))
     samples.append(dataclasses.replace(
         sample, reasoning_tokens=len(tokenizer.encode(sample.reasoning))))
   return samples

@@ -5,19 +5,30 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from r1jax import losses
-from r1jax.data.jsonl import reasoning_source
+from r1jax.data import jsonl
 from r1jax.data.packing import PackedRows, pack
 from r1jax.data.readable import readable_completion
 from r1jax.errors import UserError
 from r1jax.masked import masked_sum
 from r1jax.models import Model, ModelConfig, compute
+from r1jax.prompting.templates import (
+  PromptFormat,
+  Question,
+  asked,
+  check_question,
+  encode_completion,
+  encode_prompt,
+  opens_think,
+  render_prompt,
+  spells_control_tokens,
+)
 from r1jax.rewards import extract
 from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
@@ -31,20 +42,23 @@ from r1jax.stages import (
 )
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.config import Field, Section, Spec, plain
-from r1jax.stages.datasets import data_field
+from r1jax.stages.datasets import columns_field, data_field
 from r1jax.stages.fields import (
   EXPERTS,
   MAX_TOKENS,
   MODEL,
+  PROMPT,
   TEMPLATE,
   checkpoints,
   common,
   divisible,
   evaluations,
   optimizer,
+  prompt_faults,
+  prompt_format,
 )
 from r1jax.stages.stage import StageRun, begin, draw_curves, leave_artifact, owns_folder
-from r1jax.tokenization import Tokenizer, opens_think, render_prompt
+from r1jax.tokenization import Tokenizer
 from r1jax.training.logprobs import token_logprobs
 
 NO_EXPERTS = EXPERTS.default
@@ -85,14 +99,17 @@ def sources_are_missing(config: Mapping[str, Any], *fields: str) -> Iterator[str
 def _impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
   yield from divisible(config, 'rows', 'micro_batches')
   yield from sources_are_missing(config, 'files', 'data')
+  yield from jsonl.column_faults(config['columns'], jsonl.WORKED)
+  yield from prompt_faults(config)
 
 
 SETTINGS = Section(common('sft') | dict(
     model=MODEL,
     sample_stages=Field((), "input stages of kind 'reject' whose samples are learnt"),
     files=Field((), 'JSONL files of prompt, reasoning and summary'),
+    columns=columns_field(),
     data=data_field('examples with reasoning', required=False),
-    template=TEMPLATE,
+    template=TEMPLATE, prompt=PROMPT,
     **batches(rows=64, row_length=128) | dict(epochs=Field(
         2, 'passes over the data', at_least=1, restart=TOTAL)),
     overlong=Field('skip', 'what becomes of samples that are longer than a row',
@@ -109,66 +126,112 @@ SETTINGS = Section(common('sft') | dict(
 DEFAULT = SETTINGS.default
 
 
+class Sample(NamedTuple):
+  """What is learnt of one prompt.
+
+  Attributes:
+    prompt: its ids.
+    completion: the ids after it, ended by what ends completions of its template.
+    spells_control: whether question or completion spell control tokens.
+  """
+  prompt: list[int]
+  completion: list[int]
+  spells_control: bool = False
+
+
 def own_samples(
-    files: Iterable[str], template: str, tokenizer: Tokenizer,
-) -> list[Mapping[str, str]]:
-  """Prompts and completions of one's own JSONL files, in the readable pattern of `curation`.
+    files: Iterable[str], columns: Mapping[str, str], template: PromptFormat, tokenizer: Tokenizer,
+) -> list[Sample]:
+  """Samples of one's own JSONL files, in the readable pattern of `curation`.
 
   Raises:
     FileNotFoundError, UserError: as `data.jsonl.reasoning_source`.
   """
-  return [_sample(row['question'], row['reasoning'], row['summary'], template, tokenizer)
-          for path in files for row in reasoning_source(path)]
+  samples = []
+  for path in files:
+    for index, row in enumerate(jsonl.reasoning_source(path, columns)):
+      check_question(template, asked(row), f'{path}: the question of example {index}')
+      samples.append(_sample(asked(row), row['reasoning'], row['summary'], template, tokenizer))
+  return samples
 
 
 def data_samples(
-    data: Mapping[str, Any], template: str, tokenizer: Tokenizer,
-) -> list[Mapping[str, str]]:
-  """Prompts and completions of the train split of a dataset, its answers being the summaries.
+    data: Mapping[str, Any], template: PromptFormat, tokenizer: Tokenizer) -> list[Sample]:
+  """Samples of the train split of a dataset, its answers being the summaries.
 
   Raises:
     FileNotFoundError, UserError: the data cannot be read, or an example has no `reasoning`, or a
       tag in it or in its answer.
   """
-  samples: list[Mapping[str, str]] = []
+  samples = []
   examples = datasets.load_examples(data, 'train')
   for index in range(len(examples)):
     example = examples[index]
     reasoning, summary = str(example.get('reasoning') or ''), str(example['answer'])
     where = f'example {index} of the data {data["name"]!r}'
+    check_question(template, asked(example), f'the question of {where}')
     if not reasoning.strip():
       raise UserError(f'{where} has no reasoning to learn: give it one, or take other data')
     for tag in extract.TAGS:
       if tag in reasoning + summary:
         raise UserError(f'{where} holds {tag}: leave tags out of reasoning and answer, they are '
                          'added')
-    samples.append(_sample(example['question'], reasoning, summary, template, tokenizer))
+    samples.append(_sample(asked(example), reasoning, summary, template, tokenizer))
   return samples
 
 
 def _sample(
-    question: str, reasoning: str, summary: str, template: str, tokenizer: Tokenizer,
-) -> dict[str, str]:
-  prompt = render_prompt(template, question, tokenizer)
+    question: Question, reasoning: str, summary: str, template: PromptFormat, tokenizer: Tokenizer,
+) -> Sample:
   completion = readable_completion(
-      reasoning, summary, prompt=prompt, prompt_opens_think=opens_think(template, tokenizer))
-  return {'prompt': prompt, 'completion': completion}
+      reasoning, summary, prompt=render_prompt(template, question, tokenizer),
+      prompt_opens_think=opens_think(template, tokenizer))
+  return _encoded(question, completion, template, tokenizer)
+
+
+def _encoded(
+    question: Question, completion: str, template: PromptFormat, tokenizer: Tokenizer) -> Sample:
+  return Sample(encode_prompt(template, question, tokenizer),
+                encode_completion(template, completion, tokenizer),
+                spells_control_tokens(tokenizer, question, completion))
+
+
+def drawn_samples(
+    inputs: Mapping[str, Artifact], name: str, tokenizer: Tokenizer) -> list[Sample]:
+  """Samples that a stage of kind 'reject' has left, after the prompts that they were drawn with.
+
+  Where this tokenizer's chat template would write another prompt, or it has none, the text of the
+  prompt is learnt as it was written.
+  """
+  rows, manifest = supervised.read_drawn(inputs, name), inputs[name].manifest
+  template = PromptFormat(manifest.template, **manifest.prompt)
+  written = PromptFormat('plain', parse_control_tokens=True)
+  ended = template if template.text is not None or tokenizer.chat_template else written
+  samples = []
+  for row in rows:
+    question = asked(row)
+    sample = _encoded(question, row['completion'], ended, tokenizer)
+    if ended is written or render_prompt(template, question, tokenizer) != row['prompt']:
+      sample = sample._replace(prompt=encode_prompt(written, row['prompt'], tokenizer))
+    samples.append(sample)
+  return samples
 
 
 def read_sources(
     config: Mapping[str, Any], inputs: Mapping[str, Artifact], tokenizer: Tokenizer,
-) -> dict[str, list[Mapping[str, str]]]:
-  """Prompts and completions of all that a stage learns from, by its source.
+) -> dict[str, list[Sample]]:
+  """All that a stage learns from, by its source.
 
   The sources are 'files', 'data' and 'stage <name>'; errors as of `own_samples`, `data_samples`.
   """
-  sources: dict[str, list[Mapping[str, str]]] = {}
+  sources: dict[str, list[Sample]] = {}
   if config['files']:
-    sources['files'] = own_samples(config['files'], config['template'], tokenizer)
+    sources['files'] = own_samples(
+        config['files'], config['columns'], prompt_format(config), tokenizer)
   if config['data']:
-    sources['data'] = data_samples(config['data'], config['template'], tokenizer)
+    sources['data'] = data_samples(config['data'], prompt_format(config), tokenizer)
   for name in config['sample_stages']:
-    sources[f'stage {name}'] = [*supervised.read_drawn(inputs, name)]
+    sources[f'stage {name}'] = drawn_samples(inputs, name, tokenizer)
   return sources
 
 
@@ -178,17 +241,13 @@ def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
 
 
 def pack_samples(
-    samples: Iterable[Mapping[str, str]], tokenizer: Tokenizer, row_length: int, overlong: str,
-) -> PackedRows:
-  """Prompts and completions, each ended by the end token, packed; only completions are learnt."""
+    samples: Iterable[Sample], row_length: int, overlong: str, *, pad_id: int) -> PackedRows:
+  """Samples packed; only completions are learnt."""
   documents, weights = [], []
   for sample in samples:
-    prompt = tokenizer.encode(sample['prompt'], add_special=True)
-    completion = [*tokenizer.encode(sample['completion']), tokenizer.eos_id]
-    documents.append(prompt + completion)
-    weights.append([0.0] * len(prompt) + [1.0] * len(completion))
-  return pack(documents, weights, row_length=row_length, overlong=overlong,
-              pad_id=tokenizer.pad_id)
+    documents.append(sample.prompt + sample.completion)
+    weights.append([0.0] * len(sample.prompt) + [1.0] * len(sample.completion))
+  return pack(documents, weights, row_length=row_length, overlong=overlong, pad_id=pad_id)
 
 
 def make_loss(
@@ -262,7 +321,8 @@ def run(
   """Fine-tunes a model on samples; arguments and errors as of `stages.rl.run`.
 
   Besides evaluations the manifest's scores have `samples/<source>`, how many each source gave
-  (those too long for a row included); for the sources see `read_sources`.
+  (those too long for a row included; for the sources see `read_sources`), and
+  `samples_spelling_control_tokens`.
   """
   config = plain(config)
   run = begin('sft', SETTINGS, config, inputs, workdir, stage=stage, mesh=mesh,
@@ -275,15 +335,18 @@ def run(
     auxiliary.check_model(config, loaded.model.config, run.where)
     evaluate.check_sources(run, loaded.tokenizer)
     sources = read_sources(config, inputs, loaded.tokenizer)
-    rows = pack_samples(itertools.chain(*sources.values()), loaded.tokenizer,
-                        config['row_length'], config['overlong'])
+    samples = list(itertools.chain(*sources.values()))
+    rows = pack_samples(samples, config['row_length'], config['overlong'],
+                        pad_id=loaded.tokenizer.pad_id)
     params = train_packed(run, loaded, rows)
     table = evaluate.run_all(run, dataclasses.replace(loaded, params=params))
     draw_curves(run.workdir)
     return leave_artifact(
         run, model=loaded.model.config, params=params, tokenizer=loaded.tokenizer,
         template=config['template'], scores=table | {
-            f'samples/{source}': len(samples) for source, samples in sources.items()},
+            f'samples/{source}': len(found) for source, found in sources.items()} | {
+                'samples_spelling_control_tokens': sum(
+                    sample.spells_control for sample in samples)},
         compute=computed(run, rows, loaded.model.config, remat=config['model']['remat']))
 
 

@@ -34,6 +34,7 @@ from r1jax import checkpoint, metrics
 from r1jax.errors import UserError
 from r1jax.models import ModelConfig, huggingface
 from r1jax.models.compute import Compute
+from r1jax.prompting import templates
 from r1jax.runtime import checksums, hosts, ownership, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.stages.artifact import (
@@ -338,7 +339,7 @@ def leave_artifact(
     run: of the stage.
     model: the model's shape.
     params: its parameters.
-    tokenizer: exported with it.
+    tokenizer: exported with it; what ends a turn of the template becomes one of its stop ids.
     template: the name of the prompt template that it was trained with.
     scores: what was measured, by name.
     compute: what the stage took.
@@ -354,6 +355,8 @@ def leave_artifact(
         f'stage {run.name!r} leaves no model: as {dtype} its parameters {", ".join(broken[:3])} '
         'hold NaN or infinity; train again with a lower learning rate, or from another model')
   hosts.from_first((folder / 'model').remove)
+  tokenizer = tokenizer.stopping_at(templates.stop_ids(
+      templates.PromptFormat(template, **run.config.get('prompt', {})), tokenizer))
   sums = huggingface.export(folder / 'model', model, params, tokenizer=tokenizer, dtype=dtype)
   return leave_files(
       run, files=more_files, summed={f'model/{name}': found for name, found in sums.items()},
@@ -379,7 +382,8 @@ def leave_files(
   ownership.check()
   manifest = checkpoint.Manifest(
       kind=run.kind, stage=run.name, identity=run.identity, parents=identities(run.inputs),
-      template=template, scores=dict(scores), compute=compute.to_dict(),
+      template=template, prompt=run.config.get('prompt', {}), scores=dict(scores),
+      compute=compute.to_dict(),
       files={**(summed or {}), **checksums.gathered(run.workdir, files)}, **more)
   hosts.from_first(lambda: checkpoint.write_manifest(run.workdir, manifest))
   return Artifact(run.workdir, manifest)

@@ -9,14 +9,25 @@ import zlib
 import jax
 import numpy as np
 
-from r1jax.data import curation, miniature_general
-from r1jax.data.jsonl import preference_source, safety_source
+from r1jax.data import curation, jsonl, miniature_general
 from r1jax.errors import UserError
+from r1jax.prompting.templates import (
+  Format,
+  Question,
+  asked,
+  encode_completion,
+  encode_prompt,
+  opens_think,
+  render_prompt,
+  spells_control_tokens,
+)
 from r1jax.rewards.extract import final_summary
 from r1jax.stages import supervised
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.config import Field, Section
-from r1jax.tokenization import Tokenizer, encode_prompt, opens_think, render_prompt
+from r1jax.stages.datasets import jsonl_section
+from r1jax.stages.fields import prompt_format
+from r1jax.tokenization import Tokenizer
 
 _WIDTH = 16    # widths of encoded texts are multiples of it, so that few programs are compiled
 
@@ -30,7 +41,7 @@ class Example(NamedTuple):
     label: 1 if the first of two is the better one, or the only one is safe; else 0.
     margin: of a pair, how much better the better one is.
   """
-  question: str
+  question: Question
   completions: tuple[str, ...]
   label: float
   margin: float = 1.0
@@ -42,7 +53,7 @@ class Encoded(NamedTuple):
   Attributes:
     prompt_tokens: [R, P] int32.
     prompt_lengths: [R] int32.
-    completion_tokens: [R, G, C] int32, each completion ended by the end token.
+    completion_tokens: [R, G, C] int32, each completion ended by the template's `end_id`.
     completion_mask: [R, G, C] float32.
   """
   prompt_tokens: Any
@@ -51,13 +62,13 @@ class Encoded(NamedTuple):
   completion_mask: Any
 
 
-def _jsonl(split, objective, rng, *, folder):
+def _jsonl(split, objective, rng, *, folder, columns):
   path = f'{folder}/{split}.jsonl'
   if objective == 'safety':
-    return [Example(row['question'], (row['completion'],), float(row['safe']))
-            for row in safety_source(path)]
-  return [_pair(rng, row['question'], row['chosen'], row['rejected'], row['margin'])
-          for row in preference_source(path)]
+    return [Example(asked(row), (row['completion'],), float(row['safe']))
+            for row in jsonl.safety_source(path, columns)]
+  return [_pair(rng, asked(row), row['chosen'], row['rejected'], row['margin'])
+          for row in jsonl.preference_source(path, columns)]
 
 
 def _miniature(split, objective, rng, *, size):
@@ -96,7 +107,7 @@ def _pair(rng, question, chosen, rejected, margin=1.0) -> Example:
 DATASETS: dict[str, tuple[Callable, Section]] = {
     'miniature': (_miniature, Section(dict(
         size=Field(10_000, 'examples of the split', at_least=1)))),
-    'jsonl': (_jsonl, Section(dict(folder=Field('', 'where train.jsonl and test.jsonl are')))),
+    'jsonl': (_jsonl, jsonl_section(jsonl.PREFERENCES, jsonl.JUDGEMENTS)),
 }
 
 
@@ -152,23 +163,23 @@ def drawn_examples(
 
 def _judged_completions(
     config: Mapping[str, Any], inputs: Mapping[str, Artifact], split: str,
-) -> dict[str, tuple[list[str], list[str]]]:
+) -> dict[Question, tuple[list[str], list[str]]]:
   """{question: (wrong completions, right ones)}, each completion once."""
-  found: dict[str, tuple[list[str], list[str]]] = {}
+  found: dict[Question, tuple[list[str], list[str]]] = {}
   for name in config['sample_stages']:
     wrong = [row for row in supervised.read_drawn(inputs, name, 'refused')
              if row['reasons'].get('correct') == curation.WRONG]
     for right, rows in enumerate((wrong, supervised.read_drawn(inputs, name))):
       for row in rows:
-        if _is_held_out(row['question']) == (split == 'test') and (
+        if _is_held_out(asked(row)) == (split == 'test') and (
             row['objective'] in ('', config['objective'])):
-          texts = found.setdefault(row['question'], ([], []))[right]
+          texts = found.setdefault(asked(row), ([], []))[right]
           if row['completion'] not in texts:
             texts.append(row['completion'])
   return found
 
 
-def _is_held_out(question: str) -> bool:
+def _is_held_out(question: Question) -> bool:
   """One drawn question in ten, by another checksum than that of the miniature's own splits."""
   return zlib.crc32(f'drawn: {question}'.encode()) % 10 == 0
 
@@ -191,8 +202,8 @@ def seen(completion: str, objective: str, *, prompt: str, prompt_opens_think: bo
 
 
 def encode(
-    questions: Sequence[str], completions: Sequence[Sequence[str]], *, tokenizer: Tokenizer,
-    template: str, objective: str,
+    questions: Sequence[Question], completions: Sequence[Sequence[str]], *, tokenizer: Tokenizer,
+    template: Format, objective: str,
 ) -> Encoded:
   """R questions with G completions each, as the reward model sees them.
 
@@ -210,7 +221,7 @@ def encode(
     prompt = render_prompt(template, question, tokenizer)
     for completion in group:
       text = seen(completion, objective, prompt=prompt, prompt_opens_think=prompt_opens_think)
-      ends.append([*tokenizer.encode(text), tokenizer.eos_id])
+      ends.append(encode_completion(template, text, tokenizer))
   prompt_tokens, prompt_lengths = _padded(prompts, tokenizer.pad_id)
   tokens, lengths = _padded(ends, tokenizer.pad_id)
   mask = np.arange(tokens.shape[-1]) < lengths[:, None]
@@ -324,10 +335,12 @@ def load_split(
                      'draw more completions, right and wrong, of more questions, or give data')
   encoded = encode([example.question for example in examples],
                    [example.completions for example in examples], tokenizer=tokenizer,
-                   template=config['template'], objective=config['objective'])
+                   template=prompt_format(config), objective=config['objective'])
   kept, counts = select(examples, encoded, config, split=split)
   kept = kept[:at_most]
-  counts |= {'drawn': len(drawn), 'dropped/held_out': len(drawn + data) - len(examples)}
+  counts |= {'drawn': len(drawn), 'dropped/held_out': len(drawn + data) - len(examples),
+             'spelling_control_tokens': sum(spells_control_tokens(
+                 tokenizer, example.question, *example.completions) for example in examples)}
   examples = [examples[number] for number in kept]
   reasons = ', '.join(f'{reason} {count}' for reason, count in counts.items())
   if not kept:

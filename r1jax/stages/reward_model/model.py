@@ -12,6 +12,7 @@ from safetensors.numpy import load, save
 from r1jax.errors import UserError
 from r1jax.models import Model, compute
 from r1jax.models.streaming import all_finite
+from r1jax.prompting.templates import PromptFormat, Question
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.stages import loading
@@ -31,13 +32,13 @@ class RewardModel:
     model: its backbone's.
     params: {'backbone', 'head'}.
     tokenizer: its own.
-    template: of its prompts.
+    template: the format of its prompts.
     objective: 'helpfulness' or 'safety'.
   """
   model: Model
   params: Any
   tokenizer: Tokenizer
-  template: str
+  template: PromptFormat
   objective: str
 
 
@@ -51,7 +52,7 @@ class ScoringFunction(Protocol):
   """Scores texts with a reward model."""
 
   def __call__(
-      self, questions: Sequence[str], completions: Sequence[Sequence[str]]) -> Scored:
+      self, questions: Sequence[Question], completions: Sequence[Sequence[str]]) -> Scored:
     """Scores G completions, as a policy wrote them, of each of R questions."""
 
 
@@ -76,7 +77,7 @@ def make_rewards(loaded: RewardModel, *, rows: int, mesh: jax.sharding.Mesh) -> 
   """
   program = jax.jit(functools.partial(rewards_of, loaded.model))
 
-  def rewards(questions: Sequence[str], completions: Sequence[Sequence[str]]) -> Scored:
+  def rewards(questions: Sequence[Question], completions: Sequence[Sequence[str]]) -> Scored:
     encoded = encode(questions, completions, tokenizer=loaded.tokenizer,
                      template=loaded.template, objective=loaded.objective)
     found = []
@@ -147,5 +148,6 @@ def load_reward_model(
                     'reward model again, with a lower learning rate')
   settings = json.loads((artifact.folder / _SETTINGS).read_text())
   params = {'backbone': loaded.params, 'head': sharding.place(head, mesh)}
-  return RewardModel(loaded.model, params, loaded.tokenizer, artifact.manifest.template,
-                     settings['objective'])
+  manifest = artifact.manifest
+  return RewardModel(loaded.model, params, loaded.tokenizer,
+                     PromptFormat(manifest.template, **manifest.prompt), settings['objective'])

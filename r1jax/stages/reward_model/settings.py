@@ -7,10 +7,12 @@ from r1jax.stages.config import Field, Named, Section
 from r1jax.stages.fields import (
     MAX_TOKENS,
     MODEL,
+    PROMPT,
     TEMPLATE,
     checkpoints,
     common,
     divisible,
+    prompt_faults,
 )
 from r1jax.stages.reward_model.data import DATASETS
 
@@ -26,6 +28,7 @@ PAIRS = Section(dict(
 
 def _impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
   yield from divisible(config, 'rows', 'micro_batches')
+  yield from prompt_faults(config)
   yield from sft.sources_are_missing(config, 'data')
   ratio = config['pairs']['max_length_ratio']
   if 0 < ratio < 1:
@@ -39,7 +42,7 @@ SETTINGS = Section(common('reward_model') | dict(
                'preferences or judged completions', required=False),
     sample_stages=Field((), "input stages of kind 'reject', pattern='drawn', to learn from"),
     pairs_per_question=Field(4, 'pairs of a question, at most, from these stages', at_least=1),
-    template=TEMPLATE,
+    template=TEMPLATE, prompt=PROMPT,
     max_tokens=Field(8192, 'tokens of prompt and completion; longer ones are dropped and counted',
                      at_least=2, at_most=MAX_TOKENS),
     pairs=PAIRS,

@@ -23,6 +23,7 @@ from r1jax.runtime.storage import Path
 from r1jax.stages import evaluate, loading, program_shapes, supervised
 from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.stages.config import plain
+from r1jax.stages.fields import prompt_format
 from r1jax.stages.reward_model.data import Encoded, Example, Split, load_examples, load_split
 from r1jax.stages.reward_model.model import (
   RewardModel,
@@ -69,7 +70,7 @@ def run(
     train = load_split(config, inputs, loaded.tokenizer, 'train')
     test = load_split(config, inputs, loaded.tokenizer, 'test', config['held_out'])
     untrained = RewardModel(loaded.model, init_scalar(loaded.model, loaded.params),
-                            loaded.tokenizer, config['template'], config['objective'])
+                            loaded.tokenizer, prompt_format(config), config['objective'])
     measure = functools.partial(held_out_scores, examples=test.examples,
                                 rows=min(config['rows'], len(test.examples)), mesh=mesh)
     table = {'before': measure(untrained)}

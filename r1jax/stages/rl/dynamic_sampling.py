@@ -91,7 +91,9 @@ def sampling_metrics(
   measured = {
       'num_tokens': float(lengths.sum()),
       'num_trained_tokens': float(lengths[groups].sum()),
-      'prompts/skipped': float(sum(drawn.prompts.num_skipped for drawn in rounds))}
+      'prompts/skipped': float(sum(drawn.prompts.num_skipped for drawn in rounds)),
+      'prompts/spelling_control_tokens': float(sum(
+          drawn.prompts.num_spelling_control for drawn in rounds))}
   if unequal is not None:
     equal_kept = (~unequal[groups]).sum()
     measured |= {

@@ -6,6 +6,7 @@ import numpy as np
 
 from r1jax.data.prompts import PromptBatch, PromptStream
 from r1jax.stages import datasets
+from r1jax.stages.fields import prompt_format
 from r1jax.tokenization import Tokenizer
 
 
@@ -53,12 +54,13 @@ class PromptMixture:
         prompt_lengths=np.concatenate([first.prompt_lengths, last.prompt_lengths]),
         example_ids=np.concatenate([first.example_ids, ids]),
         examples=[*first.examples, *last.examples], next_counter=first.next_counter,
-        num_skipped=first.num_skipped + last.num_skipped)
+        num_skipped=first.num_skipped + last.num_skipped,
+        num_spelling_control=first.num_spelling_control + last.num_spelling_control)
     return mixed, Counters(first.next_counter, last.next_counter)
 
 
 def _stream(config, examples, tokenizer, prompts) -> PromptStream:
   return PromptStream(
-      examples, tokenizer, template=config['template'], prompts_per_batch=prompts,
+      examples, tokenizer, template=prompt_format(config), prompts_per_batch=prompts,
       max_prompt_length=config['max_prompt_length'], seed=config['seed'],
       overlong=config['overlong'])

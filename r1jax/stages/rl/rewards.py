@@ -14,6 +14,7 @@ import numpy as np
 from r1jax import advantages
 from r1jax import rollout as rollouts
 from r1jax.models.compute import Compute
+from r1jax.prompting.templates import Question, asked, opens_think
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import THINK_CLOSING, THINK_OPENING
 from r1jax.rewards.suite import (
@@ -25,6 +26,7 @@ from r1jax.rewards.suite import (
 )
 from r1jax.runtime import sharding
 from r1jax.stages.artifact import Artifact
+from r1jax.stages.fields import prompt_format
 from r1jax.stages.reward_model.model import (
   RewardModel,
   Scored,
@@ -32,7 +34,7 @@ from r1jax.stages.reward_model.model import (
   load_reward_model,
   make_rewards,
 )
-from r1jax.tokenization import Tokenizer, opens_think
+from r1jax.tokenization import Tokenizer
 
 _TRUTH = 'skill'    # the rule that knows which general tasks are done
 
@@ -143,7 +145,7 @@ def score(
               if example.get('objective') in (None, model.objective)]
     if judged:
       scores, took = model.rewards(
-          [examples[place]['question'] for place in judged],
+          [asked(examples[place]) for place in judged],
           [[completion.text for completion in
             completions[place * group_size:(place + 1) * group_size]] for place in judged])
       component[judged], taken = _sigmoid(scores), taken + took
@@ -244,7 +246,7 @@ def make_reward_sources(
   Raises:
     FileNotFoundError, UserError: as `load_reward_model`.
   """
-  prompt_opens_think = opens_think(config['template'], tokenizer)
+  prompt_opens_think = opens_think(prompt_format(config), tokenizer)
   rows = config['prompts_per_batch'] // (config['mini_batches'] * config['micro_batches'])
 
   @functools.cache
@@ -272,7 +274,8 @@ def make_reward_sources(
 
 def _reframed(rewards: ScoringFunction, **framing: bool) -> ScoringFunction:
   """Scores completions that were written after another template's prompts; see `reframe`."""
-  def of_policy(questions: Sequence[str], completions: Sequence[Sequence[str]]) -> Scored:
+  def of_policy(
+      questions: Sequence[Question], completions: Sequence[Sequence[str]]) -> Scored:
     return rewards(questions, [[reframe(text, **framing) for text in group]
                                for group in completions])
   return of_policy

@@ -13,6 +13,7 @@ from r1jax.stages.fields import (
     MAX_PROMPT_LENGTH,
     MODEL,
     OVERLONG_PROMPT,
+    PROMPT,
     REWARD_WORKERS,
     TEMPLATE,
     checkpoints,
@@ -20,6 +21,7 @@ from r1jax.stages.fields import (
     divisible,
     evaluations,
     optimizer,
+    prompt_faults,
     sampling,
 )
 from r1jax.stages.rl import programs as rl_programs
@@ -78,6 +80,7 @@ def _impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _faults_without_rewards(config: Mapping[str, Any]) -> Iterator[str]:
+  yield from prompt_faults(config)
   yield from _batch_faults(config)
   yield from _packing_faults(config)
   yield from _advantage_faults(config)
@@ -177,7 +180,7 @@ SETTINGS = Section(common('rl') | dict(
                 at_least=1, extends=True),
     model=MODEL,
     data=data_field('the problems'),
-    template=TEMPLATE, max_prompt_length=MAX_PROMPT_LENGTH, overlong=OVERLONG_PROMPT,
+    template=TEMPLATE, prompt=PROMPT, max_prompt_length=MAX_PROMPT_LENGTH, overlong=OVERLONG_PROMPT,
     prompts_per_batch=Field(32, 'prompts of a rollout', at_least=1),
     group_size=Field(16, 'completions of a prompt', at_least=1),
     dynamic_sampling_rounds=Field(

@@ -25,6 +25,7 @@ from r1jax import rollout as rollouts
 from r1jax.data.prompts import PromptBatch
 from r1jax.metrics.terminal import warn
 from r1jax.models import compute
+from r1jax.prompting.templates import stop_ids
 from r1jax.records import Batch, PackedBatch, Rollout
 from r1jax.rewards.suite import Rewards, checked_functions
 from r1jax.runtime import hardware, hosts, sharding
@@ -34,6 +35,7 @@ from r1jax.sampling.sampler import Interrupted
 from r1jax.stages import auxiliary, evaluate, loading
 from r1jax.stages.artifact import Artifact, function_identity
 from r1jax.stages.config import plain
+from r1jax.stages.fields import prompt_format
 from r1jax.stages.loop import TrainingLoop, as_floats, is_due
 from r1jax.stages.rl import checkpoints, dynamic_sampling, health
 from r1jax.stages.rl import metrics as rl_metrics
@@ -45,7 +47,7 @@ from r1jax.stages.rl.dynamic_sampling import Round
 from r1jax.stages.rl.prompts import Counters, PromptMixture
 from r1jax.stages.rl.settings import OWN_REWARDS, SETTINGS
 from r1jax.stages.stage import StageRun, begin, draw_curves, leave_artifact, owns_folder
-from r1jax.tokenization import Tokenizer, stop_ids
+from r1jax.tokenization import Tokenizer
 from r1jax.training import optimizers
 
 
@@ -126,7 +128,7 @@ class _Trainer:
     policy = loading.load_model(mesh=mesh, inputs=inputs, **config['model'])
     self.model, self.tokenizer = policy.model, policy.tokenizer
     auxiliary.check_model(config, self.model.config, run.where)
-    self.stop_ids = stop_ids(config['template'], self.tokenizer)
+    self.stop_ids = stop_ids(prompt_format(config), self.tokenizer)
     self.spec, self.updates = BatchSpec.of(config), updates_per_rollout(config)
     self.iterations = -(-config['steps'] // self.updates)
     self.prompts = PromptMixture(config, self.tokenizer)

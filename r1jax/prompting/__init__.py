@@ -1,0 +1,1 @@
+"""How text becomes prompts: prompt templates, chat templates, and control tokens."""
