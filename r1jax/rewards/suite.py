@@ -47,7 +47,7 @@ REWARDS: dict[str, RewardFunction] = {
     'language': language_reward,    # the question's own language; `language_zh` is always Chinese
     **{f'language_{name}': functools.partial(language_reward, target=name) for name in LANGUAGES},
 }
-LARGEST = 1e18    # of a reward: devices compute in float32, where squares overflow from 2e19 on
+LARGEST = 1e15    # of a reward: devices sum squares in float32, which overflows at 3e38
 # Parts of the names of metrics, and components that come from elsewhere.
 _RESERVED = ('reward', 'reward_model', 'overlong', 'unjudged', 'timeouts', 'workers')
 
