@@ -177,6 +177,11 @@ def test_limits_are_declared_once_for_every_form_of_a_function():
   assert calls.limits_of(functools.partial(coroutine(abs))).at_once == 64
 
 
+def test_what_cannot_carry_limits_is_told_how():
+  with pytest.raises(ValueError, match='cannot carry limits: decorate the function where'):
+    calls.limits(at_once=2)([].append)
+
+
 @pytest.mark.parametrize('given, message', [
     (dict(at_once=0), 'at_once must be a whole number of at least 1, got 0'),
     (dict(at_once=True), 'at_once .* got True'), (dict(at_once=1.5), 'at_once .* got 1.5'),

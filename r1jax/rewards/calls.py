@@ -68,7 +68,8 @@ def limits(
   for 60 seconds at most.
 
   Raises:
-    UserError: `at_once` is not a whole number from 1 on, or `timeout_s` not positive and finite.
+    UserError: `at_once` is not a whole number from 1 on, or `timeout_s` not positive and finite, or
+      the function is a method of an object.
   """
   if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1:
     raise UserError(f'at_once must be a whole number of at least 1, got {at_once!r}')
@@ -76,7 +77,11 @@ def limits(
     raise UserError(f'timeout_s must be a positive number of seconds, got {timeout_s!r}')
 
   def declare(function: _Function) -> _Function:
-    setattr(function, _ATTRIBUTE, Limits(at_once, float(timeout_s)))
+    try:
+      setattr(function, _ATTRIBUTE, Limits(at_once, float(timeout_s)))
+    except AttributeError:
+      raise UserError(f'{function!r} cannot carry limits: decorate the function where it is '
+                      'defined, or a functools.partial of it') from None
     return function
   return declare
 
