@@ -2,8 +2,8 @@
 
 A stage's result is known by its identity (`stages.stage`), of which those of its inputs are a part.
 So a change reaches all stages that depend on it, and no other. A result that another one replaces
-is moved to `<name>.old-<identity>`. Data are known by their place alone: if a file in it changes,
-move the folders of the stages that read it away to run them again.
+is moved to `<name>.old-<identity>`. Files of data, and models that are named by their path, are
+known by what is in them (`stages.contents`).
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
@@ -19,7 +19,7 @@ from r1jax.report.page import write_report
 from r1jax.runtime import checksums, fingerprint, hosts, ownership, sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import evaluate, pretrain, reject, reward_model, rl, sft
-from r1jax.stages.artifact import Artifact, identity, open_artifact
+from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.stages.config import Field, Section, describe, plain, refuse
 from r1jax.stages.stage import look
 
@@ -222,7 +222,7 @@ def _look(
   settings = settings_of(stage)
   found = look(settings, stage, inputs, folder)
   return StageState(
-      name, stage['kind'], tuple(inputs), identity(settings, stage, inputs),
+      name, stage['kind'], tuple(inputs), found.wanted,
       _DOES[found.state], found.why, found.identity)
 
 

@@ -1,4 +1,5 @@
 """A stage's folder compared with what is asked for: what goes on, and what runs again."""
+import dataclasses
 import json
 import os
 import re
@@ -224,6 +225,22 @@ def test_an_input_that_only_an_evaluation_reads_does_not_identify_the_result(bas
   assert found['zero'].identity == before and found['zero'].state == 'evaluates'
 
 
+def test_another_trained_model_in_the_same_folder_is_evaluated_itself(
+    base, one_device, tmp_path, monkeypatch):
+  config, seen = runs.rl_config(base, evaluations={'one': runs.evaluation_config()}), []
+
+  def evaluate_model(config, loaded, **_):
+    seen.append(loaded)
+    return {'accuracy': (len(seen), 0, 0)}, []
+  monkeypatch.setattr(evaluate, 'evaluate_model', evaluate_model)
+  run = stage.begin('rl', rl.SETTINGS, config, {}, tmp_path, stage='zero')
+  one = loading.load_model(base, {}, compute_dtype='float32', remat=False, mesh=run.mesh)
+  other = dataclasses.replace(one, params=jax.tree.map(lambda x: 2 * x, one.params))
+  scores = [evaluate.run_all(run, model)['one']['accuracy'][0] for model in (
+      one, one, other, other, one)]
+  assert scores == [1, 1, 2, 2, 3] and seen == [one, other, one]
+
+
 # Functions from a notebook.
 
 
@@ -314,9 +331,9 @@ def evaluated_run(finished, evaluated_config, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('evaluated') / 'run'
   shutil.copytree(finished, workdir)
   config, trained = evaluated_config['stages']['zero'], open_artifact(workdir / 'zero').identity
-  wanted = stage.wanted_evaluations(rl.SETTINGS, config, trained, {})
+  wanted = stage.wanted_evaluations(rl.SETTINGS, config, trained, {}, Path(workdir / 'zero'))
   stage.write_evaluation(Path(workdir / 'zero'), 'one', [{'sample': 0}], {
-      'identity': wanted['one'], 'scores': {}, 'compute': {}})
+      **wanted['one'], 'parameters': '', 'scores': {}, 'compute': {}})
   return workdir
 
 

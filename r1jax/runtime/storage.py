@@ -13,6 +13,7 @@ import json
 import math
 import os
 import posixpath
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -68,6 +69,18 @@ class Path:
   def exists(self) -> bool:
     """Whether there is such a file or folder."""
     return self.fs.exists(self._root)
+
+  def is_file(self) -> bool:
+    """Whether there is such a file."""
+    return self.fs.isfile(self._root)
+
+  def info(self) -> dict[str, Any]:
+    """What the file system knows of this file: its size, times or versions.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+    """
+    return self.fs.info(self._root)
 
   def iterdir(self) -> Iterator[Path]:
     """The files and folders in this folder, sorted; none if it does not exist."""

@@ -1,9 +1,10 @@
 """What a finished stage leaves, and how results are known.
 
-A result is known by its *identity*: a hash of the settings that decide what is computed, and of the
-identities of the inputs that they name. All other settings, the mesh and the evaluations are not
-part of it; each evaluation has an identity of its own. The *resume identity* also leaves out what
-may change while a run goes on: fields that may be raised (`steps`), and functions from a notebook.
+A result is known by its *identity*: a hash of the settings that decide what is computed, of the
+identities of the inputs that they name, and of what is in the files that they name. All other
+settings, the mesh and the evaluations are not part of it; each evaluation has an identity of its
+own. The *resume identity* also leaves out what may change while a run goes on: fields that may be
+raised (`steps`), and functions from a notebook.
 """
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
@@ -68,7 +69,7 @@ def identities(inputs: Mapping[str, Artifact]) -> dict[str, str]:
 
 def identity(
     settings: Section, config: Config, inputs: Mapping[str, str],
-    functions: Mapping[str, str] | None = None,
+    functions: Mapping[str, str] | None = None, contents: Mapping[str, str] | None = None,
 ) -> str:
   """The identity of the result that a config asks for.
 
@@ -77,15 +78,20 @@ def identity(
     config: the stage's.
     inputs: identities of earlier stages by name.
     functions: identities of functions that stand in for settings, by name.
+    contents: of files that the config names, see `stages.contents`.
   """
   computed = settings.computed(config)
   used = _used_inputs(settings, config, inputs)
   computed['inputs'] = sorted(used)
-  given = {'functions': dict(functions)} if functions else {}
+  given = {name: dict(value) for name, value in (
+      ('functions', functions), ('contents', contents)) if value}
   return _hash({'config': computed, 'inputs': used} | given)
 
 
-def resume_identity(settings: Section, config: Config, inputs: Mapping[str, str]) -> str:
+def resume_identity(
+    settings: Section, config: Config, inputs: Mapping[str, str],
+    contents: Mapping[str, str] | None = None,
+) -> str:
   """As `identity`, without what may change while a run goes on: some fields, and functions.
 
   A reward function that failed can be fixed, and the run goes on from its last checkpoint.
@@ -93,7 +99,7 @@ def resume_identity(settings: Section, config: Config, inputs: Mapping[str, str]
   extends = {name for name, field in settings.fields.items()
              if isinstance(field, Field) and field.extends}
   return identity(settings, {name: value for name, value in config.items() if name not in extends},
-                  inputs)
+                  inputs, contents=contents)
 
 
 def function_identity(function: Callable, *more: Any) -> str:
@@ -121,6 +127,7 @@ def function_identity(function: Callable, *more: Any) -> str:
 
 def evaluation_identity(
     section: Section, config: Config, trained: str, inputs: Mapping[str, str],
+    contents: Mapping[str, str] | None = None,
 ) -> str:
   """The identity of an evaluation.
 
@@ -129,10 +136,12 @@ def evaluation_identity(
     config: its config.
     trained: the identity of the stage whose model 'trained' is.
     inputs: identities of earlier stages by name.
+    contents: as of `identity`.
   """
   source = config['model']['source']
+  given = {'contents': dict(contents)} if contents else {}
   return _hash({'config': section.computed(config),
-                'model': trained if source == TRAINED else inputs.get(source, source)})
+                'model': trained if source == TRAINED else inputs.get(source, source)} | given)
 
 
 def _used_inputs(

@@ -42,6 +42,8 @@ class Field:
     how: whether it only decides how the run is done, watched or measured.
     extends: the run goes on from its last checkpoint when this number is raised; 0 is no limit.
     restart: why a change starts the run again, where a reader would expect it to go on.
+    names: what outside the config the value names: 'files' (paths), 'splits' (a folder of
+      train.jsonl and test.jsonl) or 'model' (a path); what is there is part of the identity.
   """
   default: Any
   meaning: str
@@ -53,6 +55,7 @@ class Field:
   how: bool = False
   extends: bool = False
   restart: str = ''
+  names: str = ''
 
   def faults(self, value: Any, path: str) -> Iterator[str]:
     """What is wrong with a value, as sentences that begin with the field's path."""

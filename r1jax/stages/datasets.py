@@ -39,7 +39,7 @@ def _reasoning_gym(split, *, task, size, seed, settings):
 
 _SEED = Field(0, 'seed of the problems', at_least=0)
 _SIZE = Field(10_000, 'problems of the split', at_least=1)
-_FOLDER = Field('', 'where train.jsonl and test.jsonl are')
+_FOLDER = Field('', 'where train.jsonl and test.jsonl are', names='splits')
 
 
 def jsonl_section(*forms: jsonl.Form) -> Section:

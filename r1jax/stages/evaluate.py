@@ -22,7 +22,7 @@ from r1jax.runtime.storage import Path, to_json
 from r1jax.sampling.draw import Sampling
 from r1jax.sampling.sampler import Interrupted, Sampler
 from r1jax.stages import datasets, loading, program_shapes
-from r1jax.stages.artifact import TRAINED, Artifact, evaluation_identity, identities, open_artifact
+from r1jax.stages.artifact import TRAINED, Artifact, identities, open_artifact
 from r1jax.stages.config import Field, Section, plain
 from r1jax.stages.datasets import data_field
 from r1jax.stages.fields import (
@@ -38,6 +38,7 @@ from r1jax.stages.fields import (
   prompt_format,
   sampling,
 )
+from r1jax.stages.parameter_hash import parameter_hash
 from r1jax.stages.program_shapes import ProgramShapes
 from r1jax.stages.stage import (
   StageRun,
@@ -47,6 +48,7 @@ from r1jax.stages.stage import (
   look,
   owns_folder,
   read_evaluation,
+  wanted_evaluation,
   wanted_evaluations,
   write_evaluation,
 )
@@ -60,7 +62,8 @@ def _nothing_to_do(config: Mapping[str, Any]) -> Iterator[str]:
 
 SETTINGS = Section(common('evaluate') | dict(
     model=dataclasses.replace(MODEL, fields=dict(MODEL.fields) | dict(source=Field(
-        TRAINED, "as of a stage that trains; 'trained' is the model that it has just trained"))),
+        TRAINED, "as of a stage that trains; 'trained' is the model that it has just trained",
+        names='model'))),
     data=data_field('the problems'),
     split=Field('test', 'of the data', choices=('train', 'test')),
     template=TEMPLATE, prompt=PROMPT, max_prompt_length=MAX_PROMPT_LENGTH, overlong=OVERLONG_PROMPT,
@@ -196,7 +199,7 @@ def check_sources(run: StageRun, tokenizer: Tokenizer | None) -> None:
 
 
 def run_all(
-    run: StageRun, trained: loading.LoadedModel | None,
+    run: StageRun, trained: loading.LoadedModel | None, *, reloaded: bool = False,
 ) -> dict[str, dict[str, tuple[float, float, float]]]:
   """Runs a stage's evaluations, prints their table, and keeps it in the stage's folder.
 
@@ -205,7 +208,9 @@ def run_all(
 
   Args:
     run: of the stage.
-    trained: the model that evaluations name as 'trained'; None where each names its own.
+    trained: the model that evaluations name as 'trained'; None where each names its own. An
+      evaluation of other parameters runs again.
+    reloaded: whether it is the stage's own result, which the export may have rounded.
 
   Returns:
     {evaluation: {score: (mean, low, high)}}.
@@ -218,18 +223,21 @@ def run_all(
     return loading.load_model(inputs=run.inputs, mesh=run.mesh, **json.loads(model))
 
   evaluations = _evaluations_of(run)
-  wanted = _wanted(run)
+  wanted = hosts.from_first(lambda: _wanted(run))
+  known = parameter_hash(trained.params) if trained is not None and not reloaded else ''
   table = {}
   for name, config in evaluations.items():
     found = hosts.from_first(functools.partial(read_evaluation, run.workdir, name))
-    if found.get('identity') == wanted[name]:
+    of_trained = config['model']['source'] == TRAINED and trained is not None
+    model = known if of_trained else ''
+    if found.get('identity') == wanted[name]['identity'] and (
+        not model or found['parameters'] in (model, '')):
       table[name] = {key: tuple(value) for key, value in found['scores'].items()}
       continue
-    loaded = trained if config['model']['source'] == TRAINED and trained is not None else load(
-        to_json(config['model']))
+    loaded = trained if of_trained and trained is not None else load(to_json(config['model']))
     table[name], rows = evaluate_model(config, loaded, mesh=run.mesh, should_stop=run.should_stop)
     _keep_evaluation(run.workdir, name, rows, {
-        'identity': wanted[name], 'scores': table[name],
+        **wanted[name], 'parameters': model, 'scores': table[name],
         'compute': compute.evaluating(loaded.model.config, rows).to_dict()})
   if table:
     keep_table(table, 'Mean with 95 % interval over problems', run.workdir, run.console)
@@ -245,12 +253,12 @@ def _evaluations_of(run: StageRun) -> dict[str, Mapping[str, Any]]:
   return {run.name: run.config}
 
 
-def _wanted(run: StageRun) -> dict[str, str]:
-  """The identities of a stage's evaluations by name."""
-  inputs = identities(run.inputs)
+def _wanted(run: StageRun) -> dict[str, dict[str, Any]]:
+  """What the files of a stage's evaluations are to say of them, by name."""
+  rest = run.identity, identities(run.inputs), run.workdir
   if 'evaluations' in run.config:
-    return wanted_evaluations(run.settings, run.config, run.identity, inputs)
-  return {run.name: evaluation_identity(SETTINGS, run.config, run.identity, inputs)}
+    return wanted_evaluations(run.settings, run.config, *rest)
+  return {run.name: wanted_evaluation(SETTINGS, run.name, run.config, *rest)}
 
 
 def _keep_evaluation(workdir: Path, name: str, rows: list[dict], found: Mapping[str, Any]) -> None:
@@ -273,7 +281,7 @@ def complete(run: StageRun) -> Artifact:
         str(artifact.model_folder), {}, compute_dtype=model['compute_dtype'], remat=model['remat'],
         mesh=run.mesh)
   check_sources(run, trained.tokenizer if trained else None)
-  table = run_all(run, trained)
+  table = run_all(run, trained, reloaded=True)
   trained_with = dataclasses.replace(
       compute.from_dict(artifact.manifest.compute), evaluated=0.0, evaluated_tokens=0)
   manifest = dataclasses.replace(

@@ -27,7 +27,8 @@ REMAT = Field(False, 'whether the backward pass computes activations again, to s
 
 MODEL = Section(dict(
     source=Field('miniature', "an input stage, a Hugging Face folder, a .gguf file, 'miniature', "
-                              "'miniature_small', 'smollm2', or 'random' (of the shape of preset)"),
+                              "'miniature_small', 'smollm2', or 'random' (of the shape of preset)",
+                 names='model'),
     compute_dtype=COMPUTE_DTYPE,
     remat=REMAT,
     preset=Field('', "the published shape that the source must have, which the plan uses where the "

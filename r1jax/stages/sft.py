@@ -106,7 +106,7 @@ def _impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
 SETTINGS = Section(common('sft') | dict(
     model=MODEL,
     sample_stages=Field((), "input stages of kind 'reject' whose samples are learnt"),
-    files=Field((), 'JSONL files of prompt, reasoning and summary'),
+    files=Field((), 'JSONL files of prompt, reasoning and summary', names='files'),
     columns=columns_field(),
     data=data_field('examples with reasoning', required=False),
     template=TEMPLATE, prompt=PROMPT,

@@ -45,6 +45,7 @@ from r1jax.stages.artifact import (
   resume_identity,
 )
 from r1jax.stages.config import Config, Entries, Field, Section, changed_fields, check_mesh, plain
+from r1jax.stages.contents import contents
 from r1jax.stages.loading import check_models
 from r1jax.tokenization import Tokenizer
 from r1jax.training import finite
@@ -68,6 +69,7 @@ class StageRun:
   console: Any                           # a rich console; None is standard output
   finished: bool                         # the result is there, but perhaps not all evaluations
   functions: Mapping[str, str] = dataclasses.field(default_factory=dict)   # identities, by name
+  contents: Mapping[str, str] = dataclasses.field(default_factory=dict)    # of files, by path
 
   @property
   def where(self) -> str:
@@ -77,12 +79,13 @@ class StageRun:
   @property
   def identity(self) -> str:
     """What its result is known by."""
-    return identity(self.settings, self.config, identities(self.inputs), self.functions)
+    return identity(self.settings, self.config, identities(self.inputs), self.functions,
+                    self.contents)
 
   @property
   def resume_identity(self) -> str:
     """What its checkpoints are known by."""
-    return resume_identity(self.settings, self.config, identities(self.inputs))
+    return resume_identity(self.settings, self.config, identities(self.inputs), self.contents)
 
   def stop(self, step: int) -> NoReturn:
     """Raises StopRequested; the state after `step` is saved."""
@@ -129,9 +132,9 @@ def begin(
     if found.state in ('new', 'resumes'):
       (folder / 'manifest.json').remove()    # of a result that is extended
       (folder / 'stage.json').write_text(checksums.seal(to_json({
-          'config': config, 'inputs': identities(inputs),
-          'identity': identity(settings, config, identities(inputs), functions),
-          'resume_identity': resume_identity(settings, config, identities(inputs))})))
+          'config': config, 'inputs': identities(inputs), 'contents': found.contents,
+          'identity': found.wanted, 'resume_identity': resume_identity(
+              settings, config, identities(inputs), found.contents)})))
     return found
 
   found = hosts.from_first(prepare)
@@ -144,7 +147,8 @@ def begin(
     ownership.check()
     return should_stop()
   return StageRun(kind, stage, settings, config, inputs, folder, mesh, stop_or_refuse, console,
-                  finished=found.state in ('done', 'evaluates'), functions=functions or {})
+                  finished=found.state in ('done', 'evaluates'), functions=functions or {},
+                  contents=found.contents)
 
 
 def _check_shared(folder: Path) -> None:
@@ -165,10 +169,14 @@ class FolderState:
       some evaluations), or 'differs' (another result, or a run of another one).
     why: what follows the state in a sentence.
     identity: of what is there, where it differs.
+    wanted: the identity of the result that the config asks for.
+    contents: of the files that it names, see `stages.contents`.
   """
   state: str
   why: str = ''
   identity: str = ''
+  wanted: str = ''
+  contents: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def look(
@@ -187,33 +195,44 @@ def look(
   Raises:
     UserError: a file that says what is there is damaged; the message names it.
   """
+  begun = _begun(folder)
+  found = contents(settings, config, inputs, begun.get('contents'))
+  wanted = identity(settings, config, inputs, functions, found)
+  state = _state(settings, config, inputs, folder, begun, wanted, found)
+  return dataclasses.replace(state, wanted=wanted, contents=found)
+
+
+def _state(
+    settings: Section, config: Config, inputs: Mapping[str, str], folder: Path,
+    begun: Mapping[str, Any], wanted: str, found: Mapping[str, str],
+) -> FolderState:
+  """As `look`, given what the stage was begun with, and what is asked for."""
   manifest = checkpoint.read_manifest(folder) if (folder / 'manifest.json').exists() else None
   step, meta = _last_checkpoint(folder)
-  begun = _begun(folder, needed=manifest is not None or step is not None)
   if begun and step is not None and meta.get('identity') != begun['resume_identity']:
     raise UserError(f'{folder / "checkpoints" / step} is of another run than {folder}/stage.json '
                     'says: remove what does not belong there, or move the folder away')
   lost = ''
-  if manifest and manifest.identity == identity(settings, config, inputs, functions):
+  if manifest and manifest.identity == wanted:
     lost = checksums.size_fault(folder, manifest.files)
     if not lost:
       return _missing_evaluations(settings, config, manifest.identity, inputs, folder)
   there = begun.get('resume_identity') or meta.get('identity', '')
-  if there == resume_identity(settings, config, inputs):
+  if there == resume_identity(settings, config, inputs, found):
     return _resume(settings, config, begun.get('config'), step,
                    finished=manifest is not None and not lost, lost=lost)
   if manifest is None and step is None:    # nothing is lost by beginning again
     return FolderState('new')
   if begun:
-    why = _difference(settings, config, inputs, begun)
+    why = _difference(settings, config, inputs, begun, found)
   else:
     why = ': its config changed'
-  found = manifest.identity if manifest else begun.get('identity', there)
-  return FolderState('differs', why, found)
+  return FolderState(
+      'differs', why, manifest.identity if manifest else begun.get('identity', there))
 
 
-def _begun(folder: Path, *, needed: bool) -> dict[str, Any]:
-  """What `stage.json` holds; nothing where it is not there, or is torn and not `needed`."""
+def _begun(folder: Path) -> dict[str, Any]:
+  """What `stage.json` holds; nothing where it is not there, or is torn and stands alone."""
   path = folder / 'stage.json'
   if not path.exists():
     return {}
@@ -223,7 +242,7 @@ def _begun(folder: Path, *, needed: bool) -> dict[str, Any]:
       return begun
     raise ValueError('is of another version of r1jax')
   except ValueError as error:
-    if not needed:    # nothing but the folder is there
+    if not (folder / 'manifest.json').exists() and _last_checkpoint(folder)[0] is None:
       return {}
     raise UserError(f'{path} {error}: remove it, and the stage goes on from what its manifest or '
                     'its last checkpoint says, or move the folder away') from None
@@ -239,20 +258,40 @@ def _missing_evaluations(
     settings: Section, config: Config, trained: str, inputs: Mapping[str, str], folder: Path,
 ) -> FolderState:
   """The state of a finished stage: are there evaluations that it lacks?"""
-  missing = [name for name, wanted in wanted_evaluations(settings, config, trained, inputs).items()
-             if read_evaluation(folder, name).get('identity') != wanted]
+  evaluations = wanted_evaluations(settings, config, trained, inputs, folder)
+  missing = [name for name, wanted in evaluations.items()
+             if read_evaluation(folder, name).get('identity') != wanted['identity']]
   return FolderState('evaluates', f': {", ".join(missing)}') if missing else FolderState('done')
 
 
 def wanted_evaluations(
-    settings: Section, config: Config, trained: str, inputs: Mapping[str, str],
-) -> dict[str, str]:
-  """The identities of a stage's evaluations by name; arguments as of `evaluation_identity`."""
+    settings: Section, config: Config, trained: str, inputs: Mapping[str, str], folder: Path,
+) -> dict[str, dict[str, Any]]:
+  """By the names of a stage's evaluations, as of `wanted_evaluation`."""
   entries = settings.fields.get('evaluations')
   if not isinstance(entries, Entries):
     return {}
-  return {name: evaluation_identity(entries.section, one, trained, inputs)
+  return {name: wanted_evaluation(entries.section, name, one, trained, inputs, folder)
           for name, one in config['evaluations'].items()}
+
+
+def wanted_evaluation(
+    section: Section, name: str, config: Config, trained: str, inputs: Mapping[str, str],
+    folder: Path,
+) -> dict[str, Any]:
+  """What an evaluation's file is to say of it: its `identity`, and the `contents` of its files.
+
+  Args:
+    section: the settings of an evaluation.
+    name: of the evaluation.
+    config: its config.
+    trained: the identity of the stage whose model 'trained' is.
+    inputs: identities of earlier stages by name.
+    folder: of its stage.
+  """
+  found = contents(section, config, inputs, read_evaluation(folder, name).get('contents'))
+  return {'identity': evaluation_identity(section, config, trained, inputs, found),
+          'contents': found}
 
 
 def read_evaluation(folder: Path, name: str) -> dict[str, Any]:
@@ -267,7 +306,7 @@ def read_evaluation(folder: Path, name: str) -> dict[str, Any]:
     return {}
   try:
     found = checksums.unseal(path.read_bytes())
-    if not found.keys() >= {'identity', 'scores', 'compute', 'files'}:
+    if not found.keys() >= {'identity', 'contents', 'parameters', 'scores', 'compute', 'files'}:
       raise ValueError('is of another version of r1jax')
   except ValueError as error:
     raise UserError(f'{path} {error}: remove it, and the evaluation runs again') from None
@@ -308,6 +347,7 @@ def _resume(
 
 def _difference(
     settings: Section, config: Config, inputs: Mapping[str, str], begun: Mapping[str, Any],
+    found: Mapping[str, str],
 ) -> str:
   changed = changed_fields(settings, begun['config'], config, 'config')
   if changed:
@@ -315,6 +355,10 @@ def _difference(
                if isinstance(field, Field) and field.restart and f'config.{name}' in changed}
     return f': {", ".join(changed)} changed' + ''.join(
         f' ({reason}, so it starts again)' for reason in sorted(reasons))
+  before = begun.get('contents', {})
+  other = [path for path in sorted(before.keys() | found) if before.get(path) != found.get(path)]
+  if other:
+    return f': what is in {", ".join(other)} changed'
   new = next((name for name in inputs if begun['inputs'].get(name) != inputs[name]), '')
   return f' because its input {new!r} is new' if new else ': its inputs changed'
 

@@ -31,7 +31,8 @@ _WHOLE_COMPLETION = ('sequence', 'product')    # ratio levels with one ratio a c
 REWARDS: dict[str, Spec] = dict(
     rewards=Weights(suite.REWARDS, 'weights of rules'),
     reward_models=Entries(Section(dict(
-        source=Field('', "an input stage of kind 'reward_model', or the folder of its Artifact"),
+        source=Field('', "an input stage of kind 'reward_model', or the folder of its Artifact",
+                     names='model'),
         weight=Field(1.0, 'of the reward, sigmoid(score)'))), 'reward models by name',
         partial=True))
 
@@ -59,7 +60,8 @@ LOSS = Section(dict(
     'keywords of `losses.policy_loss`')
 
 CRITIC = Section(dict(
-    source=Field('', "its backbone, and a reward model's head; '' for the policy's backbone"),
+    source=Field('', "its backbone, and a reward model's head; '' for the policy's backbone",
+                 names='model'),
     gamma=Field(1.0, 'discount', at_least=0, at_most=1),
     gae_lambda=Field(1.0, 'lambda of generalised advantage estimation', at_least=0, at_most=1),
     whiten_rewards=Field(False, 'whether token rewards are divided by their deviation'),
