@@ -1,6 +1,10 @@
+import os
+import pathlib
+
 import pytest
 
 from r1jax.data import array_records
+from r1jax.runtime import storage
 
 pytest.importorskip('tensorflow_datasets')
 
@@ -68,3 +72,20 @@ def test_the_default_folder_is_the_users_cache(tmp_path, monkeypatch):
   monkeypatch.delenv('XDG_CACHE_HOME')
   monkeypatch.setenv('HOME', str(tmp_path))
   assert str(array_records.user_cache()) == str(tmp_path / '.cache/r1jax')
+
+
+def test_a_dataset_is_on_the_disk_before_it_is_in_its_place(tmp_path, monkeypatch):
+  synced, fsync, rename = set(), os.fsync, storage.rename
+
+  def record(opened):
+    fsync(opened)
+    synced.add(os.readlink(f'/proc/self/fd/{opened}'))
+
+  def look(source, target):
+    assert synced >= {str(path) for path in pathlib.Path(source).rglob('*')}
+    rename(source, target)
+  monkeypatch.setattr(os, 'fsync', record)
+  monkeypatch.setattr(storage, 'rename', look)
+  folder = array_records.prepare_array_record(
+      'sums', {'train': rows(3)}, ('question', 'answer'), tmp_path)
+  assert str(pathlib.Path(folder).parent) in synced

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from r1jax.data import gsm8k
+from r1jax.errors import UserError
 
 pytest.importorskip('tensorflow_datasets')
 
@@ -35,6 +36,15 @@ def test_rows_are_those_of_the_files(tmp_path, monkeypatch):
   # Prepared once: the files are not needed any more.
   assert len(gsm8k.load_gsm8k(tmp_path / 'gone', 'train[:5]')) == 5
   assert [path.name for path in tmp_path.iterdir()] == ['cache']
+  # Other files, of which only a word tells, are another dataset.
+  (tmp_path / 'other').mkdir()
+  for split in ('train', 'test'):
+    text = (FOLDER / f'{split}.jsonl').read_bytes().replace(b'72', b'73')
+    (tmp_path / 'other' / f'{split}.jsonl').write_bytes(text)
+  assert gsm8k.load_gsm8k(tmp_path / 'other', 'train')[0]['answer'] == '73'
+  assert gsm8k.load_gsm8k(FOLDER, 'train')[0]['answer'] == '72'
+  with pytest.raises(UserError, match='holds what several versions of them gave .gsm8k_.*, gsm8k_'):
+    gsm8k.load_gsm8k(tmp_path / 'gone', 'train')
 
 
 def test_other_files_are_refused(tmp_path):

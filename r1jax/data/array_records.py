@@ -65,8 +65,9 @@ def prepare_array_record(
   with tempfile.TemporaryDirectory(prefix='.preparing-', dir=parent) as private:
     builder = TextBuilder(data_dir=private, file_format='array_record')
     builder.download_and_prepare()
+    storage.Path(builder.data_path).sync()
     try:
-      os.rename(builder.data_path, folder)
+      storage.rename(str(builder.data_path), str(folder))
     except OSError:
       if not folder.is_dir():    # else another process was faster
         raise

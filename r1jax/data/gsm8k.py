@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import functools
+import hashlib
 import json
 import pathlib
 import re
@@ -38,10 +39,31 @@ def load_gsm8k(
     UserError: a file is not GSM8K's, or there is no such split.
   """
   rows = functools.partial(_rows, pathlib.Path(folder))
+  prepared = storage.Path(data_dir or array_records.user_cache())
   directory = array_records.prepare_array_record(
-      'gsm8k', {name: rows(name) for name in SIZES}, ('question', 'answer', 'solution'),
-      data_dir or array_records.user_cache())
+      _name(pathlib.Path(folder), prepared), {name: rows(name) for name in SIZES},
+      ('question', 'answer', 'solution'), prepared)
   return SolutionSource(array_records.read_array_record(directory, split))
+
+
+def _name(folder: pathlib.Path, prepared: storage.Path) -> str:
+  """The dataset's name, which depends on the files' content; without files, what is prepared.
+
+  Raises:
+    UserError: there are no files, and several datasets are prepared.
+  """
+  files = [folder / f'{split}.jsonl' for split in SIZES]
+  if all(file.is_file() for file in files):
+    digest = hashlib.sha256(b'\0'.join(file.read_bytes() for file in files))
+    return f'gsm8k_{digest.hexdigest()[:12]}'
+  found = [path.name for path in prepared.iterdir()
+           if re.fullmatch('gsm8k_[0-9a-f]{12}', path.name) and any(
+               not part.name.startswith('.') for part in path.iterdir())]
+  if len(found) > 1:
+    raise UserError(f'{folder} lacks train.jsonl or test.jsonl, and {prepared} holds what several '
+                    f'versions of them gave ({", ".join(found)}): give the folder of the files, or '
+                    'remove all but one')
+  return found[0] if found else 'gsm8k'
 
 
 class SolutionSource:
