@@ -24,7 +24,7 @@ from r1jax.errors import UserError
 from r1jax.prompting import chat, control_tokens
 from r1jax.prompting.control_tokens import ControlTokens
 from r1jax.rewards.extract import TAGS
-from r1jax.runtime import storage
+from r1jax.runtime import foreign_folders, storage
 
 FILES = (
     'tokenizer.json',
@@ -63,14 +63,20 @@ class Tokenizer:
     source: where the files came from, for messages.
   """
 
-  def __init__(self, files: Mapping[str, str], *, source: str):
+  def __init__(self, files: Mapping[str, str], *, source: str, vocab_size: int | None = None):
     """Makes a tokenizer from {name in `FILES`: text}; only `tokenizer.json` is required.
+
+    Args:
+      files: the text of each file.
+      source: where they came from.
+      vocab_size: leaves out added tokens whose id is not below it.
 
     Raises:
       UserError: a file is not in its format, or no end token is named.
     """
     self.source = source
     self._files = dict(files)
+    self._limit = vocab_size
     config = self._read_json('tokenizer_config.json')
     generation = self._read_json('generation_config.json')
     self.chat_template = files.get('chat_template.jinja', _default_template(config))
@@ -99,7 +105,9 @@ class Tokenizer:
 
   def _read_backend(self) -> tokenizers.Tokenizer:
     try:
-      backend = tokenizers.Tokenizer.from_str(self._files['tokenizer.json'])
+      text = self._files['tokenizer.json']
+      backend = tokenizers.Tokenizer.from_str(
+          text if self._limit is None else _without_added(text, self._limit))
     except Exception as error:  # The library raises nothing narrower.
       raise UserError(
           f'tokenizer.json of {self.source} is not a tokenizer of the `tokenizers` library '
@@ -211,6 +219,23 @@ class Tokenizer:
         self.chat_template, messages, add_generation_prompt=add_generation_prompt,
         special_tokens=special, options=options or {}, date=date, source=self.source)
 
+  def within(self, model_vocab_size: int) -> 'Tokenizer':
+    """This tokenizer without added tokens that the model has no embedding for.
+
+    Gemma 3's models of text alone come with a token for images. Its text is then ordinary text.
+    Tokens that a completion may need stay: those that end it, and those of the chat template.
+
+    Args:
+      model_vocab_size: ids of the model.
+    """
+    added = {i: token.content for i, token in
+             self._fast.backend_tokenizer.get_added_tokens_decoder().items()
+             if i >= model_vocab_size}
+    if not added or any(i in added for i in (self.bos_id, *self.stop_ids)) or any(
+        text in (self.chat_template or '') for text in added.values()):
+      return self
+    return Tokenizer(self._files, source=self.source, vocab_size=model_vocab_size)
+
   def check_fits(self, model_vocab_size: int) -> None:
     """Checks that the model has an embedding for every id.
 
@@ -218,11 +243,15 @@ class Tokenizer:
       UserError: the tokenizer has more ids than the model.
     """
     if self.vocab_size > model_vocab_size:
-      token = self._fast.convert_ids_to_tokens(self.vocab_size - 1)
+      last = self.vocab_size - 1
+      is_added = last in self._fast.backend_tokenizer.get_added_tokens_decoder()
       raise UserError(
-          f'The tokenizer of {self.source} does not fit the model: its token {token!r} has the id '
-          f'{self.vocab_size - 1}, but the model\'s vocabulary has {model_vocab_size}; use the '
-          'tokenizer that belongs to the model.')
+          f'The tokenizer of {self.source} does not fit the model: its token '
+          f'{self._fast.convert_ids_to_tokens(last)!r} has the id {last}, but the model\'s '
+          f'vocabulary has {model_vocab_size}; ' + (
+              'enlarge the model\'s embedding (`resize_token_embeddings` of transformers), or take '
+              'the token out of the tokenizer.' if is_added else
+              'use the tokenizer that belongs to the model.'))
 
   def stopping_at(self, stop_ids: Sequence[int]) -> 'Tokenizer':
     """This tokenizer, or one that says in `generation_config.json` that these ids stop as well."""
@@ -231,7 +260,7 @@ class Tokenizer:
     generation = self._read_json('generation_config.json') | {
         'eos_token_id': list(dict.fromkeys([*self.stop_ids, *stop_ids]))}
     return Tokenizer(self._files | {'generation_config.json': json.dumps(generation, indent=2)},
-                     source=self.source)
+                     source=self.source, vocab_size=self._limit)
 
   def save(self, folder: storage.Path | str) -> None:
     """Writes the files into `folder`, as they were read.
@@ -241,6 +270,19 @@ class Tokenizer:
     made = {'bos_token_id': self.bos_id, 'eos_token_id': list(self.stop_ids)}
     for name, text in ({'generation_config.json': json.dumps(made)} | self._files).items():
       (storage.Path(folder) / name).write_bytes(text.encode('utf-8', 'surrogateescape'))
+
+
+def _without_added(text: str, vocab_size: int) -> str:
+  """The text of a tokenizer.json without added tokens whose id is not below `vocab_size`."""
+  content = json.loads(text)
+  dropped = {token['content'] for token in content['added_tokens'] if token['id'] >= vocab_size}
+  content['added_tokens'] = [
+      token for token in content['added_tokens'] if token['content'] not in dropped]
+  vocab = content['model'].get('vocab')
+  if isinstance(vocab, dict):
+    content['model']['vocab'] = {
+        token: i for token, i in vocab.items() if i < vocab_size or token not in dropped}
+  return json.dumps(content)
 
 
 def _default_template(config: Mapping[str, Any]) -> str | None:
@@ -283,13 +325,15 @@ def load_tokenizer(folder: storage.Path | str) -> Tokenizer:
     UserError: a file is not in its format, or no end token is named.
   """
   paths = {name: storage.Path(folder) / name for name in FILES}
+  if not paths['tokenizer.json'].exists():
+    raise FileNotFoundError(
+        f'{folder} has no tokenizer.json; {foreign_folders.instead_of_tokenizer(folder)}.')
+  if note := foreign_folders.pointer(paths['tokenizer.json']):
+    raise UserError(note)
   files = {name: path.read_text() for name, path in paths.items() if path.exists()}
   for name in _KEPT:
     if (path := storage.Path(folder) / name).exists():
       files[name] = path.read_bytes().decode('utf-8', 'surrogateescape')    # bytes of any kind
-  if 'tokenizer.json' not in files:
-    raise FileNotFoundError(
-        f'{folder} has no tokenizer.json: name the folder of a checkpoint with a fast tokenizer.')
   return Tokenizer(files, source=str(folder))
 
 

@@ -1,5 +1,8 @@
+import shutil
+
 import jax
 import pytest
+import tokenizers
 
 from r1jax import checkpoint, models
 from r1jax.runtime import sharding
@@ -43,3 +46,18 @@ def test_a_model_is_found_by_its_source(tmp_path):
   for source in ('zeroo', '', str(tmp_path / 'other')):
     with pytest.raises(FileNotFoundError, match='There is no model .*: name an input stage'):
       loading.find_model(source, inputs)
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_left_out(tmp_path):
+  """Gemma 3 of 270M and 1B come with '<image_soft_token>', one id beyond their vocabulary."""
+  folder = tmp_path / 'model'
+  shutil.copytree(loading.MINIATURES['miniature'], folder)
+  backend = tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json'))
+  count = models.PRESETS['miniature'].vocab_size
+  backend.add_special_tokens([f'<{i}>' for i in range(count - backend.get_vocab_size())])
+  backend.add_special_tokens(['<image_soft_token>'])
+  backend.save(str(folder / 'tokenizer.json'))
+  loaded = loading.load_model(str(folder), {}, compute_dtype='float32', remat=False,
+                              mesh=sharding.make_mesh(1, 1, jax.devices()[:1]))
+  assert loaded.tokenizer.vocab_size == count
+  assert loading.find_tokenizer(str(folder), {}).encode('<image_soft_token>')[0] < count

@@ -244,6 +244,54 @@ def test_a_vocabulary_too_large_for_the_model_is_refused():
     tokenizer.check_fits(259)
 
 
+def with_added(*tokens, **kwargs):
+  """The files of `make_files` with more special tokens, from id 260 on."""
+  files = make_files(**kwargs)
+  backend = tokenizers.Tokenizer.from_str(files['tokenizer.json'])
+  backend.add_special_tokens(list(tokens))
+  return files | {'tokenizer.json': backend.to_str()}
+
+
+def test_an_added_token_without_an_embedding_is_ordinary_text(tmp_path):
+  """As '<image_soft_token>' of Gemma 3's models of text alone; files are written as they were."""
+  files = with_added('<image>')
+  tokenizer = tokenization.Tokenizer(files, source='here')
+  assert tokenizer.encode('a<image>')[-1] == tokenizer.vocab_size - 1 == 260
+  within = tokenizer.within(260)
+  within.check_fits(260)
+  assert within.vocab_size == 260
+  assert within.encode('a<image>') == [within.encode(letter)[0] for letter in 'a<image>']
+  within.save(tmp_path)
+  assert (tmp_path / 'tokenizer.json').read_text() == files['tokenizer.json']
+  assert tokenization.Tokenizer(make_files(), source='here').within(260).vocab_size == 260
+
+
+@pytest.mark.parametrize('change', [
+    dict(config={'bos_token': '<bos>', 'eos_token': '<image>'}), dict(generation={
+        'eos_token_id': [257, 260]}),
+    dict(config={'bos_token': '<bos>', 'eos_token': '<eos>', 'chat_template': 'x<image>'})])
+def test_a_token_that_completions_need_is_not_left_out(change):
+  tokenizer = tokenization.Tokenizer(with_added('<image>', **change), source='here').within(260)
+  with pytest.raises(ValueError, match="token '<image>' has the id 260, .*resize_token_embeddings"):
+    tokenizer.check_fits(260)
+
+
+@pytest.mark.parametrize('files, words', [
+    (['tokenizer.model', 'config.json'], r'another format \(tokenizer.model\): convert it'),
+    (['tekken.json', 'config.json'], r'another format \(tekken.json\)'),
+    (['config.json', 'model.safetensors'], 'weights without a tokenizer: copy'),
+    (['adapter_config.json'], 'an adapter .* merge it'),
+    ([], 'it is empty')])
+def test_a_folder_without_tokenizer_json_is_told_apart(files, words, tmp_path):
+  for name in files:
+    (tmp_path / name).write_text('')
+  with pytest.raises(FileNotFoundError, match=f'has no tokenizer.json; .*{words}'):
+    tokenization.load_tokenizer(tmp_path)
+  (tmp_path / 'tokenizer.json').write_text('version https://git-lfs.github.com/spec/v1\noid 0\n')
+  with pytest.raises(ValueError, match='tokenizer.json is a pointer of git-LFS'):
+    tokenization.load_tokenizer(tmp_path)
+
+
 def test_import_is_light():
   heavy = {'jax', 'transformers', 'torch', 'gguf', 'jinja2'}
   code = f'import sys, r1jax.tokenization; sys.exit(", ".join({heavy} & set(sys.modules)) or 0)'

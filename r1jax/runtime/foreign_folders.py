@@ -35,6 +35,19 @@ def instead(folder: storage.Path | str) -> str:
           'one)')
 
 
+def instead_of_tokenizer(folder: storage.Path | str) -> str:
+  """What a folder without tokenizer.json is, and what to do: the second half of a sentence."""
+  names = {path.name for path in storage.Path(folder).iterdir()}
+  slow = sorted(names & {'tokenizer.model', 'spiece.model', 'vocab.json', 'vocab.txt',
+                         'tekken.json', 'tiktoken.model', 'qwen.tiktoken'})
+  if slow and ('config.json' in names or len(slow) == len(names)):
+    return (f'it has a tokenizer in another format ({slow[0]}): convert it with '
+            '`AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` of transformers')
+  if 'config.json' in names:
+    return 'it has weights without a tokenizer: copy the tokenizer\'s files of the model into it'
+  return instead(folder)
+
+
 def pointer(path: storage.Path) -> str | None:
   """What to do about a file that is only git-LFS's pointer to one; None if it is not."""
   try:

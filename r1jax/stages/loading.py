@@ -59,10 +59,23 @@ def find_model(source: str, inputs: Mapping[str, Artifact]) -> str:
 
 
 def find_tokenizer(source: str, inputs: Mapping[str, Artifact]) -> Tokenizer:
-  """The tokenizer of a model by its source; arguments and errors as of `load_model`."""
+  """The tokenizer of a model by its source; arguments and errors as of `load_model`.
+
+  It has no added tokens beyond the model's vocabulary, see `Tokenizer.within`.
+  """
   path = find_model(source, inputs)
-  load = tokenization.tokenizer_from_gguf if path.endswith('.gguf') else tokenization.load_tokenizer
-  return load(path)
+  is_gguf = path.endswith('.gguf')
+  load = tokenization.tokenizer_from_gguf if is_gguf else tokenization.load_tokenizer
+  tokenizer = load(path)
+  if source == RANDOM or not (is_gguf or (Path(path) / 'config.json').exists()):
+    return tokenizer
+  return tokenizer.within(_read_config(path).vocab_size)
+
+
+def _read_config(path: str, *, prediction_head: bool = False) -> ModelConfig:
+  if path.endswith('.gguf'):
+    return gguf.read_config(path)
+  return huggingface.read_config(path, prediction_head=prediction_head)
 
 
 def check_preset(preset: str, config: ModelConfig, source: str) -> None:
@@ -96,8 +109,7 @@ def model_shape(
                        f'{", ".join(PRESETS)}')
     return PRESETS[preset]
   path = find_model(source, inputs)
-  config = gguf.read_config(path) if path.endswith('.gguf') else (
-      huggingface.read_config(path, prediction_head=prediction_head))
+  config = _read_config(path, prediction_head=prediction_head)
   check_preset(preset, config, source)
   return config
 
