@@ -1,7 +1,7 @@
 """GGUF files of random parameters, written by the gguf package's own names, keys and types."""
-import gguf
 import jax
 import numpy as np
+import pytest
 
 from r1jax.models import (
   LinearScaling,
@@ -12,6 +12,8 @@ from r1jax.models import (
   rotary,
   streaming,
 )
+
+gguf = pytest.importorskip('gguf', reason='GGUF files are read with the gguf package')
 
 ARCHITECTURES = {
     'llama': 'LLAMA', 'qwen2': 'QWEN2', 'qwen3': 'QWEN3', 'qwen3_moe': 'QWEN3MOE',

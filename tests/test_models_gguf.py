@@ -1,13 +1,17 @@
+import copy
 import dataclasses
 import importlib
 import importlib.util
+import random
 
 import gguf_files
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_models_hostile
 
+from r1jax.errors import UserError
 from r1jax.models import (
   PRESETS,
   Experts,
@@ -18,6 +22,8 @@ from r1jax.models import (
   YarnScaling,
   build,
   families,
+  gguf_config,
+  hf_config,
   transformer,
 )
 from r1jax.models import gguf as gguf_models
@@ -239,6 +245,24 @@ def test_a_torn_file_is_named(keep, tmp_path):
 def test_an_absent_file_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match='a.gguf does not exist: correct the path'):
     load_gguf(str(tmp_path / 'a.gguf'))
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_changed_metadata_are_read_or_refused(name, tmp_path):
+  path, _ = gguf_files.write(tmp_path / 'a.gguf', CONFIGS[name])
+  with GgufFile(path) as file:
+    metadata, shapes = file.metadata, {n: entry.shape for n, entry in file.entries.items()}
+  rng, ends = random.Random(name), set()
+  for _ in range(500):
+    changed = dict(metadata)
+    for key in rng.sample(list(metadata), rng.randrange(1, 3)):
+      changed[key] = copy.deepcopy(rng.choice([*test_models_hostile.VALUES, 'none', 'llama']))
+    try:
+      hf_config.parse('a.gguf', gguf_config.config_json('a.gguf', changed, shapes, None))
+      ends.add('read')
+    except UserError:
+      ends.add('refused')
+  assert ends == {'read', 'refused'}
 
 
 # Real files.

@@ -11,7 +11,7 @@ KINDS = ('dense', 'local', 'no_rope', 'experts')
 LARGEST = {
     'vocab_size': 2 ** 24, 'width': 2 ** 20, 'num_layers': 10_000, 'num_heads': 2 ** 16,
     'num_kv_heads': 2 ** 16, 'head_dim': 2 ** 16, 'mlp_width': 2 ** 24, 'max_length': 2 ** 31 - 1,
-    'window': 2 ** 31 - 1,
+    'window': 2 ** 31 - 1, 'rope_scaling.original_max_length': 2 ** 31 - 1,
     'experts.count': 2 ** 16, 'experts.per_token': 2 ** 16, 'experts.width': 2 ** 24,
     'experts.shared': 2 ** 16, 'experts.groups': 2 ** 16, 'latent.rank': 2 ** 20,
     'latent.rope_dim': 2 ** 16, 'latent.value_dim': 2 ** 16, 'latent.query_rank': 2 ** 20}

@@ -158,7 +158,7 @@ def _gemma3(read: _Reader, raw: dict) -> dict:
 def _deepseek(read: _Reader, raw: dict) -> dict:
   fields = read.fields(_DEEPSEEK)
   # Newer files say what attention caches, and name the heads' own sizes apart.
-  key_dim = read('attention.key_length_mla') or read.integer('attention.key_length')
+  key_dim = read.integer('attention.key_length_mla', read('attention.key_length'))
   read.refuse_unless('expert_gating_func', _SIGMOID)
   if read('expert_gating_func') is None:
     raise UserError(f'{read.path} has no {read.key("expert_gating_func")}, so it is of DeepSeek-V2,'
@@ -192,7 +192,7 @@ def _rope_scaling(read: _Reader, frequencies: np.ndarray | None) -> dict | None:
   if (multiplier := read('rope.scaling.yarn_log_multiplier')) and type(multiplier) is float:
     # Only where mscale equals mscale_all_dim is their ratio, which files do not have, known: 1.
     # DeepSeek's files have a tenth of it.
-    both = _shortest(np.float32(multiplier * (10 if read.family == 'deepseek_v3' else 1)))
+    both = _shortest(multiplier * (10 if read.family == 'deepseek_v3' else 1))
     result |= {'mscale': both, 'mscale_all_dim': both}
   return result
 
@@ -215,4 +215,6 @@ def _llama3(read: _Reader, frequencies: np.ndarray) -> dict:
 
 def _shortest(value: Any) -> Any:
   """The shortest decimal that rounds to a float32: 1e-5, not 9.999999747378752e-06."""
-  return float(str(np.float32(value))) if isinstance(value, (float, np.floating)) else value
+  if isinstance(value, (float, np.floating)) and -1e38 < float(value) < 1e38:
+    return float(str(np.float32(value)))
+  return value

@@ -39,7 +39,7 @@ def refuse(path: object, field: str, value: object, fix: str) -> NoReturn:
 
 
 def number(path: object, raw: dict, field: str, kind: type, default: Any = None) -> Any:
-  """A finite number above 0 of the type `kind`, int or float.
+  """A number above 0, within 30 decimal orders of 1, of the type `kind`, int or float.
 
   Args:
     path: of the file, for messages.
@@ -52,7 +52,7 @@ def number(path: object, raw: dict, field: str, kind: type, default: Any = None)
   if value is None:
     raise UserError(f'{path} has no {field}: add it, or use another copy of the file.')
   wanted = int if kind is int else (int, float)
-  if not isinstance(value, wanted) or isinstance(value, bool) or not 0 < value < 1e300:
+  if not isinstance(value, wanted) or isinstance(value, bool) or not 1e-30 < value < 1e30:
     raise UserError(
         f'{path} has {field}={_shown(repr(value))}: it must be '
         f'{"an integer" if kind is int else "a number"} above 0.')

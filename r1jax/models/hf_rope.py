@@ -97,9 +97,15 @@ def scaling(path, rope: dict, max_length: int) -> RopeScaling | LinearScaling | 
     original = number(path, rope, 'original_max_position_embeddings', int)
     rope = {'beta_fast': 32.0, 'beta_slow': 1.0, 'factor': max_length / original} | rope
     extra = _yarn(path, rope)
-  return cls(**extra, **{
+  result = cls(**extra, **{
       ours: number(path, rope, theirs, int if ours == 'original_max_length' else float)
       for ours, theirs in fields.items()})
+  for low, high in (('low_frequency_factor', 'high_frequency_factor'),
+                    ('slow_turns', 'fast_turns')):
+    if hasattr(result, low) and getattr(result, low) >= getattr(result, high):
+      refuse(path, fields[low], getattr(result, low),
+             f'it must be below {fields[high]}={getattr(result, high)}')
+  return result
 
 
 def _yarn(path, rope: dict) -> dict:
