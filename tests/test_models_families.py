@@ -375,6 +375,24 @@ def test_yarn_stretches_what_a_model_can_be_used_for(tmp_path):
         factor=length / 32, original_max_length=32, mscale_all_dim=0.0)
 
 
+def test_a_lone_mscale_counts_as_in_transformers():
+  yarn = {'rope_type': 'yarn', 'factor': 40.0, 'original_max_position_embeddings': 16}
+  raw = hf_config.config_json(dataclasses.replace(
+      CONFIGS['deepseek_v3'], prediction_head=False), None, 'float32')
+
+  def read(**fields):
+    return hf_config.parse('here', raw | {'rope_scaling': yarn | fields}).rope_scaling
+  assert read(mscale=0.7) == read() == read(mscale_all_dim=0.0)
+  assert read().attention_factor is None and read().mscale_all_dim == 0
+  alone = read(mscale_all_dim=0.7)
+  assert alone.attention_factor == pytest.approx(0.1 * np.log(40) + 1)
+  assert alone.mscale_all_dim == 0.7
+  for words, fields in (('beta_slow=2.0.*below beta_fast=1.0', dict(beta_fast=1, beta_slow=2)),
+                        ("truncate='no'", dict(truncate='no'))):
+    with pytest.raises(ValueError, match=words):
+      read(**fields)
+
+
 def test_deepseek_of_the_hub_reads_as_the_preset(tmp_path):
   """`deepseek-ai/DeepSeek-V3`'s config.json, but for its FP8 weights."""
   from r1jax.models import PRESETS

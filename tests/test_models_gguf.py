@@ -29,7 +29,8 @@ from r1jax.models import (
 from r1jax.models import gguf as gguf_models
 from r1jax.models.gguf import load_gguf, read_config
 from r1jax.runtime import sharding, storage
-from r1jax.runtime.gguf_file import GgufFile
+from r1jax.runtime.gguf_file import GgufFile, is_gguf
+from r1jax.stages import loading
 from r1jax.tokenization import smollm2_path, tokenizer_from_gguf
 
 gguf = pytest.importorskip('gguf', reason='GGUF files are read with the gguf package')
@@ -103,6 +104,14 @@ def test_a_file_in_a_bucket_is_read(tmp_path):
   remote.write_bytes(storage.Path(path).read_bytes())
   assert_close(load_gguf(str(remote))[1], params, CONFIG)
   remote.remove()
+
+
+def test_a_file_under_another_name_is_known_by_its_first_bytes(tmp_path):
+  path, _ = gguf_files.write(tmp_path / 'sha256-a1', CONFIG)
+  assert is_gguf(path) and loading.read_config(path) == CONFIG
+  (tmp_path / 'x').write_text('GGML')
+  assert not is_gguf(tmp_path / 'x') and not is_gguf(tmp_path) and not is_gguf(tmp_path / 'none')
+  assert is_gguf(tmp_path / 'none.gguf')   # whose absence is then said
 
 
 def test_the_parts_of_a_split_model_are_read_as_one(tmp_path):
@@ -202,6 +211,7 @@ ONES = np.ones((4,), np.float32)
 
 @pytest.mark.parametrize('change, words', [
     (dict(architecture='qwen2moe'), "general.architecture='qwen2moe': use a file of llama, qwen2"),
+    (dict(changes={'type': 'adapter'}), "general.type='adapter', so it is an addition to a model"),
     (dict(drop=('block_count',)), 'has no llama.block_count: download'),
     (dict(changes={'rope_dimension_count': 4}), 'rope.dimension_count=4, but only 8 is supported'),
     (dict(changes={'rope_scaling_type': gguf.RopeScalingType.LONGROPE,

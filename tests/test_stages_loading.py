@@ -43,6 +43,8 @@ def test_a_model_is_found_by_its_source(tmp_path):
   checkpoint.write_manifest(tmp_path, checkpoint.Manifest('rl', 'zero', 'hash'))
   inputs = {'zero': open_artifact(tmp_path)}
   assert loading.find_model('zero', inputs) == str(Path(tmp_path) / 'model')
+  with pytest.raises(FileNotFoundError, match='no folder .Qwen/Qwen3-8B.: .*`hf download Qwen/Q'):
+    loading.find_model('Qwen/Qwen3-8B', inputs)
   for source in ('zeroo', '', str(tmp_path / 'other')):
     with pytest.raises(FileNotFoundError, match='There is no model .*: name an input stage'):
       loading.find_model(source, inputs)

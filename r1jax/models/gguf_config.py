@@ -81,6 +81,10 @@ class _Reader:
 
   def __init__(self, path: object, metadata: Mapping[str, Any]):
     self.path, self._metadata = path, metadata
+    kind = metadata.get('general.type', 'model')
+    if kind != 'model':
+      raise UserError(f'{path} has general.type={kind!r:.100}, so it is an addition to a model (an '
+                      'adapter, or the part for images): name the file of the model itself.')
     architecture = metadata.get('general.architecture')
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
       raise UserError(f'{path} has general.architecture={str(architecture)[:100]!r}: use a file of '

@@ -1,4 +1,5 @@
 """Rotary positions in a Hugging Face `config.json`, in the spelling of transformers 4 or 5."""
+import math
 from typing import Any
 
 from r1jax.models.config import LinearScaling, RopeScaling, YarnScaling
@@ -111,20 +112,27 @@ def scaling(path, rope: dict, max_length: int) -> RopeScaling | LinearScaling | 
 def _yarn(path, rope: dict) -> dict:
   """The fields of YarnScaling that say how attention's scores change.
 
-  As in transformers, mscale and mscale_all_dim count only where both are given and not 0.
+  As in transformers, a lone mscale does not count, and a lone mscale_all_dim only for the scores
+  of latent attention.
   """
+  factor = number(path, rope, 'factor', float)
+  attention_factor = (None if rope.get('attention_factor') is None else
+                      number(path, rope, 'attention_factor', float))
   given = [rope.get(name) not in (None, 0) for name in ('mscale', 'mscale_all_dim')]
   mscales = dict(mscale=1.0, mscale_all_dim=0.0)
-  if all(given):
-    mscales = {name: number(path, rope, name, float) for name in mscales}
+  if given[1]:
+    mscales['mscale_all_dim'] = number(path, rope, 'mscale_all_dim', float)
+    if given[0]:
+      mscales['mscale'] = number(path, rope, 'mscale', float)
+    elif attention_factor is None:
+      attention_factor = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
   truncate = rope.get('truncate', True)
   if not isinstance(truncate, bool):
     refuse(path, 'truncate', truncate, 'use true or false')
   growth = rope.get('llama_4_scaling_beta')
   return mscales | dict(
       truncate=truncate,
-      attention_factor=(None if rope.get('attention_factor') is None else
-                        number(path, rope, 'attention_factor', float)),
+      attention_factor=attention_factor,
       query_growth=number(path, rope, 'llama_4_scaling_beta', float) if growth else 0.0)
 
 

@@ -19,10 +19,22 @@ from r1jax.runtime import foreign_folders, storage
 _SCALARS = {
     0: 'B', 1: 'b', 2: 'H', 3: 'h', 4: 'I', 5: 'i', 6: 'f', 7: '?', 10: 'Q', 11: 'q', 12: 'd'}
 _STRING, _ARRAY = 8, 9
+_MAGIC = b'GGUF'
 _LEAST_STRING, _LEAST_FIELD, _LEAST_TENSOR = 8, 13, 24   # bytes that each takes at least
 _READ_BYTES = 1024 ** 2
 _MAX_AXES = 4   # the format's own limit
 _PART = re.compile(r'-(\d{5})-of-(\d{5})\.gguf$')
+
+
+def is_gguf(path: storage.Path | str) -> bool:
+  """Whether a file is GGUF, by its name or its first bytes (some programs name it by its hash)."""
+  path = storage.Path(path)
+  if path.name.endswith('.gguf'):
+    return True
+  if not path.is_local or not path.exists() or path.fs.isdir(str(path)):
+    return False
+  with open(path, 'rb') as file:
+    return file.read(len(_MAGIC)) == _MAGIC
 
 
 class Entry(NamedTuple):
@@ -122,7 +134,7 @@ class _Header:
   def __init__(self, path: storage.Path, source: storage.Ranges):
     self._path, self._source = path, source
     self._buffer, self._at, self._read = b'', 0, 0
-    if self._take(4) != b'GGUF':
+    if self._take(len(_MAGIC)) != _MAGIC:
       raise self.damaged('it does not begin with GGUF')
     version = self._scalar('I')
     if version not in (2, 3):

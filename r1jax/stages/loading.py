@@ -2,6 +2,7 @@
 from collections.abc import Mapping
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from r1jax import tokenization
 from r1jax.errors import UserError
 from r1jax.models import PRESETS, Model, ModelConfig, build, gguf, huggingface, num_params
 from r1jax.runtime import checksums, hosts, sharding
+from r1jax.runtime.gguf_file import is_gguf
 from r1jax.runtime.storage import Path
 from r1jax.stages import auxiliary
 from r1jax.stages.artifact import TRAINED, Artifact
@@ -52,6 +54,10 @@ def find_model(source: str, inputs: Mapping[str, Artifact]) -> str:
   else:
     path = str(MINIATURES.get('miniature' if source == RANDOM else source, source))
   if not path or not Path(path).exists():
+    if re.fullmatch(r'[\w.-]+/[\w.-]+', path):
+      raise FileNotFoundError(
+          f'There is no folder {path!r}: if it is a name on the Hugging Face hub, fetch it with '
+          f'`hf download {path} --local-dir FOLDER` and name that folder')
     raise FileNotFoundError(
         f'There is no model {path!r}: name an input stage that trains one, a Hugging Face folder, '
         "a .gguf file, 'miniature', 'miniature_small', 'smollm2' or 'random' as model.source")
@@ -64,16 +70,20 @@ def find_tokenizer(source: str, inputs: Mapping[str, Artifact]) -> Tokenizer:
   It has no added tokens beyond the model's vocabulary, see `Tokenizer.within`.
   """
   path = find_model(source, inputs)
-  is_gguf = path.endswith('.gguf')
-  load = tokenization.tokenizer_from_gguf if is_gguf else tokenization.load_tokenizer
+  of_gguf = is_gguf(path)
+  load = tokenization.tokenizer_from_gguf if of_gguf else tokenization.load_tokenizer
   tokenizer = load(path)
-  if source == RANDOM or not (is_gguf or (Path(path) / 'config.json').exists()):
+  if source == RANDOM or not (of_gguf or (Path(path) / 'config.json').exists()):
     return tokenizer
-  return tokenizer.within(_read_config(path).vocab_size)
+  return tokenizer.within(read_config(path).vocab_size)
 
 
-def _read_config(path: str, *, prediction_head: bool = False) -> ModelConfig:
-  if path.endswith('.gguf'):
+def read_config(path: str, *, prediction_head: bool = False) -> ModelConfig:
+  """The architecture of the model in a GGUF file or a Hugging Face folder.
+
+  Arguments and errors as of `gguf.read_config` and `huggingface.read_config`.
+  """
+  if is_gguf(path):
     return gguf.read_config(path)
   return huggingface.read_config(path, prediction_head=prediction_head)
 
@@ -109,7 +119,7 @@ def model_shape(
                        f'{", ".join(PRESETS)}')
     return PRESETS[preset]
   path = find_model(source, inputs)
-  config = _read_config(path, prediction_head=prediction_head)
+  config = read_config(path, prediction_head=prediction_head)
   check_preset(preset, config, source)
   return config
 

@@ -12,11 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from r1jax.models import PRESETS, Model, ModelConfig, attention, build, compute, gguf, kv_cache
-from r1jax.models.hf_config import read_config
+from r1jax.errors import UserError
+from r1jax.models import PRESETS, Model, ModelConfig, attention, build, compute, kv_cache
 from r1jax.records import Prompts
 from r1jax.runtime import sharding
-from r1jax.runtime.storage import Path
 from r1jax.sampling import sampler
 from r1jax.stages import loading
 from r1jax.training import scalar_head, train_step
@@ -86,7 +85,7 @@ def find_shape(source: str, preset: str, where: str) -> ModelConfig:
   """The shape of the model at `source` if it is there, else that of the preset.
 
   Raises:
-    ValueError: there is neither.
+    UserError: there is neither.
   """
   try:
     path = loading.find_model(source, {}) if source != loading.RANDOM else ''
@@ -94,12 +93,12 @@ def find_shape(source: str, preset: str, where: str) -> ModelConfig:
     path = ''
   if not path:
     if not preset:
-      raise ValueError(
+      raise UserError(
           f'{where}.source={source!r} is not on this machine and {where}.preset is empty: set '
           f'preset to the shape of the model ({", ".join(PRESETS)}), or source to a folder that '
           'exists') from None
     return PRESETS[preset]
-  return gguf.read_config(path) if path.endswith('.gguf') else read_config(Path(path))
+  return loading.read_config(path)
 
 
 def place(shapes, placed):
