@@ -255,8 +255,8 @@ def seldom_judged(completion, example):
   return None if len(completion.text) % 2 else runs.by_bytes(completion, example)
 
 
-@pytest.mark.parametrize('advantage', ['group_relative', 'gae'])
-def test_a_run_goes_on_where_a_reward_cannot_judge(base, tmp_path, advantage):
+@pytest.mark.parametrize('advantage, row_length', [('group_relative', 0), ('gae', 96)])
+def test_a_run_goes_on_where_a_reward_cannot_judge(base, tmp_path, advantage, row_length):
   """Of some completions, and of none at all in the second rollout."""
   calls = []
 
@@ -265,7 +265,7 @@ def test_a_run_goes_on_where_a_reward_cannot_judge(base, tmp_path, advantage):
     return calls[-1]
 
   config = runs.rl_config(base, advantage=advantage, steps=2, group_size=4, kl_coefficient=0.1,
-                          sampling=dict(max_new_tokens=8, chunk=8))
+                          packing=dict(row_length=row_length, rows=8))
   rl.run(config, {}, tmp_path, reward_functions={'seldom': (reward, 1.0)})
   first, second = metrics.read_metrics(tmp_path)
   judged = [value for value in calls if value is not None]
