@@ -71,7 +71,7 @@ def _run(config: Any, flags: Any) -> None:
   """Does what the flags say with an experiment's config."""
   import jax
 
-  from r1jax import pipeline
+  from r1jax import pipeline, stopping
   from r1jax.runtime import hosts, joining
   from r1jax.stages.config import plain
   from r1jax.stages.stage import StopRequested
@@ -90,34 +90,15 @@ def _run(config: Any, flags: Any) -> None:
   reporter = joining.join(joining.Joining(
       flags.coordinator, flags.num_hosts, flags.host, flags.join_wait_s, flags.lost_s,
       flags.workdir), plain(config))
-  signals = _listen(several=reporter is not None)
-  should_stop = hosts.StopNotice() if reporter else lambda: bool(signals)
-  try:
-    with ending(reporter), jax.transfer_guard_device_to_host('disallow'):
-      pipeline.run(config, flags.workdir, **stages, should_stop=should_stop)
-  except StopRequested as stop:
-    if hosts.is_first():
-      print(stop, flush=True)
-    sys.exit(128 + (signals[0] if signals else signal.SIGTERM))
-
-
-def _listen(*, several: bool) -> list[int]:
-  """The signals that ask this process to stop, as they arrive; on several hosts, jax listens."""
-  received: list[int] = []
-
-  def receive(number: int, frame: Any) -> None:
-    if received:
-      command.print_error('stopped at once; what was saved before is there')
-      os._exit(128 + number)
-    received.append(number)
-    print('asked to stop: the state is saved after this chunk or update; ask again to stop at once',
-          file=sys.stderr, flush=True)
-  if several:    # jax takes SIGTERM itself, as the notice to all hosts
-    signal.signal(signal.SIGINT, lambda signum, frame: signal.raise_signal(signal.SIGTERM))
-    return received
-  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-    signal.signal(number, receive)
-  return received
+  with stopping.StopSignals(several_hosts=reporter is not None) as signals:
+    should_stop = hosts.StopNotice() if reporter else signals.asked
+    try:
+      with ending(reporter), jax.transfer_guard_device_to_host('disallow'):
+        pipeline.run(config, flags.workdir, **stages, should_stop=should_stop)
+    except StopRequested as stop:
+      if hosts.is_first():
+        print(stop, flush=True)
+      sys.exit(128 + (signals.received or [signal.SIGTERM])[0])
 
 
 @contextlib.contextmanager
@@ -155,6 +136,7 @@ def ending(reporter: Any) -> Iterator[None]:
 def cli() -> None:
   """The command `r1jax`."""
   command.restart_with_allocator()
+  signal.signal(signal.SIGINT, signal.SIG_DFL)   # as SIGTERM does, until there is a state to save
   main()
 
 

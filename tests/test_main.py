@@ -6,7 +6,7 @@ import pytest
 import runs
 from runs import base, compiled  # noqa: F401 (fixtures)
 
-from r1jax import main, metrics
+from r1jax import metrics
 from r1jax.stages.artifact import open_artifact
 
 EXPERIMENT = '''
@@ -106,22 +106,3 @@ def test_a_dry_run_lists_the_stages_and_runs_nothing(flag, zero, other, compiled
                                       f'other  rl    -       {other}',
                                       f'zero   rl    base    {zero}']
   assert not (tmp_path / 'run').exists()
-
-
-def test_the_first_signal_asks_and_the_second_ends_at_once(monkeypatch, capsys):
-  before = {number: signal.getsignal(number) for number in (
-      signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-  ended = []
-  monkeypatch.setattr(main.os, '_exit', ended.append)
-  try:
-    for first in before:
-      received = main._listen(several=False)
-      signal.raise_signal(first)
-      assert received == [first] and not ended
-      assert 'asked to stop' in capsys.readouterr().err
-      signal.raise_signal(signal.SIGINT)
-      assert ended == [128 + signal.SIGINT]
-      ended.clear()
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)

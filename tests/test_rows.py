@@ -16,7 +16,8 @@ ROWS = {
     'checkpoint': 2, 'metrics': 2,
     'rollout': 3, 'evaluate': 3,
     'stages': 4,
-    'pipeline': 5, 'preflight': 5, 'command': 5, 'main': 5, 'plan': 5, 'report': 5,
+    'pipeline': 5, 'preflight': 5, 'command': 5, 'stopping': 5, 'main': 5,
+    'plan': 5, 'report': 5,
     'experiments': 5,    # no row of its own: only the command line looks experiments up by name
 }
 
