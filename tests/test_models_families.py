@@ -231,6 +231,19 @@ def test_export_and_import_are_bit_equal(name, made, tmp_path):
   assert ModelConfig.from_dict(json.loads(json.dumps(model.config.to_dict()))) == model.config
 
 
+def test_rounded_parameters_are_those_of_the_export_in_bfloat16(made, tmp_path):
+  model, params, _ = made('deepseek_v3')    # whose balancing bias stays float32
+  huggingface.export(tmp_path / 'a', model.config, params, dtype='bfloat16')
+  assert huggingface.weights_dtype(tmp_path / 'a', model.config) == 'bfloat16'
+  loaded = huggingface.load_params(tmp_path / 'a', model.config)
+  rounded = huggingface.rounded(model.config, jax.tree.map(jnp.array, params), 'bfloat16')
+  jax.tree.map(np.testing.assert_array_equal, rounded, loaded)
+  assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (params, rounded))))
+  huggingface.export(tmp_path / 'b', model.config, params)
+  assert huggingface.weights_dtype(tmp_path / 'b', model.config) == 'float32'
+  assert huggingface.rounded(model.config, params, 'float32') is params
+
+
 @pytest.fixture
 def deepseek_tensors(made, tmp_path):
   model, params, _ = made('deepseek_v3')

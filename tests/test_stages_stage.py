@@ -6,17 +6,22 @@ import re
 import shutil
 
 import jax
+import ml_dtypes
+import numpy as np
 import pytest
 import runs
 from runs import base, compiled, no_curves, one_device  # noqa: F401 (fixtures)
+from safetensors.numpy import load_file
 
 from r1jax import pipeline
 from r1jax.errors import UserError
+from r1jax.models import huggingface
 from r1jax.runtime import checksums, sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import evaluate, loading, rl, sft, stage
 from r1jax.stages.artifact import open_artifact
 from r1jax.stages.stage import StopRequested
+from r1jax.tokenization import load_tokenizer
 
 # Settings that decide how a run is done, watched or measured, each with another value.
 HOW = {
@@ -159,6 +164,48 @@ def test_a_schedule_over_the_whole_run_says_that_it_starts_again(base, one_devic
   sft.run(config | dict(last_step=3), {}, tmp_path / 'run' / 'tuned', stage='tuned')
   sft.run(config | dict(last_step=3), {}, tmp_path / 'whole', stage='tuned')
   runs.assert_same(tmp_path / 'run' / 'tuned', tmp_path / 'whole')
+
+
+# The type of what is exported.
+
+
+def exported(workdir):
+  return load_file(workdir / 'zero' / 'model' / 'model.safetensors')
+
+
+def test_another_export_type_exports_the_last_checkpoint_again(
+    base, finished, one_device, tmp_path, monkeypatch):
+  monkeypatch.setattr(rl.train._Trainer, '_update', lambda *_: pytest.fail('something is trained'))
+  shutil.copytree(finished, tmp_path / 'run')
+  whole, config = exported(finished), config_of(base, export_dtype='bfloat16')
+  assert str(state_of(config, tmp_path / 'run')) == (
+      'resumes at step 2, to export its result in another type')
+  pipeline.run(config, tmp_path / 'run')
+  for name, tensor in exported(tmp_path / 'run').items():
+    np.testing.assert_array_equal(tensor, whole[name].astype(ml_dtypes.bfloat16), strict=True)
+  shape = json.loads((tmp_path / 'run' / 'zero' / 'model' / 'config.json').read_text())
+  assert shape['torch_dtype'] == 'bfloat16'
+  pipeline.run(config_of(base), tmp_path / 'run')
+  np.testing.assert_equal(exported(tmp_path / 'run'), whole)
+  # With another learning rate, too, it is another run.
+  config = config_of(base, export_dtype='bfloat16', optimizer=dict(learning_rate=0.5))
+  assert str(state_of(config, tmp_path / 'run')).startswith('runs again: config.')
+
+
+def test_a_bfloat16_base_is_exported_in_bfloat16_and_what_is_exported_is_evaluated(
+    base, one_device, tmp_path, evaluated):
+  params = huggingface.load_params(base, runs.SHAPE)
+  huggingface.export(tmp_path / 'base', runs.SHAPE, params, dtype='bfloat16',
+                     tokenizer=load_tokenizer(base))
+  config = config_of(str(tmp_path / 'base'), evaluations={'one': runs.evaluation_config()})
+  pipeline.run(config, tmp_path / 'run')
+  assert {str(tensor.dtype) for tensor in exported(tmp_path / 'run').values()} == {'bfloat16'}
+  scores = (tmp_path / 'run' / 'zero' / 'evaluations' / 'one.jsonl').read_text()
+  shutil.rmtree(tmp_path / 'run' / 'zero' / 'evaluations')
+  assert str(state_of(config, tmp_path / 'run')) == 'evaluates: one'
+  pipeline.run(config, tmp_path / 'run')
+  assert (tmp_path / 'run' / 'zero' / 'evaluations' / 'one.jsonl').read_text() == scores
+  assert len(evaluated) == 2
 
 
 # Evaluations.

@@ -18,7 +18,7 @@ from r1jax.models.hf_config import read_config as read_config
 from r1jax.runtime import checksums, hosts, storage
 
 _READ_TYPES = ('F32', 'F16', 'BF16')   # and fp8.TYPE, with its scales
-_WRITTEN_TYPES = ('float32', 'bfloat16')
+WRITTEN_TYPES = ('float32', 'bfloat16')
 
 
 def load_params(
@@ -63,6 +63,43 @@ def load_params(
       _check_repeated(folder, config, name, stored, aliases[name], files[aliases[name]])
     return streaming.assemble(
         config, expected, functools.partial(_read, files, block), mesh=mesh, source=str(folder))
+
+
+def weights_dtype(folder: storage.Path | str, config: ModelConfig) -> str:
+  """The type in which a folder's weights are best exported again: that of its embedding.
+
+  Returns:
+    'bfloat16' or, for all other types, 'float32', which loses nothing.
+
+  Raises:
+    FileNotFoundError, UserError: as `load_params`.
+  """
+  name = families.FAMILIES[config.family]['embedding']
+  with contextlib.ExitStack() as stack:
+    stored = weight_files.open_folder(storage.Path(folder), stack).get(name)
+    return 'bfloat16' if stored and stored.entry.dtype == 'BF16' else 'float32'
+
+
+def rounded(config: ModelConfig, params: Any, dtype: str) -> Any:
+  """Parameters as they come back from an export in this type; they are donated.
+
+  A balancing bias, which is exported in float32, is kept.
+  """
+  if dtype == 'float32':
+    return params
+  kept = {tensor.path for tensor in _written_tensors(config).values() if _stays_float32(tensor)}
+  return jax.tree_util.tree_map_with_path(
+      lambda path, x: x if families.keys(path) in kept else _to_bfloat16(x), params)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _to_bfloat16(x):
+  return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)   # XLA may drop two casts
+
+
+def _stays_float32(tensor: families.Tensor) -> bool:
+  # A balancing bias moves by steps that bfloat16 would lose; DeepSeek publishes it in float32 too.
+  return tensor.role == 'balancing_bias'
 
 
 def _read(files: dict[str, weight_files.Stored], block: tuple[int, int] | None, name: str,
@@ -113,8 +150,7 @@ def export(
   folder = storage.Path(folder)
   _check_export(folder, config, params, dtype)
   tensors = _written_tensors(config)
-  # A balancing bias moves by steps that bfloat16 would lose; DeepSeek publishes it in float32 too.
-  types = {name: jnp.dtype('float32' if tensor.role == 'balancing_bias' else dtype)
+  types = {name: jnp.dtype('float32' if _stays_float32(tensor) else dtype)
            for name, tensor in tensors.items()}
   sizes = {name: types[name].itemsize * math.prod(t.shape) for name, t in tensors.items()}
   shards = _shards(sizes, max_shard_bytes)
@@ -143,8 +179,8 @@ def export(
 
 
 def _check_export(folder: storage.Path, config: ModelConfig, params: Any, dtype: str) -> None:
-  if dtype not in _WRITTEN_TYPES:
-    raise UserError(f'dtype={dtype!r} cannot be written: use one of {", ".join(_WRITTEN_TYPES)}.')
+  if dtype not in WRITTEN_TYPES:
+    raise UserError(f'dtype={dtype!r} cannot be written: use one of {", ".join(WRITTEN_TYPES)}.')
   for file in folder.iterdir():
     if file.name == 'config.json' or '.safetensors' in file.name:
       raise FileExistsError(f'{file} already exists: remove it or use another folder.')

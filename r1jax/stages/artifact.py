@@ -4,7 +4,7 @@ A result is known by its *identity*: a hash of the settings that decide what is 
 identities of the inputs that they name, and of what is in the files that they name. All other
 settings, the mesh and the evaluations are not part of it; each evaluation has an identity of its
 own. The *resume identity* also leaves out what may change while a run goes on: fields that may be
-raised (`steps`), and functions from a notebook.
+raised (`steps`), the type of exported weights, and functions from a notebook.
 """
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
@@ -97,7 +97,7 @@ def resume_identity(
   A reward function that failed can be fixed, and the run goes on from its last checkpoint.
   """
   extends = {name for name, field in settings.fields.items()
-             if isinstance(field, Field) and field.extends}
+             if isinstance(field, Field) and (field.extends or field.exports)}
   return identity(settings, {name: value for name, value in config.items() if name not in extends},
                   inputs, contents=contents)
 

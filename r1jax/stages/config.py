@@ -41,6 +41,8 @@ class Field:
     above, below: bounds that are not.
     how: whether it only decides how the run is done, watched or measured.
     extends: the run goes on from its last checkpoint when this number is raised; 0 is no limit.
+    exports: whether it only decides how the result is written, which a run that goes on from its
+      last checkpoint does again.
     restart: why a change starts the run again, where a reader would expect it to go on.
     names: what outside the config the value names: 'files' (paths), 'splits' (a folder of
       train.jsonl and test.jsonl) or 'model' (a path); what is there is part of the identity.
@@ -54,6 +56,7 @@ class Field:
   below: float = math.inf
   how: bool = False
   extends: bool = False
+  exports: bool = False
   restart: str = ''
   names: str = ''
 

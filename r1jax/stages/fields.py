@@ -4,7 +4,7 @@ import datetime
 import json
 from typing import Any
 
-from r1jax.models import PRESETS
+from r1jax.models import PRESETS, huggingface
 from r1jax.prompting import chat, templates
 from r1jax.runtime import sharding
 from r1jax.stages.config import Entries, Field, Section, Spec, plain
@@ -20,6 +20,10 @@ def common(kind: str) -> dict[str, Spec]:
       seed=Field(0, 'seed of everything that is random', at_least=0))
 
 
+EXPORT_DTYPE = Field(
+    '', "type of the exported weights; '' for that of the model that was loaded if it is bfloat16, "
+        'else float32. bfloat16 rounds changes of less than 1/256 of a weight away',
+    choices=('', *huggingface.WRITTEN_TYPES), exports=True)
 COMPUTE_DTYPE = Field('float32', 'type of activations and products; parameters stay float32',
                       choices=('float32', 'bfloat16'))
 REMAT = Field(False, 'whether the backward pass computes activations again, to save memory',

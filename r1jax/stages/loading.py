@@ -29,10 +29,29 @@ RANDOM = 'random'
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-  """A model with its parameters on the mesh, and its tokenizer."""
+  """A model with its parameters on the mesh, and its tokenizer.
+
+  Attributes:
+    model: its functions and its shape.
+    params: float32.
+    tokenizer: its own.
+    dtype: in which it is exported unless asked otherwise: that of the files it comes from.
+  """
   model: Model
   params: Any
   tokenizer: Tokenizer
+  dtype: str = 'float32'
+
+  def trained(self, params: Any, export_dtype: str) -> 'LoadedModel':
+    """The model that a stage leaves: with other parameters, rounded to what is exported.
+
+    Args:
+      params: after training; they are donated.
+      export_dtype: of the exported weights; '' for `dtype`.
+    """
+    dtype = export_dtype or self.dtype
+    return LoadedModel(self.model, huggingface.rounded(self.model.config, params, dtype),
+                       self.tokenizer, dtype)
 
 
 def find_model(source: str, inputs: Mapping[str, Artifact]) -> str:
@@ -144,9 +163,15 @@ def load_model(
   tokenizer.check_fits(config.vocab_size)
   check_model_fits(config, mesh)
   model = build(config, compute_dtype=compute_dtype, remat=remat)
-  params = (_random_params(model, mesh) if source == RANDOM else
-            _read_params(find_model(source, inputs), config, mesh))
-  return LoadedModel(model, params, tokenizer)
+  if source == RANDOM:
+    return LoadedModel(model, _random_params(model, mesh), tokenizer)
+  path = find_model(source, inputs)
+  params = _read_params(path, config, mesh)
+  return LoadedModel(model, params, tokenizer, _dtype(path, config))
+
+
+def _dtype(path: str, config: ModelConfig) -> str:
+  return 'float32' if path.endswith('.gguf') else huggingface.weights_dtype(path, config)
 
 
 def _read_params(path: str, config: ModelConfig, mesh: jax.sharding.Mesh) -> Any:

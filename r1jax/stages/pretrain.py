@@ -41,7 +41,8 @@ SETTINGS = Section(common('pretrain') | dict(
     **sft.batches(rows=64, row_length=160),
     optimizer=sft.optimizer_section(3e-3, warmup_steps=50, final_learning_rate=1.5e-4,
                                     weight_decay=0.1),
-    export_dtype=Field('bfloat16', 'type of the exported weights', choices=('float32', 'bfloat16')),
+    export_dtype=Field('bfloat16', 'type of the exported weights',
+                       choices=models.huggingface.WRITTEN_TYPES, exports=True),
     **checkpoints(200, 'steps'),
     log_every=Field(20, 'steps between logged metrics', at_least=1, how=True),
     evaluations=evaluations(evaluate.SETTINGS)), 'pre-training', pairs=_impossible_pairs)
@@ -81,15 +82,14 @@ def run(
     model = models.build(shape, compute_dtype=config['compute_dtype'], remat=config['remat'])
     params = model.init(jax.random.key(config['seed']))
     params = sharding.put(params, sharding.shardings(run.mesh, model.logical_axes, params))
-    params = sft.train_packed(run, loading.LoadedModel(model, params, tokenizer), rows)
-    # What is evaluated is what is shipped: the rounded weights.
-    rounded = jax.tree.map(
-        lambda x: x.astype(config['export_dtype']).astype('float32'), params)
-    table = evaluate.run_all(run, loading.LoadedModel(model, rounded, tokenizer))
+    untrained = loading.LoadedModel(model, params, tokenizer)
+    trained = untrained.trained(
+        sft.train_packed(run, untrained, rows), config['export_dtype'])
+    table = evaluate.run_all(run, trained)
     draw_curves(run.workdir)
     return leave_artifact(
-        run, model=shape, params=params, tokenizer=tokenizer, template='miniature', scores=table,
-        dtype=config['export_dtype'],
+        run, model=shape, params=trained.params, tokenizer=tokenizer, template='miniature',
+        scores=table, dtype=trained.dtype,
         compute=sft.computed(run, rows, shape, remat=config['remat']))
 
 

@@ -45,6 +45,7 @@ from r1jax.stages.config import Field, Section, Spec, plain
 from r1jax.stages.datasets import columns_field, data_field
 from r1jax.stages.fields import (
   EXPERTS,
+  EXPORT_DTYPE,
   MAX_TOKENS,
   MODEL,
   PROMPT,
@@ -119,7 +120,7 @@ SETTINGS = Section(common('sft') | dict(
     prediction_coefficient=Field(
         0.0, "times the loss of DeepSeek-V3's prediction head, which is loaded if this is above 0",
         at_least=0),
-    **checkpoints(200, 'steps'),
+    **checkpoints(200, 'steps'), export_dtype=EXPORT_DTYPE,
     log_every=Field(10, 'steps between logged metrics', at_least=1, how=True),
     evaluations=evaluations(evaluate.SETTINGS)), 'supervised fine-tuning', pairs=_impossible_pairs)
 
@@ -338,12 +339,12 @@ def run(
     samples = list(itertools.chain(*sources.values()))
     rows = pack_samples(samples, config['row_length'], config['overlong'],
                         pad_id=loaded.tokenizer.pad_id)
-    params = train_packed(run, loaded, rows)
-    table = evaluate.run_all(run, dataclasses.replace(loaded, params=params))
+    trained = loaded.trained(train_packed(run, loaded, rows), config['export_dtype'])
+    table = evaluate.run_all(run, trained)
     draw_curves(run.workdir)
     return leave_artifact(
-        run, model=loaded.model.config, params=params, tokenizer=loaded.tokenizer,
-        template=config['template'], scores=table | {
+        run, model=loaded.model.config, params=trained.params, tokenizer=loaded.tokenizer,
+        dtype=trained.dtype, template=config['template'], scores=table | {
             f'samples/{source}': len(found) for source, found in sources.items()} | {
                 'samples_spelling_control_tokens': sum(
                     sample.spells_control for sample in samples)},

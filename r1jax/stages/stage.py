@@ -198,15 +198,20 @@ def look(
   begun = _begun(folder)
   found = contents(settings, config, inputs, begun.get('contents'))
   wanted = identity(settings, config, inputs, functions, found)
-  state = _state(settings, config, inputs, folder, begun, wanted, found)
+  exported = _exported_as(settings, config, begun.get('config'))
+  trained = identity(settings, exported, inputs, functions, found)
+  state = _state(settings, config, inputs, folder, begun, wanted, trained, found)
   return dataclasses.replace(state, wanted=wanted, contents=found)
 
 
 def _state(
     settings: Section, config: Config, inputs: Mapping[str, str], folder: Path,
-    begun: Mapping[str, Any], wanted: str, found: Mapping[str, str],
+    begun: Mapping[str, Any], wanted: str, trained: str, found: Mapping[str, str],
 ) -> FolderState:
-  """As `look`, given what the stage was begun with, and what is asked for."""
+  """As `look`, given what the stage was begun with, and what is asked for.
+
+  `trained` is the identity that is asked for, but with the result exported as it was before.
+  """
   manifest = checkpoint.read_manifest(folder) if (folder / 'manifest.json').exists() else None
   step, meta = _last_checkpoint(folder)
   if begun and step is not None and meta.get('identity') != begun['resume_identity']:
@@ -220,7 +225,8 @@ def _state(
   there = begun.get('resume_identity') or meta.get('identity', '')
   if there == resume_identity(settings, config, inputs, found):
     return _resume(settings, config, begun.get('config'), step,
-                   finished=manifest is not None and not lost, lost=lost)
+                   finished=manifest is not None and not lost, lost=lost,
+                   is_trained=manifest is not None and manifest.identity == trained)
   if manifest is None and step is None:    # nothing is lost by beginning again
     return FolderState('new')
   if begun:
@@ -325,9 +331,12 @@ def write_evaluation(
 
 def _resume(
     settings: Section, config: Config, before: Config | None, step: int | None, *, finished: bool,
-    lost: str,
+    lost: str, is_trained: bool,
 ) -> FolderState:
-  """The state of a folder whose run differs at most in fields that may be raised."""
+  """The state of a folder whose run differs at most in fields that may change while it goes on.
+
+  `is_trained` says whether a finished one differs only in how its result is exported.
+  """
   at, raised = ', no step is saved' if step is None else f' at step {step}', ''
   for name, field in settings.fields.items():
     if before and isinstance(field, Field) and field.extends:
@@ -340,9 +349,18 @@ def _resume(
         raised = f', config.{name} was raised from {before.get(name)} to {config[name]}'
   if finished and step is None:
     return FolderState('differs', ': its checkpoints are not there')
-  if finished and not raised:
+  if finished and not raised and not is_trained:
     return FolderState('differs', ': its reward functions changed')
+  if before and _exported_as(settings, config, before) != config:
+    at += ', to export its result in another type'
   return FolderState('resumes', at + raised + (f', {lost}' if lost else ''))
+
+
+def _exported_as(settings: Section, config: Config, before: Config | None) -> Config:
+  """The config with the fields of another one that decide how the result is exported."""
+  before = before or {}
+  return {**config, **{name: before[name] for name, field in settings.fields.items()
+                       if isinstance(field, Field) and field.exports and name in before}}
 
 
 def _difference(

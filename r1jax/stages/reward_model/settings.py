@@ -5,6 +5,7 @@ from typing import Any
 from r1jax.stages import sft
 from r1jax.stages.config import Field, Named, Section
 from r1jax.stages.fields import (
+    EXPORT_DTYPE,
     MAX_TOKENS,
     MODEL,
     PROMPT,
@@ -52,7 +53,7 @@ SETTINGS = Section(common('reward_model') | dict(
     epochs=Field(1, 'passes over the data', at_least=1, restart=sft.TOTAL),
     optimizer=sft.optimizer_section(6e-6),
     held_out=Field(1000, 'examples of the test split, at most', at_least=2),
-    **checkpoints(200, 'steps'),
+    **checkpoints(200, 'steps'), export_dtype=EXPORT_DTYPE,
     log_every=Field(10, 'steps between logged metrics', at_least=1, how=True)),
     'a reward model', pairs=_impossible_pairs)
 

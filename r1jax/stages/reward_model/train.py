@@ -77,14 +77,16 @@ def run(
     params = supervised.train(
         run, untrained.params, _arrays(train), loss=make_loss(loaded.model, config),
         normalizer=lambda batch: len(batch[1]), logical_axes=scalar_axes(loaded.model))
-    table['after'] = measure(dataclasses.replace(untrained, params=params))
+    trained = loaded.trained(params['backbone'], config['export_dtype'])
+    table['after'] = measure(dataclasses.replace(
+        untrained, params=params | {'backbone': trained.params}))
     if config['objective'] == 'helpfulness':
       table['the longer side'] = _accuracy_of_length(test)
     evaluate.keep_table(table, f'Held-out {config["objective"]}: accuracy with 95 % interval over '
                                'questions, calibration of σ(reward)', workdir, console)
     draw_curves(workdir)
     return leave_artifact(
-        run, model=loaded.model.config, params=params['backbone'],
+        run, model=loaded.model.config, params=trained.params, dtype=trained.dtype,
         tokenizer=loaded.tokenizer, template=config['template'],
         more_files=write_head(workdir, params, config['objective']),
         scores=table | {'examples': len(train.examples)} | train.counts,

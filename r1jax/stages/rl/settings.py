@@ -10,6 +10,7 @@ from r1jax.stages.config import Entries, Field, Section, Spec, Weights
 from r1jax.stages.datasets import data_field
 from r1jax.stages.fields import (
     EXPERTS,
+    EXPORT_DTYPE,
     MAX_PROMPT_LENGTH,
     MODEL,
     OVERLONG_PROMPT,
@@ -217,7 +218,7 @@ SETTINGS = Section(common('rl') | dict(
     critic=CRITIC,
     in_host_memory=Field((), "of 'reference' and 'optimizer', what waits in host memory until it "
                              'is used', how=True),
-    **checkpoints(20, 'iterations'),
+    **checkpoints(20, 'iterations'), export_dtype=EXPORT_DTYPE,
     print_samples_every=Field(10, 'iterations between printed samples', at_least=1, how=True),
     evaluations=evaluations(evaluate.SETTINGS)), 'reinforcement learning',
     pairs=_impossible_pairs)

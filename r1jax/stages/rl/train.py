@@ -99,7 +99,7 @@ def run(
       trainer.train()
     finally:
       trainer.close()
-    return _finish(run, trainer.trained)
+    return _finish(run, trainer.trained())
 
 
 @functools.cache
@@ -115,6 +115,7 @@ def _finish(run: StageRun, trained: loading.LoadedModel) -> Artifact:
   logged = hosts.from_first(lambda: metrics.read_metrics(run.workdir))
   return leave_artifact(
       run, model=trained.model.config, params=trained.params, tokenizer=trained.tokenizer,
+      dtype=trained.dtype,
       template=run.config['template'], scores=table,
       compute=compute.from_metrics(logged) + evaluate.computed(table, run.workdir))
 
@@ -127,6 +128,7 @@ class _Trainer:
     config, inputs, mesh = run.config, run.inputs, run.mesh
     policy = loading.load_model(mesh=mesh, inputs=inputs, **config['model'])
     self.model, self.tokenizer = policy.model, policy.tokenizer
+    self.untrained = dataclasses.replace(policy, params=None)
     auxiliary.check_model(config, self.model.config, run.where)
     self.stop_ids = stop_ids(prompt_format(config), self.tokenizer)
     self.spec, self.updates = BatchSpec.of(config), updates_per_rollout(config)
@@ -153,10 +155,9 @@ class _Trainer:
     if self.peak_flops is None and hosts.is_first():
       _print_once(hardware.no_peak_message())
 
-  @property
   def trained(self) -> loading.LoadedModel:
-    """The policy as it is now."""
-    return loading.LoadedModel(self.model, self.state.policy.params, self.tokenizer)
+    """The policy as it is exported; its parameters are taken from the state."""
+    return self.untrained.trained(self.state.policy.params, self.config['export_dtype'])
 
   def close(self) -> None:
     """Ends processes, and waits for what is being written."""
