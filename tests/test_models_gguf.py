@@ -145,6 +145,18 @@ def test_quantised_tensors_are_put_back_to_within_their_rounding(tensor_type, er
   difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), loaded, params)
   assert 0 < max(jax.tree.leaves(difference)) < error
   assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype('float32')}
+  exported = gguf_models.weights_dtype(path)
+  assert exported == ('bfloat16' if tensor_type == 'BF16' else 'float32')
+
+
+def test_weights_that_are_not_finite_are_refused_by_the_tensors_name(tmp_path):
+  path, params = gguf_files.write(tmp_path / 'a.gguf', CONFIG)
+  content = bytearray((tmp_path / 'a.gguf').read_bytes())
+  norm = np.asarray(params['final_norm']['scale'], np.float32)
+  content[(at := content.index(norm.tobytes())):at + 4] = np.float32(np.nan).tobytes()
+  (tmp_path / 'a.gguf').write_bytes(content)
+  with pytest.raises(UserError, match=f'tensor output_norm.weight of {path} has weights'):
+    load_gguf(path)
 
 
 def block_of_q4_k(block):

@@ -25,6 +25,7 @@ _PERMUTED = ('llama', 'mistral', 'ministral3', 'smollm3')
 _OFFSET_NORMS = ('gemma3_text',)
 _SLICE = re.compile(r'(.*)\[(\d+)\]$')   # of a tensor that stacks those of all experts
 _FREQUENCIES = 'rope_freqs.weight'
+_BFLOAT16 = 30   # a kind of values
 
 
 def load_gguf(path: storage.Path | str, *, mesh: jax.sharding.Mesh | None = None
@@ -40,7 +41,7 @@ def load_gguf(path: storage.Path | str, *, mesh: jax.sharding.Mesh | None = None
     ModuleNotFoundError: the `gguf` package is not installed.
     FileNotFoundError: there is no such file.
     UserError: the file is truncated or not a GGUF file, its architecture is not supported, or its
-      tensors do not match it.
+      tensors do not match it or have weights that are NaN or infinite.
   """
   _gguf()
   with GgufFile(path) as file:
@@ -51,7 +52,15 @@ def load_gguf(path: storage.Path | str, *, mesh: jax.sharding.Mesh | None = None
     expected = families.tensors(config, families.GGUF[config.family])
     families.check(str(path), expected, found)
     tensors.check_kinds()
-    return config, streaming.assemble(config, expected, tensors.reader(expected), mesh=mesh)
+    return config, streaming.assemble(
+        config, expected, tensors.reader(expected), mesh=mesh, source=str(path))
+
+
+def weights_dtype(path: storage.Path | str) -> str:
+  """The type in which a file's weights are best exported; as of `huggingface.weights_dtype`."""
+  with GgufFile(path) as file:
+    stored = file.entries.get('token_embd.weight')
+    return 'bfloat16' if stored and stored.kind == _BFLOAT16 else 'float32'
 
 
 def read_config(path: storage.Path | str) -> ModelConfig:

@@ -171,7 +171,8 @@ def load_model(
 
 
 def _dtype(path: str, config: ModelConfig) -> str:
-  return 'float32' if path.endswith('.gguf') else huggingface.weights_dtype(path, config)
+  return (gguf.weights_dtype(path) if path.endswith('.gguf') else
+          huggingface.weights_dtype(path, config))
 
 
 def _read_params(path: str, config: ModelConfig, mesh: jax.sharding.Mesh) -> Any:
