@@ -431,8 +431,7 @@ def read_manifest(folder: str | Path) -> Manifest:
                             'let the stage that writes it finish')
   try:
     fields = checksums.unseal(path.read_bytes())
-    return Manifest(**(fields | {'files': {
-        name: checksums.Sum(*found) for name, found in fields['files'].items()}}))
+    return Manifest(**(fields | {'files': checksums.read_sums(fields.get('files'))}))
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f'{path} is not the manifest of an Artifact ({error}): '
                      'remove it, and run the stage that writes it') from None

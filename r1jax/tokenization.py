@@ -262,14 +262,16 @@ class Tokenizer:
     return Tokenizer(self._files | {'generation_config.json': json.dumps(generation, indent=2)},
                      source=self.source, vocab_size=self._limit)
 
-  def save(self, folder: storage.Path | str) -> None:
-    """Writes the files into `folder`, as they were read.
+  def save(self, folder: storage.Path | str) -> list[str]:
+    """Writes the files into `folder`, as they were read, and returns their names.
 
     Where there was no `generation_config.json`, one is made: other engines take stop ids from it.
     """
     made = {'bos_token_id': self.bos_id, 'eos_token_id': list(self.stop_ids)}
-    for name, text in ({'generation_config.json': json.dumps(made)} | self._files).items():
+    files = {'generation_config.json': json.dumps(made)} | self._files
+    for name, text in files.items():
       (storage.Path(folder) / name).write_bytes(text.encode('utf-8', 'surrogateescape'))
+    return [*files]
 
 
 def _without_added(text: str, vocab_size: int) -> str:

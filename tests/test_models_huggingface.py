@@ -433,9 +433,9 @@ def test_an_export_keeps_the_tokenizer_files_it_came_with_byte_for_byte(tokenize
                      tokenizer=load_tokenizer(tmp_path / 'a'))
   for name, content in came.items():
     assert (tmp_path / 'b' / name).read_bytes() == content, name
-  written = checksums.unseal((tmp_path / 'b' / 'checksums.json').read_bytes())['files']
+  written = checksums.unseal((tmp_path / 'b' / 'r1jax_checksums.json').read_bytes())['files']
   assert came.keys() <= written.keys() == {path.name for path in (tmp_path / 'b').iterdir()} - {
-      'checksums.json'}
+      'r1jax_checksums.json'}
 
 
 def test_an_export_that_fails_half_way_leaves_no_config(tmp_path):

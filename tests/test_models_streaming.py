@@ -406,7 +406,7 @@ def test_a_checkpoint_in_a_bucket_is_read_where_it_lies(mesh, monkeypatch, tmp_p
   assert {leaf.sharding.mesh for leaf in jax.tree.leaves(loaded.params)} == {mesh}
 
   weights = remote / 'model.safetensors'   # and one that the bucket has only in part
-  (remote / 'checksums.json').remove()    # as a model that r1jax has not written
+  (remote / 'r1jax_checksums.json').remove()    # as a model that r1jax has not written
   weights.write_bytes(weights.read_bytes()[:-10])
   with pytest.raises(ValueError, match='model.safetensors is truncated .*: download it again'):
     load()

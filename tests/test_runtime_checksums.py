@@ -70,3 +70,17 @@ def test_sealed_json_comes_back_with_any_text():
   for torn in (b'', b'{}', b'[]', b'null', sealed[:-3], sealed[:20], sealed + b'x'):
     with pytest.raises(ValueError, match='is not as it was written'):
       checksums.unseal(torn)
+
+
+def test_a_folder_may_carry_its_own_sums(folder):
+  assert checksums.folder_fault(folder) == ''
+  checksums.write(folder, checksums.of_files(folder, ['small', 'deep/er/long']))
+  (folder / 'another').write_bytes(b'x')
+  assert checksums.folder_fault(folder) == ''
+  (folder / 'small').write_bytes(b'other')
+  assert checksums.folder_fault(folder) == 'small has other content than was written'
+  for files in ('[]', '{"small": 3}', '{"small": [1, "2"]}', '{"small": [1, 2, 3]}', 'null'):
+    (folder / checksums.FILE).write_text(checksums.seal(f'{{"files": {files}}}'))
+    assert checksums.folder_fault(folder) == 'r1jax_checksums.json has no checksums of files'
+  (folder / checksums.FILE).write_text('{"small": "a0b1"}')
+  assert checksums.folder_fault(folder) == 'r1jax_checksums.json is not as it was written'

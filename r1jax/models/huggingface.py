@@ -125,9 +125,9 @@ def export(
 ) -> dict[str, checksums.Sum]:
   """Writes a folder that `transformers`, inference engines and `load_params` can load.
 
-  `config.json` is written last: a folder that has one is complete. `checksums.json` has the sums of
-  all files. All processes call this together and the first one writes; if it fails, all of them
-  raise.
+  `config.json` is written last: a folder that has one is complete. `r1jax_checksums.json` has the
+  sums of all files. All processes call this together and the first one writes; if it fails, all of
+  them raise.
 
   Args:
     folder: local or in a bucket.
@@ -162,14 +162,15 @@ def export(
         name: (types[name], tensors[name]) for name in names}))[0]
 
   def finish() -> dict[str, checksums.Sum]:
+    more = []
     if len(shards) > 1:
       index = {'metadata': {'total_size': sum(sizes.values())},
                'weight_map': {name: file for file, names in shards.items() for name in names}}
       (folder / weight_files.INDEX).write_text(json.dumps(index, indent=2))
+      more.append(weight_files.INDEX)
     if tokenizer is not None:
-      tokenizer.save(folder)
+      more += tokenizer.save(folder)
     last = json.dumps(config_json(config, tokenizer, dtype), indent=2)
-    more = folder.file_sizes().keys() - {*sums, checksums.FILE, 'config.json'}
     found = sums | checksums.of_files(folder, more) | {
         'config.json': checksums.of_bytes(last.encode())}
     found[checksums.FILE] = checksums.write(folder, found)

@@ -16,7 +16,7 @@ import numpy as np
 from r1jax.runtime import hosts
 from r1jax.runtime.storage import Path, Ranges, to_json
 
-FILE = 'checksums.json'    # in a folder that carries its own sums
+FILE = 'r1jax_checksums.json'    # in a folder that carries its own sums
 _THREADS = 8
 _BUFFER_BYTES = 16 * 1024 ** 2   # that each of them reads at once
 
@@ -82,10 +82,19 @@ def folder_fault(folder: Path) -> str:
   if not (folder / FILE).exists():
     return ''
   try:
-    sums = unseal((folder / FILE).read_bytes())['files']
+    sums = read_sums(unseal((folder / FILE).read_bytes()).get('files'))
   except ValueError as error:
     return f'{FILE} {error}'
   return fault(folder, sums)
+
+
+def read_sums(value: Any) -> dict[str, Sum]:
+  """Sums as JSON holds them; raises ValueError if `value` is anything else."""
+  if not isinstance(value, dict) or not all(
+      isinstance(found, list) and [type(part) for part in found] == [int, int]
+      for found in value.values()):
+    raise ValueError('has no checksums of files')
+  return {name: Sum(*found) for name, found in value.items()}
 
 
 def share(names: Iterable[str]) -> list[str]:
