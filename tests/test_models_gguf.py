@@ -24,6 +24,7 @@ from r1jax.models import (
   families,
   gguf_config,
   hf_config,
+  streaming,
   transformer,
 )
 from r1jax.models import gguf as gguf_models
@@ -90,12 +91,28 @@ def test_what_llama_cpp_would_write_is_read(name, tmp_path):
   assert_close(loaded, params, CONFIGS[name])
 
 
-@pytest.mark.parametrize('name', ['llama', 'deepseek_v3'])
-def test_on_a_mesh_each_device_reads_its_part(name, tmp_path, monkeypatch):
-  monkeypatch.setattr('r1jax.models.streaming.READ_BYTES', 500)   # within a head, within an expert
-  path, params = gguf_files.write(tmp_path / 'a.gguf', CONFIGS[name])
+def test_on_a_mesh_each_device_reads_its_part(tmp_path, monkeypatch):
+  monkeypatch.setattr('r1jax.models.streaming.READ_BYTES', 500)   # within a head
+  path, params = gguf_files.write(tmp_path / 'a.gguf', CONFIG)
   mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
-  assert_close(load_gguf(path, mesh=mesh)[1], params, CONFIGS[name])
+  assert_close(load_gguf(path, mesh=mesh)[1], params, CONFIG)
+
+
+def test_any_rows_and_columns_are_those_of_the_whole(tmp_path):
+  """Of heads whose rows are reordered, of one expert, of keys and values that are split."""
+  rng = np.random.default_rng(0)
+  for name in ('llama', 'deepseek_v3'):
+    config = CONFIGS[name]
+    path, params = gguf_files.write(tmp_path / f'{name}.gguf', config)
+    expected = families.tensors(config, families.GGUF[config.family])
+    with GgufFile(path) as file:
+      read = gguf_models._Tensors(file, config).reader(expected)
+      for tensor_name, tensor in expected.items():
+        whole = streaming.extract(params, tensor).reshape(tensor.shape[0], -1)
+        for _ in range(3):
+          rows, columns = (sorted(rng.integers(0, size + 1, 2)) for size in whole.shape)
+          np.testing.assert_array_equal(
+              read(tensor_name, rows, columns), whole[slice(*rows), slice(*columns)])
 
 
 def test_a_file_in_a_bucket_is_read(tmp_path):

@@ -337,6 +337,10 @@ def test_shards_that_are_links_are_read_as_a_hubs_cache_has_them(exported, tmp_p
     (lambda n: f'module.{n}', "begin with 'module.', as PyTorch's parallel wrappers leave"),
     (lambda n: f'_orig_mod.{n}', "begin with '_orig_mod.', as torch.compile.*_orig_mod` inst"),
     (lambda n: f'base_model.model.{n}', "as peft leave them: merge the adapter"),
+    (lambda n: n.replace('up_proj.weight', 'up_proj.qweight'),
+     'up_proj.qweight: its weights are quantised by GPTQ or AWQ; name the model'),
+    (lambda n: n.replace('up_proj.weight', 'up_proj.lora_A.weight'),
+     'beside an adapter that is not merged; merge it with `merge_and_unload`'),
     (lambda n: n.replace('lm_head', 'score'), 'has score.weight: it is a reward model or classif'),
     (lambda n: n.removeprefix('model.'), "lack the prefix 'model.': it is a bare model"),
     (lambda n: n.replace('lm_head', 'inv.rotary_emb.inv_freq').replace('.weight', '') if

@@ -347,7 +347,7 @@ NAME = 'model.layers.0.mlp.up_proj.weight'
     (lambda t: t.update({'model.norm.weight_scale_inv': np.ones((1,), np.float32)}), FP8,
      'unexpected: model.norm.weight_scale_inv'),
     (lambda t: [t.pop(n) for n in list(t) if 'scale_inv' in n], None,
-     'type F8_E4M3, but config.json has no quantization_config .*: download config.json again'),
+     'type F8_E4M3, but config.json has no quantization_config .*: use the model in'),
 ])
 def test_eight_bit_weights_that_do_not_fit_are_named(
     change, quantised, words, eight_bits, tmp_path):

@@ -221,7 +221,7 @@ def _check_type(folder, name: str, entry: safetensors_io.Entry, block) -> None:
   if entry.dtype in _READ_TYPES or (_is_fp8(entry) and block is not None):
     return
   raise UserError(f'The tensor {name} of {folder} has the type {entry.dtype}' + (
-      ', but config.json has no quantization_config with its blocks: download config.json again.'
+      ', but config.json has no quantization_config with its blocks: use the model in bfloat16.'
       if _is_fp8(entry) else f': save the checkpoint in one of {", ".join(_READ_TYPES)}.'))
 
 

@@ -24,6 +24,12 @@ _WRAPPED = {
     'base_model.model.': ('peft', 'merge the adapter with `merge_and_unload` and save the result'),
     'pretrained_model.': ('a value head of TRL', 'save `model.pretrained_model` instead'),
 }
+# How names end where weights are quantised, or an adapter stands beside them.
+_ALTERED = {
+    '.qweight': 'quantised by GPTQ or AWQ', '.absmax': 'quantised by bitsandbytes',
+    '.weight_packed': 'quantised by compressed-tensors', '.weight_scale': 'quantised',
+    '.biases': 'quantised by MLX', '.lora_A.weight': 'beside an adapter that is not merged',
+    '.lora_A.default.weight': 'beside an adapter that is not merged'}
 _CLASSIFIERS = ('score.', 'classifier.', 'v_head.', 'value_head.', 'reward_head.')
 
 
@@ -92,6 +98,11 @@ def _refuse_wrapped(folder: storage.Path, names: Iterable[str]) -> None:
   for begin, (what, fix) in _WRAPPED.items():
     if any(name.startswith(begin) for name in names):
       raise UserError(f'The tensors of {folder} begin with {begin!r}, as {what} leave them: {fix}.')
+  for end, what in _ALTERED.items():
+    if altered := next((name for name in names if name.endswith(end)), None):
+      fix = ('merge it with `merge_and_unload` of peft' if 'adapter' in what else
+             'name the model that they were made from, in bfloat16 or float32')
+      raise UserError(f'{folder} has {altered}: its weights are {what}; {fix}.')
   if head := next((name for name in names if name.startswith(_CLASSIFIERS)), None):
     raise UserError(f'{folder} has {head}: it is a reward model or classifier, not a language '
                     'model; name the language model that it was made from.')
