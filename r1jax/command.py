@@ -6,7 +6,7 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-from r1jax.errors import UserError
+from r1jax.errors import UserError, printable
 
 USER_ERRORS = UserError, OSError, ImportError     # errors that end in a sentence
 TRACEBACK = 'R1JAX_TRACEBACK'                     # the environment variable that shows where
@@ -74,7 +74,7 @@ def end(error: Exception, message: str) -> NoReturn:
 
 def print_error(message: str) -> None:
   """Prints a sentence about an error, and how to see where it came from."""
-  print(f'r1jax: {message} ({TRACEBACK}=1 shows where)', file=sys.stderr, flush=True)
+  print(f'r1jax: {printable(message)} ({TRACEBACK}=1 shows where)', file=sys.stderr, flush=True)
 
 
 def silence() -> None:

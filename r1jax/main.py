@@ -30,7 +30,7 @@ import traceback
 from typing import Any
 
 from r1jax import command
-from r1jax.errors import UserError
+from r1jax.errors import UserError, printable
 
 _REQUIRED = '--config=EXPERIMENT', '--workdir=FOLDER'
 
@@ -76,16 +76,16 @@ def _run(config: Any, flags: Any) -> None:
   from r1jax.stages.config import plain
   from r1jax.stages.stage import StopRequested
   if flags.help_config:
-    print(pipeline.help_text(config))
+    print(printable(pipeline.help_text(config)))
     return
   if not flags.workdir:
     raise UserError(command.missing('--workdir', _REQUIRED))
   if flags.compilation_cache:
-    jax.config.update('jax_compilation_cache_dir', flags.compilation_cache)
+    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(flags.compilation_cache))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
   stages = dict(only=flags.only, from_=flags['from'].value, until=flags.until)
   if flags.dry_run:
-    print(pipeline.dry_run(config, flags.workdir, **stages))
+    print(printable(pipeline.dry_run(config, flags.workdir, **stages)))
     return
   reporter = joining.join(joining.Joining(
       flags.coordinator, flags.num_hosts, flags.host, flags.join_wait_s, flags.lost_s,
@@ -97,7 +97,7 @@ def _run(config: Any, flags: Any) -> None:
         pipeline.run(config, flags.workdir, **stages, should_stop=should_stop)
     except StopRequested as stop:
       if hosts.is_first():
-        print(stop, flush=True)
+        print(printable(str(stop)), flush=True)
       sys.exit(128 + (signals.received or [signal.SIGTERM])[0])
 
 
@@ -119,7 +119,7 @@ def ending(reporter: Any) -> Iterator[None]:
       raise
     if os.environ.get(command.TRACEBACK) or not isinstance(
         error, (*command.USER_ERRORS, jax.errors.JaxRuntimeError)):
-      traceback.print_exception(error)
+      print(printable(''.join(traceback.format_exception(error))), file=sys.stderr)
     elif not joining.says_that_a_host_is_lost(error):
       command.print_error(command.sentence(error).partition('\n')[0])
     sys.stdout.flush()

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from r1jax import checks, preflight
-from r1jax.errors import UserError
+from r1jax.errors import UserError, printable
 from r1jax.report.data import evaluation_scores
 from r1jax.report.page import write_report
 from r1jax.runtime import checksums, fingerprint, hosts, ownership, sharding
@@ -332,7 +332,7 @@ def _run_stage(
 
 def _say(text: str) -> None:
   if hosts.is_first():
-    print(text, flush=True)
+    print(printable(text), flush=True)
 
 
 def _check_same(config: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from ml_collections import config_flags
 import pytest
 import runs
 
-from r1jax import command
+from r1jax import command, metrics, pipeline
 
 TINY = runs.ROOT / 'experiments' / 'r1_zero.py:tiny,debug'
 ZERO = '--config.stages.zero'
@@ -65,6 +65,21 @@ def test_what_goes_wrong_with_a_file_or_ends_in_a_note_is_one_sentence():
   error = ValueError('It is wrong: fix it.')
   error.add_note('All is saved.')
   assert command.sentence(error) == 'It is wrong: fix it. All is saved.'
+
+
+HOSTILE = 'a\x1b]0;title\x07\x9b2J\r\u202e\u2066b\x00\ud800'
+ESCAPED = r'a\x1b]0;title\x07\x9b2J\r\u202e\u2066b\x00\ud800'
+
+
+def test_what_strangers_wrote_reaches_no_terminal(capsys):
+  command.print_error(f'the key {HOSTILE} is unknown')
+  pipeline._say(HOSTILE)
+  metrics.print_table([{'model': HOSTILE, HOSTILE: 1.0}], HOSTILE)
+  said = capsys.readouterr()
+  assert said.err.startswith(f'r1jax: the key {ESCAPED} is unknown (')
+  assert said.out.startswith(f'{ESCAPED}\n')
+  assert said.out.count(r'\x1b]0;title\x07') == 4
+  assert not {'\x1b', '\x07', '\x9b', '\r', '\u202e', '\u2066', '\x00'} & set(said.out + said.err)
 
 
 def test_libraries_leave_the_complaint_to_the_last_sentence():

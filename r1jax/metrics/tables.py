@@ -6,6 +6,7 @@ or missing is shown as a dash.
 """
 from collections.abc import Mapping, Sequence
 
+from r1jax.errors import printable
 from r1jax.metrics.labels import format_number
 from r1jax.metrics.terminal import default_console
 
@@ -34,6 +35,7 @@ def print_table(rows: Sequence[Mapping[str, object]], title: str, *, console=Non
   import rich.table
   import rich.text
   columns, cells = _format_cells(rows)
+  title = printable(title)
   table = rich.table.Table(title=rich.text.Text(title))
   for index, column in enumerate(columns):
     table.add_column(rich.text.Text(column), justify='right' if index else 'left')
@@ -54,14 +56,15 @@ def print_table(rows: Sequence[Mapping[str, object]], title: str, *, console=Non
 def _format_cells(rows: Sequence[Mapping[str, object]]) -> tuple[list[str], list[list[str]]]:
   """(columns, the text of each cell by row)."""
   columns = list(dict.fromkeys(name for row in rows for name in row))
-  return columns, [[_format_cell(row.get(name)) for name in columns] for row in rows]
+  cells = [[_format_cell(row.get(name)) for name in columns] for row in rows]
+  return [printable(column) for column in columns], cells
 
 
 def _format_cell(value) -> str:
   if value is None:
     return '–'
   if isinstance(value, str):
-    return value
+    return printable(value)
   if isinstance(value, (tuple, list)):
     estimate, low, high = map(format_number, value)
     return f'{estimate} [{low}, {high}]'

@@ -28,7 +28,7 @@ import time
 from typing import Any
 import uuid
 
-from r1jax.errors import UserError
+from r1jax.errors import UserError, printable
 from r1jax.runtime import hosts
 from r1jax.runtime.storage import Path, make_folder, to_json
 
@@ -297,8 +297,9 @@ def _await_death(folder: Path, *, locked: bool) -> bytes | None:
   if runs:
     raise _refusal(folder, owner)
   if runs is None:
-    print(f'{folder} is owned by a run on another machine ({_who(owner)}): if that gives no sign '
-          f'of life for {STALE_S} s, this run goes on from there', flush=True)
+    print(printable(
+        f'{folder} is owned by a run on another machine ({_who(owner)}): if that gives no sign of '
+        f'life for {STALE_S} s, this run goes on from there'), flush=True)
     end = time.monotonic() + STALE_S
     while time.monotonic() < end:
       time.sleep(min(1.0, STALE_S / 10))
