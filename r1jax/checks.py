@@ -2,9 +2,11 @@
 
 Each raises a ValueError of one sentence: which argument is wrong, what is allowed, what was given.
 """
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 import difflib
+import re
 from typing import Any
+import unicodedata
 
 from r1jax.errors import UserError
 
@@ -86,3 +88,27 @@ def at_least(bound: float, *, strictly: bool = False, **numbers: Any) -> None:
 
 def _shape(x: Any) -> str:
   return str(list(x.shape)) if hasattr(x, 'shape') else f'a {type(x).__name__}'
+
+
+_NAME_BYTES = 100     # with a prefix and an ending, a file's name may have 255
+
+
+def name_faults(names: Iterable, where: str) -> Iterator[str]:
+  """What is wrong with names of a user's choice that become folders, files or metrics.
+
+  Args:
+    names: that stand beside each other.
+    where: the field that they are in, for messages.
+  """
+  seen: dict[str, str] = {}
+  for name in names:
+    if not (isinstance(name, str) and re.fullmatch(r'\w([\w. -]*[\w-])?', name)
+            and len(name.encode()) <= _NAME_BYTES and unicodedata.is_normalized('NFC', name)):
+      shown = repr(name)[:2 * _NAME_BYTES]
+      yield (f'{where} must have names that can be folders (letters and digits, and _ . - and '
+             f'spaces between them, at most {_NAME_BYTES} bytes), got {shown}')
+      continue
+    other = seen.setdefault(unicodedata.normalize('NFKC', name).casefold(), name)
+    if other != name:
+      yield (f'{where} has the names {other!r} and {name!r}, which some disks take for one: give '
+             'them names that differ by more than case')

@@ -86,15 +86,15 @@ def _faults(config: Mapping[str, Any]) -> Iterator[str]:
   if not isinstance(stages, Mapping) or not stages:
     yield f'config.stages must name at least one stage, got {stages!r}'
     return
+  yield from checks.name_faults(stages, 'config.stages')
+  yield from (f"config.stages must not have the name {name!r}, which is that of a chain's results"
+              for name in stages if re.fullmatch(r'(?i)results\.\w+', str(name)))
   for name, stage in stages.items():
     yield from _stage_faults(stages, name, stage)
 
 
 def _stage_faults(stages: Mapping[str, Any], name: str, stage: Any) -> Iterator[str]:
   path = f'config.stages.{name}'
-  if not re.fullmatch(r'\w[\w. -]*', str(name)):
-    yield (f'config.stages must have names that can be folders (letters, digits, _ . and -), got '
-           f'{name!r}')
   if not isinstance(stage, Mapping):
     yield f'{path} must hold a kind and its fields, got {stage!r}'
     return

@@ -54,6 +54,23 @@ def test_did_you_mean_names_the_nearest_and_all():
   assert checks.did_you_mean(3, words).startswith('did you mean ')
 
 
+@pytest.mark.parametrize('name', [
+    '', ' ', '.', '..', '../up', 'a/b', '/a', '~x', 'a::b', 'a\0b', 'a\nb', '\x1b[2J', 'a\u202eb',
+    'e\u0301', 'a ', 'a.', '-a', 'a' * 101, 'é' * 51, '\ud800', 3, None], ids=ascii)
+def test_names_that_no_folder_can_have_are_refused(name):
+  (fault,) = checks.name_faults(['zero', name], 'config.stages')
+  assert fault.startswith('config.stages must have names that can be folders')
+  assert fault.isprintable() and len(fault) < 400
+
+
+def test_names_that_some_disks_take_for_one_are_refused():
+  assert not list(checks.name_faults(
+      ['zero', 'a b', 'v1.5-x_y', '零', 'é', 'a' * 100], 'evaluations'))
+  for names in (('Zero', 'zero'), ('straße', 'STRASSE'), ('ﬁve', 'five')):
+    (fault,) = checks.name_faults(names, 'evaluations')
+    assert f'the names {names[0]!r} and {names[1]!r}, which some disks take for one' in fault
+
+
 def test_checks_load_without_jax():
   subprocess.run([sys.executable, '-c',
                   'import sys, r1jax.checks; assert "jax" not in sys.modules'], check=True)

@@ -93,6 +93,13 @@ REFUSED = {
     'no stage': (stages(), 'config.stages must name at least one stage, got {}'),
     'a name': (stages(**{'../zero': ZERO}), "names that can be folders .* got '../zero'"),
     'a hidden name': (stages(**{'.zero': ZERO}), "names that can be folders"),
+    'a name of files': (stages(**{'results.json': ZERO}), "the name 'results.json', which is that"),
+    'names alike': (stages(zero=ZERO, Zero=ZERO), "the names 'zero' and 'Zero', which some disks"),
+    'an evaluation': (stages(zero=ZERO | dict(evaluations={
+        '../../escape': runs.evaluation_config()})),
+        r"zero.evaluations must have names that can be folders .* got '../../escape'"),
+    'a reward model': (stages(zero=ZERO | dict(reward_models={'a/b': {}})),
+                       r"zero.reward_models must have names that can be folders .* got 'a/b'"),
     'a number': (stages(zero=3), 'config.stages.zero must hold a kind and its fields, got 3'),
     'kind': (stages(zero=ZERO | dict(kind='rlhf')),
              "kind must be one of .*got 'rlhf': did you mean 'rl'"),

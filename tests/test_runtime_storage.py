@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from r1jax.errors import UserError
 from r1jax.runtime import storage
 from r1jax.runtime.storage import Path, Ranges, to_json
 
@@ -135,6 +136,33 @@ def test_local_paths_are_absolute_and_remote_ones_are_no_local_paths(tmp_path, m
     os.fspath(Path('memory://x'))
   with pytest.raises(ValueError, match='nosuch'):
     Path('nosuch://x')
+
+
+@pytest.mark.parametrize('location, said', [
+    ('', 'must not be empty'), (' \t', 'must not be empty'), ('a\0b', 'control characters'),
+    ('W\x1b[2J', 'control characters'), ('W\u202e', 'control characters'), ('W\n', 'control char'),
+    ('W::a', "has '::', which chains URLs"), ('memory://W::a', "has '::'"),
+    ('simplecache::gs://b/w', "has '::'"), ('~nobody-of-this-name', 'a ~ that names no user')])
+def test_a_path_that_means_another_place_is_refused(location, said):
+  with pytest.raises(UserError, match=said) as refusal:
+    Path(location)
+  assert str(refusal.value).isprintable()
+
+
+def test_one_place_has_one_path(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  assert {str(Path(name)) for name in ('~', '.', './', str(tmp_path), f'{tmp_path}/')} == {
+      str(tmp_path)}
+  assert {str(Path(name)) for name in ('~/a b', 'a b', './a b/', Path('a b'))} == {
+      f'{tmp_path}/a b'}
+
+
+@pytest.mark.parametrize('name', ['a::b', '~', '~x', 'a\nb', ' ', 'é'], ids=ascii)
+def test_what_is_found_in_a_folder_may_have_any_name(folder, name):
+  (folder / 'in' / name).write_text('x')
+  (found,) = (folder / 'in').iterdir()
+  assert found.name == name and found.read_text() == 'x' and str(found) == f'{folder}/in/{name}'
 
 
 def test_a_file_that_cannot_be_written_is_named_and_its_old_content_stays(tmp_path):

@@ -38,10 +38,11 @@ def load_gsm8k(
     FileNotFoundError: a file is missing.
     UserError: a file is not GSM8K's, or there is no such split.
   """
-  rows = functools.partial(_rows, pathlib.Path(folder))
+  place = pathlib.Path(storage.Path(folder))
+  rows = functools.partial(_rows, place)
   prepared = storage.Path(data_dir or array_records.user_cache())
   directory = array_records.prepare_array_record(
-      _name(pathlib.Path(folder), prepared), {name: rows(name) for name in SIZES},
+      _name(place, prepared), {name: rows(name) for name in SIZES},
       ('question', 'answer', 'solution'), prepared)
   return SolutionSource(array_records.read_array_record(directory, split))
 

@@ -7,6 +7,7 @@ atomically: a reader finds its old content or its new one, even after a kill or 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+import copy
 import errno
 import io
 import json
@@ -14,6 +15,7 @@ import math
 import os
 import posixpath
 from typing import Any
+import unicodedata
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -32,17 +34,23 @@ class Path:
     location: a local path (made absolute, `~` expanded), a URL, or another `Path`.
 
   Raises:
-    UserError: the URL's scheme is unknown.
+    UserError: it is empty, begins with a `~` that names no user, has control characters, chains
+      URLs by `::`, or the URL's scheme is unknown.
     ImportError: the package for the scheme (gcsfs for `gs://`) is not installed.
   """
 
   def __init__(self, location: str | os.PathLike | Path):
+    if not isinstance(location, Path):
+      _check_location(os.fspath(location))
     self.fs, self._root = fsspec.core.url_to_fs(str(location), use_listings_cache=False)
     self.is_local = isinstance(self.fs, LocalFileSystem)
     self._location = self._root if self.is_local else str(location).rstrip('/')
 
   def __truediv__(self, name: str | int) -> Path:
-    return Path(f'{self._location}/{name}')
+    child = copy.copy(self)    # a file that is found in a folder may have any name
+    child._root, child._location = (
+        f'{path.rstrip("/")}/{name}'.rstrip('/') for path in (self._root, self._location))
+    return child
 
   def __str__(self) -> str:
     return self._location
@@ -214,6 +222,20 @@ def _sync(path: str) -> None:
       raise
   finally:
     os.close(opened)
+
+
+def _check_location(location: str) -> None:
+  """Refuses what fsspec would take for another place than a person does."""
+  shown = repr(location)[:300]
+  if not location.strip():
+    raise UserError(f'a path must not be empty, got {shown}: name a folder, a file or a URL')
+  if any(unicodedata.category(char) in ('Cc', 'Cf', 'Zl', 'Zp') for char in location):
+    raise UserError(f'the path {shown} has control characters: rename it')
+  if '::' in location:
+    raise UserError(f"the path {shown} has '::', which chains URLs: name one folder, file or URL")
+  if location.startswith('~') and os.path.expanduser(location) == location:
+    raise UserError(f'the path {shown} begins with a ~ that names no user of this machine: write '
+                    f'the whole path, or ./{location} for a folder of that name')
 
 
 class Ranges:

@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from r1jax.checks import nearest
+from r1jax import checks
 from r1jax.errors import UserError
 from r1jax.runtime import sharding
 
@@ -130,7 +130,7 @@ class Section:
     if name in self.fields:
       yield from self.fields[name].faults(value, f'{path}.{name}')
     else:
-      advice = (f'did you mean {path}.{nearest(name, self.fields)}?' if self.fields else
+      advice = (f'did you mean {path}.{checks.nearest(name, self.fields)}?' if self.fields else
                 f'{path} has none')
       yield f'{path}.{name} is not a field: {advice}'
 
@@ -218,6 +218,7 @@ class Entries:
       yield (f'{path} must hold names, each with the fields {", ".join(self.section.fields)}, '
              f'got {config!r}')
       return
+    yield from checks.name_faults(config, path)
     for name, entry in config.items():
       yield from self.section.faults(self._filled(entry), f'{path}.{name}')
 
@@ -378,7 +379,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _nearest(word: Any, words: Iterable) -> str:
-  return f': did you mean {nearest(word, map(str, words))!r}?' if isinstance(word, str) else ''
+  if not isinstance(word, str):
+    return ''
+  return f': did you mean {checks.nearest(word, map(str, words))!r}?'
 
 
 def _article(name: str) -> str:

@@ -80,7 +80,7 @@ def find_model(source: str, inputs: Mapping[str, Artifact]) -> str:
     raise FileNotFoundError(
         f'There is no model {path!r}: name an input stage that trains one, a Hugging Face folder, '
         "a .gguf file, 'miniature', 'miniature_small', 'smollm2' or 'random' as model.source")
-  return path
+  return str(Path(path))
 
 
 def find_tokenizer(source: str, inputs: Mapping[str, Artifact]) -> Tokenizer:

@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from r1jax import checkpoint, metrics
+from r1jax import checkpoint, checks, metrics
 from r1jax.errors import UserError
 from r1jax.models import ModelConfig, huggingface
 from r1jax.models.compute import Compute
@@ -44,7 +44,16 @@ from r1jax.stages.artifact import (
   identity,
   resume_identity,
 )
-from r1jax.stages.config import Config, Entries, Field, Section, changed_fields, check_mesh, plain
+from r1jax.stages.config import (
+  Config,
+  Entries,
+  Field,
+  Section,
+  changed_fields,
+  check_mesh,
+  plain,
+  refuse,
+)
 from r1jax.stages.contents import contents
 from r1jax.stages.loading import check_models
 from r1jax.tokenization import Tokenizer
@@ -121,6 +130,7 @@ def begin(
       the mesh does not divide its batches, or the folder holds a run of something else.
   """
   config = plain(config)
+  refuse(checks.name_faults([stage], 'config.stages'))
   settings.check(config, f'config.stages.{stage}')
   mesh = mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
   check_mesh(config, mesh, f'config.stages.{stage}')
