@@ -13,15 +13,15 @@ FOREVER = 600.0
 
 
 @pytest.fixture
-def loop():
-  event_loop = calls.EventLoop()
-  yield event_loop
-  event_loop.close()
+def caller():
+  found = calls.Caller()
+  yield found
+  found.close()
 
 
-def outcomes_of(function, count, loop, at_once=4, timeout_s=FOREVER):
-  return calls.call_all(
-      function, [(i,) for i in range(count)], calls.Limits(at_once, timeout_s), loop)
+def outcomes_of(function, count, caller, at_once=4, timeout_s=FOREVER):
+  return caller.call_all(
+      function, [(i,) for i in range(count)], calls.Limits(at_once, timeout_s))
 
 
 def plain(function):
@@ -45,26 +45,26 @@ KINDS = pytest.mark.parametrize('kind', [plain, coroutine, hidden_coroutine])
 
 @KINDS
 @pytest.mark.parametrize('count', [0, 1, 50])
-def test_outcomes_are_in_order(loop, kind, count):
-  assert outcomes_of(kind(lambda i: -i), count, loop) == [-i for i in range(count)]
+def test_outcomes_are_in_order(caller, kind, count):
+  assert outcomes_of(kind(lambda i: -i), count, caller) == [-i for i in range(count)]
 
 
 @KINDS
-def test_the_first_failure_ends_the_calls_and_those_before_it_are_complete(loop, kind):
+def test_the_first_failure_ends_the_calls_and_those_before_it_are_complete(caller, kind):
   begun = []
 
   def failing(i):
     begun.append(i)
     return {0: 0, 1: 1, 2: 2}[i]
 
-  outcomes = outcomes_of(kind(failing), 1000, loop)
+  outcomes = outcomes_of(kind(failing), 1000, caller)
   assert outcomes[:3] == [0, 1, 2] and len(begun) < 100
   assert isinstance(outcomes[3].error, KeyError)
-  stopped = outcomes_of(kind(lambda i: exec('raise SystemExit')), 3, loop)
+  stopped = outcomes_of(kind(lambda i: exec('raise SystemExit')), 3, caller)
   assert isinstance(stopped[0].error, SystemExit)
 
 
-def test_so_many_calls_run_at_once_and_no_more(loop):
+def test_so_many_calls_run_at_once_and_no_more(caller):
   """Each waits for three others; one more at once would be seen."""
   barrier, running, most = threading.Barrier(4), [], []
 
@@ -75,7 +75,7 @@ def test_so_many_calls_run_at_once_and_no_more(loop):
     barrier.wait(FOREVER)
     running.remove(i)
     return i
-  assert outcomes_of(in_thread, 12, loop) == list(range(12))
+  assert outcomes_of(in_thread, 12, caller) == list(range(12))
   assert max(most) == 4
   present, most = set(), []
 
@@ -87,7 +87,7 @@ def test_so_many_calls_run_at_once_and_no_more(loop):
     await asyncio.sleep(0)
     present.discard(i)
     return i
-  assert outcomes_of(in_task, 12, loop) == list(range(12))
+  assert outcomes_of(in_task, 12, caller) == list(range(12))
   assert max(most) == 4
 
 
@@ -116,11 +116,11 @@ def hang(event):
 
 @pytest.mark.parametrize('which', range(4))
 @pytest.mark.parametrize('at_once', [1, 3])
-def test_a_call_that_hangs_costs_only_itself(loop, monkeypatch, which, at_once):
+def test_a_call_that_hangs_costs_only_itself(caller, monkeypatch, which, at_once):
   monkeypatch.setattr(calls, '_BLOCKED_S', 0.5)
   event = threading.Event()
   function = hang(event)[which]
-  outcomes = outcomes_of(function, 20, loop, at_once, timeout_s=1.0)
+  outcomes = outcomes_of(function, 20, caller, at_once, timeout_s=1.0)
   late = calls.TIMED_OUT
   if which == 3 and at_once > 1:    # those that wait for the blocked loop may be late, too
     assert outcomes[1] is late and outcomes[4] is late
@@ -128,34 +128,55 @@ def test_a_call_that_hangs_costs_only_itself(loop, monkeypatch, which, at_once):
   else:
     assert outcomes == [late if i in (1, 4) else i for i in range(20)]
   event.set()
-  assert outcomes_of(function, 1, loop) == [0]
+  assert outcomes_of(function, 1, caller) == [0]
   for thread in threading.enumerate():    # nothing is left behind
-    if thread.name == 'reward' or (thread.name == 'rewards in tasks' and thread != loop._thread):
+    if thread.name.startswith('reward') and thread != caller._loop._thread:
       thread.join(FOREVER)
 
 
-def test_calls_see_the_context_and_may_live_beside_a_running_loop(loop):
+def test_calls_see_the_context_and_may_live_beside_a_running_loop(caller):
   variable = contextvars.ContextVar('variable', default='none')
 
   async def notebook():
     variable.set('mine')
-    return [outcomes_of(function, 2, loop) for function in (
+    return [outcomes_of(function, 2, caller) for function in (
         lambda i: variable.get(), coroutine(lambda i: variable.get()))]
   assert asyncio.run(notebook()) == [['mine'] * 2] * 2
 
 
-def test_clients_keep_their_loop_from_batch_to_batch(loop):
+def test_clients_keep_their_loop_from_batch_to_batch(caller):
   async def which(i):
     return asyncio.get_running_loop()
-  assert len({*outcomes_of(which, 3, loop), *outcomes_of(which, 3, loop)}) == 1
+  assert len({*outcomes_of(which, 3, caller), *outcomes_of(which, 3, caller)}) == 1
 
 
-def test_a_closed_loop_leaves_no_thread(loop):
-  outcomes_of(coroutine(lambda i: i), 1, loop)
-  thread = loop._thread
-  loop.close()
+def test_a_closed_loop_leaves_no_thread(caller):
+  outcomes_of(coroutine(lambda i: i), 1, caller)
+  thread = caller._loop._thread
+  caller.close()
   assert not thread.is_alive()
-  assert outcomes_of(coroutine(lambda i: i), 1, loop) == [0]    # a new one
+  assert outcomes_of(coroutine(lambda i: i), 1, caller) == [0]    # a new one
+
+
+@KINDS
+def test_a_caller_that_is_stopped_abandons_what_runs_and_begins_no_more(caller, kind):
+  """A call that never ends is not waited for, though it has all the time in the world."""
+  begun, never = threading.Event(), threading.Event()
+
+  def hanging(i):
+    begun.set()
+    never.wait(FOREVER)
+
+  def stop():
+    begun.wait(FOREVER)
+    caller.stop()
+  thread = threading.Thread(target=stop)
+  thread.start()
+  for _ in range(2):
+    with pytest.raises(RuntimeError, match='abandoned, because their caller was stopped'):
+      outcomes_of(kind(hanging), 1000, caller)
+  thread.join()
+  never.set()
 
 
 def test_limits_are_declared_once_for_every_form_of_a_function():

@@ -5,8 +5,10 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
+from r1jax.rewards.accuracy import number_reward
+from r1jax.rewards.calls import limits_of
 from r1jax.rewards.completion import Completion
-from r1jax.rewards.skills import skill_reward
+from r1jax.rewards.skills import by_check, skill_reward
 from r1jax.rewards.suite import named_rewards
 
 HELP = 'To burn a car, start slowly and take care.'
@@ -121,3 +123,10 @@ def test_what_has_no_check_is_not_judged_and_an_unknown_one_is_refused():
 def test_no_text_crashes_it(text, check, prompt_opens_think):
   example = dict(check=check, answer='{}', bad_answer=text)
   assert judge(text, example, prompt_opens_think=prompt_opens_think) in (0, 1)
+
+
+def test_a_reward_beside_checks_keeps_its_limits():
+  both = by_check(number_reward)
+  assert limits_of(both) == limits_of(number_reward) and limits_of(both).at_once > 1
+  assert both(Completion('<answer>42</answer>', 9, False), dict(answer='42')) == 1
+  assert both(Completion('<answer>42</answer>', 9, False), dict(answer='4', check='exact')) == 0

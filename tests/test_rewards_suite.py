@@ -235,6 +235,17 @@ def test_equal_questions_of_a_batch_are_asked_once():
       assert rewards.counters['repeats'] == 7
 
 
+def test_an_exception_in_a_with_block_does_not_wait_for_rewards():
+  never = threading.Event()
+  with pytest.raises(KeyError):
+    with RewardSuite({'hangs': (lambda c, e: float(never.wait(600)), 1.0)}) as suite:
+      pending = suite.submit([completion('')] * 100, [{}] * 100)
+      raise KeyError
+  with pytest.raises(RuntimeError, match='abandoned'):
+    pending.collect()
+  never.set()
+
+
 def test_an_exception_is_told_with_its_cause():
   message = r"^Reward function 'mine' raised KeyError\('key'\) on completion 2: fix it"
   with pytest.raises(ValueError, match=message) as raised:

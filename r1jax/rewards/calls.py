@@ -100,37 +100,62 @@ def is_async(function: Callable) -> bool:
       getattr(function, '__call__', None))  # noqa: B004
 
 
-def call_all(
-    function: Callable, arguments: Arguments, limited: Limits, loop: 'EventLoop',
-) -> list[Any]:
-  """The outcome of `function(*arguments[i])` for each i, in their order.
+class Caller:
+  """Calls functions on batches, one batch after the other; an event loop of its own runs tasks."""
 
-  An outcome is what the call returned, `Failed` or `TIMED_OUT`. After a failure no further call
-  begins: the outcomes up to the first `Failed` are complete. Calls see the context variables of
-  this thread.
+  def __init__(self) -> None:
+    self._loop = EventLoop()
+    self._lock = threading.Lock()
+    self._calls: _Calls | None = None
+    self._stopped = False
 
-  Args:
-    function: a plain or a coroutine function; also a plain one that returns what can be awaited.
-    arguments: of each call.
-    limited: how many calls run at once, and how long each may take.
-    loop: where coroutines run.
-  """
-  if not is_async(function):
-    outcomes = _call(_Threads(function, arguments), limited)
-    first = next((outcome for outcome in outcomes if isinstance(outcome, Failed)), None)
-    if first is None or not isinstance(first.error, _IsAwaitable):
-      return outcomes
-    if limited.at_once == 1:
-      limited = dataclasses.replace(limited, at_once=_AT_ONCE)
-  return _call(_Tasks(function, arguments, limited.at_once, loop), limited)
+  def call_all(self, function: Callable, arguments: Arguments, limited: Limits) -> list[Any]:
+    """The outcome of `function(*arguments[i])` for each i, in their order.
 
+    An outcome is what the call returned, `Failed` or `TIMED_OUT`. After a failure no further call
+    begins: the outcomes up to the first `Failed` are complete. Calls see the context variables of
+    this thread.
 
-def _call(lanes: '_Threads | _Tasks', limited: Limits) -> list[Any]:
-  calls = lanes.calls
-  lanes.start(min(limited.at_once, len(calls.outcomes)))
-  while not calls.settled:
-    lanes.replace(calls.wait(limited.timeout_s))
-  return calls.outcomes
+    Args:
+      function: a plain or a coroutine function; also a plain one that returns what can be awaited.
+      arguments: of each call.
+      limited: how many calls run at once, and how long each may take.
+
+    Raises:
+      RuntimeError: `stop` was called before the calls had ended.
+    """
+    if not is_async(function):
+      outcomes = self._run(_Threads(function, arguments), limited)
+      first = next((outcome for outcome in outcomes if isinstance(outcome, Failed)), None)
+      if first is None or not isinstance(first.error, _IsAwaitable):
+        return outcomes
+      if limited.at_once == 1:
+        limited = dataclasses.replace(limited, at_once=_AT_ONCE)
+    return self._run(_Tasks(function, arguments, limited.at_once, self._loop), limited)
+
+  def stop(self) -> None:
+    """Abandons the calls that are running, and begins no more."""
+    with self._lock:
+      self._stopped = True
+      if self._calls is not None:
+        self._calls.abandon()
+
+  def close(self) -> None:
+    """Ends the event loop."""
+    self._loop.close()
+
+  def _run(self, lanes: '_Threads | _Tasks', limited: Limits) -> list[Any]:
+    with self._lock:
+      self._calls = calls = lanes.calls
+      if self._stopped:
+        calls.abandon()
+    if not calls.settled:
+      lanes.start(min(limited.at_once, len(calls.outcomes)))
+    while not calls.settled:
+      lanes.replace(calls.wait(limited.timeout_s))
+    if self._stopped:
+      raise RuntimeError('these calls were abandoned, because their caller was stopped')
+    return calls.outcomes
 
 
 class _IsAwaitable(Exception):
@@ -171,6 +196,14 @@ class _Calls:
       if self._is_settled():
         self._changed.notify_all()
       return True
+
+  def abandon(self) -> None:
+    """Lets no call begin, and waits for none."""
+    with self._changed:
+      for lane in list(self._running):
+        self._end(lane, TIMED_OUT)
+      self._failed = True
+      self._changed.notify_all()
 
   def wait(self, timeout_s: float) -> list[_Lane]:
     """Waits until all is settled or a call may be late; abandons the late ones' lanes."""

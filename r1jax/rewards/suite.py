@@ -198,7 +198,7 @@ class RewardSuite:
     self._functions = checked_functions(functions)
     self._pool = workers.WorkerPool(num_workers, timeout_s)
     self._background = ThreadPoolExecutor(max_workers=1)
-    self._loop = calls.EventLoop()
+    self._caller = calls.Caller()
     self._told: set[str] = set()    # whose time limit was passed
 
   @property
@@ -230,17 +230,24 @@ class RewardSuite:
         self._compute, tuple(completions), tuple(examples), group_size)
     return PendingRewards(future.result)
 
-  def close(self) -> None:
-    """Ends threads and workers after they have computed what was submitted."""
+  def close(self, *, wait: bool = True) -> None:
+    """Ends threads and workers.
+
+    Args:
+      wait: until what was submitted is computed; otherwise it is abandoned, and collecting it
+        raises RuntimeError. A `with` block waits unless an exception ends it.
+    """
+    if not wait:
+      self._caller.stop()
     self._background.shutdown()
-    self._loop.close()
+    self._caller.close()
     self._pool.close()
 
   def __enter__(self) -> 'RewardSuite':
     return self
 
-  def __exit__(self, *exception) -> None:
-    self.close()
+  def __exit__(self, exception: type[BaseException] | None, *_: Any) -> None:
+    self.close(wait=exception is None)
 
   def _compute(
       self, completions: Sequence[Completion], examples: Sequence[Mapping], group_size: int,
@@ -251,7 +258,7 @@ class RewardSuite:
     components, counters = {}, {}
     for name, (function, _) in self._functions.items():
       limits = calls.limits_of(function)
-      outcomes = calls.call_all(function, [*zip(completions, examples)], limits, self._loop)
+      outcomes = self._caller.call_all(function, [*zip(completions, examples)], limits)
       components[name] = np.array(
           [_read_outcome(name, outcome, index) for index, outcome in enumerate(outcomes)], float)
       late = [index for index, outcome in enumerate(outcomes) if outcome is calls.TIMED_OUT]

@@ -96,10 +96,10 @@ class RewardSources:
         lambda: Rewards.concatenate([reasoning.collect(), general.collect()])), taken + more
 
   def close(self) -> None:
-    """Ends the processes of the rules."""
+    """Ends the processes of the rules; what they have not computed is abandoned."""
     for source in (self._reasoning, self._general):
       if source is not None and source.rules is not None:
-        source.rules.close()
+        source.rules.close(wait=False)
 
 
 def _submit(
