@@ -193,7 +193,8 @@ def test_limits_are_declared_once_for_every_form_of_a_function():
   assert calls.limits_of(functools.partial(functools.partial(declared), i=0)) == calls.Limits(3, 2)
   assert calls.limits_of(functools.wraps(declared)(lambda i: i)) == calls.Limits(3, 2)
   assert calls.limits_of(calls.limits(at_once=2)(functools.partial(declared))).at_once == 2
-  assert calls.limits_of(Judge()).timeout_s == 5 and calls.is_async(Judge())
+  assert calls.limits_of(Judge()) == calls.Limits(64, 5.0)
+  assert calls.limits_of(calls.limits(timeout_s=5)(coroutine(abs))) == calls.Limits(64, 5.0)
   assert calls.limits_of(time.sleep) == calls.Limits(1, calls.TIMEOUT_S)
   assert calls.limits_of(functools.partial(coroutine(abs))).at_once == 64
 

@@ -55,7 +55,7 @@ TIMED_OUT = _TimedOut()    # the outcome of a call that took too long
 
 
 def limits(
-    *, at_once: int = 1, timeout_s: float = TIMEOUT_S,
+    *, at_once: int | None = None, timeout_s: float = TIMEOUT_S,
 ) -> Callable[[_Function], _Function]:
   """Decorates a reward function: how many of its calls run at once, and how long each may take.
 
@@ -64,21 +64,22 @@ def limits(
 
   A plain function runs in that many threads, and must allow it; a coroutine function (`async def`)
   in that many tasks. A call that takes longer is not waited for, and its completion is not judged.
-  Without this decorator a plain function is called once at a time, a coroutine function 64 times,
-  for 60 seconds at most.
+  By default a plain function is called once at a time, a coroutine function 64 times, and both for
+  60 seconds at most.
 
   Raises:
     UserError: `at_once` is not a whole number from 1 on, or `timeout_s` not positive and finite, or
       the function is a method of an object.
   """
-  if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1:
+  if at_once is not None and (
+      isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1):
     raise UserError(f'at_once must be a whole number of at least 1, got {at_once!r}')
   if not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < math.inf:
     raise UserError(f'timeout_s must be a positive number of seconds, got {timeout_s!r}')
 
   def declare(function: _Function) -> _Function:
     try:
-      setattr(function, _ATTRIBUTE, Limits(at_once, float(timeout_s)))
+      setattr(function, _ATTRIBUTE, (at_once, float(timeout_s)))
     except AttributeError:
       raise UserError(f'{function!r} cannot carry limits: decorate the function where it is '
                       'defined, or a functools.partial of it') from None
@@ -91,7 +92,8 @@ def limits_of(function: Callable) -> Limits:
   inner = function
   while isinstance(inner, functools.partial) and not hasattr(inner, _ATTRIBUTE):
     inner = inner.func
-  return getattr(inner, _ATTRIBUTE, Limits(_AT_ONCE if is_async(function) else 1, TIMEOUT_S))
+  at_once, timeout_s = getattr(inner, _ATTRIBUTE, (None, TIMEOUT_S))
+  return Limits(at_once or (_AT_ONCE if is_async(function) else 1), timeout_s)
 
 
 def is_async(function: Callable) -> bool:
