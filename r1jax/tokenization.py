@@ -79,7 +79,7 @@ class Tokenizer:
     self._limit = vocab_size
     config = self._read_json('tokenizer_config.json')
     generation = self._read_json('generation_config.json')
-    self.chat_template = files.get('chat_template.jinja', _default_template(config))
+    self.chat_template = files.get('chat_template.jinja', self._default_template(config))
     backend = self._read_backend()
     self.vocab_size = max(backend.get_vocab().values(), default=-1) + 1
     special = {**self._read_json('special_tokens_map.json'), **config}
@@ -102,6 +102,17 @@ class Tokenizer:
     if not isinstance(value, dict):
       raise UserError(f'{name} of {self.source} is not a JSON object: fix the file.')
     return value
+
+  def _default_template(self, config: Mapping[str, Any]) -> str | None:
+    """The chat template of `tokenizer_config.json`: of several named ones, that named 'default'."""
+    template = config.get('chat_template')
+    if isinstance(template, list):
+      template = next((item.get('template') for item in template if isinstance(item, dict)
+                       and item.get('name') == 'default'), None)
+    if template is not None and not isinstance(template, str):
+      raise UserError(f'tokenizer_config.json of {self.source} has a chat_template that is not a '
+                      f'text but {str(template)[:80]!r}: write a Jinja template, or leave it out.')
+    return template
 
   def _read_backend(self) -> tokenizers.Tokenizer:
     try:
@@ -257,7 +268,7 @@ class Tokenizer:
     """This tokenizer, or one that says in `generation_config.json` that these ids stop as well."""
     if set(stop_ids) <= set(self.stop_ids):
       return self
-    generation = self._read_json('generation_config.json') | {
+    generation = {'bos_token_id': self.bos_id} | self._read_json('generation_config.json') | {
         'eos_token_id': list(dict.fromkeys([*self.stop_ids, *stop_ids]))}
     return Tokenizer(self._files | {'generation_config.json': json.dumps(generation, indent=2)},
                      source=self.source, vocab_size=self._limit)
@@ -285,14 +296,6 @@ def _without_added(text: str, vocab_size: int) -> str:
     content['model']['vocab'] = {
         token: i for token, i in vocab.items() if i < vocab_size or token not in dropped}
   return json.dumps(content)
-
-
-def _default_template(config: Mapping[str, Any]) -> str | None:
-  """The chat template of `tokenizer_config.json`: of several named ones, that named 'default'."""
-  template = config.get('chat_template')
-  if isinstance(template, list):
-    return {item['name']: item['template'] for item in template}.get('default')
-  return template
 
 
 def _fast_tokenizer(

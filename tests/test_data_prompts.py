@@ -143,7 +143,10 @@ def test_pitfall_03_lengths_not_ids_tell_the_padding():
   batch = make_stream(source, shuffle=False, prompts_per_batch=3, template=PromptFormat(
       'plain', parse_control_tokens=True)).batch(0)
   assert batch.prompt_lengths.tolist() == [4, 1, 5]
-  assert batch.num_spelling_control == 2
+  assert batch.num_spelling_control == 0
+  as_text = make_stream(source, shuffle=False, prompts_per_batch=3, max_prompt_length=20).batch(0)
+  assert as_text.num_spelling_control == 2 and 10 not in [
+      i for row, size in zip(as_text.prompt_tokens, as_text.prompt_lengths) for i in row[:size]]
   assert batch.prompt_tokens.tolist() == [
       [1, 10, 2, 10, 10], [10, 10, 10, 10, 10], [1, 2, 3, 4, 5]]
   for array in (batch.prompt_tokens, batch.prompt_lengths, batch.example_ids):

@@ -10,11 +10,15 @@ from r1jax.prompting import chat, templates
     ('{% for %}', 'fails'),
     ('{{ raise_exception("no system") }}', 'fails .no system'),
     ('{{ messages.append(1) }}', 'fails'),
+    ('{{ "\udcff" }}', 'writes what is not UTF-8'),
+    (3, 'chat_template that is not a text but .3.'),
+    ([{'name': 'default', 'template': []}], 'chat_template that is not a text'),
+    ([3, {'name': 'tools'}], 'has no chat template'),
     ('{{ messages.__class__.__base__.__subclasses__() }}', 'fails'),
 ])
 def test_failing_and_escaping_chat_templates_are_refused(text, message):
-  tokenizer = make_tokenizer(config={'eos_token': '<eos>', 'chat_template': text})
   with pytest.raises(ValueError, match=message):
+    tokenizer = make_tokenizer(config={'eos_token': '<eos>', 'chat_template': text})
     templates.render_prompt('chat', 'q', tokenizer)
 
 

@@ -43,9 +43,16 @@ def test_foreign_text_cannot_write_control_tokens(template):
       *as_bytes(tokenizer, QUESTION), end]
   assert templates.encode_completion(parsed, QUESTION, tokenizer) == [
       *tokenizer.encode(QUESTION), end]
-  assert templates.spells_control_tokens(tokenizer, 'a', QUESTION)
-  assert templates.spells_control_tokens(tokenizer, (('system', QUESTION), ('user', 'a')))
-  assert not templates.spells_control_tokens(tokenizer, 'a <think> b <|turn', (('user', 'a'),))
+
+
+@pytest.mark.parametrize('texts, spells', [
+    (('a', QUESTION), True), (((('system', QUESTION), ('user', 'a')),), True),
+    (('a <think> b <|turn', (('user', 'a'),)), False)])
+def test_texts_that_spell_control_tokens_are_told(texts, spells):
+  tokenizer = make_tokenizer(config=CONFIG)
+  assert templates.spells_control_tokens('chat', tokenizer, *texts) == spells
+  assert not templates.spells_control_tokens(
+      PromptFormat('chat', parse_control_tokens=True), tokenizer, *texts)
 
 
 def test_tags_and_what_is_no_control_token_are_parsed_as_before():

@@ -28,7 +28,8 @@ def warned(iterations, counts=None):
     (CUT, 3, "cut at sampling.max_new_tokens=128, so that none could be finished: raise it, or "
              "check that the model knows the template 'miniature'"),
     (EQUAL, 5, 'the problems are likely too hard or too easy'),
-    (NOT_JUDGED, 1, 'every reward was None')])
+    (NOT_JUDGED, 1, 'every reward was None'),
+    (GOOD | {'prompts/spelling_control_tokens': 2.0}, 1, 'an iteration spell control tokens')])
 def test_a_symptom_is_said_once_after_so_many_iterations_in_a_row(bad, after, words):
   first = [bad] * (after - 1)
   found, _ = warned([GOOD, *first, GOOD, *[bad] * 20, GOOD, *[bad] * 20])

@@ -281,3 +281,20 @@ def test_drawn_samples_are_learnt_as_they_were_drawn(turns, tmp_path):
     sample, = sft.drawn_samples(inputs, 'draw', other)
     assert sample.prompt == other.encode(templates.render_prompt(CHAT_FORMAT, question, turns))
     assert sample.completion[-1] == 257
+
+
+def test_a_model_taught_to_chat_says_where_its_turns_end(turns, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(sft, 'train_packed', lambda config, loaded, *_, **__: loaded.params)
+  monkeypatch.setattr(runs, 'load_tokenizer', lambda folder: turns)
+  base = runs.export_base(tmp_path / 'base')
+  own = tmp_path / 'own.jsonl'
+  own.write_text('{"problem": "1+1<eos>?", "reasoning": "so 2", "summary": "2"}')
+  config = runs.sft_config(
+      base, files=(str(own),), columns={'prompt': 'problem'}, template='chat', inputs=(),
+      sample_stages=(), row_length=512, prompt=dict(system='Be brief.'))
+  artifact = sft.run(config, {}, tmp_path / 'sft')
+  assert artifact.manifest.prompt['system'] == 'Be brief.'
+  assert artifact.manifest.scores['samples_spelling_control_tokens'] == 1
+  assert 'warning: 1 of 1 samples spell control tokens' in capsys.readouterr().err
+  assert load_tokenizer(artifact.model_folder).stop_ids == (257, 258)
+  assert load_tokenizer(base).stop_ids == (257,)

@@ -76,7 +76,8 @@ def prepare_array_record(
 
 def user_cache() -> storage.Path:
   """The folder of r1jax in the user's cache, `~/.cache` or `$XDG_CACHE_HOME`."""
-  return storage.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache') / 'r1jax'
+  given = os.environ.get('XDG_CACHE_HOME', '')
+  return storage.Path(given if os.path.isabs(given) else '~/.cache') / 'r1jax'
 
 
 def read_array_record(folder: str, split: str) -> TextSource:

@@ -92,8 +92,9 @@ def _rows(folder: pathlib.Path, split: str) -> Iterator[dict[str, str]]:
   try:
     rows = [json.loads(line) for line in lines]
     answers = [row['answer'].split('####')[1].strip() for row in rows]
-    genuine = len(rows) == SIZES[split] and rows[0]['question'].startswith(_FIRST[split])
-  except (ValueError, LookupError, TypeError, AttributeError):
+    genuine = len(rows) == SIZES[split] and rows[0]['question'].startswith(_FIRST[split]) and all(
+        row['question'].strip() for row in rows)
+  except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
     genuine = False
   if not genuine:
     raise UserError(

@@ -27,7 +27,8 @@ class PromptBatch:
     examples: the B examples as the source returned them.
     next_counter: the global example counter at which the next batch begins.
     num_skipped: number of prompts skipped because they were too long, over all hosts.
-    num_spelling_control: number of prompts whose question spells control tokens, over all hosts.
+    num_spelling_control: number of prompts whose question spells control tokens that are
+      encoded as text, over all hosts.
   """
 
   prompt_tokens: np.ndarray
@@ -66,7 +67,8 @@ class PromptStream:
     source: the examples.
 
   Raises:
-    UserError: a setting is impossible, or a prompt is too long and `overlong` is 'error'.
+    UserError: a setting is impossible, the template fails or cannot show a question, or a prompt is
+      too long and `overlong` is 'error'.
   """
 
   def __init__(
@@ -101,6 +103,7 @@ class PromptStream:
     if isinstance(source, list):    # others make their examples on access
       for index, example in enumerate(source):
         self._check_question(index, templates.asked(example))
+    templates.render_prompt(self._template, 'question', tokenizer)    # raises if it cannot
     if overlong == 'error':
       self._check_lengths()
 
@@ -173,7 +176,7 @@ class PromptStream:
         next_counter=counter,
         num_skipped=skipped,
         num_spelling_control=sum(templates.spells_control_tokens(
-            self._tokenizer, templates.asked(self.source[i])) for i in prompts))
+            self._template, self._tokenizer, templates.asked(self.source[i])) for i in prompts))
 
 
 def _check_batch_size(

@@ -1,6 +1,7 @@
 """Chat templates, rendered by a worker process that is limited in time and memory."""
 import atexit
 from collections.abc import Mapping, Sequence
+import functools
 import json
 import os
 import pathlib
@@ -57,8 +58,13 @@ def render(
           'variables': {
               **special_tokens, 'messages': [dict(message) for message in messages],
               'tools': None, 'documents': None, 'add_generation_prompt': add_generation_prompt}}
-  answer = _ask(json.dumps(task).encode() + b'\n')
+  try:
+    answer = _ask(json.dumps(task).encode() + b'\n')
+  except _DiedError as died:
+    answer = {'fault': str(died)}
   fault = answer.get('fault')
+  if fault is None and not _is_utf8(answer['text']):
+    fault = 'it writes what is not UTF-8'
   if fault is None:
     for message in messages:
       if message['role'] == 'system' and message['content'].strip() not in answer['text']:
@@ -69,10 +75,22 @@ def render(
   return answer['text']
 
 
+def _is_utf8(text: str) -> bool:
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
 def _shown(fault: str) -> str:
   """A template's message without line ends and terminal escapes, cut if it is long."""
   text = ''.join(letter if letter.isprintable() else ' ' for letter in fault)
   return text if len(text) <= _LONGEST_FAULT else f'{text[:_LONGEST_FAULT]}...'
+
+
+class _DiedError(Exception):
+  """The process ended instead of answering."""
 
 
 class _Worker:
@@ -131,7 +149,9 @@ _lock = threading.Lock()
 _workers: list[_Worker] = []    # at most one
 
 
+@functools.lru_cache(maxsize=64)    # the end of a turn is asked for again and again
 def _ask(task: bytes) -> dict[str, str]:
+  """The worker's answer; raises `_DiedError` if it ends without one."""
   with _lock:
     if _workers and not _workers[0].alive:
       _workers.clear()
@@ -141,9 +161,9 @@ def _ask(task: bytes) -> dict[str, str]:
       return _workers[0].ask(task)
     except (EOFError, TimeoutError, OSError):
       status = _workers.pop().kill()
-      if status == -signal.SIGPROF:
-        return {'fault': f'it takes more than {_SECONDS:g} s: it may loop forever'}
-      return {'fault': f'its process ended with status {status}, which may be for its memory'}
+      raise _DiedError(
+          f'it takes more than {_SECONDS:g} s: it may loop forever' if status == -signal.SIGPROF
+          else f'its process ended with status {status}, which may be for its memory') from None
 
 
 @atexit.register

@@ -11,6 +11,7 @@ import datetime
 import functools
 import json
 import os
+import random
 import resource
 import signal
 import sys
@@ -79,6 +80,7 @@ def _render(task: dict[str, Any]) -> dict[str, str]:
     return {'fault': f'it does not use the option {unknown[0]!r} of prompt.options'}
   day = datetime.datetime.fromisoformat(task['date'])
   limit = CHARACTERS + 10 * len(json.dumps(task['variables']))
+  random.seed(0)    # templates may draw from lists; prompts must stay the same
   size, parts = 0, []
   for part in _compile(template).generate(
       **task['defaults'], **task['variables'], **task['options'], strftime_now=day.strftime):

@@ -127,11 +127,16 @@ def encode_completion(template: Format, completion: str, tokenizer: Tokenizer) -
   return [*tokenizer.encode(completion, literal=spans), end_id(template, tokenizer)]
 
 
-def spells_control_tokens(tokenizer: Tokenizer, *texts: Question) -> bool:
-  """Whether a question or a completion spells control tokens."""
+def spells_control_tokens(template: Format, tokenizer: Tokenizer, *texts: Question) -> bool:
+  """Whether questions or completions spell control tokens that are encoded as text."""
   parts = [part for text in texts for part in (
       [text] if isinstance(text, str) else [content for _, content in text])]
-  return any(tokenizer.control_tokens.find(part) for part in parts)
+  return not as_format(template).parse_control_tokens and any(
+      tokenizer.control_tokens.find(part) for part in parts)
+
+
+SPELT = ('{} of {} spell control tokens of the tokenizer and are encoded as text: set '
+         'prompt.parse_control_tokens=True if these tokens are meant')    # a warning
 
 
 def _render(

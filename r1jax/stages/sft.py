@@ -17,8 +17,10 @@ from r1jax.data.packing import PackedRows, pack
 from r1jax.data.readable import readable_completion
 from r1jax.errors import UserError
 from r1jax.masked import masked_sum
+from r1jax.metrics.terminal import warn
 from r1jax.models import Model, ModelConfig, compute
 from r1jax.prompting.templates import (
+  SPELT,
   PromptFormat,
   Question,
   asked,
@@ -133,7 +135,7 @@ class Sample(NamedTuple):
   Attributes:
     prompt: its ids.
     completion: the ids after it, ended by what ends completions of its template.
-    spells_control: whether question or completion spell control tokens.
+    spells_control: whether question or completion spell control tokens that are encoded as text.
   """
   prompt: list[int]
   completion: list[int]
@@ -194,7 +196,7 @@ def _encoded(
     question: Question, completion: str, template: PromptFormat, tokenizer: Tokenizer) -> Sample:
   return Sample(encode_prompt(template, question, tokenizer),
                 encode_completion(template, completion, tokenizer),
-                spells_control_tokens(tokenizer, question, completion))
+                spells_control_tokens(template, tokenizer, question, completion))
 
 
 def drawn_samples(
@@ -337,6 +339,9 @@ def run(
     evaluate.check_sources(run, loaded.tokenizer)
     sources = read_sources(config, inputs, loaded.tokenizer)
     samples = list(itertools.chain(*sources.values()))
+    spelling = sum(sample.spells_control for sample in samples)
+    if spelling:
+      warn(SPELT.format(spelling, f'{len(samples)} samples'))
     rows = pack_samples(samples, config['row_length'], config['overlong'],
                         pad_id=loaded.tokenizer.pad_id)
     trained = loaded.trained(train_packed(run, loaded, rows), config['export_dtype'])
@@ -346,8 +351,7 @@ def run(
         run, model=loaded.model.config, params=trained.params, tokenizer=loaded.tokenizer,
         dtype=trained.dtype, template=config['template'], scores=table | {
             f'samples/{source}': len(found) for source, found in sources.items()} | {
-                'samples_spelling_control_tokens': sum(
-                    sample.spells_control for sample in samples)},
+                'samples_spelling_control_tokens': spelling},
         compute=computed(run, rows, loaded.model.config, remat=config['model']['remat']))
 
 

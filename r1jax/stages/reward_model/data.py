@@ -11,7 +11,9 @@ import numpy as np
 
 from r1jax.data import curation, jsonl, miniature_general
 from r1jax.errors import UserError
+from r1jax.metrics.terminal import warn
 from r1jax.prompting.templates import (
+  SPELT,
   Format,
   Question,
   asked,
@@ -336,11 +338,15 @@ def load_split(
   encoded = encode([example.question for example in examples],
                    [example.completions for example in examples], tokenizer=tokenizer,
                    template=prompt_format(config), objective=config['objective'])
+  spelling = sum(spells_control_tokens(
+      prompt_format(config), tokenizer, example.question, *example.completions)
+      for example in examples)
+  if spelling:
+    warn(SPELT.format(spelling, f'{len(examples)} examples of the {split} split'))
   kept, counts = select(examples, encoded, config, split=split)
   kept = kept[:at_most]
   counts |= {'drawn': len(drawn), 'dropped/held_out': len(drawn + data) - len(examples),
-             'spelling_control_tokens': sum(spells_control_tokens(
-                 tokenizer, example.question, *example.completions) for example in examples)}
+             'spelling_control_tokens': spelling}
   examples = [examples[number] for number in kept]
   reasons = ', '.join(f'{reason} {count}' for reason, count in counts.items())
   if not kept:

@@ -18,6 +18,7 @@ import numpy as np
 from r1jax import evaluate as evaluation
 from r1jax import losses
 from r1jax.models import Model, ModelConfig, compute
+from r1jax.prompting.templates import check_question, end_id
 from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import evaluate, loading, program_shapes, supervised
@@ -39,10 +40,12 @@ from r1jax.training.scalar_head import init_scalar, scalar_axes
 
 
 def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-  """Reads `data`; raises as `data.load_examples` does."""
-  del tokenizer
+  """Reads `data`, and tries the template; raises as `data.load_examples` and `end_id` do."""
+  template = prompt_format(config)
+  end_id(template, tokenizer)
   for split in ('train', 'test'):
-    load_examples(config, split)
+    for number, example in enumerate(load_examples(config, split)):
+      check_question(template, example.question, f'the question of {split} example {number}')
 
 
 @owns_folder

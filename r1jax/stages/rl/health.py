@@ -3,6 +3,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from r1jax.metrics.labels import reward_titles
+from r1jax.prompting import templates
 
 
 class _Symptom(NamedTuple):
@@ -24,6 +25,9 @@ _SYMPTOMS = {
         1, lambda measured: not _is_judged(measured),
         'no completion of an iteration could be judged, every reward was None, and nothing is '
         'learnt from that: check the answers of the data, and the reward functions'),
+    'control tokens': _Symptom(
+        1, lambda measured: measured.get('prompts/spelling_control_tokens', 0) > 0,
+        templates.SPELT.format('questions', 'an iteration')),
     'cut': _Symptom(
         3, lambda measured: measured['completions/clipped_ratio'] == 1,
         'in {iterations} iterations all completions were cut at sampling.max_new_tokens='
