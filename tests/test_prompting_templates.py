@@ -83,6 +83,8 @@ def test_shots_are_turns_of_the_miniature_and_plain_text_elsewhere():
 
 
 def test_the_end_of_a_turn_may_follow_white_space_or_be_no_control_token():
+  silent = make_tokenizer(config={'eos_token': '<eos>', 'chat_template': '<bos>'})
+  assert templates.end_id('chat', silent) == 257
   for turn, end in ((' {{ eos_token }}', 257), ('\n<|turn|>\n', 258), ('\n\n', 257), ('', 257)):
     tokenizer = make_tokenizer(config={
         'eos_token': '<eos>', 'chat_template':

@@ -208,5 +208,6 @@ def end_id(template: Format, tokenizer: Tokenizer) -> int:
   turn = tokenizer.render_chat(
       [{'role': 'user', 'content': 'question'}, {'role': 'assistant', 'content': 'the reply'}],
       add_generation_prompt=False, options=template.options, date=template.date)
-  end = tokenizer.control_tokens.starts(turn.rpartition('the reply')[2].lstrip())
+  _, shown, rest = turn.rpartition('the reply')
+  end = tokenizer.control_tokens.starts(rest.lstrip()) if shown else None
   return tokenizer.eos_id if end is None else tokenizer.encode(end)[0]
