@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from r1jax.errors import UserError
 from r1jax.models import (
   ModelConfig,
   RopeScaling,
@@ -56,3 +57,15 @@ def test_a_config_survives_json(scaling, tiny_config):
 def test_heads_that_do_not_fit_are_refused(fields, message, tiny_config):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(tiny_config, **fields)
+
+
+@pytest.mark.parametrize('change', [
+    dict(num_heads='4'), dict(num_heads=0), dict(colour='red'), dict(rope_scaling={'kind': 'x'}),
+    dict(rope_scaling=[]) | dict(experts={'count': 1}), dict(layers=[[['dense'], 10**9]]),
+    dict(layers=5), dict(latent=7), dict(width=2**40)])
+def test_damaged_fields_are_refused_in_one_sentence(change, tiny_config):
+  with pytest.raises(UserError, match='The fields of a model are damaged .*: run again'):
+    ModelConfig.from_dict(tiny_config.to_dict() | change)
+  for fields in ({}, [], None):
+    with pytest.raises(UserError, match='The fields of a model are damaged'):
+      ModelConfig.from_dict(fields)

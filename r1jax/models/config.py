@@ -162,12 +162,13 @@ class ModelConfig:
     if rope_dim % 2:
       name = 'latent.rope_dim' if self.latent else 'head_dim'
       raise UserError(f'{name} must be even for rotary positions, got {rope_dim}')
-    unknown = [kind for kind in self.kinds if kind not in KINDS]
+    unknown = [kind for pattern, _ in self.runs for kind in pattern if kind not in KINDS]
     if unknown:
       raise UserError(f'layers={self.layers} has the unknown kind {unknown[0]!r}: use '
                        f'{", ".join(KINDS)}')
-    if len(self.kinds) != self.num_layers:
-      raise UserError(f'layers={self.layers} has {len(self.kinds)} layers, but '
+    count = sum(len(pattern) * repeats for pattern, repeats in self.runs)
+    if count != self.num_layers:
+      raise UserError(f'layers={self.layers} has {count} layers, but '
                        f'num_layers={self.num_layers}: set the same number')
     for kind, field in (('experts', 'experts'), ('local', 'window')):
       if (kind in self.kinds) != (getattr(self, field) is not None):
@@ -221,15 +222,22 @@ class ModelConfig:
 
     Args:
       fields: what `to_dict` returned.
+
+    Raises:
+      UserError: they describe no model.
     """
-    fields = dict(fields)
-    if scaling := fields.get('rope_scaling'):
-      classes = {c.kind: c for c in (RopeScaling, LinearScaling, YarnScaling)}
-      fields['rope_scaling'] = classes[scaling.get('kind', 'llama3')](**scaling)
-    for name, kind in (('experts', Experts), ('latent', Latent)):
-      fields[name] = kind(**fields[name]) if fields.get(name) else None
-    fields['layers'] = tuple((tuple(p), repeats) for p, repeats in fields.get('layers', ()))
-    return cls(**fields)
+    try:
+      fields = dict(fields)
+      if scaling := fields.get('rope_scaling'):
+        classes = {c.kind: c for c in (RopeScaling, LinearScaling, YarnScaling)}
+        fields['rope_scaling'] = classes[scaling.get('kind', 'llama3')](**scaling)
+      for name, kind in (('experts', Experts), ('latent', Latent)):
+        fields[name] = kind(**fields[name]) if fields.get(name) else None
+      fields['layers'] = tuple((tuple(p), repeats) for p, repeats in fields.get('layers', ()))
+      return cls(**fields)
+    except (TypeError, KeyError, AttributeError, ValueError, ZeroDivisionError) as error:
+      raise UserError(f'The fields of a model are damaged ({str(error)[:200]}): run again what '
+                      'wrote them.') from None
 
 
 def as_runs(kinds: Sequence[str], longest: int = 8) -> tuple[tuple[tuple[str, ...], int], ...]:
