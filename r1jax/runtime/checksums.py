@@ -54,12 +54,12 @@ def of_bytes(content: bytes) -> Sum:
 
 
 def of_files(folder: Path, names: Iterable[str]) -> dict[str, Sum]:
-  """The sums of files by their names, which are relative to `folder`.
+  """The sums of files by their names, which are relative to `folder`, in the order of the names.
 
   Raises:
     OSError: a file cannot be read.
   """
-  names = list(names)
+  names = sorted(names)
   with ThreadPoolExecutor(_THREADS, 'checksums') as pool:
     return dict(zip(names, pool.map(lambda name: _sum(folder / name), names)))
 
