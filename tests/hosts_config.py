@@ -26,7 +26,7 @@ def get_config(base: str) -> ConfigDict:
   sft = runs.merged(runs.sft_config(base, epochs=1), dict(data=general, rows=4, last_step=3))
   zero = runs.rl_config(
       'sft', inputs=('sft',), steps=40, prompts_per_batch=4, group_size=2, mini_batches=2,
-      dynamic_sampling_rounds=1, kl_coefficient=0.1, checkpoint_every=2,
+      dynamic_sampling_rounds=1, kl_coefficient=0.1, reference_refresh=5, checkpoint_every=2,
       optimizer=dict(learning_rate=1e-3),
       rewards={'language': 1.0}, **in_chunks, evaluations={
           'trained': runs.evaluation_config(problems=4, prompts_per_batch=4, **in_chunks)})

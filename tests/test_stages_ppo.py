@@ -50,8 +50,7 @@ def test_ppo_measures_policy_critic_and_controller(ppo):
   # The first rollout's KL is under the target: β falls by a fifth at most, times n/horizon.
   assert second['kl_coefficient'] == pytest.approx(0.1 * (1 - 0.2 * 4 / 20), rel=1e-5)
   _, _, arrays = runs.result_of(ppo)['checkpoint']
-  assert {name.split('[')[0] for name in arrays} == {
-      'params', 'reference', 'rest', 'critic', 'critic_rest'}
+  assert {name.split('[')[0] for name in arrays} == {'params', 'rest', 'critic', 'critic_rest'}
 
 
 @pytest.mark.slow

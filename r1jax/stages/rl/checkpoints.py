@@ -1,7 +1,8 @@
 """What is saved of a run of the RL stage, and how the run is restored.
 
-The reference is written when it is new, not with every checkpoint. The first one, too: it is the
-model that the run began with, but that model's files may change or go while the run lives.
+A reference is written once, not with every checkpoint. The first one is not written at all: it is
+the model that the run began with, which is loaded at every start and whose content is part of the
+run's identity.
 """
 from collections.abc import Mapping
 import dataclasses
@@ -22,8 +23,9 @@ def save(loop: TrainingLoop, state: RunState, step: int) -> None:
   arrays, length = _arrays(state), None
   if state.batch is not None:
     arrays['batch'], length = state.batch, state.batch.completion_mask.shape[1]
-  constants = {} if state.reference is None else {
-      'reference': (state.position.reference_step, state.reference)}
+  constants = {}
+  if state.position.reference_step:
+    constants['reference'] = state.position.reference_step, state.reference
   loop.save(step, arrays, dataclasses.asdict(state.position) | {'batch_length': length}, constants)
 
 
@@ -37,7 +39,7 @@ def restore(
   """
   def templates(meta: Mapping[str, Any]) -> dict[str, Any]:
     arrays = _arrays(state)
-    if state.reference is not None:
+    if meta['reference_step']:
       arrays['reference'] = state.reference
     if meta['batch_length'] is not None:
       arrays['batch'] = batch_shapes(
@@ -53,7 +55,7 @@ def restore(
               for metrics in position.pop('measured')]
   return dataclasses.replace(
       state, policy=TrainState(arrays['params'], **arrays['rest']),
-      reference=arrays.get('reference'),
+      reference=arrays.get('reference', state.reference),
       critic=(None if state.critic is None
               else TrainState(arrays['critic'], **arrays['critic_rest'])),
       position=RunPosition(**position, measured=measured), batch=arrays.get('batch'))
