@@ -1,5 +1,6 @@
 """What the commands share: flags, experiments by name, and errors that end in one sentence."""
 from collections.abc import Callable, Iterator
+import contextlib
 import os
 import re
 import sys
@@ -8,7 +9,6 @@ from typing import Any, NoReturn
 
 from r1jax.errors import UserError, printable
 
-USER_ERRORS = UserError, OSError, ImportError     # errors that end in a sentence
 TRACEBACK = 'R1JAX_TRACEBACK'                     # the environment variable that shows where
 
 _MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4294967296', 'MALLOC_TRIM_THRESHOLD_': '8589934592',
@@ -72,6 +72,18 @@ def end(error: Exception, message: str) -> NoReturn:
   sys.exit(1)
 
 
+@contextlib.contextmanager
+def errors_in_a_sentence() -> Iterator[None]:
+  """Ends the command with a sentence on what a user can fix; a bug shows its traceback."""
+  try:
+    yield
+  except Exception as error:
+    said = user_sentence(error)
+    if not said:
+      raise
+    end(error, said)
+
+
 def print_error(message: str) -> None:
   """Prints a sentence about an error, and how to see where it came from."""
   print(f'r1jax: {printable(message)} ({TRACEBACK}=1 shows where)', file=sys.stderr, flush=True)
@@ -94,7 +106,42 @@ def _ignore(unraisable: Any) -> None:
   """A library's thread or finaliser failed while the program ends."""
 
 
-def sentence(error: Exception) -> str:
+def user_sentence(error: BaseException) -> str:
+  """What to say of an error that a user can fix; '' for a bug of r1jax."""
+  if said := _out_of_memory(error):
+    return said
+  if isinstance(error, (UserError, OSError)):
+    return sentence(error)
+  if isinstance(error, ModuleNotFoundError) and not re.match(r'r1jax\b', error.name or 'r1jax'):
+    return sentence(error)
+  return ''
+
+
+_DEVICE_MEMORY = (
+    'a device has too little memory ({}): raise micro_batches, set model.remat=True, let reference '
+    'and optimizer wait in_host_memory, or draw fewer or shorter completions at a time; python -m '
+    'r1jax.plan with this config and --search says what fits. What was saved is there: the same '
+    'command goes on')
+_HOST_MEMORY = (
+    'this host has too little memory ({}): use fewer reward_workers, smaller batches or shorter '
+    'rows, take in_host_memory back, or use a machine with more. What was saved is there: the same '
+    'command goes on')
+
+
+def _out_of_memory(error: BaseException) -> str:
+  """What to say if this error, or what caused it, is a lack of memory; '' otherwise."""
+  cause: BaseException | None = error
+  while cause is not None:
+    first = printable(str(cause).strip().partition('\n')[0])[:200]
+    if isinstance(cause, MemoryError):
+      return _HOST_MEMORY.format(first or 'MemoryError')
+    if type(cause).__name__ == 'JaxRuntimeError' and 'RESOURCE_EXHAUSTED' in first:
+      return _DEVICE_MEMORY.format(first.partition('RESOURCE_EXHAUSTED: ')[2] or first)
+    cause = cause.__cause__
+  return ''
+
+
+def sentence(error: BaseException) -> str:
   """What an error says, with its file and its notes, in one line."""
   said = str(error)
   if isinstance(error, OSError) and error.filename:
@@ -108,7 +155,7 @@ _NO_CONFIG = 'get_config() of the experiment must return a ConfigDict with `stag
 def experiment_sentence(error: BaseException, arguments: list[str]) -> str:
   """What is wrong with the experiment file, with its line; '' if the error is not the file's.
 
-  A ValueError that the file raises is left to `flag_sentence`: it is a sentence already.
+  A UserError is left to `flag_sentence`: it is a sentence already.
   """
   paths = {os.path.abspath(value.partition(':')[0]) for argument in arguments
            for value in (argument.partition('=')[2] or argument,)}
@@ -120,7 +167,7 @@ def experiment_sentence(error: BaseException, arguments: list[str]) -> str:
       return f'{cause.filename}, line {cause.lineno}: {cause.msg}'
     lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(cause.__traceback__)
              if os.path.abspath(frame.filename) in paths]
-    if lines and not isinstance(cause, ValueError):
+    if lines and not isinstance(cause, UserError):
       return f'{lines[-1][0]}, line {lines[-1][1]}: {type(cause).__name__}: {cause}'
   return ''
 
@@ -153,7 +200,7 @@ def flag_sentence(error: Exception, required: tuple[str, ...]) -> str:
     if words in reason:
       return f'{flag} has the wrong type: it must be {wanted}'
   lines = [line.strip() for line in said.splitlines() if line.strip()]
-  return re.sub(r'^\w+Error: ', '', lines[-1]) if lines else type(error).__name__
+  return re.sub(r'^[\w.]+Error: ', '', lines[-1]) if lines else type(error).__name__
 
 
 def missing(flag: str, required: tuple[str, ...]) -> str:

@@ -59,10 +59,8 @@ def main() -> None:
 
   def run(_: list[str]) -> None:
     command.quieten_libraries()
-    try:
+    with command.errors_in_a_sentence():
       _run(config.value, flags.FLAGS)
-    except command.USER_ERRORS as error:
-      command.end(error, command.sentence(error))
 
   app.run(run, flags_parser=command.flags_parser(config, __doc__ or '', _REQUIRED))
 
@@ -117,11 +115,13 @@ def ending(reporter: Any) -> Iterator[None]:
   except Exception as error:
     if reporter is None or isinstance(error, StopRequested):
       raise
-    if os.environ.get(command.TRACEBACK) or not isinstance(
-        error, (*command.USER_ERRORS, jax.errors.JaxRuntimeError)):
+    said = command.user_sentence(error)
+    if isinstance(error, jax.errors.JaxRuntimeError) and not said:
+      said = command.sentence(error)
+    if os.environ.get(command.TRACEBACK) or not said:
       print(printable(''.join(traceback.format_exception(error))), file=sys.stderr)
     elif not joining.says_that_a_host_is_lost(error):
-      command.print_error(command.sentence(error).partition('\n')[0])
+      command.print_error(said.partition('\n')[0])
     sys.stdout.flush()
     command.silence()
     with contextlib.suppress(jax.errors.JaxRuntimeError):

@@ -1,12 +1,18 @@
 """What is said of wrong flags, and of errors that end a command."""
+import importlib
+import json
 import sys
 
 from absl import flags
+import jax.numpy as jnp
 from ml_collections import config_flags
+import numpy as np
 import pytest
 import runs
 
 from r1jax import command, metrics, pipeline
+from r1jax.errors import UserError
+from r1jax.runtime.storage import Path
 
 TINY = runs.ROOT / 'experiments' / 'r1_zero.py:tiny,debug'
 ZERO = '--config.stages.zero'
@@ -40,7 +46,9 @@ FILES = {
     'return {}["key"]': "line 2: KeyError: 'key'",
     'return None': 'must return a ConfigDict with `stages`, got None',
     'return [1]': 'must return a ConfigDict with `stages`, got list',
-    'raise ValueError("mine: use b")': 'r1jax: mine: use b (',
+    'raise ValueError("mine: use b")': 'line 2: ValueError: mine: use b (',
+    'return int("x")': "line 2: ValueError: invalid literal for int() with base 10: 'x'",
+    'from r1jax.errors import UserError; raise UserError("use b")': 'r1jax: use b (',
 }
 
 
@@ -80,6 +88,39 @@ def test_what_strangers_wrote_reaches_no_terminal(capsys):
   assert said.out.startswith(f'{ESCAPED}\n')
   assert said.out.count(r'\x1b]0;title\x07') == 4
   assert not {'\x1b', '\x07', '\x9b', '\r', '\u202e', '\u2066', '\x00'} & set(said.out + said.err)
+
+
+def raise_device_memory():
+  jnp.zeros(1 << 44).block_until_ready()
+
+
+def raise_host_memory():
+  np.ones(1 << 46)
+
+
+def raise_wrapped_memory():
+  try:
+    raise_device_memory()
+  except Exception as error:
+    raise UserError('the checkpoint cannot be read') from error
+
+
+@pytest.mark.parametrize('fault, words', [
+    (raise_device_memory, 'a device has too little memory (Out of memory allocating'),
+    (raise_wrapped_memory, 'a device has too little memory (Out of memory allocating'),
+    (raise_host_memory, 'this host has too little memory (Unable to allocate 512. TiB'),
+    (lambda: json.loads('{'), ''),
+    (lambda: [].pop(), ''),
+    (lambda: importlib.import_module('r1jax.nothing'), ''),
+    (lambda: importlib.import_module('nothing'), "No module named 'nothing'"),
+    (lambda: Path('nosuch://bucket'), 'nosuch://bucket cannot be opened (Protocol not known'),
+    (lambda: open('/nothing'), '/nothing: No such file or directory')])
+def test_a_lack_of_memory_is_a_sentence_and_a_bug_is_not(fault, words, capsys):
+  ends = SystemExit if words else Exception
+  with pytest.raises(ends), command.errors_in_a_sentence():
+    fault()
+  (line,) = capsys.readouterr().err.splitlines() or ['']
+  assert line.startswith(f'r1jax: {words}' if words else '')
 
 
 def test_libraries_leave_the_complaint_to_the_last_sentence():

@@ -5,6 +5,7 @@ from decimal import Decimal
 from fractions import Fraction
 import math
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -250,6 +251,7 @@ def test_an_exception_is_told_with_its_cause():
   message = r"^Reward function 'mine' raised KeyError\('key'\) on completion 2: fix it"
   with pytest.raises(ValueError, match=message) as raised:
     compute({'mine': (lambda c, e: {'x': 1.0}[c.text], 1.0)}, ['x', 'x', 'key'])
+  assert re.search(rf' \({re.escape(__file__)}, line \d+\)\.$', str(raised.value))
   assert isinstance(raised.value.__cause__, KeyError)
 
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from r1jax.errors import UserError
 from r1jax.rewards import workers
 
 STAND_IN = '''
@@ -154,7 +155,7 @@ def test_a_worker_has_its_own_session_and_a_pipe_that_no_other_holds(stand_in):
 def test_what_keeps_a_worker_from_starting_is_raised(monkeypatch):
   with workers.WorkerPool(num_workers=1) as pool:
     use(monkeypatch, 'raise SystemExit(1)')
-    with pytest.raises(RuntimeError, match='did not start: run'):
+    with pytest.raises(UserError, match='did not start: run'):
       pool.equivalent('a', 'a')
     use(monkeypatch, 'print(\'{"event": "failed", "reason": "No module"}\')')
     with pytest.raises(ImportError, match='needs math-verify .No module.: pip install'):

@@ -33,7 +33,7 @@ def main() -> None:
   if name:
     try:
       prepare_environment(name)     # before jax is imported, which reading the config does
-    except ValueError as error:
+    except UserError as error:
       command.end(error, str(error))
   from absl import app, flags
   from ml_collections import config_flags
@@ -53,11 +53,9 @@ def main() -> None:
 
   def run(_) -> None:
     command.quieten_libraries()
-    try:
+    with command.errors_in_a_sentence():
       _plan(flag.value, named.value or '', stages.value, mean_length.value, steps.value,
             search.value, json_file.value, cache.value)
-    except command.USER_ERRORS as error:
-      command.end(error, command.sentence(error))
 
   app.run(run, flags_parser=command.flags_parser(
       flag, __doc__ or '', ('--config=EXPERIMENT', '--topology=v5e:4x4')))

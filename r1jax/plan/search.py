@@ -12,6 +12,7 @@ import operator
 import pathlib
 from typing import Any
 
+from r1jax.errors import UserError
 from r1jax.pipeline import settings_of
 from r1jax.plan import estimate, rough_memory
 from r1jax.plan.topology import Topology
@@ -158,7 +159,7 @@ def _settings(config: Config, name: str, topology: Topology,
   mesh = sharding.make_mesh(**config['mesh'], devices=topology.devices)
   try:
     loading.check_model_fits(rough_memory.stage_shape(config, name), mesh)
-  except ValueError:
+  except UserError:
     return
   micros = [0]       # of a stage that trains nothing
   if 'micro_batches' in stage:
@@ -171,7 +172,7 @@ def _settings(config: Config, name: str, topology: Topology,
     try:
       settings_of(stage).check(candidate['stages'][name], name)
       check_mesh(candidate['stages'][name], mesh, name)
-    except ValueError:      # a batch or a length that this mesh does not divide
+    except UserError:      # a batch or a length that this mesh does not divide
       continue
     if rough_memory.least_bytes(candidate, name) <= topology.chip.memory:
       rough = rough_memory.rough_bytes(candidate, name)

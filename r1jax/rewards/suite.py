@@ -22,6 +22,7 @@ import decimal
 import functools
 import math
 import numbers
+import traceback
 from typing import Any
 import warnings
 
@@ -332,7 +333,8 @@ def _read_outcome(name: str, outcome: Any, index: int) -> float:
   if isinstance(outcome, calls.Failed):
     raise UserError(
         f'Reward function {name!r} raised {outcome.error!r} on completion {index}: '
-        'fix it, or let it return None for what it cannot judge.') from outcome.error
+        'fix it, or let it return None for what it cannot judge'
+        f'{_line(outcome.error)}.') from outcome.error
   if outcome is None or outcome is calls.TIMED_OUT:
     return math.nan
   reward = _as_float(outcome)
@@ -346,6 +348,14 @@ def _read_outcome(name: str, outcome: Any, index: int) -> float:
         f'large for the float32 of devices: let it return numbers from {-LARGEST:g} to '
         f'{LARGEST:g}.')
   return reward
+
+
+def _line(error: BaseException) -> str:
+  """Where a function raised an error: the last of its own lines, in parentheses."""
+  frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename != calls.__file__ and '/asyncio/' not in frame.filename]
+  own = [frame for frame in frames if frame[0] == frames[0][0]]
+  return f' ({own[-1][0]}, line {own[-1][1]})' if own else ''
 
 
 def _as_float(value: Any) -> float:

@@ -48,13 +48,14 @@ class _Worker:
     try:
       message = self._read(_START_SECONDS)
     except (_Timeout, _Crash) as error:
-      raise RuntimeError(
+      raise UserError(
           'a reward worker did not start: run `python -m r1jax.rewards.worker` to see why'
       ) from error
     if message['event'] == 'failed':
       self.kill()
-      raise ImportError(
-          f'comparing formulas needs math-verify ({message["reason"]}): pip install math-verify')
+      raise ModuleNotFoundError(
+          f'comparing formulas needs math-verify ({message["reason"]}): pip install math-verify',
+          name='math_verify')
 
   @property
   def alive(self) -> bool:

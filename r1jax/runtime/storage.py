@@ -36,13 +36,19 @@ class Path:
   Raises:
     UserError: it is empty, begins with a `~` that names no user, has control characters, chains
       URLs by `::`, or the URL's scheme is unknown.
-    ImportError: the package for the scheme (gcsfs for `gs://`) is not installed.
+    ModuleNotFoundError: the package for the scheme (gcsfs for `gs://`) is not installed.
   """
 
   def __init__(self, location: str | os.PathLike | Path):
     if not isinstance(location, Path):
       _check_location(os.fspath(location))
-    self.fs, self._root = fsspec.core.url_to_fs(str(location), use_listings_cache=False)
+    try:
+      self.fs, self._root = fsspec.core.url_to_fs(str(location), use_listings_cache=False)
+    except ImportError as error:
+      raise ModuleNotFoundError(f'{location} cannot be opened: {error}', name='fsspec') from error
+    except ValueError as error:
+      raise UserError(f'{location} cannot be opened ({error}): give a local folder or the URL of a '
+                      'bucket') from error
     self.is_local = isinstance(self.fs, LocalFileSystem)
     self._location = self._root if self.is_local else str(location).rstrip('/')
 

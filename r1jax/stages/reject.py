@@ -48,7 +48,7 @@ def _filter_faults(name: str, given: Any) -> Iterator[str]:
   if not found:
     try:
       curation.make_filters({name: given})
-    except ValueError as error:
+    except UserError as error:
       yield str(error)
 
 
