@@ -1,6 +1,7 @@
 """What the commands share: flags, experiments by name, and errors that end in one sentence."""
 from collections.abc import Callable, Iterator
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -94,16 +95,30 @@ def silence() -> None:
   os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
+# What is said in one sentence at the end, by the folder of the library and what it logs.
+_SAID_AT_THE_END = (
+    ('/orbax/', r'_SignalingThread\.run\(\) raised an exception'),
+    ('/orbax/', 'Failed to run .* in background save thread'))
+
+
 def quieten_libraries() -> None:
-  """Keeps libraries from logging what is said in one sentence at the end."""
-  from absl import logging
+  """Keeps libraries from logging what is said in one sentence at the end, and their notes."""
+  import absl.logging
   if TRACEBACK not in os.environ:
-    logging.set_verbosity(logging.FATAL)
-    sys.unraisablehook = _ignore
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    absl.logging.get_absl_handler().python_handler.addFilter(_is_news)
+    sys.unraisablehook = _show_unraisable
 
 
-def _ignore(unraisable: Any) -> None:
-  """A library's thread or finaliser failed while the program ends."""
+def _is_news(record: logging.LogRecord) -> bool:
+  return not any(folder in record.pathname and re.search(words, record.getMessage())
+                 for folder, words in _SAID_AT_THE_END)
+
+
+def _show_unraisable(unraisable: Any) -> None:
+  """Shows an error in a finaliser, unless it is that of a bucket's connection as all ends."""
+  if 'event loop' not in str(unraisable.exc_value).lower():
+    sys.__unraisablehook__(unraisable)
 
 
 def user_sentence(error: BaseException) -> str:

@@ -123,15 +123,34 @@ def test_a_lack_of_memory_is_a_sentence_and_a_bug_is_not(fault, words, capsys):
   assert line.startswith(f'r1jax: {words}' if words else '')
 
 
-def test_libraries_leave_the_complaint_to_the_last_sentence():
-  program = ('import sys, absl.logging, r1jax.command\n'
-             'r1jax.command.quieten_libraries()\n'
-             'absl.logging.error("a thread failed")\n'
-             'class Torn:\n'
-             '  def __del__(self):\n'
-             '    raise RuntimeError("event loop is closed")\n'
-             'Torn()\n'
-             'sys.exit("the sentence")\n')
-  process = runs.start('-c', program, compiled='')
-  _, complaint = process.communicate()
-  assert complaint == 'the sentence\n'
+LIBRARIES = """
+import logging, sys, absl.logging, r1jax.command
+absl.logging.use_absl_handler()    # as app.run does
+r1jax.command.quieten_libraries()
+def log(level, path, words):
+  logging.getLogger('absl').handle(logging.LogRecord(
+      'absl', level, f'/{path}/future.py', 1, words, (), None))
+log(logging.ERROR, 'orbax', '[process=0] _SignalingThread.run() raised an exception: full')
+log(logging.ERROR, 'orbax', 'Failed to run 4 Handler Commit operations in background save thread')
+log(logging.WARNING, 'orbax', 'this option is deprecated')
+log(logging.ERROR, 'grain', 'a worker raised an exception')
+absl.logging.info('a note')
+absl.logging.warning('no GPU was found')
+class Torn:
+  def __init__(self, words): self.words = words
+  def __del__(self): raise RuntimeError(self.words)
+Torn('Event loop is closed')
+Torn('a bug in a finaliser')
+sys.exit('the sentence')
+"""
+
+
+def test_libraries_leave_the_complaint_to_the_last_sentence_and_say_all_else():
+  process = runs.start('-c', LIBRARIES, compiled='')
+  _, said = process.communicate()
+  shown = [line.partition('] ')[2] or line for line in said.splitlines()]
+  assert shown[0].startswith('WARNING: Logging before flag parsing')    # of absl
+  assert shown[1:4] == ['this option is deprecated', 'a worker raised an exception',
+                       'no GPU was found']
+  assert shown[-2:] == ['RuntimeError: a bug in a finaliser', 'the sentence']
+  assert 'Event loop' not in said and 'a note' not in said
