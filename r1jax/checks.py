@@ -8,8 +8,6 @@ import re
 from typing import Any
 import unicodedata
 
-from r1jax.errors import UserError
-
 
 def floats(**arrays: Any) -> None:
   """Checks that arguments are arrays of a floating-point dtype; None is allowed.
@@ -54,11 +52,11 @@ def word(allowed: Collection[str], **words: Any) -> None:
   """Checks that arguments are among the `allowed` words.
 
   Raises:
-    UserError: naming the argument, the word, and the allowed ones.
+    ValueError: naming the argument, the word, and the allowed ones.
   """
   for name, value in words.items():
     if value not in allowed:
-      raise UserError(f'{name}={value!r} is unknown: {did_you_mean(value, allowed)}')
+      raise ValueError(f'{name}={value!r} is unknown: {did_you_mean(value, allowed)}')
 
 
 def nearest(word: object, words: Iterable[str]) -> str:

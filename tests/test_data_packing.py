@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from r1jax.data import packing
+from r1jax.errors import UserError
 
 SETTINGS = hypothesis.settings(deadline=None, derandomize=True, max_examples=50)
 
@@ -80,7 +81,8 @@ def test_the_oldest_of_equally_full_rows_is_taken():
     ([[1, 2]], [], '0 lists of weights for 1 documents'),
 ])
 def test_bad_documents_are_refused(documents, weights, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(ValueError, match=message) as raised:
     packing.pack(documents, weights, row_length=3, overlong='error')
+  assert isinstance(raised.value, UserError) == ('a row holds 3' in message)   # else it is a bug
   with pytest.raises(ValueError, match="overlong='drop'"):
     packing.pack([[1]], row_length=3, overlong='drop')

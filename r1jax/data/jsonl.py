@@ -156,7 +156,7 @@ def _check_question(row: dict[str, Any]) -> None:
   if 'language' in row:
     try:
       target_language('', row['language'])
-    except ValueError as error:
+    except UserError as error:
       raise UserError(f'the field "language": {error}') from None
 
 
@@ -210,7 +210,7 @@ def _read_examples(
       empty = False
       try:
         example = _to_example(_parse_object(line, form), form, columns or {})
-      except ValueError as error:
+      except UserError as error:
         raise UserError(f'{path}, line {number}: {error}.') from None
       yield example
   if empty:

@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from r1jax import checks
+from r1jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,8 @@ def pack(
     pad_id: the token id to pad with.
 
   Raises:
-    ValueError: a document is empty, does not match its weights, or is too long and `overlong` is
-      'error'; or `overlong` is unknown.
+    UserError: a document is too long and `overlong` is 'error'.
+    ValueError: a document is empty, or does not match its weights; or `overlong` is unknown.
   """
   checks.word(('cut', 'skip', 'error'), overlong=overlong)
   lengths = _check_documents(documents, weights, row_length, overlong)
@@ -96,8 +97,8 @@ def _check_documents(
       raise ValueError(f'Document {number} has {length} tokens and {num_weights} weights: give at '
                        'least one token, and one weight for each token.')
     if length > row_length and overlong == 'error':
-      raise ValueError(f'Document {number} has {length} tokens and a row holds {row_length}: raise '
-                       "row_length or set overlong to 'cut' or 'skip'.")
+      raise UserError(f'Document {number} has {length} tokens and a row holds {row_length}: raise '
+                      "row_length or set overlong to 'cut' or 'skip'.")
   return lengths
 
 

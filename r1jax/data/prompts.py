@@ -186,7 +186,7 @@ def _check_batch_size(
         f'prompts_per_batch={prompts_per_batch} does not suit a source of {num_examples} examples: '
         f'use 1 to {num_examples}, or give more data.')
   if not 0 <= process_index < process_count:
-    raise UserError(
+    raise ValueError(
         f'process_index={process_index} is out of range: use 0 to {process_count - 1}.')
   if prompts_per_batch % process_count:
     raise UserError(

@@ -70,11 +70,11 @@ class JsonlWriter:
       rows: what to write, each without the field `key`.
 
     Raises:
-      UserError: `place` is before that of an earlier call.
+      ValueError: `place` is before that of an earlier call.
       OSError: the part cannot be written; rows written earlier are intact.
     """
     if place < self._last:
-      raise UserError(f'{self._key} {place} comes after {self._last} in {self._folder}: '
+      raise ValueError(f'{self._key} {place} comes after {self._last} in {self._folder}: '
                        'write rows in order, or resume from a checkpoint')
     if not hosts.is_first():
       return

@@ -127,13 +127,13 @@ def _read_json(text: str) -> tuple | None:
 
 
 def _refuse(constant: str):
-  raise UserError(f'{constant} is not valid JSON')
+  raise ValueError(f'{constant} is not valid JSON')
 
 
 def _unique_members(pairs: list) -> dict:
   members = dict(pairs)
   if len(members) < len(pairs):
-    raise UserError('a name appears twice')
+    raise ValueError('a name appears twice')
   return members
 
 

@@ -218,15 +218,15 @@ class RewardSuite:
       group_size: the completions that are compared with each other, see `Rewards.weigh`.
 
     Raises:
-      UserError: the numbers of completions and examples differ, or group_size does not divide them.
+      ValueError: the numbers of completions and examples differ, or group_size does not fit.
     """
     if len(completions) != len(examples):
-      raise UserError(
+      raise ValueError(
           f'There are {len(completions)} completions for {len(examples)} examples: '
           'give one example for each completion.')
     if group_size < 1 or len(completions) % group_size:
-      raise UserError(f'group_size must divide the {len(completions)} completions, got '
-                      f'{group_size}.')
+      raise ValueError(f'group_size must divide the {len(completions)} completions, got '
+                       f'{group_size}.')
     future = self._background.submit(
         self._compute, tuple(completions), tuple(examples), group_size)
     return PendingRewards(future.result)

@@ -20,8 +20,6 @@ import resource
 import signal
 import sys
 
-from r1jax.errors import UserError
-
 _MEMORY_BYTES = 2 << 30
 _LITERAL = re.compile(r"(Integer|Float) \('?([0-9.]+)'? *\)")
 
@@ -50,13 +48,13 @@ def read_literal(code: str, local_dict=None, global_dict=None):
     global_dict: ignored, present for sympy.
 
   Raises:
-    UserError: `code` is anything but a single number.
+    ValueError: `code` is anything but a single number.
   """
   del local_dict, global_dict
   import sympy
   literal = _LITERAL.fullmatch(code)
   if literal is None:
-    raise UserError(f'{code!r} is not a number, and nothing else is evaluated.')
+    raise ValueError(f'{code!r} is not a number, and nothing else is evaluated.')
   kind, value = literal.groups()
   return getattr(sympy, kind)(int(value) if kind == 'Integer' else value)
 
