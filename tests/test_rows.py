@@ -1,5 +1,6 @@
 """The import direction of docs/design.md: from a file's own row or rows above, without cycles."""
 import ast
+import functools
 import pathlib
 
 import pytest
@@ -22,6 +23,7 @@ ROWS = {
 }
 
 
+@functools.cache
 def modules():
   # r1jax/kernels and r1jax/experiments are links, which rglob does not follow.
   paths = [*PACKAGE.rglob('*.py'), *(PACKAGE / 'kernels').glob('*.py'),
