@@ -113,8 +113,9 @@ def test_wrong_names_of_columns_are_named(columns, message):
 def test_several_answers_and_chats_come_back(tmp_path):
   chat = [{'role': 'user', 'content': 'hi'}, {'role': 'assistant', 'content': 'yes?'},
           {'role': 'user', 'content': 'p'}]
+  nulls = [message | {'name': None, 'tool_calls': None} for message in chat]
   assert rows_of(
-      tmp_path, jsonl.jsonl_source, {'prompt': chat, 'answer': ['1/2', 0.5]},
+      tmp_path, jsonl.jsonl_source, {'prompt': nulls, 'answer': ['1/2', 0.5]},
       {'prompt': chat[2:], 'answers': ['1/2']}) == [
           {'question': 'p', 'messages': chat, 'answer': '1/2', 'answers': ['1/2', '0.5']},
           {'question': 'p', 'answer': '1/2'}]

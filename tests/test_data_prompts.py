@@ -130,7 +130,7 @@ def test_a_source_with_too_few_short_prompts_ends_with_an_error(lengths, counter
     ({'question': float('nan')}, 'question of example 1 is nan'),
     ({'question': 'w1', 'messages': [{'role': 'system', 'content': 'w2'},
                                      {'role': 'user', 'content': 'w1'}]},
-     "example 1 is a chat of several messages, .* set template='chat'"),
+     "example 1 is a chat with a system message .* set template='chat'"),
 ])
 def test_a_question_that_the_template_cannot_show_is_refused_before(example, message):
   with pytest.raises(ValueError, match=message):

@@ -254,7 +254,7 @@ def test_completions_end_as_the_template_ends_turns_and_prompts_begin_as_in_rl(t
   assert (chat.spells_control, alone.spells_control) == (True, False)
   assert alone.prompt == templates.encode_prompt(CHAT_FORMAT, '1+1?', turns)
   assert alone.prompt[0] != 256
-  with pytest.raises(ValueError, match='own.jsonl: the question of example 0 is a chat of several'):
+  with pytest.raises(ValueError, match='own.jsonl: the question of example 0 is a chat with'):
     sft.own_samples([str(own)], {}, PromptFormat('plain'), turns)
   own.write_text('{"problem": "1+1?", "reasoning": "so 2", "summary": "2"}')
   plain, = sft.own_samples([str(own)], {'prompt': 'problem'}, PromptFormat('plain'), turns)

@@ -318,6 +318,8 @@ def _read_prompt(value: Any, field: str) -> dict[str, Any]:
   messages = []
   for place, message in enumerate(value):
     where = f'{field}[{place}]'
+    if isinstance(message, dict):
+      message = {name: part for name, part in message.items() if part is not None}
     if not isinstance(message, dict) or set(message) != {'role', 'content'}:
       raise UserError(f'the field "{where}" is {_shown(message)}, write a message '
                       '{"role": ..., "content": ...}')

@@ -96,8 +96,9 @@ def check_question(template: Format, question: Question, where: str) -> None:
   if not isinstance(text, str):
     raise UserError(f'{where} is {text!r}: give it a text.')
   if not isinstance(question, str) and template.text is not None:
-    raise UserError(f'{where} is a chat of several messages, and template={template.template!r} '
-                    "shows a question alone: set template='chat'.")
+    raise UserError(f'{where} is a chat with a system message or earlier turns, and '
+                    f'template={template.template!r} shows a question alone: set '
+                    "template='chat'.")
 
 
 def render_prompt(template: Format, question: Question, tokenizer: Tokenizer) -> str:
