@@ -12,10 +12,12 @@ from r1jax.runtime.fingerprint import difference, fingerprint
 def config(tmp_path):
   data = tmp_path / 'data'
   data.mkdir()
-  (data / 'train.jsonl').write_text('{"prompt": "1"}\n')
+  for path in (data / 'train.jsonl', tmp_path / 'more.jsonl'):
+    path.write_text('{"prompt": "1"}\n')
   (tmp_path / 'rewards.py').write_text('def one(): return 1\n')
   return {'seed': 0, 'stages': {'zero': {
       'data': {'name': 'jsonl', 'folder': str(data)}, 'layers': (1, 2),
+      'more_files': [f'{tmp_path}/more.jsonl'],
       'reward': f'{tmp_path}/rewards.py:one', 'template': 'x' * 500,
       'model': {'source': 'miniature'}}}}
 
@@ -28,7 +30,7 @@ def test_the_same_is_known_twice(config):
   assert all(len(value) < 200 for value in known.values())
 
 
-@pytest.mark.parametrize('name', ['data/train.jsonl', 'rewards.py'])
+@pytest.mark.parametrize('name', ['data/train.jsonl', 'more.jsonl', 'rewards.py'])
 def test_other_bytes_at_the_same_path_are_told_by_name(config, tmp_path, name):
   known, path = fingerprint(config), tmp_path / name
   path.write_text(path.read_text().replace('1', '2'))

@@ -41,8 +41,9 @@ def fingerprint(config: Mapping[str, Any] | None = None) -> dict[str, str]:
   known |= {name: str(getattr(jax.config, name, None)) for name in _OPTIONS}
   for field, value in _fields(config or {}, 'config'):
     known[printable(field)] = _shown(value)
-    if isinstance(value, str) and (field.rpartition('.')[2] in _PATHS or '/' in value):
-      known |= _files(value)
+    for one in value if isinstance(value, list) else [value]:
+      if isinstance(one, str) and (field.rpartition('.')[2] in _PATHS or '/' in one):
+        known |= _files(one)
   return known
 
 
