@@ -1,5 +1,6 @@
 import pytest
 
+from r1jax.errors import UserError
 from r1jax.stages import datasets
 
 DATA = datasets.data_field('the problems')
@@ -35,3 +36,9 @@ def test_the_difficulty_of_reasoning_gym_is_checked_and_part_of_the_identity():
   assert fault.startswith('data.settings.min_term is not a setting')
   fault, = DATA.faults(data | dict(task='chain'), 'data')
   assert fault.startswith('data.task must be one of')
+
+
+@pytest.mark.parametrize('name', ['jsonl', 'gsm8k'])
+def test_data_without_a_folder_are_not_looked_for_at_the_root(name):
+  with pytest.raises(UserError, match="a path must not be empty, got ''"):
+    datasets.load_examples({'name': name, 'folder': ''}, 'train')

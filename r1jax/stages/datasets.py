@@ -30,7 +30,7 @@ def _gsm8k(split, *, folder, cache):
 
 
 def _jsonl(split, *, folder, columns):
-  return jsonl.jsonl_source(f'{folder}/{split}.jsonl', columns)
+  return jsonl.jsonl_source(folder and f'{folder}/{split}.jsonl', columns)
 
 
 def _reasoning_gym(split, *, task, size, seed, settings):

@@ -65,7 +65,7 @@ class Encoded(NamedTuple):
 
 
 def _jsonl(split, objective, rng, *, folder, columns):
-  path = f'{folder}/{split}.jsonl'
+  path = folder and f'{folder}/{split}.jsonl'
   if objective == 'safety':
     return [Example(asked(row), (row['completion'],), float(row['safe']))
             for row in jsonl.safety_source(path, columns)]
