@@ -22,7 +22,7 @@ from r1jax.errors import UserError
 TIMEOUT_S = 60.0    # of a call whose function has no `limits`
 _AT_ONCE = 64       # calls of a coroutine function without `limits`
 _BLOCKED_S = 1.0    # an event loop that does not answer for so long is given up
-_ATTRIBUTE = 'r1jax_limits'
+ATTRIBUTE = 'r1jax_limits'
 
 Arguments = Sequence[tuple]
 _Lane = threading.Thread | asyncio.Task
@@ -79,7 +79,7 @@ def limits(
 
   def declare(function: _Function) -> _Function:
     try:
-      setattr(function, _ATTRIBUTE, (at_once, float(timeout_s)))
+      setattr(function, ATTRIBUTE, (at_once, float(timeout_s)))
     except AttributeError:
       raise UserError(f'{function!r} cannot carry limits: decorate the function where it is '
                       'defined, or a functools.partial of it') from None
@@ -90,9 +90,9 @@ def limits(
 def limits_of(function: Callable) -> Limits:
   """The limits that a function declares, or those of its kind."""
   inner = function
-  while isinstance(inner, functools.partial) and not hasattr(inner, _ATTRIBUTE):
+  while isinstance(inner, functools.partial) and not hasattr(inner, ATTRIBUTE):
     inner = inner.func
-  at_once, timeout_s = getattr(inner, _ATTRIBUTE, (None, TIMEOUT_S))
+  at_once, timeout_s = getattr(inner, ATTRIBUTE, (None, TIMEOUT_S))
   return Limits(at_once or (_AT_ONCE if is_async(function) else 1), timeout_s)
 
 

@@ -6,11 +6,9 @@ settings, the mesh and the evaluations are not part of it; each evaluation has a
 own. The *resume identity* also leaves out what may change while a run goes on: fields that may be
 raised (`steps`), the type of exported weights, and functions from a notebook.
 """
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
-import functools
 import hashlib
-import inspect
 import json
 from typing import Any
 
@@ -100,29 +98,6 @@ def resume_identity(
              if isinstance(field, Field) and (field.extends or field.exports)}
   return identity(settings, {name: value for name, value in config.items() if name not in extends},
                   inputs, contents=contents)
-
-
-def function_identity(function: Callable, *more: Any) -> str:
-  """What a function is known by: its source, or its code where there is no source.
-
-  Values that it closes over, and functions that it calls, are not part of it. `more` is what else
-  decides its result, such as a weight.
-
-  Raises:
-    UserError: there is neither source nor code, as of a built-in function.
-  """
-  unwrapped = function
-  while isinstance(unwrapped, functools.partial):
-    more += (repr(unwrapped.args), repr(unwrapped.keywords))
-    unwrapped = unwrapped.func
-  try:
-    return _hash([inspect.getsource(unwrapped), *more])
-  except (OSError, TypeError):
-    code = getattr(unwrapped, '__code__', None)
-    if code is None:
-      raise UserError(f'{function!r} has no source by which its results could be known: wrap it '
-                       'in a function') from None
-    return _hash([code.co_code.hex(), repr(code.co_consts), repr(code.co_names), *more])
 
 
 def evaluation_identity(

@@ -33,9 +33,10 @@ from r1jax.runtime.storage import Path
 from r1jax.sampling import text as rollout_text
 from r1jax.sampling.sampler import Interrupted
 from r1jax.stages import auxiliary, evaluate, loading
-from r1jax.stages.artifact import Artifact, function_identity
+from r1jax.stages.artifact import Artifact
 from r1jax.stages.config import plain
 from r1jax.stages.fields import prompt_format
+from r1jax.stages.function_identity import function_identity
 from r1jax.stages.loop import TrainingLoop, as_floats, is_due
 from r1jax.stages.rl import checkpoints, dynamic_sampling, health
 from r1jax.stages.rl import metrics as rl_metrics
@@ -73,8 +74,8 @@ def run(
     should_stop: called between chunks of sampling and between updates. When it returns True the
       stage saves its state (with the batch, if some of its updates are done) and raises
       StopRequested.
-    reward_functions: {name: (function, weight)} instead of `config.rewards`, from a notebook. Their
-      sources are part of the result's identity.
+    reward_functions: {name: (function, weight)} instead of `config.rewards`, from a notebook. What
+      decides their results is part of this one's identity, see `stages.function_identity`.
     console: a rich console; None is standard output.
 
   Raises:
