@@ -12,6 +12,7 @@ from r1jax import pipeline
 from r1jax.checkpoint import Checkpointer
 from r1jax.errors import UserError
 from r1jax.models.compute import Compute
+from r1jax.runtime import checksums
 from r1jax.runtime.storage import Path
 from r1jax.stages import contents, evaluate, reward_model, rl, sft, stage
 
@@ -103,10 +104,10 @@ def test_another_model_at_the_same_path_is_another_model(base, data, tmp_path):
     runs.export_base(tmp_path / f'other{sums}', runs.SHAPE)
     (tmp_path / 'base' / 'README.md').write_text('is no part of it')
     assert state_of(config, tmp_path / f'run{sums}') == 'done'
-    edit(tmp_path / 'base' / ('checksums.json' if sums else 'model.safetensors'))
+    edit(tmp_path / 'base' / (checksums.FILE if sums else 'model.safetensors'))
     assert f'what is in {tmp_path}/base changed' in state_of(config, tmp_path / f'run{sums}')
     shutil.copytree(tmp_path / 'before', tmp_path / 'base', dirs_exist_ok=True)
-    (tmp_path / 'base' / 'checksums.json').unlink()
+    (tmp_path / 'base' / checksums.FILE).unlink()
 
 
 def test_what_each_stage_reads(tmp_path, base, data):
