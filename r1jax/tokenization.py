@@ -17,6 +17,7 @@ import pathlib
 import re
 from typing import Any
 
+import numpy as np
 import tokenizers
 
 from r1jax import gguf_tokenizer
@@ -272,6 +273,21 @@ class Tokenizer:
         'eos_token_id': list(dict.fromkeys([*self.stop_ids, *stop_ids]))}
     return Tokenizer(self._files | {'generation_config.json': json.dumps(generation, indent=2)},
                      source=self.source, vocab_size=self._limit)
+
+  def token_mask(self, model_vocab_size: int) -> np.ndarray | None:
+    """Which ids of a model are tokens, [V] bool; None if all are.
+
+    Vocabularies are padded to round sizes. What a model draws there has no text, or that of a
+    filler: GGUF files name the token of such an id 'n' '[PADn]'.
+
+    Args:
+      model_vocab_size: V.
+    """
+    mask = np.zeros(model_vocab_size, bool)
+    for token, i in self._fast.get_vocab().items():
+      mask[i:i + 1] = token != f'[PAD{i}]'
+    mask[[i for i in self.stop_ids if i < model_vocab_size]] = True
+    return None if mask.all() else mask
 
   def save(self, folder: storage.Path | str) -> list[str]:
     """Writes the files into `folder`, as they were read, and returns their names.

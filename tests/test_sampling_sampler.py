@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from r1jax.models import build
 from r1jax.records import Prompts
 from r1jax.sampling.draw import Sampling
 from r1jax.sampling.sampler import Interrupted, Sampler
+from r1jax.training.logprobs import completion_logprobs
 
 GREEDY = Sampling(temperature=0)
 TRUNCATING = Sampling(temperature=0.6, top_k=9, top_p=0.9, min_p=0.05)
@@ -48,6 +50,28 @@ def test_pitfall_11_recorded_logprobs_equal_teacher_forced_ones(
   else:      # pitfall 5: both are kept, and what is sampled from has more mass on a token
     assert np.all(kept(rollout, 'truncated_logprobs') >= kept(rollout, 'behaviour_logprobs') - 1e-5)
     assert np.max(rollout.truncated_logprobs - rollout.behaviour_logprobs) > 0.05
+
+
+@pytest.mark.parametrize('sampling', [Sampling(), TRUNCATING, GREEDY])
+def test_ids_without_a_token_are_neither_drawn_nor_counted(sampling, tiny, prompts):
+  mask = np.arange(40) < 34
+  mask[[4, 9]] = False
+  model = build(tiny.model.config, token_mask=mask)
+  table = tiny.params['embedding'].at[~mask].multiply(9.0)     # they would often be drawn
+  params = tiny.params | {'embedding': table}
+  settings = dict(group_size=2, max_new_tokens=6, stop_ids=STOPS, chunk=3, sampling=sampling)
+  plain = kept(Sampler(tiny.model, **settings)(params, prompts, 0))
+  assert not mask[plain].all()
+  rollout = Sampler(model, **settings)(params, prompts, 0)
+  assert mask[kept(rollout)].all()
+  scored, _, _ = completion_logprobs(
+      model, params, prompts.tokens, prompts.lengths, rollout.tokens, rollout.mask,
+      temperature=sampling.temperature)
+  np.testing.assert_allclose(
+      kept(rollout, 'behaviour_logprobs'), np.where(rollout.mask, scored, 0), atol=1e-4)
+  hidden = jnp.ones((1, tiny.model.config.width))
+  logits = model.unembed(params, hidden)
+  assert (logits[0, ~mask] == -1e30).all() and (jnp.abs(logits[0, mask]) < 1e3).all()
 
 
 def test_pitfall_12_fresh_randomness_that_resuming_repeats(sampler, tiny, prompts):

@@ -1,7 +1,10 @@
+import dataclasses
 import shutil
 
 import jax
+import numpy as np
 import pytest
+import runs
 import tokenizers
 
 from r1jax import checkpoint, models
@@ -24,6 +27,15 @@ def test_a_shipped_model_is_that_of_its_preset(source):
   text = 'User: 5+3? 二十\nAssistant:'
   assert loaded.tokenizer.encode(text) == loading.find_tokenizer('miniature', {}).encode(text)
   assert pretrain.DEFAULT['preset'] in loading.MINIATURES
+
+
+def test_ids_beyond_the_tokenizer_are_masked(tmp_path):
+  settings = dict(compute_dtype='float32', remat=False,
+                  mesh=sharding.make_mesh(1, 1, jax.devices()[:1]))
+  padded = runs.export_base(tmp_path, dataclasses.replace(runs.SHAPE, vocab_size=640))
+  loaded = loading.load_model(padded, {}, **settings)
+  np.testing.assert_array_equal(loaded.model.token_mask, np.arange(640) < 512)
+  assert loading.load_model('miniature', {}, **settings).model.token_mask is None
 
 
 def test_a_model_of_another_size_than_its_preset_is_refused():

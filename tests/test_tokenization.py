@@ -4,6 +4,7 @@ import sys
 
 import hypothesis
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import runs
 import tokenizers
@@ -54,6 +55,20 @@ def smollm2():
   except FileNotFoundError as error:
     pytest.skip(str(error))
   return tokenization.tokenizer_from_gguf(path)
+
+
+def test_ids_that_no_token_has_are_told():
+  tokenizer = make_tokenizer()
+  size = tokenizer.vocab_size
+  assert tokenizer.token_mask(size) is None
+  np.testing.assert_array_equal(tokenizer.token_mask(size + 3), np.arange(size + 3) < size)
+  files = make_files()
+  backend = tokenizers.Tokenizer.from_str(files['tokenizer.json'])
+  backend.add_tokens([f'[PAD{size}]', '[PAD7]'])     # a filler of GGUF files, and a token
+  tokenizer = tokenization.Tokenizer(
+      files | {'tokenizer.json': backend.to_str()}, source='here')
+  np.testing.assert_array_equal(tokenizer.token_mask(size + 2), np.arange(size + 2) != size)
+  assert tokenizer.token_mask(size) is None     # a model with fewer ids
 
 
 # SmolLM2 from its GGUF file.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from r1jax.models import build
+from r1jax.runtime import sharding
 from r1jax.training.logprobs import completion_logprobs, token_logprobs
 
 N, T, D, V = 3, 7, 8, 29
@@ -91,6 +92,44 @@ def test_a_token_that_is_impossible_spoils_nothing():
   np.testing.assert_allclose(gradients[0], wanted[0], atol=2e-5)
   np.testing.assert_allclose(gradients[1][:-1], wanted[1], atol=2e-5)
   assert np.all(gradients[1][-1] == 0)
+
+
+MASK = np.arange(V) < V - 3
+MASK[5] = False     # a hole in the vocabulary
+
+
+@pytest.mark.parametrize('at_once', [7, 2])
+def test_ids_without_a_token_have_no_probability(at_once):
+  hidden, unembedding, targets = example()
+  kept = np.flatnonzero(MASK)
+  targets = targets % len(kept)
+  want, wanted = reference(hidden, unembedding[kept], targets, 0.6)
+  score = functools.partial(token_logprobs, token_mask=MASK)
+  got, gradients = with_gradient(score)(
+      hidden, unembedding, kept[targets], temperature=0.6, max_logits=at_once * N * V)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5), got, want)
+  np.testing.assert_allclose(gradients[0], wanted[0], atol=2e-5)
+  np.testing.assert_allclose(gradients[1][kept], wanted[1], atol=2e-5)
+  assert np.all(gradients[1][~MASK] == 0)
+  assert np.isfinite(score(hidden, unembedding, np.full_like(targets, 5))[0]).all()
+  # Those of an unmasked model differ by the share of these ids, and by nothing else.
+  whole = jax.nn.softmax(hidden @ unembedding.T)
+  np.testing.assert_allclose(
+      score(hidden, unembedding, kept[targets])[0] + jnp.log(jnp.sum(whole[..., kept], -1)),
+      token_logprobs(hidden, unembedding, kept[targets])[0], atol=2e-5)
+
+
+def test_a_vocabulary_over_devices_is_masked_alike():
+  hidden, unembedding, targets = example()
+  unembedding, mask = np.pad(unembedding, ((0, 3), (0, 0)), constant_values=3), np.arange(V + 3) < V
+  one = jax.jit(functools.partial(token_logprobs, token_mask=mask))(hidden, unembedding, targets)
+  mesh = sharding.make_mesh(1, 4, jax.devices()[:4])
+  with sharding.use(mesh):
+    table = jax.device_put(unembedding, jax.NamedSharding(mesh, jax.P('tensor')))
+    four = jax.jit(functools.partial(token_logprobs, token_mask=mask))(hidden, table, targets)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5), four, one)
+  plain = token_logprobs(hidden, unembedding[:V], targets)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5), one, plain)
 
 
 @pytest.mark.parametrize('shapes, message', [

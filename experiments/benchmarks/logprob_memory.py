@@ -50,7 +50,7 @@ def main() -> None:
         state, batch, rl_programs.Normalizers(floats(), floats(), floats())).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
-  def naive(hidden, unembedding, targets, *, temperature):
+  def naive(hidden, unembedding, targets, *, temperature, token_mask):
     log_p = jax.nn.log_softmax(
         jnp.einsum('ntd,vd->ntv', hidden, unembedding) / temperature)
     entropy = -jnp.sum(jnp.exp(log_p) * log_p, -1)

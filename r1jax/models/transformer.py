@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r1jax.kernels import flash
 from r1jax.models.attention import Context, KeyValue
@@ -120,7 +121,7 @@ class Model(NamedTuple):
       segment (0 is padding), those of the segment named by `parent_ids` (a completion's prompt; 0
       or no parent_ids: none) and, with a cache, its prefix and suffix. `aux['routing']` is a
       `moe.Routing` where the model has experts.
-    unembed: (params, hidden) -> float32 logits [..., V].
+    unembed: (params, hidden) -> float32 logits [..., V], -1e30 where `token_mask` is false.
     unembedding: (params) -> [V, width], for `training.logprobs`, which never makes whole logits.
     logical_axes: a tree like params, of tuples of names that `sharding.RULES` places.
     predict_ahead: None without `config.prediction_head`; otherwise (params, hidden, tokens, *,
@@ -128,6 +129,7 @@ class Model(NamedTuple):
       the loss of that head. Position i knows `hidden` of `apply` up to i and token i + 1, and
       predicts token i + 2, its target. The mask is true where the three are in one segment.
       Gradients flow to `hidden` and to all parameters the head shares.
+    token_mask: [V] bool, false for ids that no token of the tokenizer has; None: all have one.
   """
   config: ModelConfig
   init: Callable
@@ -136,9 +138,11 @@ class Model(NamedTuple):
   unembedding: Callable
   logical_axes: dict
   predict_ahead: Callable | None = None
+  token_mask: np.ndarray | None = None
 
 
-def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = False) -> Model:
+def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = False,
+          token_mask: np.ndarray | None = None) -> Model:
   """Builds the pure functions of a transformer.
 
   Args:
@@ -147,11 +151,13 @@ def build(config: ModelConfig, *, compute_dtype: str = 'float32', remat: bool = 
     remat: keep only each pattern's input for the backward pass. Otherwise the results of the
       layers' projections are kept too. Attention weights, norms, gates and the experts' products
       are recomputed either way.
+    token_mask: [V] bool: ids for which it is false are neither drawn nor have a share of the
+      probability, in sampling and training alike (vocabularies are padded beyond the tokenizer).
   """
-  functions = _Functions(config, jnp.dtype(compute_dtype), remat)
+  functions = _Functions(config, jnp.dtype(compute_dtype), remat, token_mask)
   return Model(config, jax.jit(functions.init, out_shardings=None), functions.apply,
                functions.unembed, functions.unembedding, functions.logical_axes,
-               functions.predict_ahead if config.prediction_head else None)
+               functions.predict_ahead if config.prediction_head else None, token_mask)
 
 
 class _Stack(NamedTuple):
@@ -170,8 +176,9 @@ class _Stack(NamedTuple):
 class _Functions:
   """The functions of a `Model`, for one architecture, compute dtype and choice of `remat`."""
 
-  def __init__(self, config: ModelConfig, dtype: jnp.dtype, remat: bool):
-    self.config, self.dtype = config, dtype
+  def __init__(self, config: ModelConfig, dtype: jnp.dtype, remat: bool,
+               token_mask: np.ndarray | None):
+    self.config, self.dtype, self.token_mask = config, dtype, token_mask
     shapes = nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0)))
     self.graph = nnx.graphdef(shapes)
     self.logical_axes = _logical_axes(shapes)
@@ -285,7 +292,16 @@ class _Functions:
     table = sharding.gathered(
         self.unembedding(params).astype(self.dtype), *LOGICAL_AXES['unembedding'])
     logits = jnp.einsum('...d,vd->...v', hidden, table, preferred_element_type=jnp.float32)
+    logits = mask_logits(logits, self.token_mask)
     return sharding.constrain(logits, 'batch', *[None] * (logits.ndim - 2), 'vocab')
+
+
+def mask_logits(logits: jax.Array, token_mask: np.ndarray | jax.Array | None) -> jax.Array:
+  """Logits [..., V], set to -1e30 where `token_mask` [V] is false; None changes nothing.
+
+  The probability is 0, and the log-probability finite: what a mask leaves out may have any id.
+  """
+  return logits if token_mask is None else jnp.where(token_mask, logits, -1e30)
 
 
 def _block_graph(config: ModelConfig, kind: str):

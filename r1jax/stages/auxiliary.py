@@ -108,7 +108,8 @@ def prediction_loss(
   tokens, segment_ids, positions, weights = rows
   ahead, targets, mask, aux = model.predict_ahead(
       params, hidden, tokens, positions=positions, segment_ids=segment_ids)
-  logprobs, _ = token_logprobs(ahead, model.unembedding(params), targets)
+  logprobs, _ = token_logprobs(
+      ahead, model.unembedding(params), targets, token_mask=model.token_mask)
   later = jnp.pad(weights[:, 2:], ((0, 0), (0, 2)))
   value, _ = losses.supervised_loss(logprobs, later * mask, normalizer=normalizer)
   return value, aux.get('routing')

@@ -162,7 +162,8 @@ def load_model(
   config = model_shape(source, inputs, preset=preset, prediction_head=prediction_head)
   tokenizer.check_fits(config.vocab_size)
   check_model_fits(config, mesh)
-  model = build(config, compute_dtype=compute_dtype, remat=remat)
+  model = build(config, compute_dtype=compute_dtype, remat=remat,
+                token_mask=tokenizer.token_mask(config.vocab_size))
   if source == RANDOM:
     return LoadedModel(model, _random_params(model, mesh), tokenizer)
   path = find_model(source, inputs)

@@ -79,7 +79,8 @@ def run(
     tokenizer = miniature_tokenizer(config['seed'], shape.vocab_size)
     evaluate.check_sources(run, tokenizer)
     rows = _pack_corpus(config, tokenizer)
-    model = models.build(shape, compute_dtype=config['compute_dtype'], remat=config['remat'])
+    model = models.build(shape, compute_dtype=config['compute_dtype'], remat=config['remat'],
+                         token_mask=tokenizer.token_mask(shape.vocab_size))
     params = model.init(jax.random.key(config['seed']))
     params = sharding.put(params, sharding.shardings(run.mesh, model.logical_axes, params))
     untrained = loading.LoadedModel(model, params, tokenizer)

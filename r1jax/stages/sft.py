@@ -270,7 +270,7 @@ def make_loss(
     hidden, _, aux = model.apply(params, tokens, positions=positions, segment_ids=segment_ids)
     # The last place predicts none, by its weight: lengths stay what tiles of memory divide.
     logprobs, entropies = token_logprobs(
-        hidden, model.unembedding(params), jnp.roll(tokens, -1, 1))
+        hidden, model.unembedding(params), jnp.roll(tokens, -1, 1), token_mask=model.token_mask)
     weights = jnp.pad(weights[:, 1:], ((0, 0), (0, 1)))
     value, _ = losses.supervised_loss(logprobs, weights, normalizer=normalizer)
     measured, head = {'entropy': masked_sum(entropies * weights, weights) / normalizer}, None

@@ -10,6 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r1jax import checks
 from r1jax.models import attention, kv_cache, transformer
@@ -25,8 +26,12 @@ MAX_LOGITS = {'cpu': 2 ** 20, 'accelerator': 2 ** 27}
 def token_logprobs(
     hidden: jax.Array, unembedding: jax.Array, targets: jax.Array, *,
     temperature: float | jax.Array = 1.0, max_logits: int | None = None,
+    token_mask: np.ndarray | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Log π(target) and the entropy of π, π = softmax(hidden·unembeddingᵀ / temperature).
+
+  With a mask, tokens that are false in it have probability 0: the log-probabilities of the others
+  are greater by −log of the share that these would have had.
 
   Args:
     hidden: [N, T, D] hidden states, float32 or bfloat16; the products run in this dtype and
@@ -36,6 +41,8 @@ def token_logprobs(
     temperature: divides the logits (not the log-probabilities). Carries no gradient.
     max_logits: the most logits that a device may have in memory; by default `MAX_LOGITS` of the
       backend.
+    token_mask: [V] bool, false for ids that no token has, as `Model.token_mask`; None: all have
+      one.
 
   Returns:
     (log-probabilities [N, T], entropies [N, T]) float32, in nats. Both carry gradients to `hidden`
@@ -48,6 +55,8 @@ def token_logprobs(
   checks.shapes(hidden.shape[:2], targets=targets)
   checks.rank('[V, D]', unembedding=unembedding)
   checks.shapes((unembedding.shape[0], hidden.shape[2]), unembedding=unembedding)
+  if token_mask is not None:
+    checks.shapes(unembedding.shape[:1], token_mask=token_mask)
   if max_logits is None:
     max_logits = MAX_LOGITS['cpu' if sharding.platform() == 'cpu' else 'accelerator']
   shape = targets.shape
@@ -58,7 +67,7 @@ def token_logprobs(
   inverse_temperature = jax.lax.stop_gradient(1.0 / jnp.asarray(temperature, jnp.float32))
   logprobs, entropy = _chunked(
       _cut(hidden, t_axis, chunks, size), unembedding, _cut(targets, t_axis, chunks, size),
-      inverse_temperature)
+      inverse_temperature, token_mask)
   return _join(logprobs, t, shape), _join(entropy, t, shape)
 
 
@@ -102,9 +111,9 @@ def _whole(unembedding, dtype):
   return sharding.gathered(unembedding.astype(dtype), 'vocab', 'embed')
 
 
-def _logits(hidden, unembedding, inverse_temperature):
+def _logits(hidden, unembedding, inverse_temperature, token_mask):
   logits = jnp.einsum('...td,vd->...tv', hidden, unembedding, preferred_element_type=jnp.float32)
-  return logits * inverse_temperature
+  return transformer.mask_logits(logits * inverse_temperature, token_mask)
 
 
 def _over_chunks(body, carry, chunked):
@@ -116,16 +125,16 @@ def _over_chunks(body, carry, chunked):
 
 
 @jax.custom_vjp
-def _chunked(hidden, unembedding, targets, inverse_temperature):
-  return _forward(hidden, unembedding, targets, inverse_temperature)[0]
+def _chunked(hidden, unembedding, targets, inverse_temperature, token_mask):
+  return _forward(hidden, unembedding, targets, inverse_temperature, token_mask)[0]
 
 
-def _forward(hidden, unembedding, targets, inverse_temperature):
+def _forward(hidden, unembedding, targets, inverse_temperature, token_mask):
   weights = _whole(unembedding, hidden.dtype)
 
   def one(_, chunk):
     hidden, targets = chunk
-    logits = _logits(hidden, weights, inverse_temperature)
+    logits = _logits(hidden, weights, inverse_temperature, token_mask)
     normalizer = jax.nn.logsumexp(logits, -1)
     picked = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
     # A logit of -inf has probability 0 and adds nothing to the entropy.
@@ -134,18 +143,18 @@ def _forward(hidden, unembedding, targets, inverse_temperature):
     return None, (picked - normalizer, entropy, normalizer)
 
   _, (logprobs, entropy, normalizer) = _over_chunks(one, None, (hidden, targets))
-  residuals = hidden, unembedding, targets, inverse_temperature, normalizer, entropy
+  residuals = hidden, unembedding, targets, inverse_temperature, token_mask, normalizer, entropy
   return (logprobs, entropy), residuals
 
 
 def _backward(residuals, cotangents):
   """With p = softmax(z): ∂log p_y/∂z = 1_y − p, ∂H/∂z = −p·(log p + H)."""
-  hidden, unembedding, targets, inverse_temperature, normalizer, entropy = residuals
+  hidden, unembedding, targets, inverse_temperature, token_mask, normalizer, entropy = residuals
   weights, lead = _whole(unembedding, hidden.dtype), hidden.shape[1:-3]
 
   def one(gradient, chunk):
     hidden, targets, normalizer, entropy, d_logprobs, d_entropy = chunk
-    log_p = _logits(hidden, weights, inverse_temperature) - normalizer[..., None]
+    log_p = _logits(hidden, weights, inverse_temperature, token_mask) - normalizer[..., None]
     slope = d_logprobs[..., None] + d_entropy[..., None] * (
         jnp.where(jnp.isfinite(log_p), log_p, 0) + entropy[..., None])
     d_logits = -jnp.exp(log_p) * slope
@@ -164,7 +173,8 @@ def _backward(residuals, cotangents):
       (hidden, targets, normalizer, entropy, *cotangents))
   if lead:
     gradient = sharding.constrain(jnp.sum(gradient, (0, 1)), 'vocab', 'embed')
-  return d_hidden, gradient.astype(unembedding.dtype), None, jnp.zeros_like(inverse_temperature)
+  d_temperature = jnp.zeros_like(inverse_temperature)
+  return d_hidden, gradient.astype(unembedding.dtype), None, d_temperature, None
 
 
 _chunked.defvjp(_forward, _backward)
@@ -243,4 +253,4 @@ def completion_logprobs(
   hidden, routings = completion_hidden(model, params, prompt_tokens, prompt_lengths,
                                        completion_tokens, completion_mask)
   return *token_logprobs(hidden, model.unembedding(params), completion_tokens,
-                         temperature=temperature or 1.0), routings
+                         temperature=temperature or 1.0, token_mask=model.token_mask), routings

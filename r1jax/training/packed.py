@@ -120,7 +120,8 @@ def packed_logprobs(
   """
   hidden, routings = packed_hidden(model, params, rows)
   length = completion_tokens.shape[1]
-  score = functools.partial(token_logprobs, temperature=temperature or 1.0)
+  score = functools.partial(
+      token_logprobs, temperature=temperature or 1.0, token_mask=model.token_mask)
   unembedding = model.unembedding(params)
   following = score(hidden, unembedding, jnp.roll(rows.tokens, -1, 1))
   ends = jnp.take_along_axis(hidden, rows.prompt_ends[..., None], 1)
