@@ -2,7 +2,8 @@
 
 --config takes the name of an experiment of r1jax or the path of a file, either with a size. Any
 field is overridden by --config.stages.<stage>.<field>=<value>. Started again with the same command,
-a run goes on where it was; SIGTERM and Ctrl-C make it save its state first.
+a run goes on where it was. SIGTERM, SIGHUP and Ctrl-C make it save its state and end; a second one
+ends it at once.
 
   --help_config  lists the experiment's fields with their values, defaults and meanings, and stops
   --dry_run      checks what a run would check, lists what each stage would do, and stops
@@ -96,7 +97,8 @@ def _run(config: Any, flags: Any) -> None:
     except StopRequested as stop:
       if hosts.is_first():
         print(printable(str(stop)), flush=True)
-      sys.exit(128 + (signals.received or [signal.SIGTERM])[0])
+      # Of several hosts all say the same, whichever was asked.
+      sys.exit(128 + (signal.SIGTERM if reporter else signals.received[0]))
 
 
 @contextlib.contextmanager
