@@ -30,7 +30,7 @@ def run(*arguments, cwd=runs.ROOT, **variables):
   return done.stdout
 
 
-def test_sampling_agrees_with_teacher_forcing_and_micro_batches_with_the_whole():
+def test_pitfall_36_sampling_agrees_with_teacher_forcing_and_micro_batches_with_the_whole():
   tests = [str(runs.ROOT / 'tests' / test) for test in TESTS]
   said = run('pytest', '-q', '-p', 'no:cacheprovider', *tests, R1JAX_TEST_OPTIMIZED='1')
   assert ' passed' in said and 'skipped' not in said

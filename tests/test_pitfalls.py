@@ -4,6 +4,8 @@ import re
 import pytest
 import runs
 
+# 31, 32, 34 and 35 of the list that the rows come from are not covered yet.
+NUMBERS = [*range(1, 31), 33, 36]
 ROWS = re.findall(r'^\| (\d+) \| (.+) \| (.*) \|$',
                   (runs.ROOT / 'docs' / 'pitfalls.md').read_text(), re.MULTILINE)
 
@@ -20,7 +22,7 @@ def named(cell):
 
 
 def test_every_mistake_has_its_row():
-  assert [int(number) for number, _, _ in ROWS] == list(range(1, 25))
+  assert [int(number) for number, _, _ in ROWS] == NUMBERS
 
 
 @pytest.mark.parametrize('number, cell', [(int(number), cell) for number, _, cell in ROWS])
@@ -36,4 +38,5 @@ def test_every_test_named_after_a_mistake_has_its_number_in_two_digits():
   for path in (runs.ROOT / 'tests').glob('test_*.py'):
     for test in functions_of(path.stem.removeprefix('test_')):
       if 'pitfall' in test and path.stem != 'test_pitfalls':
-        assert re.match(r'test_pitfall_(0[1-9]|1\d|2[0-4])_', test), (path.name, test)
+        number = re.match(r'test_pitfall_(\d\d)_', test)
+        assert number and int(number[1]) in NUMBERS, (path.name, test)

@@ -26,7 +26,7 @@ def as_bytes(tokenizer, text):
 
 
 @pytest.mark.parametrize('template', ['chat', 'r1_zero', 'r1_zero_think', 'miniature', 'plain'])
-def test_foreign_text_cannot_write_control_tokens(template):
+def test_pitfall_30_foreign_text_cannot_write_control_tokens(template):
   tokenizer = make_tokenizer(config=CONFIG, bos_rule=True)
   before, after = templates.render_prompt(template, '\0', tokenizer).split('\0')
   ids = templates.encode_prompt(template, QUESTION, tokenizer)

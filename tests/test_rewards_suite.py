@@ -59,7 +59,7 @@ NAN = math.nan
     ([None, 1, 1, 1], [None, 1, 0, None], [NAN, 3, 1, NAN]),
     ([None] * 4, [None] * 4, [NAN] * 4),
     ([None] * 4, [None, 1, None, None], [NAN, 2, NAN, NAN])])
-def test_what_a_reward_cannot_judge_is_not_punished(a, b, total):
+def test_pitfall_25_what_a_reward_cannot_judge_is_not_punished(a, b, total):
   columns = {'a': ([*a, 1, 0, 1, 0], 1.0), 'b': ([*b, 0, 0, 0, 0], 2.0),
              'logged': ([None, 1] * 4, 0.0)}
   rewards = compute({name: (lambda c, e, values=values: values[int(c.text)], weight)

@@ -104,7 +104,7 @@ def test_two_hosts_of_one_number_and_other_counts_are_refused(tmp_path):
     ('file /data/train.jsonl', '12 bytes (b)',
      'file /data/train.jsonl is 12 bytes (b) on host 1 and 12 bytes (a) on host 0: give all'),
     ('config.seed', '\x1b[2J', r'host 1 has config.seed=\x1b[2J and host 0 has none')])
-def test_hosts_that_differ_are_refused_by_name(tmp_path, name, value, said):
+def test_pitfall_33_hosts_that_differ_are_refused_by_name(tmp_path, name, value, said):
   for one in wait_for_hosts(tmp_path, (0, 2), (1, 2, {name: value}), wait_s=10):
     assert one.startswith(said)
 

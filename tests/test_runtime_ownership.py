@@ -56,7 +56,7 @@ def leave_owner(folder, **changes):
   return owner
 
 
-def test_a_second_run_is_refused_by_name_and_nothing_stays_behind(folder):
+def test_pitfall_28_a_second_run_is_refused_by_name_and_nothing_stays_behind(folder):
   with owned(folder):
     owner = json.loads((folder / '.owner.json').read_text())
     assert refused(folder, folder, f'process {os.getpid()}', owner['host'], owner['since'],

@@ -53,7 +53,7 @@ def test_pitfall_11_recorded_logprobs_equal_teacher_forced_ones(
 
 
 @pytest.mark.parametrize('sampling', [Sampling(), TRUNCATING, GREEDY])
-def test_ids_without_a_token_are_neither_drawn_nor_counted(sampling, tiny, prompts):
+def test_pitfall_29_ids_without_a_token_are_neither_drawn_nor_counted(sampling, tiny, prompts):
   mask = np.arange(40) < 34
   mask[[4, 9]] = False
   model = build(tiny.model.config, token_mask=mask)

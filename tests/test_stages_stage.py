@@ -75,7 +75,7 @@ def finished(base, tmp_path_factory):
 
 
 @pytest.mark.parametrize('setting', HOW)
-def test_how_a_run_is_done_neither_restarts_it_nor_invalidates_its_result(
+def test_pitfall_27_how_a_run_is_done_neither_restarts_it_nor_invalidates_its_result(
     setting, base, stopped, finished):
   config = config_of(base, **HOW[setting])
   assert str(state_of(config, stopped)) == 'resumes at step 1'

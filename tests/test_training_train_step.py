@@ -81,7 +81,7 @@ def overflow(params, metrics):
     (1e39, None),            # the update is infinite
     (3e38, None),            # the sum of parameter and update is
     (0.1, overflow)])        # what is changed after the update is
-def test_an_update_that_would_not_be_finite_is_skipped(learning_rate, after_update):
+def test_pitfall_26_an_update_that_would_not_be_finite_is_skipped(learning_rate, after_update):
   def loss(params, batch, normalizer):
     return linear({'w': params['w'] - jax.lax.stop_gradient(params['w'])}, batch, normalizer)[0], {}
   optimizer = make_optimizer(learning_rate=learning_rate)
