@@ -2,6 +2,7 @@
 import dataclasses
 import functools
 import importlib.util
+import json
 import subprocess
 import sys
 
@@ -128,3 +129,17 @@ def test_a_program_that_is_stopped_before_its_machine_code_is_the_same():
   done = subprocess.run([sys.executable, '-c', STOPPED], capture_output=True, text=True,
                         cwd=runs.ROOT, check=False)
   assert done.returncode == 0, done.stderr
+
+
+DAMAGED = '', '[]', '{}', '{"figures": 1, "specs": null}', '{"figures": {'
+
+
+@pytest.mark.parametrize('damage', DAMAGED)
+def test_a_damaged_file_of_the_cache_is_as_if_it_were_not_there(damage, tmp_path):
+  file = tmp_path / 'figures.json'
+  assert compiler._read_cached(file, 'update') is None
+  figures = compiler.Figures(1.0, 2.0, 3.0, 4.0, 'update', flops=5.0)
+  file.write_text(json.dumps({'figures': dataclasses.asdict(figures), 'specs': None}))
+  assert compiler._read_cached(file, 'update') == (figures, None)
+  file.write_text(damage)
+  assert compiler._read_cached(file, 'update') is None

@@ -116,9 +116,9 @@ def compile_program(
   file = None
   if cache and not topology.local:
     file = pathlib.Path(cache) / f'{_cache_key(program, lowered, mesh, topology)}.json'
-  if file and file.exists():
-    kept = json.loads(file.read_text())
-    figures, specs = _figures_from_json(kept['figures'], program.name), kept['specs']
+  kept = _read_cached(file, program.name) if file else None
+  if kept:
+    figures, specs = kept
   else:
     figures, specs = _compile(program, lowered, mesh, topology)
     if file:
@@ -141,10 +141,16 @@ def _compiler_version(topology: Topology) -> str:
   return '' if topology.local else importlib.metadata.version('libtpu')
 
 
-def _figures_from_json(kept: dict[str, Any], name: str) -> Figures:
-  return Figures(**kept | {
-      'name': name, 'traffic': tuple(Traffic(**one) for one in kept['traffic']),
-      'longest': tuple(InstructionCost(**one) for one in kept['longest'])})
+def _read_cached(file: pathlib.Path, name: str) -> tuple[Figures, _Specs] | None:
+  """What a file of the cache holds; None if there is none, or it is damaged."""
+  try:
+    content = json.loads(file.read_text())
+    kept, specs = content['figures'], content['specs']
+    return Figures(**kept | {
+        'name': name, 'traffic': tuple(Traffic(**one) for one in kept['traffic']),
+        'longest': tuple(InstructionCost(**one) for one in kept['longest'])}), specs
+  except (OSError, ValueError, LookupError, TypeError):
+    return None
 
 
 def _compile(program, lowered, mesh, topology: Topology) -> tuple[Figures, _Specs]:
