@@ -89,7 +89,7 @@ def rollout_metrics(
   terminated = lengths[~truncated]
   texts = [c.text for c in completions]
   judged = _judged(rewards.total)
-  metrics = {'reward': judged.mean()} if judged.size else {}
+  metrics: dict[str, Any] = {'reward': judged.mean()} if judged.size else {}
   metrics |= {
       'reward_std': _mean_deviation(rewards.total.reshape(-1, group_size)),
       'frac_reward_zero_std': np.mean(~unequal_groups(rewards, group_size)),
