@@ -25,17 +25,27 @@ print('ready', flush=True)
 """
 
 
-def start(program):
-  process = subprocess.Popen(
-      [sys.executable, '-c', program], cwd=runs.ROOT, text=True, stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE, start_new_session=True)
-  assert process.stdout.readline() == 'ready\n', process.stderr.read()
-  return process
+@pytest.fixture
+def start():
+  """Starts a program and waits until it is ready; ends it with the test."""
+  started = []
+
+  def start(program):
+    process = subprocess.Popen(
+        [sys.executable, '-c', program], cwd=runs.ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, start_new_session=True)
+    started.append(process)
+    assert process.stdout.readline() == 'ready\n', process.stderr.read()
+    return process
+
+  yield start
+  for process in started:
+    process.kill()
 
 
 @pytest.mark.parametrize('first, second', [('SIGINT', 'SIGINT'), ('SIGTERM', 'SIGHUP')])
 @pytest.mark.parametrize('busy', BUSY)
-def test_the_first_signal_asks_and_the_second_ends_at_once(busy, first, second):
+def test_the_first_signal_asks_and_the_second_ends_at_once(start, busy, first, second):
   process = start(PROGRAM.format(BUSY[busy]))
   process.send_signal(signal.Signals[first])
   assert process.stderr.readline().startswith('r1jax: asked to stop: the state is saved once what')
@@ -62,7 +72,7 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize('first', ['SIGINT', 'SIGTERM'])
-def test_on_several_hosts_the_first_is_passed_on_to_jax(first):
+def test_on_several_hosts_the_first_is_passed_on_to_jax(start, first):
   process = start(SEVERAL)
   process.send_signal(signal.Signals[first])
   assert process.stdout.readline() == f'[15] [{signal.Signals[first].value}]\n'
@@ -96,7 +106,7 @@ def test_a_terminal_that_is_closed_is_printed_to_no_more(tmp_path):
   assert process.wait(timeout=60) == 0 and (tmp_path / 'saved').read_text() == 'saved'
 
 
-def test_nohup_is_respected():
+def test_nohup_is_respected(start):
   process = start(HUNG_UP.format('signal.signal(signal.SIGHUP, signal.SIG_IGN)', '/dev/null'))
   process.send_signal(signal.SIGHUP)
   process.send_signal(signal.SIGTERM)
