@@ -18,6 +18,8 @@ BUSY = {
     'regex': 'import re; re.match("(a|aa)+$", "a" * 200 + "b")',
 }
 PROGRAM = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)    # under nohup it is ignored
 from r1jax.stopping import StopSignals
 signals = StopSignals()
 print('ready', flush=True)
@@ -84,7 +86,7 @@ def test_on_several_hosts_the_first_is_passed_on_to_jax(start, first):
 
 HUNG_UP = """
 import signal, time
-{}
+signal.signal(signal.SIGHUP, signal.SIG_{})
 from r1jax.stopping import StopSignals
 signals = StopSignals()
 print('ready', flush=True)
@@ -97,7 +99,7 @@ open({!r}, 'w').write('saved')
 def test_a_terminal_that_is_closed_is_printed_to_no_more(tmp_path):
   terminal, other = os.openpty()
   process = subprocess.Popen(
-      [sys.executable, '-c', HUNG_UP.format('', str(tmp_path / 'saved'))], cwd=runs.ROOT,
+      [sys.executable, '-c', HUNG_UP.format('DFL', str(tmp_path / 'saved'))], cwd=runs.ROOT,
       stdin=other, stdout=other, stderr=other, start_new_session=True,
       preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
   os.close(other)
@@ -107,7 +109,7 @@ def test_a_terminal_that_is_closed_is_printed_to_no_more(tmp_path):
 
 
 def test_nohup_is_respected(start):
-  process = start(HUNG_UP.format('signal.signal(signal.SIGHUP, signal.SIG_IGN)', '/dev/null'))
+  process = start(HUNG_UP.format('IGN', '/dev/null'))
   process.send_signal(signal.SIGHUP)
   process.send_signal(signal.SIGTERM)
   assert process.stderr.readline().startswith('r1jax: asked to stop')
