@@ -1,6 +1,8 @@
 """Metrics and rollouts on disk: resumed as uninterrupted, exact, in any text."""
+import errno
 import json
 import math
+import os
 import sys
 import uuid
 
@@ -85,6 +87,22 @@ def test_rollouts_keep_any_text(workdir, text):
   assert list(read_jsonl(Path(workdir) / 'rollouts')) == want
   RolloutWriter(workdir, resume_iteration=1)
   assert list(read_jsonl(Path(workdir) / 'rollouts')) == want[:2]
+
+
+@pytest.mark.parametrize('method', ['write', 'flush', 'close'])
+def test_a_full_disk_ends_the_run_wherever_events_meet_it(method, tmp_path, monkeypatch):
+  from tensorboardX.record_writer import RecordWriter
+
+  def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  writer = MetricWriter(tmp_path, resume_step=0)
+  monkeypatch.setattr(RecordWriter, method, full)
+  with pytest.raises(OSError, match='No space left.*another workdir') as raised:
+    for step in range(20):    # tensorboardX's own writer waits forever after 11 scalars
+      writer.write(step, {'reward': 1.0})
+    writer.flush()
+    writer.close()
+  assert raised.value.filename == str(tmp_path / 'tensorboard')
 
 
 def test_without_tensorboardx_one_sentence_and_jsonl(tmp_path, monkeypatch, capsys):

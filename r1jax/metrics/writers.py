@@ -1,13 +1,16 @@
 """Writers of what a run measures and samples, and the reader of its metrics."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+import contextlib
+import os
 import tempfile
+import time
 from typing import Any
 
 from r1jax.metrics.jsonl import JsonlWriter, read_jsonl
 from r1jax.runtime import extras, hosts
-from r1jax.runtime.storage import Path
+from r1jax.runtime.storage import Path, make_folder
 
 
 class MetricWriter:
@@ -26,7 +29,7 @@ class MetricWriter:
     self._workdir = Path(workdir)
     self._jsonl = JsonlWriter(self._workdir / 'metrics', key='step', resume=resume_step)
     self._target = self._workdir / 'tensorboard'
-    self._events: Any = None    # a tensorboardX SummaryWriter
+    self._events: Any = None    # tensorboardX's EventsWriter
     self._stage: tempfile.TemporaryDirectory | None = None
     if hosts.is_first():
       self._open_events()
@@ -38,18 +41,17 @@ class MetricWriter:
     self._add_events(step, metrics)
 
   def flush(self) -> None:
-    """Brings the TensorBoard files up to date; the JSONL always is.
-
-    tensorboardX may hold back a few of the last events until the next `flush` or `close`.
-    """
+    """Brings the TensorBoard files up to date; the JSONL always is."""
     if self._events is not None:
-      self._events.flush()
+      with self._naming_events():
+        self._events.flush()
       self._copy_events()
 
   def close(self) -> None:
     """Writes the last events and closes the TensorBoard files."""
     if self._events is not None:
-      self._events.close()
+      with self._naming_events():
+        self._events.close()
       self._copy_events()
     if self._stage is not None:
       self._stage.cleanup()
@@ -60,8 +62,12 @@ class MetricWriter:
     if not extras.available('tensorboardX', extra='tensorboard',
                             otherwise='files for TensorBoard are not written'):
       return
-    from tensorboardX import SummaryWriter
-    self._events = SummaryWriter(self._stage.name if self._stage else str(self._target))
+    # Its SummaryWriter writes in a thread, which ends on a full disk; then callers wait forever.
+    from tensorboardX.event_file_writer import EventsWriter
+    folder = self._stage.name if self._stage else os.fspath(self._target)
+    with self._naming_events():
+      make_folder(folder)
+      self._events = EventsWriter(os.path.join(folder, 'events'))
     for row in read_metrics(self._workdir):
       self._add_events(int(row.pop('step')), row)
 
@@ -70,9 +76,23 @@ class MetricWriter:
       Path(self._stage.name).copy_to(self._target)
 
   def _add_events(self, step: int, metrics: Mapping[str, float]) -> None:
-    if self._events is not None:
+    if self._events is None:
+      return
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar
+    with self._naming_events():
       for name, value in metrics.items():
-        self._events.add_scalar(name, value, step)
+        self._events.write_event(
+            Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+
+  @contextlib.contextmanager
+  def _naming_events(self) -> Iterator[None]:
+    """Lets an OSError of the TensorBoard files name their folder."""
+    try:
+      yield
+    except OSError as error:
+      raise OSError(error.errno, f'{error.strerror}; fix that or choose another workdir',
+                    str(self._target)) from error
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
