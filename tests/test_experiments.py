@@ -13,6 +13,7 @@ from r1jax.models import PRESETS
 from r1jax.runtime import sharding
 from r1jax.stages import evaluate, loading
 from r1jax.stages.config import plain
+from r1jax.stages.rl import train as rl_train
 from r1jax.tokenization import load_tokenizer, smollm2_path, tokenizer_from_gguf
 
 GSM8K = runs.ROOT / os.environ.get('R1JAX_GSM8K', '../shared/data/gsm8k')
@@ -181,6 +182,7 @@ def test_gsm8k_has_as_many_problems_as_are_asked_for(tmp_path):
 
 @pytest.mark.slow
 def test_r1_zero_runs_to_its_end(compiled, one_device, tmp_path, capsys):
+  rl_train._print_once.cache_clear()    # another test of this process may have run RL
   config = load('r1_zero').get_config('tiny,debug')
   config.stages.zero.kl_coefficient = 0.01
   for name in list(config.stages.zero.evaluations):
