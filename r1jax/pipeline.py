@@ -255,7 +255,7 @@ def dry_run(
 ) -> str:
   """Checks all that `run` would check before it computes, and says what it would do.
 
-  Nothing is written. Arguments and errors as of `run`.
+  Nothing is written. Arguments and errors as for `run`.
   """
   config = plain(config)
   states = state(config, workdir, only=only, from_=from_, until=until)
@@ -275,7 +275,7 @@ def run(
   A stage whose Artifact is there already, with the same identity, is not run again, but for
   evaluations that it lacks; one that was interrupted goes on; one with another identity is moved
   aside and run again. A chain that evaluates more than one stage ends with `write_report`. The run
-  owns `workdir` until it ends. Arguments as of `state`.
+  owns `workdir` until it ends. Arguments as for `state`.
 
   Raises:
     UserError, FileNotFoundError: in one sentence, what is wrong, or who owns `workdir`.

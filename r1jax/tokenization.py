@@ -216,7 +216,7 @@ class Tokenizer:
       self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True,
       options: Mapping[str, Any] | None = None, date: str = chat.DATE,
   ) -> str:
-    """The text of a chat, by the chat template; arguments as of `chat.render`.
+    """The text of a chat, by the chat template; arguments as for `chat.render`.
 
     Raises:
       UserError: there is no chat template, or it fails.

@@ -103,7 +103,7 @@ def read_jsonl(folder: str | Path, *, key: str = '', numbers: bool = False) -> I
 
 
 def read_part(part: Path, *, key: str = '', numbers: bool = False) -> Iterator[dict]:
-  """Yields the rows of one file; arguments and errors as of `read_jsonl`."""
+  """Yields the rows of one file; arguments and errors as for `read_jsonl`."""
   for at, line in _lines(part):
     yield _parse(part, at, line, key, numbers)
 
@@ -126,7 +126,7 @@ def _place(line: bytes, key: str) -> int | None:
 
 
 def _parse(part: Path, at: int, line: bytes, key: str, numbers: bool = False) -> dict:
-  """The row on a line; arguments as of `read_jsonl`."""
+  """The row on a line; arguments as for `read_jsonl`."""
   def refused(why: str) -> UserError:
     return UserError(f'{part}, line {at}, {why}: remove that line')
   try:

@@ -57,7 +57,7 @@ def load_gguf(path: storage.Path | str, *, mesh: jax.sharding.Mesh | None = None
 
 
 def weights_dtype(path: storage.Path | str) -> str:
-  """The type in which a file's weights are best exported; as of `huggingface.weights_dtype`."""
+  """The type in which a file's weights are best exported; as for `huggingface.weights_dtype`."""
   with GgufFile(path) as file:
     stored = file.entries.get('token_embd.weight')
     return 'bfloat16' if stored and stored.kind == _BFLOAT16 else 'float32'

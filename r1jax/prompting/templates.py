@@ -89,7 +89,7 @@ def check_question(template: Format, question: Question, where: str) -> None:
   """Checks that a template can show a question.
 
   Raises:
-    UserError: it is no text, or a chat that only the template 'chat' can show; `where` names it.
+    UserError: it is not text, or a chat that only the template 'chat' can show; `where` names it.
   """
   template = as_format(template)
   text = question_text(question)
@@ -112,7 +112,7 @@ def render_prompt(template: Format, question: Question, tokenizer: Tokenizer) ->
 
 
 def encode_prompt(template: Format, question: Question, tokenizer: Tokenizer) -> list[int]:
-  """The prompt's ids; errors as of `render_prompt`.
+  """The prompt's ids; errors as for `render_prompt`.
 
   A begin token is added where the tokenizer's rule does so; a chat template writes its own.
   """

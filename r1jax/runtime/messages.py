@@ -50,7 +50,7 @@ def decode(content: bytes) -> Any:
   """The value that `encode` turned into `content`.
 
   Raises:
-    MessageError: it is no such content.
+    MessageError: `content` is something else.
   """
   try:
     return _from_plain(json.loads(content))

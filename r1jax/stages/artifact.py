@@ -111,7 +111,7 @@ def evaluation_identity(
     config: its config.
     trained: the identity of the stage whose model 'trained' is.
     inputs: identities of earlier stages by name.
-    contents: as of `identity`.
+    contents: as for `identity`.
   """
   source = config['model']['source']
   given = {'contents': dict(contents)} if contents else {}

@@ -179,7 +179,7 @@ def worked_answer(example: Mapping[str, Any]) -> str:
 
 
 def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-  """Reads the problems, unless there are several evaluations; errors as of `problem_stream`."""
+  """Reads the problems, unless there are several evaluations; errors as for `problem_stream`."""
   if 'evaluations' not in config:
     problem_stream(config, tokenizer)
 
@@ -319,7 +319,7 @@ def run(
   """Evaluates one model by itself, once or (see SEVERAL) in several ways.
 
   The manifest's scores are {the evaluation's name, or the stage's: {score: (mean, low, high)}};
-  arguments and errors as of `stages.rl.run`.
+  arguments and errors as for `stages.rl.run`.
   """
   config = plain(config)
   run = begin('evaluate', settings(config), config, inputs, workdir, stage=stage, mesh=mesh,
@@ -337,7 +337,7 @@ def shapes(
     config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
     *, mean_length: float = 0,
 ) -> program_shapes.StageShapes:
-  """A rollout, or one of each of several evaluations; arguments as of `rl.shapes`."""
+  """A rollout, or one of each of several evaluations; arguments as for `rl.shapes`."""
   if 'evaluations' not in config:
     return (yield from _sampling_shapes(config, mesh, shape_of, mean_length))
   tokens = 0.0

@@ -84,7 +84,7 @@ def find_model(source: str, inputs: Mapping[str, Artifact]) -> str:
 
 
 def find_tokenizer(source: str, inputs: Mapping[str, Artifact]) -> Tokenizer:
-  """The tokenizer of a model by its source; arguments and errors as of `load_model`.
+  """The tokenizer of a model by its source; arguments and errors as for `load_model`.
 
   It has no added tokens beyond the model's vocabulary, see `Tokenizer.within`.
   """
@@ -100,7 +100,7 @@ def find_tokenizer(source: str, inputs: Mapping[str, Artifact]) -> Tokenizer:
 def read_config(path: str, *, prediction_head: bool = False) -> ModelConfig:
   """The architecture of the model in a GGUF file or a Hugging Face folder.
 
-  Arguments and errors as of `gguf.read_config` and `huggingface.read_config`.
+  Arguments and errors as for `gguf.read_config` and `huggingface.read_config`.
   """
   if is_gguf(path):
     return gguf.read_config(path)
@@ -126,7 +126,7 @@ def model_shape(
 ) -> ModelConfig:
   """The shape of a model by its source, of which only the configuration is read.
 
-  Arguments as of `find_model`; `prediction_head` as of `read_config`.
+  Arguments as for `find_model`; `prediction_head` as for `read_config`.
 
   Raises:
     FileNotFoundError, UserError: there is no such model, or it is not of the size that `preset`
@@ -147,7 +147,7 @@ def load_model(
     source: str, inputs: Mapping[str, Artifact], *, compute_dtype: str, remat: bool,
     mesh: jax.sharding.Mesh, prediction_head: bool = False, preset: str = '',
 ) -> LoadedModel:
-  """A model by its source; arguments as of `model_shape`.
+  """A model by its source; arguments as for `model_shape`.
 
   Raises:
     FileNotFoundError, UserError: there is no such model, or its tokenizer does not fit it, or it

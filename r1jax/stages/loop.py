@@ -119,7 +119,7 @@ class TrainingLoop:
       self, step: int, arrays: Mapping[str, Any], meta: Mapping[str, Any] | None = None,
       constants: Mapping[str, tuple[int, Any]] | None = None,
   ) -> None:
-    """Saves a checkpoint, unless this step has one already; arguments as of `Checkpointer.save`."""
+    """Saves a checkpoint, unless this step has one; arguments as for `Checkpointer.save`."""
     ownership.check()
     self.wait()   # the checkpoint being written may be that of this step
     if hosts.from_first(self._checkpoints.latest_step) == step:

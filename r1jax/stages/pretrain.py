@@ -68,7 +68,7 @@ def run(
     stage: str = 'pretrain', mesh: jax.sharding.Mesh | None = None,
     should_stop: Callable[[], bool] = lambda: False, console=None,
 ) -> Artifact:
-  """Trains a base from nothing; arguments and errors as of `stages.rl.run`."""
+  """Trains a base from nothing; arguments and errors as for `stages.rl.run`."""
   config = plain(config)
   run = begin('pretrain', SETTINGS, config, inputs, workdir, stage=stage, mesh=mesh,
               should_stop=should_stop, console=console)
@@ -106,6 +106,6 @@ def shapes(
     config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
     *, mean_length: float = 0,
 ) -> program_shapes.StageShapes:
-  """Those of SFT; arguments as of `rl.shapes`."""
+  """Those of SFT; arguments as for `rl.shapes`."""
   settings = {name: config[name] for name in ('preset', 'compute_dtype', 'remat')}
   return sft.shapes({**config, 'model': settings | {'source': ''}}, mesh, shape_of)

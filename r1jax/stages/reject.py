@@ -57,7 +57,7 @@ SETTINGS = Section({**evaluate.SETTINGS.fields, **common('reject')} | dict(
     model=MODEL,
     problems=Field(2000, 'problems in all', at_least=1),
     filters=Field({}, 'settings of filters by name, besides those that keep what is correct and '
-                      'whole; those left out are as of `data.curation.SETTINGS`'),
+                      'whole; those left out: see `data.curation.SETTINGS`'),
     pattern=Field('drawn', "'drawn' keeps completions as they are, 'summary' rewrites them as "
                            '`data.readable.rewrite` does', choices=('drawn', 'summary')),
     keep=Field(10_000, 'samples kept at most, drawn by the seed', at_least=1),
@@ -69,7 +69,7 @@ ALWAYS: dict[str, dict] = {'correct': {}, 'truncated': {}}
 
 
 def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-  """Reads the problems; errors as of `evaluate.problem_stream`."""
+  """Reads the problems; errors as for `evaluate.problem_stream`."""
   evaluate.problem_stream(config, tokenizer)
 
 
@@ -139,7 +139,7 @@ def shapes(
     config: Mapping[str, Any], mesh: jax.sharding.Mesh, shape_of: Callable[[Mapping], ModelConfig],
     *, mean_length: float = 0,
 ) -> program_shapes.StageShapes:
-  """A rollout; arguments as of `rl.shapes`."""
+  """A rollout; arguments as for `rl.shapes`."""
   return evaluate.shapes(config, mesh, shape_of, mean_length=mean_length)
 
 

@@ -225,7 +225,7 @@ def read_sources(
 ) -> dict[str, list[Sample]]:
   """All that a stage learns from, by its source.
 
-  The sources are 'files', 'data' and 'stage <name>'; errors as of `own_samples`, `data_samples`.
+  The sources are 'files', 'data' and 'stage <name>'; errors as for `own_samples`, `data_samples`.
   """
   sources: dict[str, list[Sample]] = {}
   if config['files']:
@@ -239,7 +239,7 @@ def read_sources(
 
 
 def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-  """Reads `files` and `data`; errors as of `own_samples` and `data_samples`."""
+  """Reads `files` and `data`; errors as for `own_samples` and `data_samples`."""
   read_sources({**config, 'sample_stages': ()}, {}, tokenizer)
 
 
@@ -297,7 +297,7 @@ def loss_and_after(
 def train_packed(
     run: StageRun, loaded: loading.LoadedModel, rows: PackedRows,
 ) -> Any:
-  """Trains on packed rows and returns the parameters; errors as of `supervised.train`."""
+  """Trains on packed rows and returns the parameters; errors as for `supervised.train`."""
   arrays = rows.tokens, rows.segment_ids, rows.positions, rows.weights
   loss, after = loss_and_after(run.config, loaded.model)
   return supervised.train(
@@ -321,7 +321,7 @@ def run(
     stage: str = 'sft', mesh: jax.sharding.Mesh | None = None,
     should_stop: Callable[[], bool] = lambda: False, console=None,
 ) -> Artifact:
-  """Fine-tunes a model on samples; arguments and errors as of `stages.rl.run`.
+  """Fine-tunes a model on samples; arguments and errors as for `stages.rl.run`.
 
   Besides evaluations the manifest's scores have `samples/<source>`, how many each source gave
   (those too long for a row included; for the sources see `read_sources`), and

@@ -123,7 +123,7 @@ def begin(
 ) -> StageRun:
   """Checks a config and the stage's folder, and notes there what the run is begun with.
 
-  Arguments as of the stages' `run`; `functions` as of `artifact.identity`.
+  Arguments as of the stages' `run`; `functions` as for `artifact.identity`.
 
   Raises:
     FileNotFoundError, UserError: the config cannot run, a model is missing or does not fit it,
@@ -200,7 +200,7 @@ def look(
     config: the stage's.
     inputs: the identities of its inputs by name.
     folder: the stage's.
-    functions: as of `artifact.identity`.
+    functions: as for `artifact.identity`.
 
   Raises:
     UserError: a file that says what is there is damaged; the message names it.
@@ -283,7 +283,7 @@ def _missing_evaluations(
 def wanted_evaluations(
     settings: Section, config: Config, trained: str, inputs: Mapping[str, str], folder: Path,
 ) -> dict[str, dict[str, Any]]:
-  """By the names of a stage's evaluations, as of `wanted_evaluation`."""
+  """By the names of a stage's evaluations, as for `wanted_evaluation`."""
   entries = settings.fields.get('evaluations')
   if not isinstance(entries, Entries):
     return {}
