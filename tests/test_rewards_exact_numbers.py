@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from r1jax.rewards import exact_numbers
+from r1jax.rewards import exact_numbers, spelling
 
 
 def test_integers_and_decimals_read_as_python_reads_them():
@@ -48,7 +48,7 @@ def test_what_is_no_plain_number_is_not_read(text):
 @pytest.mark.parametrize('mark', ['9', '*', '$', '**9', ',999'])
 def test_a_text_of_any_length_is_refused_at_once(mark):
   assert exact_numbers.parse_number(mark * 10**6) is None
-  exact_numbers.undecorated(mark * 10**6)
+  spelling.undecorated(mark * 10**6)
 
 
 @pytest.mark.parametrize('text, number', [

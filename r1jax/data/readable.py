@@ -15,7 +15,7 @@ import dataclasses
 import re
 
 from r1jax.data.curation import Sample, well_formed
-from r1jax.rewards import exact_numbers
+from r1jax.rewards import exact_numbers, spelling
 from r1jax.rewards.accuracy import canonical_answer
 from r1jax.rewards.extract import (
   ANSWER_CLOSING,
@@ -60,7 +60,7 @@ def rewrite(sample: Sample) -> Sample | None:
   if answer is None or not sample.reasoning:
     return None
   short = answer.text if answer.explicit else exact_numbers.last_number(answer.text)
-  short = exact_numbers.undecorated(short or '').lstrip('$')
+  short = spelling.undecorated(short or '').lstrip('$')
   if not short:
     return None
   spoken = identify(sample.reasoning) or identify(sample.question) or 'en'

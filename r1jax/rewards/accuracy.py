@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 import re
 
-from r1jax.rewards import calls, exact_numbers, formulas, workers
+from r1jax.rewards import calls, exact_numbers, formulas, spelling, workers
 from r1jax.rewards.accepted import any_accepted
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import Answer, extract_answer
@@ -50,7 +50,7 @@ def number_reward(completion: Completion, example: Mapping) -> float | None:
     ImportError: a formula must be compared and math-verify is not installed.
     RuntimeError: a formula must be compared and no worker process starts.
   """
-  gold = exact_numbers.undecorated(str(example['answer']))
+  gold = spelling.undecorated(str(example['answer']))
   answer = extract_answer(completion.text, truncated=completion.truncated)
   number = exact_numbers.parse_number(gold)
   if number is not None:
@@ -59,7 +59,7 @@ def number_reward(completion: Completion, example: Mapping) -> float | None:
     return None
   if answer is None:
     return 0.0
-  formula = exact_numbers.undecorated(_last_line(answer))
+  formula = spelling.undecorated(_last_line(answer))
   if formula == gold:
     return 1.0
   if not formulas.may_be_equivalent(gold, formula):
@@ -110,7 +110,7 @@ def choice_letter(text: str) -> str | None:
   The text of the option may follow a marked letter, but must not name another letter. None for any
   other text, such as `B. or C`.
   """
-  text = exact_numbers.undecorated(text)
+  text = spelling.undecorated(text)
   letter = _LETTER.fullmatch(text)
   if letter is None:
     letter = _LETTER_AND_OPTION.fullmatch(text)
@@ -137,7 +137,7 @@ def canonical_answer(text: str, *, truncated: bool = False) -> str | None:
   choice = _choice(answer)
   if number is not None and (answer.explicit or choice is None):
     return str(number)
-  return choice or ' '.join(exact_numbers.undecorated(_last_line(answer)).split())
+  return choice or ' '.join(spelling.undecorated(_last_line(answer)).split())
 
 
 def _compare_numbers(gold: Fraction, answer: Answer | None) -> float:
@@ -148,7 +148,7 @@ def _compare_numbers(gold: Fraction, answer: Answer | None) -> float:
 def _number_text(answer: Answer) -> str | None:
   """The text to read as a number: an explicit answer without `x =`, else the last number."""
   if answer.explicit:
-    return _NAME.sub('', exact_numbers.undecorated(answer.text))
+    return _NAME.sub('', spelling.undecorated(answer.text))
   return exact_numbers.last_number(answer.text)
 
 

@@ -15,9 +15,10 @@ never a decimal point. Text of more than 200 characters is not read, which bound
 from fractions import Fraction
 import re
 
+from r1jax.rewards.spelling import undecorated
+
 _MAX_CHARACTERS = 200
 _TAIL_CHARACTERS = 1000
-_MAX_LAYERS = 10
 _MIN_ROUNDED_PLACES = 3
 
 _INTEGER = r'(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)'
@@ -36,28 +37,7 @@ _IN_PROSE = re.compile(
     rf'(?:{_FRACTION}|(?<!\.){_DECIMAL}|{_INTEGER})')
 _TWO_INTEGERS = re.compile(rf'-?{_INTEGER}')
 
-_DECORATION = (
-    ('**', '**'), ('*', '*'), ('`', '`'), ('$$', '$$'), ('$', '$'), (r'\(', r'\)'), (r'\[', r'\]'))
 _SPELLINGS = (('\u2212', '-'), (r'\$', '$'), (r'\%', '%'), ('{,}', ','), (r'\,', ''), (r'\!', ''))
-
-
-def undecorated(text: str) -> str:
-  """`text` without surrounding white space, emphasis, math delimiters and full stop.
-
-  At most ten layers of these are removed.
-  """
-  text = text.strip()
-  for _ in range(_MAX_LAYERS):
-    bare = text.removesuffix('.').rstrip()
-    for opening, closing in _DECORATION:
-      inside = bare.removeprefix(opening).removesuffix(closing)
-      if len(bare) - len(inside) == len(opening) + len(closing):
-        bare = inside.strip()
-        break
-    if bare == text:
-      break
-    text = bare
-  return text
 
 
 def _match(text: str) -> re.Match | None:
