@@ -7,12 +7,12 @@ import numpy as np
 
 from r1jax import rollout as rollouts
 from r1jax.data import curation
-from r1jax.data.prompts import PromptStream
+from r1jax.data.prompts import PromptBatch, PromptStream
 from r1jax.rewards import accuracy
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
 from r1jax.rewards.language import is_mixed, language_reward
-from r1jax.rewards.suite import RewardSuite
+from r1jax.rewards.suite import PendingRewards, Rewards, RewardSuite
 from r1jax.rewards.text_statistics import reflective_words
 from r1jax.runtime import sharding
 from r1jax.sampling import text as rollout_text
@@ -274,6 +274,26 @@ def _language_consistency(
       [float(np.mean(values)) for values in by_problem if values])}
 
 
+def draw(
+    sample: Callable, params, prompts: PromptBatch, rewards: RewardSuite, tokenizer: Tokenizer, *,
+    stop_ids: Sequence[int], iteration: int = 0, mesh=None,
+) -> tuple[list[Completion], PendingRewards]:
+  """Draws the completions of a batch of prompts; returns them while they are being judged.
+
+  Arguments as for `evaluate`.
+  """
+  device = rollout_text.device_prompts(prompts)
+  result = sample(params, sharding.place(device, mesh, batch=True) if mesh else device, iteration)
+  owners = sharding.owners(mesh, len(prompts.examples))
+  read = rollout_text.read_rollout(result, owners, tokenizer, stop_ids, mesh)
+  return read, rollouts.submit_rewards(rewards, read, prompts.examples, owners)
+
+
+def verdicts(rewards: Rewards) -> np.ndarray:
+  """[N]: 1 where the reward is at least 1, else 0; NaN where nothing was judged."""
+  return np.where(np.isnan(rewards.total), np.nan, rewards.total >= 1.0)
+
+
 def evaluate(
     sample: Callable, params, stream: PromptStream, rewards: RewardSuite, tokenizer: Tokenizer, *,
     num_problems: int, num_samples: int, stop_ids: Sequence[int],
@@ -307,19 +327,16 @@ def evaluate(
   while len(completions) < num_problems * num_samples:
     prompts = stream.batch(counter)
     counter = prompts.next_counter
-    device = rollout_text.device_prompts(prompts)
-    result = sample(params, sharding.place(device, mesh, batch=True) if mesh else device, iteration)
-    owners = sharding.owners(mesh, len(prompts.examples))
-    read = rollout_text.read_rollout(result, owners, tokenizer, stop_ids, mesh)
+    read, promise = draw(sample, params, prompts, rewards, tokenizer, stop_ids=stop_ids,
+                         iteration=iteration, mesh=mesh)
     problems += prompts.examples
-    pending.append(
-        (prompts, read, rollouts.submit_rewards(rewards, read, prompts.examples, owners)))
+    pending.append((prompts, read, promise))
     completions += read
   correct: list[float] = []
   rows: list[dict] = []
   for prompts, read, promise in pending:
     judged = promise.collect()
-    correct += np.where(np.isnan(judged.total), np.nan, judged.total >= 1.0).tolist()
+    correct += verdicts(judged).tolist()
     texts = [example['question'] for example in prompts.examples]
     rows += rollouts.sample_rows(prompts, texts, read, judged, group_size=num_samples)
   count = num_problems * num_samples

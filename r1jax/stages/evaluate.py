@@ -99,14 +99,8 @@ def evaluate_model(
   stops, prompt_opens_think = stop_ids(template, tokenizer), opens_think(template, tokenizer)
   problems = problem_stream(
       {**config, 'prompts_per_batch': datasets.prompts_at_a_time(config, mesh)}, tokenizer)
-  sample = _sampler(config, loaded.model, stops, should_stop)
-  functions = named_rewards(
-      {config['correctness_reward']: 1.0}, prompt_opens_think=prompt_opens_think)
-  if any(example.get('check') for example in problems.source):
-    functions = {name: (by_check(function, prompt_opens_think=prompt_opens_think), weight)
-                 for name, (function, weight) in functions.items()}
-  with RewardSuite(functions, num_workers=config['reward_workers'],
-                   timeout_s=config['reward_timeout_s']) as rewards:
+  sample = make_sampler(config, loaded.model, stops, should_stop)
+  with make_rewards(config, problems.source, prompt_opens_think) as rewards:
     try:
       return evaluation.evaluate(
           sample, loaded.params, problems, rewards, tokenizer,
@@ -119,10 +113,24 @@ def evaluate_model(
                                  'the same command to go on') from None
 
 
-def _sampler(
+def make_rewards(
+    config: Mapping[str, Any], examples: Iterable[Mapping[str, Any]], prompt_opens_think: bool,
+) -> RewardSuite:
+  """The suite of the reward that decides what is correct, or of the examples' own checks."""
+  functions = named_rewards(
+      {config['correctness_reward']: 1.0}, prompt_opens_think=prompt_opens_think)
+  if any(example.get('check') for example in examples):
+    functions = {name: (by_check(function, prompt_opens_think=prompt_opens_think), weight)
+                 for name, (function, weight) in functions.items()}
+  return RewardSuite(functions, num_workers=config['reward_workers'],
+                     timeout_s=config['reward_timeout_s'])
+
+
+def make_sampler(
     config: Mapping[str, Any], model: Model, stops: tuple[int, ...],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Sampler:
+  """The sampler of `completions_per_problem` completions for each prompt."""
   sampling = dict(config['sampling'])
   return Sampler(
       model, group_size=config['completions_per_problem'],
@@ -357,7 +365,7 @@ def _sampling_shapes(
   prompts, settings = datasets.prompts_at_a_time(config, mesh), config['sampling']
   mean_length, count = mean_length or settings['max_new_tokens'], config['completions_per_problem']
   yield from program_shapes.sampling(
-      _sampler(config, model, program_shapes.STOP_IDS), model,
+      make_sampler(config, model, program_shapes.STOP_IDS), model,
       program_shapes.params_of(model, mesh), mesh, prompts=prompts,
       prompt_length=config['max_prompt_length'], group_size=count,
       max_new_tokens=settings['max_new_tokens'], chunk=settings['chunk'], mean_length=mean_length)
