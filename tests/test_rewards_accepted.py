@@ -1,6 +1,6 @@
 import pytest
 
-from r1jax.rewards import accuracy, skills
+from r1jax.rewards import accuracy, choice, skills
 from r1jax.rewards.accepted import any_accepted
 from r1jax.rewards.completion import Completion
 
@@ -17,7 +17,7 @@ def test_the_best_verdict_over_accepted_answers_counts():
 @pytest.mark.parametrize('reward, answers, right, wrong', [
     (accuracy.number_reward, ['4', '7'], '<answer>7</answer>', '<answer>5</answer>'),
     (accuracy.gsm8k_reward, ['4', '7'], '<answer>7</answer>', '<answer>5</answer>'),
-    (accuracy.choice_reward, ['A', 'B'], '<answer>B</answer>', '<answer>C</answer>'),
+    (choice.choice_reward, ['A', 'B'], '<answer>B</answer>', '<answer>C</answer>'),
     (accuracy.exact_match_reward, ['x', 'y'], '<answer>y</answer>', '<answer>x y</answer>'),
     (skills.skill_reward, ['x', 'y'], 'y', 'z'),
 ])

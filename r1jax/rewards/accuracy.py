@@ -15,18 +15,11 @@ import re
 
 from r1jax.rewards import calls, exact_numbers, formulas, spelling, workers
 from r1jax.rewards.accepted import any_accepted
+from r1jax.rewards.choice import chosen_letter
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import Answer, extract_answer
 
 _NAME = re.compile(r'^[A-Za-z] *= *')
-_LETTER = re.compile(r'[*(\[]*([A-Za-z])[*)\].:]*')
-_LETTER_AND_OPTION = re.compile(r'[*(\[]*([A-Z])[*)\].:]+\s+(.+)', re.DOTALL)
-_SECOND_LETTER = re.compile(
-    r"(?:^|\b(?:or|and|not)\s|[,;/&]\s*)[*(\[]*[A-Z](?![\w'.]|\s[a-z])"
-    r"|(?<![\w.'])[A-Z][)\].:,*]+(?!\w)")
-_STATED_LETTER = re.compile(
-    r"(?:\b(?i:answer|option|choice)(?i:\s+is)?:?\s*[*(\[]*|\()([A-Z])(?![\w'])"
-    r'(?!(?<=[AI])\s[a-z])')
 
 
 @calls.limits(at_once=16, timeout_s=3600.0)    # threads wait for workers, which limit the time
@@ -81,16 +74,6 @@ def gsm8k_reward(completion: Completion, example: Mapping) -> float | None:
 
 
 @any_accepted
-def choice_reward(completion: Completion, example: Mapping) -> float | None:
-  """1 if the answer is the gold's letter, else 0; None if the gold is not a single choice."""
-  gold = choice_letter(str(example['answer']))
-  if gold is None:
-    return None
-  answer = extract_answer(completion.text, truncated=completion.truncated)
-  return float(answer is not None and _choice(answer) == gold)
-
-
-@any_accepted
 def exact_match_reward(completion: Completion, example: Mapping) -> float | None:
   """1 if the answer equals the gold character by character, else 0; None for an empty gold.
 
@@ -102,21 +85,6 @@ def exact_match_reward(completion: Completion, example: Mapping) -> float | None
     return None
   answer = extract_answer(completion.text, truncated=completion.truncated)
   return float(answer is not None and _last_line(answer) == gold)
-
-
-def choice_letter(text: str) -> str | None:
-  """The letter of an answer that makes one choice (`B`, `(b)`, `**B**`, `B. a dog`), upper-case.
-
-  The text of the option may follow a marked letter, but must not name another letter. None for any
-  other text, such as `B. or C`.
-  """
-  text = spelling.undecorated(text)
-  letter = _LETTER.fullmatch(text)
-  if letter is None:
-    letter = _LETTER_AND_OPTION.fullmatch(text)
-    if letter is None or _SECOND_LETTER.search(letter[2]):
-      return None
-  return letter[1].upper()
 
 
 def canonical_answer(text: str, *, truncated: bool = False) -> str | None:
@@ -134,7 +102,7 @@ def canonical_answer(text: str, *, truncated: bool = False) -> str | None:
   if answer is None:
     return None
   number = exact_numbers.parse_number(_number_text(answer) or '')
-  choice = _choice(answer)
+  choice = chosen_letter(answer)
   if number is not None and (answer.explicit or choice is None):
     return str(number)
   return choice or ' '.join(spelling.undecorated(_last_line(answer)).split())
@@ -150,15 +118,6 @@ def _number_text(answer: Answer) -> str | None:
   if answer.explicit:
     return _NAME.sub('', spelling.undecorated(answer.text))
   return exact_numbers.last_number(answer.text)
-
-
-def _choice(answer: Answer) -> str | None:
-  """The letter that the answer chooses: its own, or the last that its prose states."""
-  letter = choice_letter(_last_line(answer))
-  if letter is None and not answer.explicit:
-    stated = _STATED_LETTER.findall(answer.text)
-    letter = stated[-1] if stated else None
-  return letter
 
 
 def _last_line(answer: Answer) -> str:

@@ -31,6 +31,7 @@ import numpy as np
 from r1jax import checks
 from r1jax.errors import UserError
 from r1jax.rewards import accuracy, calls, workers
+from r1jax.rewards.choice import choice_reward
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
 from r1jax.rewards.language import LANGUAGES, language_reward
@@ -42,7 +43,7 @@ REWARDS: dict[str, RewardFunction] = {
     'format': format_reward,
     'number': accuracy.number_reward,
     'gsm8k': accuracy.gsm8k_reward,
-    'choice': accuracy.choice_reward,
+    'choice': choice_reward,
     'exact_match': accuracy.exact_match_reward,
     'skill': skill_reward,
     'language': language_reward,    # the question's own language; `language_zh` is always Chinese
