@@ -15,7 +15,7 @@ import re
 
 from r1jax.rewards import calls, exact_numbers, formulas, spelling, workers
 from r1jax.rewards.accepted import any_accepted
-from r1jax.rewards.choice import chosen_letter
+from r1jax.rewards.choice import choice_key
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import Answer, extract_answer
 
@@ -90,7 +90,7 @@ def exact_match_reward(completion: Completion, example: Mapping) -> float | None
 def canonical_answer(text: str, *, truncated: bool = False) -> str | None:
   """A key that is equal for equal answers, for majority votes; None if there is no answer.
 
-  A number's key is its exact value (1,234 and 1234.0 are equal), a choice's key its letter, and
+  A number's key is its exact value (1,234 and 1234.0 are equal), a choice's key its letters, and
   otherwise the key is the text. This is cheap and transitive, and so sometimes stricter than a
   reward: formulas are equal only if written the same way, and 0.333 differs from 1/3.
 
@@ -102,7 +102,7 @@ def canonical_answer(text: str, *, truncated: bool = False) -> str | None:
   if answer is None:
     return None
   number = exact_numbers.parse_number(_number_text(answer) or '')
-  choice = chosen_letter(answer)
+  choice = choice_key(answer)
   if number is not None and (answer.explicit or choice is None):
     return str(number)
   return choice or ' '.join(spelling.undecorated(_last_line(answer)).split())
