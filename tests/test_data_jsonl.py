@@ -33,6 +33,16 @@ def test_numbers_and_byte_order_mark_are_taken(tmp_path):
   assert jsonl.jsonl_source(path) == [{'question': '7', 'answer': '-0.5'}]
 
 
+def test_rubrics_may_have_a_column_of_another_name_and_null_is_none(tmp_path):
+  path = tmp_path / 'rows.jsonl'
+  rubric = [{'criterion': 'is kind', 'weight': -1}, {'criterion': 'b'}]
+  path.write_text(''.join(json.dumps({'prompt': 'p', 'answer': 'a', 'criteria': value}) + '\n'
+                          for value in (rubric, None)))
+  examples = jsonl.jsonl_source(path, {'rubric': 'criteria'})
+  assert examples == [{'question': 'p', 'answer': 'a', 'rubric': rubric},
+                      {'question': 'p', 'answer': 'a'}]
+
+
 @pytest.mark.parametrize('line, message', [
     (b'{"prompt": "1 + 1?", "answer": ', 'not valid JSON'),
     (b'prompt: 1 + 1?', 'not valid JSON'),
@@ -57,6 +67,8 @@ def test_numbers_and_byte_order_mark_are_taken(tmp_path):
     (b'{"prompt": "p", "answer": []}', r'"answer" is \[\], write at least one'),
     (b'{"prompt": "p", "answer": ["2", null]}', r'"answer\[1\]" is None, write a text'),
     (b'{"prompt": "p", "answers": ["2", [3]]}', r'"answers\[1\]" is \[3\], write a text'),
+    (b'{"prompt": "p", "answer": "2", "rubric": [{"weight": 2}]}', r'"rubric".0. must be .*, got'),
+    (b'{"prompt": "p", "answer": "2", "rubric": "kind"}', '"rubric" must be a list of'),
     (b'{"prompt": "p", "answer": "2", "reasoning": ["so"]}', '"reasoning" is .*not blank'),
     (b'{"prompt": "p", "answer": "2", "check": ["json"]}', '"check" is .*not blank'),
     (b'{"prompt": "p", "answer": "2", "check": "jason"}', '"check" is .jason., did you mean .json'),

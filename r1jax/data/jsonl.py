@@ -24,6 +24,7 @@ from typing import Any
 from r1jax import checks
 from r1jax.errors import UserError
 from r1jax.rewards.extract import TAGS
+from r1jax.rewards.judging.rubric import read_rubric
 from r1jax.rewards.language import target_language
 from r1jax.rewards.skills import CHECKS
 from r1jax.runtime import storage
@@ -158,6 +159,10 @@ def _check_question(row: dict[str, Any]) -> None:
       target_language('', row['language'])
     except UserError as error:
       raise UserError(f'the field "language": {error}') from None
+  if row.get('rubric') is None:
+    row.pop('rubric', None)
+  else:
+    read_rubric(row['rubric'], 'the field "rubric"')
 
 
 def _check_no_tags(row: dict[str, Any]) -> None:
@@ -187,7 +192,7 @@ _SYSTEM = 'system'
 QUESTIONS = Form(
     ('prompt', 'answer'),
     (_SYSTEM, 'reasoning', 'language', 'check', 'objective', 'task', 'bad_answer'),
-    check=_check_question)
+    ('rubric',), _check_question)
 WORKED = Form(('prompt', 'reasoning', 'summary'), (_SYSTEM,), check=_check_no_tags)
 PREFERENCES = Form(('prompt', 'chosen', 'rejected'), (_SYSTEM,), ('margin',), _check_preference)
 JUDGEMENTS = Form(('prompt', 'completion'), (_SYSTEM,), ('safe',), _check_safety)
