@@ -18,13 +18,13 @@ from r1jax.report.data import evaluation_scores
 from r1jax.report.page import write_report
 from r1jax.runtime import checksums, fingerprint, hosts, ownership, sharding
 from r1jax.runtime.storage import Path
-from r1jax.stages import evaluate, pretrain, reject, reward_model, rl, sft
+from r1jax.stages import evaluate, pass_rate, pretrain, reject, reward_model, rl, sft
 from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.stages.config import Field, Section, describe, plain, refuse
 from r1jax.stages.stage import look
 
-KINDS = {'pretrain': pretrain, 'sft': sft, 'reject': reject, 'reward_model': reward_model, 'rl': rl,
-         'evaluate': evaluate}
+KINDS = {'pretrain': pretrain, 'sft': sft, 'reject': reject, 'pass_rate': pass_rate,
+         'reward_model': reward_model, 'rl': rl, 'evaluate': evaluate}
 
 MESH = Section({
     axis: Field(1, 'devices along this axis; -1: all that the others leave', at_least=-1, how=True)

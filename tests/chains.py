@@ -17,7 +17,8 @@ CONFIGS = {
     'draw': dict(kind='reject', inputs=('zero',), seed=0),
     'cold': dict(kind='sft', inputs=('draw', 'zero'), seed=0, evaluations={'reasoning': {}}),
     'helpful': dict(kind='reward_model', inputs=(), seed=0),
-    'all': dict(kind='rl', inputs=('cold', 'helpful'), seed=0, evaluations={'reasoning': {}})}
+    'all': dict(kind='rl', inputs=('cold', 'helpful'), seed=0, evaluations={'reasoning': {}}),
+    'rates': dict(kind='pass_rate', inputs=(), seed=0)}
 
 
 def samples(seed, skill, count=8, problems=20):
@@ -59,6 +60,8 @@ def make_chain(workdir):
     if config['kind'] == 'reject':
       scores = {'drawn': 100, 'kept': 20, 'refused/format': 30, 'correct': 60,
                 'pass@1': (.6, .5, .7)}
+    if config['kind'] == 'pass_rate':
+      scores = {'problems': 40, 'pass_rate': (0.5, 0.4, 0.6), 'histogram': {'0': 21, '1': 19}}
     if config['kind'] == 'reward_model':
       scores = {'before': {'accuracy': (0.5, 0.5, 0.5)}, 'examples': 900, 'after': {
           'accuracy': (0.9, 0.85, 0.95), 'calibration_error': 0.05, 'examples': 100}}

@@ -157,7 +157,7 @@ def result_of(workdir):
   for name in workdir.file_sizes():
     part = name.split('/')[0]
     if part in ('evaluations', 'model', 'samples') or name in (
-        'manifest.json', 'results.json', 'results.md'):
+        'manifest.json', 'results.json', 'results.md', 'pass_rates.jsonl'):
       result[name] = (workdir / name).read_bytes()
   result['metrics'] = [
       {key: repr(value) for key, value in record.items() if not key.startswith(TIMED)}

@@ -16,7 +16,7 @@ def artifacts(tmp_path_factory):
 def test_a_chain_adds_each_ancestor_once(artifacts):
   before = data.chain_compute(artifacts, chains.CONFIGS)
   assert {name: found.total for name, found in before.items()} == {
-      'zero': 0, 'draw': 1, 'cold': 11, 'helpful': 0, 'all': 1111}
+      'zero': 0, 'draw': 1, 'cold': 11, 'helpful': 0, 'all': 1111, 'rates': 0}
   path = data.read_trajectory(artifacts['all'], before['all'])
   assert path.computed[-1] == pytest.approx(1111 + 40 * 5e12)
 

@@ -29,7 +29,8 @@ def test_the_page_has_every_part_and_no_place(written):
   page = (workdir / 'results.md').read_text()
   for words in ('reasoning: mean', 'general: mean', 'Compute', 'held-out', 'Rejection sampling',
                 'majority vote', 'budget', 'against the truth', '| zero |', 'results.png',
-                '20 problems, 8 completions of each', 'pass@k:', '| refused/format | 30 |'):
+                '20 problems, 8 completions of each', 'pass@k:', '| refused/format | 30 |',
+                '| rates | 40 | 0.500 [0.400, 0.600] | 21 | 19 |'):
     assert words in page, words
   assert str(workdir) not in page and '0.9' in page
   assert 'reasoning: mean' in printed and 'Compute' in printed

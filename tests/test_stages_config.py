@@ -4,7 +4,7 @@ import math
 import ml_collections
 import pytest
 
-from r1jax.stages import evaluate, pretrain, reject, reward_model, rl, sft
+from r1jax.stages import evaluate, pass_rate, pretrain, reject, reward_model, rl, sft
 from r1jax.stages.artifact import identity
 from r1jax.stages.config import (
     Entries,
@@ -18,7 +18,7 @@ from r1jax.stages.config import (
 )
 
 STAGES = {'rl': rl.SETTINGS, 'sft': sft.SETTINGS, 'pretrain': pretrain.SETTINGS,
-          'reject': reject.SETTINGS, 'evaluate': evaluate.SETTINGS,
+          'reject': reject.SETTINGS, 'pass_rate': pass_rate.SETTINGS, 'evaluate': evaluate.SETTINGS,
           'evaluations': evaluate.SEVERAL_SETTINGS, 'reward_model': reward_model.SETTINGS}
 PART = Section(dict(depth=Field(1, 'how deep', at_least=1), size=Field(2.0, 'how large', above=0)))
 SETTINGS = Section(dict(

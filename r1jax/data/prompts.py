@@ -43,10 +43,10 @@ class PromptBatch:
 class PromptStream:
   """An endless, random-access stream of prompt batches over a source of examples.
 
-  Counter i stands for place i % n of epoch i // n; each epoch has its own shuffled order (by
-  grain). A batch takes the examples from its counter onwards whose prompts fit. An example that
-  occurs twice in one batch, where two epochs meet, is skipped the second time, because its
-  completions would use the same random keys.
+  Counter i stands for place i % n of epoch i // n, of the n examples that are read; each epoch has
+  its own shuffled order (by grain). A batch takes the examples from its counter onwards whose
+  prompts fit. An example that occurs twice in one batch, where two epochs meet, is skipped the
+  second time, because its completions would use the same random keys.
 
   Args:
     source: n examples with a text 'question', by index from 0. Those with 'messages' are chats.
@@ -60,11 +60,13 @@ class PromptStream:
       encodes the whole source at once and raises.
     shots: (question, completion) pairs shown before each question. An example of the source whose
       question is among them is skipped.
+    indices: of the examples that are read, ascending; the others are as if they were not there.
     process_index: index of this host; host i takes the i-th contiguous block of each batch.
     process_count: number of hosts.
 
   Attributes:
     source: the examples.
+    indices: of those that are read.
 
   Raises:
     UserError: a setting is impossible, the template fails or cannot show a question, or a prompt is
@@ -83,14 +85,16 @@ class PromptStream:
       shuffle: bool = True,
       overlong: str = 'skip',
       shots: Sequence[tuple[str, str]] = (),
+      indices: Sequence[int] | np.ndarray | None = None,
       process_index: int = 0,
       process_count: int = 1,
   ):
     checks.word(('skip', 'error'), overlong=overlong)
     checks.at_least(1, max_prompt_length=max_prompt_length)
     checks.at_least(0, seed=seed)
-    _check_batch_size(prompts_per_batch, len(source), process_index, process_count)
     self.source = source
+    self.indices = range(len(source)) if indices is None else indices
+    _check_batch_size(prompts_per_batch, len(self.indices), process_index, process_count)
     self._shots = tuple(shots)
     self._shown = {question for question, _ in shots}
     self._tokenizer = tokenizer
@@ -99,7 +103,8 @@ class PromptStream:
     self._max_prompt_length = max_prompt_length
     share = prompts_per_batch // process_count
     self._block = slice(process_index * share, (process_index + 1) * share)
-    self._order = _shuffled(len(source), seed) if shuffle else _Cycle(len(source))
+    count = len(self.indices)
+    self._order = _shuffled(count, seed) if shuffle else _Cycle(count)
     if isinstance(source, list):    # others make their examples on access
       for index, example in enumerate(source):
         self._check_question(index, templates.asked(example))
@@ -111,7 +116,7 @@ class PromptStream:
     templates.check_question(self._template, question, f'The question of example {index}')
 
   def _check_lengths(self) -> None:
-    for index in range(len(self.source)):
+    for index in self.indices:
       length = len(self._encode(index))
       if length > self._max_prompt_length:
         raise UserError(
@@ -134,7 +139,7 @@ class PromptStream:
   def num_fitting(self, enough: int) -> int:
     """The number of distinct prompts that fit the limit; counting stops at `enough`."""
     fitting = 0
-    for index in range(len(self.source)):
+    for index in self.indices:
       fitting += (not self._is_shown(index)
                   and len(self._encode(index)) <= self._max_prompt_length)
       if fitting == enough:
@@ -151,12 +156,12 @@ class PromptStream:
     prompts: dict[int, list[int]] = {}    # tokens by index, each index once
     while len(prompts) < self._batch_size:
       # Any 2n - 1 consecutive places contain a whole epoch.
-      if counter - start == 2 * len(self.source):
+      if counter - start == 2 * len(self.indices):
         raise UserError(
-            f'Only {len(prompts)} of the {len(self.source)} prompts have at most '
+            f'Only {len(prompts)} of the {len(self.indices)} prompts have at most '
             f'max_prompt_length={self._max_prompt_length} tokens and prompts_per_batch='
             f'{self._batch_size} are needed: raise the former or lower the latter.')
-      index = self._order[counter]
+      index = int(self.indices[self._order[counter]])
       counter += 1
       if self._is_shown(index):
         continue

@@ -23,7 +23,7 @@ class JsonlWriter:
 
   Args:
     folder: the folder of the parts, local or remote. Rows to be rewritten are removed at once.
-    key: the field that orders the rows: 'step' or 'iteration'.
+    key: the field that orders the rows, such as 'step' or 'iteration'.
     resume: the value of `key` at which the run resumes; rows at or after it are removed, and 0
       removes all.
     part_bytes: size in bytes at which a part is closed.
@@ -67,7 +67,7 @@ class JsonlWriter:
 
     Args:
       place: the step or iteration, at least that of the call before.
-      rows: what to write, each without the field `key`.
+      rows: what to write; a row that has the field `key` has it from `place` on, ascending.
 
     Raises:
       ValueError: `place` is before that of an earlier call.

@@ -11,7 +11,7 @@ from r1jax.metrics.terminal import default_console
 
 # Metrics on the progress line, the most informative first. Reward components follow.
 _LABELS = {
-    'reward': 'reward', 'loss': 'loss',
+    'reward': 'reward', 'loss': 'loss', 'pass_rate': 'pass rate',
     'completions/mean_length': 'length', 'kl': 'kl', 'entropy': 'entropy',
     'tokens_per_second': 'tokens/s',
 }

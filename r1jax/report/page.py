@@ -66,7 +66,8 @@ def write_report(
   for section in printed:
     metrics.print_table(section.rows, section.title, console=console)
   content = [*printed, sections.reward_model_section(artifacts),
-             sections.rejection_section(artifacts), *sections.vote_sections(votes),
+             sections.rejection_section(artifacts), sections.pass_rate_section(artifacts),
+             *sections.vote_sections(votes),
              sections.truth_section(trajectories), sections.training_section(trajectories)]
   figure = draw(table, votes, trajectories, {
       name: before[name] + own_compute(artifact) for name, artifact in artifacts.items()})

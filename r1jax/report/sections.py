@@ -108,6 +108,20 @@ def rejection_section(artifacts: Mapping[str, Artifact]) -> Section:
                  'A completion that several filters refuse counts for each of them.')
 
 
+def pass_rate_section(artifacts: Mapping[str, Artifact]) -> Section:
+  """How hard problems were for a model: counts by pass rate as columns, stages as rows."""
+  rows = []
+  for name, artifact in artifacts.items():
+    if artifact.manifest.kind == 'pass_rate':
+      scores = artifact.manifest.scores
+      rows.append({'stage': name, 'problems': scores['problems'],
+                   'pass rate': scores.get('pass_rate'), **scores.get('histogram', {})})
+  return Section(
+      'Pass rates', rows,
+      'How many problems the model never solved (0), always solved (1), and solved in a share of '
+      'its completions in between; the mean pass rate with its 95 % interval over problems.')
+
+
 def vote_sections(votes: Mapping[str, Votes]) -> list[Section]:
   """Test-time compute: the accuracy of majority votes, their cost, and accuracy by budget."""
   accuracies = [

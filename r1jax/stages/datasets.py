@@ -95,12 +95,12 @@ def load_examples(data: Mapping[str, Any], split: str):
 
 def prompt_stream(
     config: Mapping[str, Any], tokenizer: Tokenizer, split: str, at_most: int | None = None,
-    shots: Sequence[tuple[str, str]] = (),
+    shots: Sequence[tuple[str, str]] = (), shuffle: bool | None = None,
 ) -> PromptStream:
   """The prompts of a stage, by the fields of its config that are about prompts.
 
   A batch has no more than `at_most` prompts, and then no more than there are. `shots` as of
-  `PromptStream`.
+  `PromptStream`; the train split alone is shuffled unless `shuffle` is given.
   """
   examples, prompts = load_examples(config['data'], split), config['prompts_per_batch']
   if at_most is not None:
@@ -108,7 +108,8 @@ def prompt_stream(
   return PromptStream(
       examples, tokenizer, template=prompt_format(config), prompts_per_batch=prompts,
       max_prompt_length=config['max_prompt_length'], seed=config['seed'],
-      shuffle=split == 'train', overlong=config['overlong'], shots=shots)
+      shuffle=split == 'train' if shuffle is None else shuffle, overlong=config['overlong'],
+      shots=shots)
 
 
 def prompts_at_a_time(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> int:

@@ -54,13 +54,18 @@ class TrainingLoop:
     progress: the progress line, once the loop has started.
   """
 
-  def __init__(self, run: StageRun):
-    """Opens the checkpoints in the stage's folder, and changes nothing there."""
+  def __init__(self, run: StageRun, keep: int = 0):
+    """Opens the checkpoints in the stage's folder, and changes nothing there.
+
+    Args:
+      run: of the stage.
+      keep: checkpoints that are kept; 0: as many as the config says.
+    """
     self.watch = metrics.Stopwatch()
     self._run = run
     self._exit = contextlib.ExitStack()
     self._checkpoints = self._exit.enter_context(checkpoint.Checkpointer(
-        run.workdir / 'checkpoints', keep=run.config['keep_checkpoints']))
+        run.workdir / 'checkpoints', keep=keep or run.config['keep_checkpoints']))
 
   def __enter__(self) -> 'TrainingLoop':
     return self
