@@ -30,7 +30,7 @@ import numpy as np
 
 from r1jax import checks
 from r1jax.errors import UserError
-from r1jax.rewards import accuracy, calls, workers
+from r1jax.rewards import accuracy, calls, parameters, workers
 from r1jax.rewards.choice import choice_reward
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
@@ -55,14 +55,15 @@ _RESERVED = ('reward', 'reward_model', 'overlong', 'unjudged', 'timeouts', 'work
 
 
 def named_rewards(
-    weights: Mapping[str, float], *, prompt_opens_think: bool = False,
+    weights: Mapping[str, float], *, settings: Mapping[str, Mapping[str, Any]] | None = None,
+    prompt_opens_think: bool = False,
 ) -> dict[str, tuple[RewardFunction, float]]:
   """The functions of `REWARDS` that a config names, with their weights, for `RewardSuite`.
 
   Args:
     weights: weight of each reward, by name.
-    prompt_opens_think: whether the prompt ends with `<think>` (see `format_reward`,
-      `skill_reward`).
+    settings: of rewards by name: keywords of their functions, see `parameters`.
+    prompt_opens_think: whether the prompt ends with `<think>`, for the rewards that take it.
 
   Raises:
     UserError: an unknown name.
@@ -71,9 +72,8 @@ def named_rewards(
   for name, weight in weights.items():
     if name not in REWARDS:
       raise UserError(f'There is no reward named {name!r}: {checks.did_you_mean(name, REWARDS)}.')
-    function = REWARDS[name]
-    if function in (format_reward, skill_reward):
-      function = functools.partial(function, prompt_opens_think=prompt_opens_think)
+    function = parameters.bind(
+        REWARDS[name], (settings or {}).get(name, {}), prompt_opens_think=prompt_opens_think)
     functions[name] = (function, weight)
   return functions
 

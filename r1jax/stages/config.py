@@ -46,6 +46,7 @@ class Field:
     restart: why a change starts the run again, where a reader would expect it to go on.
     names: what outside the config the value names: 'files' (paths), 'splits' (a folder of
       train.jsonl and test.jsonl) or 'model' (a path); what is there is part of the identity.
+    type: of the values besides None, where the default is None.
   """
   default: Any
   meaning: str
@@ -59,13 +60,18 @@ class Field:
   exports: bool = False
   restart: str = ''
   names: str = ''
+  type: type = object
 
   def faults(self, value: Any, path: str) -> Iterator[str]:
     """What is wrong with a value, as sentences that begin with the field's path."""
-    expected = type(self.default)
+    if value is None and self.default is None:
+      return
+    expected = self.type if self.default is None else type(self.default)
     allowed = {float: (float, int), tuple: (tuple, list)}.get(expected, (expected,))
-    if not isinstance(value, allowed) or isinstance(value, bool) != (expected is bool):
-      yield (f'{path} must be {_article(expected.__name__)} such as {self.default!r}, got '
+    if expected is not object and (
+        not isinstance(value, allowed) or isinstance(value, bool) != (expected is bool)):
+      example = ' or None' if self.default is None else f' such as {self.default!r}'
+      yield (f'{path} must be {_article(expected.__name__)}{example}, got '
              f'{value!r} ({_article(type(value).__name__)})')
     elif self.choices and value not in self.choices:
       yield (f'{path} must be one of {", ".join(repr(choice) for choice in self.choices)}, got '
@@ -101,7 +107,7 @@ class Section:
       field's name.
     how: as of Field, for the whole section.
   """
-  fields: Mapping[str, Field | Section | Named | Entries | Weights]
+  fields: Mapping[str, Field | Section | Named | Entries | Sections | Weights]
   meaning: str = ''
   pairs: Callable[[Config], Iterable[str]] = lambda config: ()
   how: bool = False
@@ -234,6 +240,47 @@ class Entries:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sections:
+  """Settings of some of several things; those left out have their defaults.
+
+  Attributes:
+    sections: by name, all that there are.
+    meaning: of what.
+    how: as of Field.
+  """
+  sections: Mapping[str, Section]
+  meaning: str
+  how: bool = False
+
+  @property
+  def default(self) -> dict[str, Any]:
+    """None."""
+    return {}
+
+  def faults(self, config: Any, path: str) -> Iterator[str]:
+    """As `Section.faults`."""
+    if not isinstance(config, Mapping):
+      yield f'{path} must hold names, each with its settings, got {config!r}'
+      return
+    for name, given in config.items():
+      if name not in self.sections:
+        yield (f'{path}.{name} is not one of {", ".join(self.sections)}'
+               f'{_nearest(name, self.sections)}')
+      else:
+        yield from self.sections[name].faults(self._filled(name, given), f'{path}.{name}')
+
+  def _filled(self, name: str, given: Any) -> Any:
+    return self.sections[name].default | dict(given) if isinstance(given, Mapping) else given
+
+  def computed(self, config: Config) -> Any:
+    """As `Section.computed`, of each, with the defaults."""
+    if not isinstance(config, Mapping):
+      return config
+    return {name: self.sections[name].computed(self._filled(name, given))
+            if name in self.sections else given for name, given in config.items()}
+
+
+@dataclasses.dataclass(frozen=True)
 class Weights:
   """A finite weight for each of some names.
 
@@ -273,7 +320,7 @@ class Weights:
             for name, weight in config.items()}
 
 
-Spec = Field | Section | Named | Entries | Weights
+Spec = Field | Section | Named | Entries | Sections | Weights
 
 
 def refuse(faults: Iterable[str]) -> None:
@@ -355,17 +402,24 @@ def describe(section: Section, config: Config, path: str) -> list[str]:
     if isinstance(field, Entries):
       for entry, fields in value.items():
         lines += [f'  {line}' for line in describe(field.section, fields, f'{path}.{name}.{entry}')]
+    if isinstance(field, Sections):
+      for entry, fields in value.items():
+        lines += [f'  {line}' for line in describe(
+            field.sections[entry], fields, f'{path}.{name}.{entry}')]
     if isinstance(field, Named) and value.get('name') in field.sections:
       lines += [f'  {line}' for line in describe(
           field.sections[value['name']], value, f'{path}.{name}')]
   return lines
 
 
-def _allowed(field: Field | Named | Entries | Weights) -> str:
+def _allowed(field: Field | Named | Entries | Sections | Weights) -> str:
   if isinstance(field, Named):
     return f'; name: one of {", ".join(field.sections)}'
   if isinstance(field, Weights):
     return f'; of {", ".join(field.names)}'
+  if isinstance(field, Sections):
+    return ''.join(f'; of {name}: {", ".join(section.fields)}'
+                   for name, section in field.sections.items() if section.fields)
   if not isinstance(field, Field):
     return ''
   if len(field.choices) > 1:

@@ -30,12 +30,14 @@ from r1jax.stages.fields import (
   MODEL,
   OVERLONG_PROMPT,
   PROMPT,
+  REWARD_SETTINGS,
   REWARD_WORKERS,
   TEMPLATE,
   common,
   evaluations,
   prompt_faults,
   prompt_format,
+  reward_setting_faults,
   sampling,
 )
 from r1jax.stages.parameter_hash import parameter_hash
@@ -60,6 +62,13 @@ def _nothing_to_do(config: Mapping[str, Any]) -> Iterator[str]:
     yield 'evaluations is empty: name at least one'
 
 
+def impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
+  """Faults of an evaluation, or of a stage that draws as one, in more than one field."""
+  yield from prompt_faults(config)
+  yield from reward_setting_faults(
+      config['reward_settings'], [config['correctness_reward']], '', 'correctness_reward')
+
+
 SETTINGS = Section(common('evaluate') | dict(
     model=dataclasses.replace(MODEL, fields=dict(MODEL.fields) | dict(source=Field(
         TRAINED, "as of a stage that trains; 'trained' is the model that it has just trained",
@@ -75,7 +84,8 @@ SETTINGS = Section(common('evaluate') | dict(
     sampling=sampling(greedy=True),
     correctness_reward=Field('number', 'the reward that decides what is correct, where an example '
                              'names no check of its own', choices=REWARDS),
-    **REWARD_WORKERS), 'an evaluation of one model', pairs=prompt_faults)
+    reward_settings=REWARD_SETTINGS,
+    **REWARD_WORKERS), 'an evaluation of one model', pairs=impossible_pairs)
 SEVERAL_SETTINGS = Section(common('evaluate') | dict(
     model=MODEL,
     evaluations=evaluations(SETTINGS)), 'several evaluations of one model', pairs=_nothing_to_do)
@@ -118,7 +128,8 @@ def make_rewards(
 ) -> RewardSuite:
   """The suite of the reward that decides what is correct, or of the examples' own checks."""
   functions = named_rewards(
-      {config['correctness_reward']: 1.0}, prompt_opens_think=prompt_opens_think)
+      {config['correctness_reward']: 1.0}, settings=config['reward_settings'],
+      prompt_opens_think=prompt_opens_think)
   if any(example.get('check') for example in examples):
     functions = {name: (by_check(function, prompt_opens_think=prompt_opens_think), weight)
                  for name, (function, weight) in functions.items()}

@@ -1,13 +1,14 @@
 """Settings that several stages have."""
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 import datetime
 import json
 from typing import Any
 
 from r1jax.models import PRESETS, huggingface
 from r1jax.prompting import chat, templates
+from r1jax.rewards import parameters, suite
 from r1jax.runtime import sharding
-from r1jax.stages.config import Entries, Field, Section, Spec, plain
+from r1jax.stages.config import Entries, Field, Section, Sections, Spec, plain
 
 MAX_TOKENS = 2 ** 20    # more than any model reads: what is above is a slip
 
@@ -101,6 +102,42 @@ def sampling(*, greedy: bool) -> Section:
       rollout_sharding=Field(
           'train', "how the sampler's weights lie on the mesh: as in training, or split by tensor",
           choices=tuple(sharding.ROLLOUT_SHARDINGS), how=True)), 'how completions are drawn')
+
+
+class _RewardSections(Mapping):
+  """The settings of every reward of the table, as sections."""
+
+  def __getitem__(self, name: str) -> Section:
+    function = suite.REWARDS[name]
+    return Section({setting: Field(one.default, one.meaning, choices=one.choices, type=one.type)
+                    for setting, one in parameters.settings_of(function).items()},
+                   pairs=parameters.faults_of(function))
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(suite.REWARDS)
+
+  def __len__(self) -> int:
+    return len(suite.REWARDS)
+
+
+REWARD_SETTINGS = Sections(_RewardSections(), 'settings of rewards by name')
+
+
+def reward_setting_faults(
+    settings: Mapping[str, Any], rewards: Collection[str], where: str, field: str,
+) -> Iterator[str]:
+  """Faults where `reward_settings` has settings of rewards that no field names.
+
+  Args:
+    settings: by name of the reward.
+    rewards: the names of those that judge.
+    where: the path of the section, for messages: '' or one that ends in a dot.
+    field: the field that names those rewards.
+  """
+  for name in settings:
+    if name not in rewards:
+      yield (f'{where}reward_settings.{name} must be left out where {where}{field} does not name '
+             f'{name!r}, got {settings[name]!r}')
 
 
 REWARD_WORKERS: dict[str, Spec] = dict(

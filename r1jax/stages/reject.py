@@ -22,13 +22,13 @@ from r1jax.runtime.storage import Path
 from r1jax.stages import evaluate, loading, program_shapes
 from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.stages.config import Field, Section, plain
-from r1jax.stages.fields import MODEL, common, prompt_faults, prompt_format
+from r1jax.stages.fields import MODEL, common, prompt_format
 from r1jax.stages.stage import begin, leave_files, owns_folder
 from r1jax.tokenization import Tokenizer
 
 
 def _impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
-  yield from prompt_faults(config)
+  yield from evaluate.impossible_pairs(config)
   if config['min_kept'] > config['keep']:
     yield f'min_kept must be at most keep={config["keep"]}, got {config["min_kept"]}'
   for name, given in config['filters'].items():

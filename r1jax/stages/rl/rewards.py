@@ -262,7 +262,8 @@ def make_reward_sources(
 
   def source(part: Mapping[str, Any], functions: Mapping | None = None) -> RewardSource:
     models = {name: scoring_model(settings) for name, settings in part['reward_models'].items()}
-    functions = functions or named_rewards(part['rewards'], prompt_opens_think=prompt_opens_think)
+    functions = functions or named_rewards(
+        part['rewards'], settings=part['reward_settings'], prompt_opens_think=prompt_opens_think)
     rules = RewardSuite(functions, num_workers=config['reward_workers'],
                         timeout_s=config['reward_timeout_s']) if functions else None
     return RewardSource(rules, models)

@@ -15,6 +15,7 @@ from r1jax.stages.fields import (
     MODEL,
     OVERLONG_PROMPT,
     PROMPT,
+    REWARD_SETTINGS,
     REWARD_WORKERS,
     TEMPLATE,
     checkpoints,
@@ -23,6 +24,7 @@ from r1jax.stages.fields import (
     evaluations,
     optimizer,
     prompt_faults,
+    reward_setting_faults,
     sampling,
 )
 from r1jax.stages.rl import programs as rl_programs
@@ -31,6 +33,7 @@ _WHOLE_COMPLETION = ('sequence', 'product')    # ratio levels with one ratio a c
 
 REWARDS: dict[str, Spec] = dict(
     rewards=Weights(suite.REWARDS, 'weights of rules'),
+    reward_settings=REWARD_SETTINGS,
     reward_models=Entries(Section(dict(
         source=Field('', "an input stage of kind 'reward_model', or the folder of its Artifact",
                      names='model'),
@@ -157,6 +160,7 @@ def _reward_faults(part: Mapping[str, Any], where: str = '') -> Iterator[str]:
   if not (part['rewards'] or part['reward_models']):
     yield (f"{where}rewards must not be empty: name at least one, such as {{'number': 1.0, "
            "'format': 1.0}, or a reward model in reward_models")
+  yield from reward_setting_faults(part['reward_settings'], part['rewards'], where, 'rewards')
   for name, settings in part['reward_models'].items():
     if not settings.get('source'):
       yield (f"{where}reward_models.{name}.source must not be empty: name an input stage of kind "
