@@ -6,12 +6,7 @@ import pytest
 from r1jax.errors import UserError
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.instructions import languages, measures
-from r1jax.rewards.instructions.reward import (
-  KINDS,
-  faults,
-  instructions_reward,
-  read_instructions,
-)
+from r1jax.rewards.instructions.reward import KINDS, instructions_reward, read_instructions
 
 ENGLISH = 'the cat sat on the mat and it was happy there for a long time'
 
@@ -135,7 +130,6 @@ def test_all_must_be_followed_or_the_share_counts():
   assert judge('<<T>> x, y', title, no_comma, score='share') == 0.5
   assert judge('anything') is None
   assert instructions_reward(Completion('x', 1, False), {}) is None
-  assert [*faults({'score': 'some', 'loose': False})]
 
 
 def test_the_loose_criterion_ignores_what_is_said_around_a_text():

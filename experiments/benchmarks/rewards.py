@@ -3,10 +3,10 @@ r"""How rightly, and how fast, the rewards judge: labelled cases, and GSM8K's an
     python -m r1jax.experiments.benchmarks.rewards --cases=../shared/cases/rewards.jsonl
     python -m r1jax.experiments.benchmarks.rewards --gsm8k=../shared/data/gsm8k
 
-A line of `--cases` is {"reward", "gold", "completion", "want": 1 or 0, "why"}, where the reward is a
-name of `suite.REWARDS`, or `skill:refuses` for the skill reward with that check. Prints the share
-that is judged as wanted, and each false accept and false reject. A language reward counts as 1
-from 0.99 on, and as 0 up to 0.5.
+A line of `--cases` is {"reward", "gold", "completion", "want": 1 or 0, "why"}, where the reward is
+a name of `suite.REWARDS`, or `skill:refuses` for the skill reward with that check. Prints the share
+that is judged as wanted, and each false accept and false reject. A language reward counts as 1 from
+0.99 on, and as 0 up to 0.5.
 
 With `--gsm8k` all answers of the dataset are judged as `FORMS` write them, and then others than the
 answer in the same forms, as `PERTURBED` makes them. Prints the share of right ones, how many wrong
@@ -23,14 +23,11 @@ from r1jax.rewards import accuracy
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import REWARDS
 
+IN_BLOCK = (
+    '{}', ' The answer is {}. ', '${}', '\\${}', '{} dollars', '{}\\%', 'He needs {} apples.',
+    'x = {}', '{} miles per hour', '{}元', '答案：{}', '**{}**', '{}.0', '{}\\,\\text{{cm}}')
 FORMS = (
-    '<think>so</think> <answer>{}</answer>', '<think>so</think> <answer> The answer is {}. </answer>',
-    '<think>so</think> <answer>${}</answer>', '<think>so</think> <answer>\\${}</answer>',
-    '<think>so</think> <answer>{} dollars</answer>', '<think>so</think> <answer>{}\\%</answer>',
-    '<think>so</think> <answer>He needs {} apples.</answer>', '<think>so</think> <answer>x = {}</answer>',
-    '<think>so</think> <answer>{} miles per hour</answer>', '<think>so</think> <answer>{}元</answer>',
-    '<think>so</think> <answer>答案：{}</answer>', '<think>so</think> <answer>**{}**</answer>',
-    '<think>so</think> <answer>{}.0</answer>', '<think>so</think> <answer>{}\\,\\text{{cm}}</answer>',
+    *(f'<think>so</think> <answer>{form}</answer>' for form in IN_BLOCK),
     r'So the result is \boxed{{{}}}.', r'So \boxed{{{}\text{{ hours}}}}.', r'\boxed{{\$ {}}}',
     r'So \(\boxed{{\mathbf{{{}}}}}\).', r'$\boxed{{ {}^\circ }}$', r'\boxed{{\displaystyle {}}}',
     r'\boxed{{\text{{{} minutes}}}}', r'\boxed{{{}}} kg', '6*7=42\n#### {}', '6*7=42\n#### ${}',
@@ -61,7 +58,9 @@ def written(number: int, place: str) -> str:
 
 def judge_gsm8k(folder: pathlib.Path) -> bool:
   """Prints what is judged how; whether all is as it should be."""
-  answers, wrong, false_accepts, judged, start = [*golds(folder)], Counter(), Counter(), 0, time.time()
+  answers, judged, start = [*golds(folder)], 0, time.time()
+  wrong: Counter[tuple[str, str]] = Counter()
+  false_accepts: Counter[tuple[str, str]] = Counter()
   for form in FORMS:
     for place in PLACES:
       for number in answers:
@@ -103,7 +102,7 @@ def verdict(case: dict) -> float | None:
 def judge_cases(path: pathlib.Path) -> bool:
   """Prints what is judged how; whether all is as wanted."""
   cases = [json.loads(line) for line in path.read_text().splitlines()]
-  found = Counter()
+  found: Counter[str] = Counter()
   for case in cases:
     given = verdict(case)
     kind = ('right' if given == case['want'] else

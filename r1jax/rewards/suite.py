@@ -30,10 +30,11 @@ import numpy as np
 
 from r1jax import checks
 from r1jax.errors import UserError
-from r1jax.rewards import accuracy, calls, parameters, workers
+from r1jax.rewards import accuracy, calls, parameters, shaping, workers
 from r1jax.rewards.choice import choice_reward
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
+from r1jax.rewards.instructions.reward import instructions_reward
 from r1jax.rewards.language import LANGUAGES, language_reward
 from r1jax.rewards.skills import skill_reward
 
@@ -46,6 +47,11 @@ REWARDS: dict[str, RewardFunction] = {
     'choice': choice_reward,
     'exact_match': accuracy.exact_match_reward,
     'skill': skill_reward,
+    'instructions': instructions_reward,
+    'cosine_length': shaping.cosine_length_reward,
+    'repetition': shaping.repetition_reward,
+    'tag_count': shaping.tag_count_reward,
+    'reasoning_steps': shaping.reasoning_steps_reward,
     'language': language_reward,    # the question's own language; `language_zh` is always Chinese
     **{f'language_{name}': functools.partial(language_reward, target=name) for name in LANGUAGES},
 }

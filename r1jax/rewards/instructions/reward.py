@@ -3,7 +3,7 @@ from collections.abc import Callable, Mapping
 import functools
 import inspect
 import itertools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from r1jax import checks
 from r1jax.errors import UserError
@@ -11,8 +11,6 @@ from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import TAGS, final_summary
 from r1jax.rewards.instructions import form_checks, measures, text_checks
 from r1jax.rewards.instructions.languages import LANGUAGES
-
-SCORES = ('all', 'share')
 
 # IFEval's name of a kind -> its check, whose keywords are the fields of an instruction.
 KINDS: dict[str, Callable[..., bool | None]] = {
@@ -52,8 +50,8 @@ class Instruction(NamedTuple):
 
 
 def instructions_reward(
-    completion: Completion, example: Mapping, *, score: str = 'all', loose: bool = False,
-    prompt_opens_think: bool = False) -> float | None:
+    completion: Completion, example: Mapping, *, score: Literal['all', 'share'] = 'all',
+    loose: bool = False, prompt_opens_think: bool = False) -> float | None:
   """1 if a completion follows the instructions of its example, or the share that it follows.
 
   What follows them is the summary that `extract.final_summary` finds, without the chain of thought.
@@ -62,7 +60,7 @@ def instructions_reward(
   Args:
     completion: the completion to judge.
     example: as `read_instructions`.
-    score: 'all' or 'share'.
+    score: 'all' must be followed, or the 'share' that is followed counts.
     loose: whether an instruction counts as followed, too, where the summary follows it without its
       first line, its last line or its asterisks (IFEval's loose criterion).
     prompt_opens_think: whether the prompt ended with `<think>`.
@@ -84,12 +82,6 @@ def instructions_reward(
   if None in verdicts:
     return None
   return float(all(verdicts)) if score == 'all' else sum(map(bool, verdicts)) / len(verdicts)
-
-
-def faults(settings: Mapping[str, Any]):
-  """What is wrong with the settings of the reward, as sentences."""
-  if settings['score'] not in SCORES:
-    yield f'score must be one of {", ".join(map(repr, SCORES))}, got {settings["score"]!r}'
 
 
 def read_instructions(example: Mapping) -> tuple[Instruction, ...]:
