@@ -1,0 +1,6 @@
+"""Problems with hidden tests, for the reward `code`.
+
+`fences` finds the program in a completion, `problems` reads tests in the common public forms,
+`asserts` and `constants` split assertions into inputs and expected values, and `compare` judges
+what a program printed or returned. Expected values never enter a sandbox.
+"""
