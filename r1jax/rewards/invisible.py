@@ -1,4 +1,5 @@
 """Characters that a reader does not see."""
+import html
 import unicodedata
 
 # Default-ignorable or blank, although Unicode calls them letters, marks or symbols.
@@ -15,8 +16,8 @@ def is_invisible(char: str) -> bool:
 
 
 def is_blank(text: str) -> bool:
-  """Whether a text shows nothing."""
-  return all(map(is_invisible, text))
+  """Whether a text shows nothing; `&nbsp;` and the like count as what they stand for."""
+  return all(map(is_invisible, html.unescape(text)))
 
 
 def without_invisible(text: str) -> str:
