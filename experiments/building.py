@@ -39,6 +39,9 @@ def chain(stages: dict[str, ConfigDict]) -> ConfigDict:
   return config
 
 
+CHOOSING = {'filter', 'curriculum'}    # fields of data that choose problems to learn from
+
+
 def evaluation(stage: ConfigDict, **fields: Any) -> ConfigDict:
   """An evaluation on the test split of a stage's data, with the stage's template and sampling.
 
@@ -51,6 +54,8 @@ def evaluation(stage: ConfigDict, **fields: Any) -> ConfigDict:
   for field in {'folder', 'cache'} & set(stage.data):
     stage.data.get_ref(field)    # makes it a reference, which the copy below shares
   config.data = ConfigDict(stage.data)
+  for field in CHOOSING & set(config.data):
+    del config.data[field]
   config.template, config.max_prompt_length = stage.template, stage.max_prompt_length
   config.prompt = ConfigDict(stage.prompt)
   config.sampling = ConfigDict(stage.sampling)

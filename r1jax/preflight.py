@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from r1jax.errors import UserError
 from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.stages import evaluate, loading
@@ -37,6 +38,7 @@ def check(
     if stage.get('in_host_memory'):
       sharding.check_host_memory(mesh, f'{where}.in_host_memory={list(stage["in_host_memory"])}')
     _check_reward_models(stages, stage, where)
+    _check_pass_rates(stages, stage, where)
     source = _root(stages, stage)
     if source is None:
       continue
@@ -89,3 +91,13 @@ def _check_reward_models(stages: Stages, stage: Mapping[str, Any], where: str) -
         raise FileNotFoundError(
             f'{path}.reward_models.{name}.source={source!r} is neither a stage nor the folder of '
             "an Artifact: name a stage of kind 'reward_model', or the folder that it has left")
+
+
+def _check_pass_rates(stages: Stages, stage: Mapping[str, Any], where: str) -> None:
+  """Refuses stages of another kind where pass rates are read."""
+  for part in ('filter', 'curriculum'):
+    source = stage.get('data', {}).get(part, {}).get('source')
+    kind = stages[source]['kind'] if source in stages else 'pass_rate'
+    if kind != 'pass_rate':
+      raise UserError(f'{where}.data.{part}.source={source!r} is a stage of kind {kind!r}: name '
+                      "one of kind 'pass_rate'")

@@ -58,8 +58,8 @@ def make_chain(workdir):
       scores = {'reasoning': scores_of(rows),
                 'general': {'skills': (0.2 * i, 0.1 * i, 0.25 * i)}}
     if config['kind'] == 'reject':
-      scores = {'drawn': 100, 'kept': 20, 'refused/format': 30, 'correct': 60,
-                'pass@1': (.6, .5, .7)}
+      scores = {'problems': 64, 'problems/kept': 25, 'drawn': 100, 'kept': 20,
+                'refused/format': 30, 'correct': 60, 'pass@1': (.6, .5, .7)}
     if config['kind'] == 'pass_rate':
       scores = {'problems': 40, 'pass_rate': (0.5, 0.4, 0.6), 'histogram': {'0': 21, '1': 19}}
     if config['kind'] == 'reward_model':

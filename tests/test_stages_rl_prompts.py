@@ -9,15 +9,19 @@ from r1jax.stages.rl import prompts as rl_prompts
 from r1jax.tokenization import load_tokenizer
 
 
+def problems_of(config):
+  return datasets.Problems(datasets.load_examples(config['data'], 'train'))
+
+
 @pytest.fixture(scope='module')
 def mixture(base, general):
   config = mixed_config(base, general)
-  return rl_prompts.PromptMixture(config, load_tokenizer(base)), config
+  return rl_prompts.PromptMixture(config, load_tokenizer(base), problems_of(config)), config
 
 
 def test_each_source_is_read_in_its_own_order_whatever_is_mixed_in(mixture, base):
   mix, config = mixture
-  stream = datasets.prompt_stream(config, load_tokenizer(base), 'train')
+  stream = datasets.prompt_stream(config, load_tokenizer(base), problems_of(config), shuffle=True)
   order = np.concatenate([stream.batch(4 * number).example_ids for number in range(8)])
   counters, reasoning, generals = rl_prompts.Counters(), [], []
   for num_general in (0, 1, 1, 0, 1, 1, 1):

@@ -98,7 +98,7 @@ def reward_model_section(artifacts: Mapping[str, Artifact]) -> Section:
 def rejection_section(artifacts: Mapping[str, Artifact]) -> Section:
   """What the filters of rejection sampling refused: counts as rows, stages as columns."""
   counts = {name: {count: value for count, value in artifact.manifest.scores.items()
-                   if isinstance(value, int)}
+                   if isinstance(value, int) and not count.startswith('problems')}
             for name, artifact in artifacts.items() if artifact.manifest.kind == 'reject'}
   first = ('drawn', 'correct', 'kept')
   names = dict.fromkeys([*first, *(name for found in counts.values() for name in found)])

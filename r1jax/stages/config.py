@@ -106,16 +106,22 @@ class Section:
     pairs: what is wrong with values that are right by themselves, as sentences that begin with a
       field's name.
     how: as of Field, for the whole section.
+    partial: whether fields that are left out have their defaults; by default, all are left out.
   """
   fields: Mapping[str, Field | Section | Named | Entries | Sections | Weights]
   meaning: str = ''
   pairs: Callable[[Config], Iterable[str]] = lambda config: ()
   how: bool = False
+  partial: bool = False
 
   @property
   def default(self) -> dict[str, Any]:
     """The default of every field; a new dict."""
-    return {name: field.default for name, field in self.fields.items()}
+    return {} if self.partial else self.filled({})
+
+  def filled(self, config: Config) -> dict[str, Any]:
+    """The config, with the default of every field that it lacks."""
+    return {name: field.default for name, field in self.fields.items()} | dict(config)
 
   def check(self, config: Any, path: str) -> None:
     """Raises one UserError that names all that is wrong with a config, if anything is."""
@@ -126,6 +132,7 @@ class Section:
     if not isinstance(config, Mapping):
       yield f'{path} must hold the fields {", ".join(self.fields)}, got {config!r}'
       return
+    config = self.filled(config) if self.partial else config
     found = [fault for name, value in config.items()
              for fault in self._faults_of(name, value, path)]
     found += [f'{path}.{name} is missing; its default is {field.default!r}'
@@ -148,6 +155,7 @@ class Section:
     """
     if not isinstance(config, Mapping):
       return config
+    config = self.filled(config) if self.partial else config
     known = {name: self.fields[name].computed(value) for name, value in config.items()
              if name in self.fields and not self.fields[name].how}
     return known | {name: value for name, value in config.items() if name not in self.fields}

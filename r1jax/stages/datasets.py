@@ -1,13 +1,15 @@
 """Examples by the name of their dataset, and the prompts that stages make of them."""
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from r1jax.data import jsonl, miniature, reasoning_gym
 from r1jax.data.prompts import PromptStream
 from r1jax.runtime import sharding
-from r1jax.stages.config import Field, Named, Section
+from r1jax.stages.config import Field, Named, Section, Spec
 from r1jax.stages.fields import prompt_format
 from r1jax.tokenization import Tokenizer
 
@@ -81,35 +83,42 @@ DATASETS: dict[str, tuple[Callable, Section]] = {
 }
 
 
-def data_field(meaning: str, *, required: bool = True) -> Named:
-  """The `data` part of a stage's settings."""
-  return Named({name: section for name, (_, section) in DATASETS.items()}, meaning, required)
+def data_field(meaning: str, *, required: bool = True, **more: Spec) -> Named:
+  """The `data` part of a stage's settings; `more` fields are the same for every dataset."""
+  return Named({name: dataclasses.replace(section, fields={**section.fields, **more})
+                for name, (_, section) in DATASETS.items()}, meaning, required)
 
 
 def load_examples(data: Mapping[str, Any], split: str):
   """A random-access source of {'question', 'answer', ...} by the `data` part of a config."""
   load, section = DATASETS[data['name']]
   return load(split, **section.default | {
-      field: value for field, value in data.items() if field != 'name'})
+      field: value for field, value in data.items() if field in section.fields})
+
+
+class Problems(NamedTuple):
+  """Examples, and the indices of those that a stage reads, ascending; None: all."""
+  examples: Sequence[Mapping[str, Any]]
+  indices: np.ndarray | None = None
 
 
 def prompt_stream(
-    config: Mapping[str, Any], tokenizer: Tokenizer, split: str, at_most: int | None = None,
-    shots: Sequence[tuple[str, str]] = (), shuffle: bool | None = None,
+    config: Mapping[str, Any], tokenizer: Tokenizer, problems: Problems, *, shuffle: bool,
+    at_most: int | None = None, shots: Sequence[tuple[str, str]] = (),
 ) -> PromptStream:
-  """The prompts of a stage, by the fields of its config that are about prompts.
+  """The prompts of problems, by the fields of a stage's config that are about prompts.
 
-  A batch has no more than `at_most` prompts, and then no more than there are. `shots` as of
-  `PromptStream`; the train split alone is shuffled unless `shuffle` is given.
+  A batch has no more than `at_most` prompts, and then no more than there are. `shuffle` and `shots`
+  as of `PromptStream`.
   """
-  examples, prompts = load_examples(config['data'], split), config['prompts_per_batch']
+  examples, indices = problems
+  prompts = config['prompts_per_batch']
   if at_most is not None:
-    prompts = min(prompts, at_most, len(examples))
+    prompts = min(prompts, at_most, len(examples if indices is None else indices))
   return PromptStream(
       examples, tokenizer, template=prompt_format(config), prompts_per_batch=prompts,
-      max_prompt_length=config['max_prompt_length'], seed=config['seed'],
-      shuffle=split == 'train' if shuffle is None else shuffle, overlong=config['overlong'],
-      shots=shots)
+      max_prompt_length=config['max_prompt_length'], seed=config['seed'], shuffle=shuffle,
+      overlong=config['overlong'], shots=shots, indices=indices)
 
 
 def prompts_at_a_time(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> int:

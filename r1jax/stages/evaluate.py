@@ -101,19 +101,23 @@ def settings(config: Mapping[str, Any]) -> Section:
 
 def evaluate_model(
     config: Mapping[str, Any], loaded: loading.LoadedModel, *, mesh: jax.sharding.Mesh,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False, problems: datasets.Problems | None = None,
 ) -> tuple[dict[str, tuple[float, float, float]], list[dict]]:
-  """(scores with intervals, one record a completion) of a loaded model, by fields of DEFAULT."""
+  """(scores with intervals, one record a completion) of a loaded model, by fields of DEFAULT.
+
+  `problems` as for `problem_stream`.
+  """
   tokenizer = loaded.tokenizer
   template = prompt_format(config)
   stops, prompt_opens_think = stop_ids(template, tokenizer), opens_think(template, tokenizer)
-  problems = problem_stream(
-      {**config, 'prompts_per_batch': datasets.prompts_at_a_time(config, mesh)}, tokenizer)
+  stream = problem_stream(
+      {**config, 'prompts_per_batch': datasets.prompts_at_a_time(config, mesh)}, tokenizer,
+      problems)
   sample = make_sampler(config, loaded.model, stops, should_stop)
-  with make_rewards(config, problems.source, prompt_opens_think) as rewards:
+  with make_rewards(config, stream.source, prompt_opens_think) as rewards:
     try:
       return evaluation.evaluate(
-          sample, loaded.params, problems, rewards, tokenizer,
+          sample, loaded.params, stream, rewards, tokenizer,
           num_problems=config['problems'], num_samples=config['completions_per_problem'],
           stop_ids=stops,
           prompt_opens_think=prompt_opens_think,
@@ -151,21 +155,33 @@ def make_sampler(
       compute_dtype=config['model']['compute_dtype'], seed=config['seed'], should_stop=should_stop)
 
 
-def problem_stream(config: Mapping[str, Any], tokenizer: Tokenizer) -> PromptStream:
+def problem_stream(
+    config: Mapping[str, Any], tokenizer: Tokenizer, problems: datasets.Problems | None = None,
+) -> PromptStream:
   """The prompts of an evaluation; a batch has no more of them than there are problems.
+
+  Args:
+    config: of the evaluation, or of a stage that draws as one.
+    tokenizer: of the model.
+    problems: those of the config's data that are read; None: all of its split.
 
   Raises:
     FileNotFoundError, UserError: the data cannot be read, or they have fewer different problems
       than `config['problems']`: some would count twice, with the same completions.
   """
-  problems = config['problems']
-  stream = datasets.prompt_stream(config, tokenizer, config['split'], at_most=problems,
-                                shots=shown_examples(config))
-  found = stream.num_fitting(problems)
-  if found < problems:
-    shown = f', after shots={config["shots"]},' if config['shots'] else ''
+  if problems is None:
+    problems = datasets.Problems(datasets.load_examples(config['data'], config['split']))
+  wanted = config['problems']
+  stream = datasets.prompt_stream(
+      config, tokenizer, problems, shuffle=config['split'] == 'train', at_most=wanted,
+      shots=shown_examples(config))
+  found = stream.num_fitting(wanted)
+  if found < wanted:
+    less = [f'shots={config["shots"]}'] if config['shots'] else []
+    less += ['data.filter'] if problems.indices is not None else []
+    shown = f' after {" and ".join(less)}' if less else ''
     raise UserError(
-        f'evaluation: problems={problems}, but the {config["split"]} split of '
+        f'evaluation: problems={wanted}, but the {config["split"]} split of '
         f'{config["data"]["name"]!r} has only {found} prompts of at most max_prompt_length='
         f'{config["max_prompt_length"]} tokens{shown}: lower problems to {found}, or give more '
         'data')

@@ -26,19 +26,21 @@ from r1jax.rewards.suite import PendingRewards
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.sampling.sampler import Interrupted
-from r1jax.stages import datasets, evaluate, loading, program_shapes
+from r1jax.stages import datasets, difficulty, evaluate, loading, program_shapes
 from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.stages.config import Field, Section, plain
+from r1jax.stages.datasets import data_field
+from r1jax.stages.difficulty import ROWS
 from r1jax.stages.fields import MODEL, common, prompt_format
 from r1jax.stages.loop import TrainingLoop
 from r1jax.stages.stage import StageRun, begin, leave_files, owns_folder
 from r1jax.tokenization import Tokenizer
 
-ROWS = 'pass_rates.jsonl'    # a row for each problem
-_PARTS = 'pass_rates'        # the folder of the rows until all are there
+_PARTS = 'pass_rates'    # the folder of the rows until all are there
 
 _DRAWN = {name: field for name, field in evaluate.SETTINGS.fields.items() if name != 'shots'}
 SETTINGS = Section({**_DRAWN, **common('pass_rate')} | dict(
+    data=data_field('the problems', filter=difficulty.FILTER),
     split=Field('train', 'of the data', choices=('train', 'test')),
     model=MODEL,
     problems=Field(0, 'problems at most, the first ones whose prompts fit; 0: all', at_least=0)),
@@ -48,8 +50,9 @@ DEFAULT = SETTINGS.default
 
 
 def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-  """Reads the problems; errors as for `datasets.prompt_stream`."""
-  _problem_stream(config, tokenizer, config['prompts_per_batch'])
+  """Reads the problems; errors as for `datasets.prompt_stream` and `difficulty.choose`."""
+  chosen = difficulty.choose(config, config['split'], None)
+  _problem_stream(config, tokenizer, chosen.problems, config['prompts_per_batch'])
 
 
 @owns_folder
@@ -72,9 +75,11 @@ def run(
   if run.finished:
     return open_artifact(run.workdir)
   with sharding.use(run.mesh):
+    chosen = difficulty.choose(config, config['split'], inputs)
+    chosen.announce(stage, console)
     loaded = loading.load_model(inputs=inputs, mesh=run.mesh, **config['model'])
-    stream = _problem_stream(
-        config, loaded.tokenizer, datasets.prompts_at_a_time(_counted(config), run.mesh))
+    stream = _problem_stream(config, loaded.tokenizer, chosen.problems,
+                             datasets.prompts_at_a_time(_counted(config), run.mesh))
     done = _measure(run, loaded, stream)
   rows = hosts.from_first(lambda: _join_parts(run.workdir))
   logged = hosts.from_first(lambda: metrics.read_metrics(run.workdir))
@@ -108,20 +113,22 @@ def _counted(config: Mapping[str, Any]) -> dict[str, Any]:
   return {**config, 'problems': config['problems'] or config['prompts_per_batch']}
 
 
-def _problem_stream(config: Mapping[str, Any], tokenizer: Tokenizer, prompts: int) -> PromptStream:
+def _problem_stream(
+    config: Mapping[str, Any], tokenizer: Tokenizer, problems: datasets.Problems, prompts: int,
+) -> PromptStream:
   """The problems in their order, in batches of `prompts`, or of as many as fit.
 
   Raises:
     UserError: no prompt fits.
   """
   def of_size(size: int) -> PromptStream:
-    return datasets.prompt_stream({**config, 'prompts_per_batch': size}, tokenizer,
-                                  config['split'], at_most=size, shuffle=False)
+    return datasets.prompt_stream({**config, 'prompts_per_batch': size}, tokenizer, problems,
+                                  at_most=size, shuffle=False)
   stream = of_size(prompts)
   fitting = stream.num_fitting(prompts)
   if not fitting:
     raise UserError(
-        f'none of the {len(stream.source)} prompts of the {config["split"]} split of '
+        f'none of the {len(stream.indices)} prompts of the {config["split"]} split of '
         f'{config["data"]["name"]!r} has at most max_prompt_length={config["max_prompt_length"]} '
         'tokens: raise it')
   return stream if fitting == prompts else of_size(fitting)

@@ -19,9 +19,10 @@ from r1jax.models import ModelConfig, compute
 from r1jax.prompting.templates import asked, opens_think, render_prompt
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path
-from r1jax.stages import evaluate, loading, program_shapes
+from r1jax.stages import difficulty, evaluate, loading, program_shapes
 from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.stages.config import Field, Section, plain
+from r1jax.stages.datasets import data_field
 from r1jax.stages.fields import MODEL, common, prompt_format
 from r1jax.stages.stage import begin, leave_files, owns_folder
 from r1jax.tokenization import Tokenizer
@@ -53,6 +54,7 @@ def _filter_faults(name: str, given: Any) -> Iterator[str]:
 
 
 SETTINGS = Section({**evaluate.SETTINGS.fields, **common('reject')} | dict(
+    data=data_field('the problems', filter=difficulty.FILTER),
     split=Field('train', 'of the data', choices=('train', 'test')),
     model=MODEL,
     problems=Field(2000, 'problems in all', at_least=1),
@@ -69,8 +71,8 @@ ALWAYS: dict[str, dict] = {'correct': {}, 'truncated': {}}
 
 
 def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-  """Reads the problems; errors as for `evaluate.problem_stream`."""
-  evaluate.problem_stream(config, tokenizer)
+  """Reads the problems; errors as for `evaluate.problem_stream` and `difficulty.choose`."""
+  evaluate.problem_stream(config, tokenizer, difficulty.choose(config, config['split'], None)[0])
 
 
 @owns_folder
@@ -94,9 +96,11 @@ def run(
   if run.finished:
     return open_artifact(run.workdir)
   with sharding.use(run.mesh):
+    chosen = difficulty.choose(config, config['split'], inputs)
+    chosen.announce(stage, console)
     loaded = loading.load_model(inputs=inputs, mesh=run.mesh, **config['model'])
     scores, rows = evaluate.evaluate_model(
-        config, loaded, mesh=run.mesh, should_stop=run.should_stop)
+        config, loaded, mesh=run.mesh, should_stop=run.should_stop, problems=chosen.problems)
   samples = read_samples(rows, config, loaded.tokenizer)
   curated = select(samples, config)
   files = _write(curated, config, loaded.tokenizer, run.workdir)
@@ -109,8 +113,9 @@ def run(
         f'stage {stage!r} kept {len(curated.kept)} of {len(samples)} completions ({reasons}), '
         f'fewer than min_kept={config["min_kept"]}: read why in {run.workdir / "refused"}; draw '
         'more samples, take easier problems or loosen filters')
-  return leave_files(run, files=files, template=config['template'], scores=scores | counts,
-                     compute=compute.drawing(loaded.model.config, rows))
+  return leave_files(
+      run, files=files, template=config['template'], scores=scores | counts | chosen.scores(),
+      compute=compute.drawing(loaded.model.config, rows))
 
 
 def _write(

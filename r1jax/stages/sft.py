@@ -36,7 +36,7 @@ from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import (
   auxiliary,
-  datasets,
+  difficulty,
   evaluate,
   loading,
   program_shapes,
@@ -44,7 +44,7 @@ from r1jax.stages import (
 )
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.config import Field, Section, Spec, plain
-from r1jax.stages.datasets import columns_field, data_field
+from r1jax.stages.datasets import Problems, columns_field, data_field
 from r1jax.stages.fields import (
   EXPERTS,
   EXPORT_DTYPE,
@@ -111,7 +111,7 @@ SETTINGS = Section(common('sft') | dict(
     sample_stages=Field((), "input stages of kind 'reject' whose samples are learnt"),
     files=Field((), 'JSONL files of prompt, reasoning and summary', names='files'),
     columns=columns_field(),
-    data=data_field('examples with reasoning', required=False),
+    data=data_field('examples with reasoning', required=False, filter=difficulty.FILTER),
     template=TEMPLATE, prompt=PROMPT,
     **batches(rows=64, row_length=128) | dict(epochs=Field(
         2, 'passes over the data', at_least=1, restart=TOTAL)),
@@ -159,19 +159,17 @@ def own_samples(
 
 
 def data_samples(
-    data: Mapping[str, Any], template: PromptFormat, tokenizer: Tokenizer) -> list[Sample]:
-  """Samples of the train split of a dataset, its answers being the summaries.
+    problems: Problems, name: str, template: PromptFormat, tokenizer: Tokenizer) -> list[Sample]:
+  """Samples of examples of the dataset `name`, their answers being the summaries.
 
   Raises:
-    FileNotFoundError, UserError: the data cannot be read, or an example has no `reasoning`, or a
-      tag in it or in its answer.
+    UserError: an example has no `reasoning`, or a tag in it or in its answer.
   """
-  samples = []
-  examples = datasets.load_examples(data, 'train')
-  for index in range(len(examples)):
+  samples, (examples, indices) = [], problems
+  for index in range(len(examples)) if indices is None else indices.tolist():
     example = examples[index]
     reasoning, summary = str(example.get('reasoning') or ''), str(example['answer'])
-    where = f'example {index} of the data {data["name"]!r}'
+    where = f'example {index} of the data {name!r}'
     check_question(template, asked(example), f'the question of {where}')
     if not reasoning.strip():
       raise UserError(f'{where} has no reasoning to learn: give it one, or take other data')
@@ -222,25 +220,35 @@ def drawn_samples(
 
 def read_sources(
     config: Mapping[str, Any], inputs: Mapping[str, Artifact], tokenizer: Tokenizer,
+    problems: Problems,
 ) -> dict[str, list[Sample]]:
   """All that a stage learns from, by its source.
 
-  The sources are 'files', 'data' and 'stage <name>'; errors as for `own_samples`, `data_samples`.
+  The sources are 'files', 'data' (the examples `problems`) and 'stage <name>'; errors as for
+  `own_samples`, `data_samples`.
   """
   sources: dict[str, list[Sample]] = {}
   if config['files']:
     sources['files'] = own_samples(
         config['files'], config['columns'], prompt_format(config), tokenizer)
   if config['data']:
-    sources['data'] = data_samples(config['data'], prompt_format(config), tokenizer)
+    sources['data'] = data_samples(
+        problems, config['data']['name'], prompt_format(config), tokenizer)
   for name in config['sample_stages']:
     sources[f'stage {name}'] = drawn_samples(inputs, name, tokenizer)
   return sources
 
 
 def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-  """Reads `files` and `data`; errors as for `own_samples` and `data_samples`."""
-  read_sources({**config, 'sample_stages': ()}, {}, tokenizer)
+  """Reads `files` and `data`; errors as for `own_samples`, `data_samples`, `difficulty.choose`."""
+  read_sources({**config, 'sample_stages': ()}, {}, tokenizer, _chosen(config, None).problems)
+
+
+def _chosen(
+    config: Mapping[str, Any], inputs: Mapping[str, Artifact] | None) -> difficulty.Chosen:
+  if not config['data']:
+    return difficulty.Chosen(Problems(()))
+  return difficulty.choose(config, 'train', inputs)
 
 
 def pack_samples(
@@ -337,7 +345,9 @@ def run(
                                 prediction_head=config['prediction_coefficient'] > 0)
     auxiliary.check_model(config, loaded.model.config, run.where)
     evaluate.check_sources(run, loaded.tokenizer)
-    sources = read_sources(config, inputs, loaded.tokenizer)
+    chosen = _chosen(config, inputs)
+    chosen.announce(stage, console)
+    sources = read_sources(config, inputs, loaded.tokenizer, chosen.problems)
     samples = list(itertools.chain(*sources.values()))
     spelling = sum(sample.spells_control for sample in samples)
     if spelling:
@@ -351,7 +361,7 @@ def run(
         run, model=loaded.model.config, params=trained.params, tokenizer=loaded.tokenizer,
         dtype=trained.dtype, template=config['template'], scores=table | {
             f'samples/{source}': len(found) for source, found in sources.items()} | {
-                'samples_spelling_control_tokens': spelling},
+                'samples_spelling_control_tokens': spelling} | chosen.scores(),
         compute=computed(run, rows, loaded.model.config, remat=config['model']['remat']))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from r1jax.data.prompts import PromptBatch, PromptStream
 from r1jax.stages import datasets
-from r1jax.stages.fields import prompt_format
+from r1jax.stages.datasets import Problems
 from r1jax.tokenization import Tokenizer
 
 
@@ -23,17 +23,23 @@ class PromptMixture:
   random keys are folded from ids, and no two prompts of a batch may share one.
   """
 
-  def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer):
-    """Opens the data of a config of the stage; raises as `datasets.prompt_stream` does."""
+  def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer, problems: Problems):
+    """Opens the general data of a config of the stage; raises as `datasets.prompt_stream` does.
+
+    Args:
+      config: the stage's.
+      tokenizer: encodes the prompts.
+      problems: the reasoning examples.
+    """
     general = config['general_prompts']
     self._prompts, self._general_prompts = config['prompts_per_batch'], general['prompts_per_batch']
-    examples = datasets.load_examples(config['data'], 'train')
-    self._offset = len(examples)
-    self._whole = _stream(config, examples, tokenizer, self._prompts)
+    self._offset = len(problems.examples)
+    self._whole = _stream(config, problems, tokenizer, self._prompts)
     if self._general_prompts:
-      self._reasoning = _stream(config, examples, tokenizer, self._prompts - self._general_prompts)
-      self._general = _stream(config, datasets.load_examples(general['data'], 'train'), tokenizer,
-                              self._general_prompts)
+      self._reasoning = _stream(config, problems, tokenizer, self._prompts - self._general_prompts)
+      self._general = _stream(
+          config, Problems(datasets.load_examples(general['data'], 'train')), tokenizer,
+          self._general_prompts)
 
   def batch(self, counters: Counters, num_general: int) -> tuple[PromptBatch, Counters]:
     """(the batch that begins at `counters`, the counters of the next one).
@@ -59,8 +65,6 @@ class PromptMixture:
     return mixed, Counters(first.next_counter, last.next_counter)
 
 
-def _stream(config, examples, tokenizer, prompts) -> PromptStream:
-  return PromptStream(
-      examples, tokenizer, template=prompt_format(config), prompts_per_batch=prompts,
-      max_prompt_length=config['max_prompt_length'], seed=config['seed'],
-      overlong=config['overlong'])
+def _stream(config, problems: Problems, tokenizer: Tokenizer, prompts: int) -> PromptStream:
+  return datasets.prompt_stream(
+      {**config, 'prompts_per_batch': prompts}, tokenizer, problems, shuffle=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from r1jax import divergences, losses
 from r1jax.rewards import suite
-from r1jax.stages import evaluate
+from r1jax.stages import difficulty, evaluate
 from r1jax.stages.config import Entries, Field, Section, Spec, Weights
 from r1jax.stages.datasets import data_field
 from r1jax.stages.fields import (
@@ -186,7 +186,7 @@ SETTINGS = Section(common('rl') | dict(
     steps=Field(100, 'optimiser updates in all, a multiple of the updates of a rollout',
                 at_least=1, extends=True),
     model=MODEL,
-    data=data_field('the problems'),
+    data=data_field('the problems', filter=difficulty.FILTER),
     template=TEMPLATE, prompt=PROMPT, max_prompt_length=MAX_PROMPT_LENGTH, overlong=OVERLONG_PROMPT,
     prompts_per_batch=Field(32, 'prompts of a rollout', at_least=1),
     group_size=Field(16, 'completions of a prompt', at_least=1),

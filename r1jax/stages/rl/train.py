@@ -32,7 +32,7 @@ from r1jax.runtime import hardware, hosts, sharding
 from r1jax.runtime.storage import Path
 from r1jax.sampling import text as rollout_text
 from r1jax.sampling.sampler import Interrupted
-from r1jax.stages import auxiliary, evaluate, loading
+from r1jax.stages import auxiliary, difficulty, evaluate, loading
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.config import plain
 from r1jax.stages.fields import prompt_format
@@ -53,8 +53,8 @@ from r1jax.training import optimizers
 
 
 def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-  """Reads the prompts; raises as `PromptMixture` does."""
-  PromptMixture(config, tokenizer)
+  """Reads the prompts; raises as `PromptMixture` and `difficulty.choose` do."""
+  PromptMixture(config, tokenizer, difficulty.choose(config, 'train', None).problems)
 
 
 @owns_folder
@@ -100,7 +100,7 @@ def run(
       trainer.train()
     finally:
       trainer.close()
-    return _finish(run, trainer.trained())
+    return _finish(run, trainer.trained(), trainer.chosen.scores())
 
 
 @functools.cache
@@ -109,15 +109,16 @@ def _print_once(text: str) -> None:
   print(text, flush=True)
 
 
-def _finish(run: StageRun, trained: loading.LoadedModel) -> Artifact:
-  """Evaluates the trained policy and leaves it as an Artifact."""
+def _finish(
+    run: StageRun, trained: loading.LoadedModel, scores: dict[str, Any]) -> Artifact:
+  """Evaluates the trained policy and leaves it as an Artifact, with more scores."""
   table = evaluate.run_all(run, trained)
   draw_curves(run.workdir)
   logged = hosts.from_first(lambda: metrics.read_metrics(run.workdir))
   return leave_artifact(
       run, model=trained.model.config, params=trained.params, tokenizer=trained.tokenizer,
       dtype=trained.dtype,
-      template=run.config['template'], scores=table,
+      template=run.config['template'], scores=table | scores,
       compute=compute.from_metrics(logged) + evaluate.computed(table, run.workdir))
 
 
@@ -134,7 +135,9 @@ class _Trainer:
     self.stop_ids = stop_ids(prompt_format(config), self.tokenizer)
     self.spec, self.updates = BatchSpec.of(config), updates_per_rollout(config)
     self.iterations = -(-config['steps'] // self.updates)
-    self.prompts = PromptMixture(config, self.tokenizer)
+    self.chosen = difficulty.choose(config, 'train', inputs)
+    self.chosen.announce(run.name, run.console)
+    self.prompts = PromptMixture(config, self.tokenizer, self.chosen.problems)
     evaluate.check_sources(run, self.tokenizer)
     self.reward_sources = rl_rewards.make_reward_sources(
         config, inputs, self.tokenizer, mesh=mesh, reward_functions=reward_functions)
