@@ -19,7 +19,7 @@ CASES = {
     'keywords:frequency': (
         dict(keyword='cat', frequency=2, relation='at least'),
         ['cat, cat', 'A Cat and a cat.', 'cat cat cat'],
-        ['cat', 'cat concatenate', 'cats cats', 'cat-cut category']),
+        ['cat', 'cat concatenate', 'tomcat wildcat', 'cats cats', 'cat-cut category']),
     'keywords:forbidden_words': (
         dict(forbidden_words=['bad', 'very good']),
         ['Fine.', 'badge', 'good, very'], ['BAD', 'It is\nvery  good.', 'b\u200bad', 'not-bad']),

@@ -1,6 +1,5 @@
 """Counting the words, sentences and paragraphs of a text, in time linear in its length."""
 import re
-import unicodedata
 
 _HAN = '\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f'
 _KANA = '\u3041-\u3096\u30a1-\u30fa'
@@ -14,7 +13,6 @@ _ABBREVIATION = re.compile(
     r"(?:\b(?:mr|mrs|ms|dr|prof|sr|jr|st|vs|etc|e\.g|i\.e|cf|fig|no|vol|approx|inc|ltd|dept|a\.m|p\.m)"
     r'|(?-i:(?:\A|\.\s|\b[A-Z][a-z]*\s)[A-Z]))\.\Z', re.IGNORECASE)
 _LONGEST_ABBREVIATION = 12    # characters
-_INVISIBLE = ('Cc', 'Cf', 'Cn', 'Co', 'Cs')    # categories of Unicode
 _RELATIONS = {
     'at least': lambda count, number: count >= number,
     'at most': lambda count, number: count <= number,
@@ -29,12 +27,6 @@ RELATIONS = tuple(_RELATIONS)
 def satisfies(count: int, relation: str, number: int) -> bool:
   """Whether a count is 'at least', 'less than', ... a number; 'around' is within a tenth of it."""
   return _RELATIONS[relation](count, number)
-
-
-def visible(text: str) -> str:
-  """A text without invisible characters, control characters other than white space among them."""
-  return ''.join(character for character in text if character.isspace()
-                 or unicodedata.category(character) not in _INVISIBLE)
 
 
 def words(text: str) -> list[str]:

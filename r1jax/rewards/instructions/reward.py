@@ -11,6 +11,7 @@ from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import TAGS, final_summary
 from r1jax.rewards.instructions import form_checks, measures, text_checks
 from r1jax.rewards.instructions.languages import LANGUAGES
+from r1jax.rewards.invisible import without_invisible
 
 # IFEval's name of a kind -> its check, whose keywords are the fields of an instruction.
 KINDS: dict[str, Callable[..., bool | None]] = {
@@ -74,7 +75,7 @@ def instructions_reward(
   instructions = read_instructions(example)
   if not instructions:
     return None
-  summary = measures.visible(
+  summary = without_invisible(
       final_summary(completion.text, prompt_opens_think=prompt_opens_think)).strip()
   if completion.truncated or not summary or any(tag in summary for tag in TAGS):
     return 0.0
