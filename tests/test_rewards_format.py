@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 import pytest
 
 from r1jax.rewards.completion import Completion
-from r1jax.rewards.format import format_reward
+from r1jax.rewards.format import format_reward, think_only_reward
 from r1jax.rewards.invisible import is_blank
 
 GOOD = '<think>reasons</think> <answer>42</answer>'
@@ -105,3 +105,16 @@ def test_equals_a_reading_by_hand(text):
     answer = rest[len('<answer>'):-len('</answer>')]
     return bool(answer.strip()) and not any(tag in answer for tag in TAGS)
   assert reward(text) == by_hand()
+
+
+@pytest.mark.parametrize('text, want', [
+    ('<think>a</think> b', 1), ('<think>a</think>b\n', 1), ('<think>so <answer>!</think>\n\nb', 1),
+    ('<think>a</think>', 0), ('<think>a</think> \u200b', 0), ('<think>\u200b</think> b', 0),
+    ('b', 0), ('<think>a', 0), (GOOD, 0), ('<think>a</think> b </think>', 0), ('a</think> b', 0),
+    ('<think>a</think> <think>b</think> c', 0), ('x <think>a</think> b', 0), ('', 0)])
+def test_thinking_before_a_plain_answer(text, want):
+  assert think_only_reward(Completion(text, 1, False), {}) == want
+  assert think_only_reward(Completion(text, 1, True), {}) == 0
+  inside = Completion(text.removeprefix('<think>'), 1, False)
+  if text.startswith('<think>'):
+    assert think_only_reward(inside, {}, prompt_opens_think=True) == want

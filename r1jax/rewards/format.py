@@ -1,4 +1,4 @@
-"""The format reward of R1-Zero (DeepSeek-R1 report, section 2.2)."""
+"""Format rewards: R1-Zero's (DeepSeek-R1 report, section 2.2), and thinking with a plain answer."""
 
 from collections.abc import Mapping
 import re
@@ -29,21 +29,49 @@ def format_reward(
       inside the reasoning. The tag is put back before the form is judged.
   """
   del example
+  blocks = _reasoning_and_rest(completion, prompt_opens_think)
+  if blocks is None:
+    return 0.0
+  rest = blocks[1].lstrip()
+  if not rest.startswith(ANSWER_OPENING) or not rest.endswith(ANSWER_CLOSING):
+    return 0.0
+  return float(_is_shown_without_tags(rest[len(ANSWER_OPENING):-len(ANSWER_CLOSING)]))
+
+
+def think_only_reward(
+    completion: Completion, example: Mapping, *, prompt_opens_think: bool = False) -> float:
+  """1 for a completion of the form `<think>reasoning</think> answer`, without answer tags, else 0.
+
+  This is the form of R1's own answers. All else is as in `format_reward`.
+
+  Args:
+    completion: the completion to judge.
+    example: not used; every reward function takes one.
+    prompt_opens_think: whether the prompt ended with `<think>`.
+  """
+  del example
+  blocks = _reasoning_and_rest(completion, prompt_opens_think)
+  return float(blocks is not None and _is_shown_without_tags(blocks[1]))
+
+
+def _reasoning_and_rest(
+    completion: Completion, prompt_opens_think: bool) -> tuple[str, str] | None:
+  """(the reasoning of a completion, what follows it); None without proper reasoning."""
   text = THINK_OPENING * prompt_opens_think + completion.text
   if completion.truncated or text.count(THINK_CLOSING) != 1:
-    return 0.0
+    return None
   reasoning, _, rest = _without_one_space(text).partition(THINK_CLOSING)
-  rest = rest.lstrip()
-  if not reasoning.startswith(THINK_OPENING) or not rest.startswith(ANSWER_OPENING):
-    return 0.0
-  if not rest.endswith(ANSWER_CLOSING) or len(rest) < len(ANSWER_OPENING + ANSWER_CLOSING):
-    return 0.0
+  if not reasoning.startswith(THINK_OPENING):
+    return None
   reasoning = reasoning[len(THINK_OPENING):]
-  answer = rest[len(ANSWER_OPENING):-len(ANSWER_CLOSING)]
-  if any(tag in answer for tag in TAGS) or is_blank(reasoning) or is_blank(answer):
-    return 0.0
   quoted = len(_QUOTED_OPENING.findall(reasoning.lstrip()))
-  return float(quoted == reasoning.count(THINK_OPENING))
+  if is_blank(reasoning) or quoted < reasoning.count(THINK_OPENING):
+    return None
+  return reasoning, rest
+
+
+def _is_shown_without_tags(answer: str) -> bool:
+  return not is_blank(answer) and not any(tag in answer for tag in TAGS)
 
 
 def _without_one_space(text: str) -> str:

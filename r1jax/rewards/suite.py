@@ -33,7 +33,7 @@ from r1jax.errors import UserError
 from r1jax.rewards import accuracy, calls, parameters, shaping, workers
 from r1jax.rewards.choice import choice_reward
 from r1jax.rewards.completion import Completion
-from r1jax.rewards.format import format_reward
+from r1jax.rewards.format import format_reward, think_only_reward
 from r1jax.rewards.instructions.reward import instructions_reward
 from r1jax.rewards.language import LANGUAGES, language_reward
 from r1jax.rewards.skills import skill_reward
@@ -42,6 +42,7 @@ RewardFunction = Callable[[Completion, Mapping], float | None]
 
 REWARDS: dict[str, RewardFunction] = {
     'format': format_reward,
+    'think_only': think_only_reward,
     'number': accuracy.number_reward,
     'gsm8k': accuracy.gsm8k_reward,
     'choice': choice_reward,
