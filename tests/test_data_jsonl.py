@@ -5,6 +5,7 @@ import hypothesis.strategies as st
 import pytest
 
 from r1jax.data import jsonl
+from r1jax.rewards.code.problems import read_problem
 from r1jax.runtime import storage
 from r1jax.stages import config
 
@@ -82,6 +83,13 @@ def test_rubrics_may_have_a_column_of_another_name_and_null_is_none(tmp_path):
     (b'{"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}],'
      b' "system": "t", "answer": "2"}', '"prompt" and "system" both hold a system prompt'),
     (b'{"prompt": "p", "answer": true}', '"answer" is True'),
+    (b'{"prompt": "p"}', '"answer" is missing .*add it or tests, instructions, '),
+    (b'{"prompt": "p", "tests": null, "rubric": null}', '"answer" is missing'),
+    (b'{"prompt": "p", "tests": "?"}', 'the field "tests" has none of the known forms'),
+    (b'{"prompt": "p", "tests": ["assert f(1) == 2", "assert f(x) == 2"]}',
+     'the field "tests" has a test, number 2, that has .assert f.x. == 2.: .x. is not a constant'),
+    (b'{"prompt": "p", "tests": ["assert f(1) == 2"], "prefix": ["import os"]}', '"prefix" is'),
+    (b'{"prompt": "p", "instructions": [{"kind": "no_comma"}]}', "'no_comma' .* is unknown"),
     (b'{"prompt": " ", "answer": "2"}', '"prompt" is .*not blank'),
     (b'{"prompt": "\\ud800", "answer": "2"}', 'surrogate'),
     (b'{"prompt": "caf\xe9", "answer": "2"}', 'byte 16 is not UTF-8'),
@@ -131,6 +139,26 @@ def test_several_answers_and_chats_come_back(tmp_path):
       {'prompt': chat[2:], 'answers': ['1/2']}) == [
           {'question': 'p', 'messages': chat, 'answer': '1/2', 'answers': ['1/2', '0.5']},
           {'question': 'p', 'answer': '1/2'}]
+
+
+@pytest.mark.parametrize('given', [
+    {'tests': ['assert f(1) == 2']}, {'tests': {'inputs': ['1'], 'outputs': ['2']}, 'prefix': 'x'},
+    {'rubric': [{'criterion': 'It is short.'}]},
+    {'instructions': [{'kind': 'punctuation:no_comma'}]},
+    {'instruction_id_list': ['punctuation:no_comma'], 'kwargs': [{}]}])
+def test_the_answer_may_be_left_out(tmp_path, given):
+  rows = {'prompt': 'p', **given}, {'prompt': 'p', 'answer': None, **given}, {
+      'prompt': 'p', 'answer': 3, **given}
+  examples = rows_of(tmp_path, jsonl.jsonl_source, *rows)
+  assert [example.get('answer') for example in examples] == [None, None, '3']
+  assert all(given.keys() <= example.keys() for example in examples)
+
+
+def test_tests_are_read(tmp_path):
+  row = {'problem': 'p', 'input_output': '{"inputs": ["1"], "outputs": ["2"]}', 'entry_point': ''}
+  example, = rows_of(tmp_path, jsonl.jsonl_source, row,
+                     columns={'prompt': 'problem', 'tests': 'input_output'})
+  assert example == {'question': 'p', 'tests': read_problem(row['input_output']), 'entry_point': ''}
 
 
 @pytest.mark.parametrize('content', [b'', b'\n \n'])

@@ -25,3 +25,4 @@ def test_any_accepted_answer_is_right(reward, answers, right, wrong):
   example = {'answer': answers[0], 'answers': answers, 'check': 'exact'}
   assert reward(Completion(right, 1, False), example) == 1
   assert reward(Completion(wrong, 1, False), example) == 0
+  assert reward(Completion(right, 1, False), {'check': 'exact'}) is None

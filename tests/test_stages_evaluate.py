@@ -174,6 +174,11 @@ def test_one_model_is_evaluated_in_several_ways(base, tmp_path):
     evaluate.SEVERAL_SETTINGS.check(evaluate.SEVERAL, 'config.stages.base')
 
 
+def test_shots_need_answers():
+  with pytest.raises(ValueError, match='shots show answers'):
+    evaluate.worked_answer({'question': 'q', 'tests': ['assert f(1) == 2']})
+
+
 def test_shots_stand_before_every_question(base):
   config = stage_config(base, shots=2, max_prompt_length=256)
   tokenizer = load_tokenizer(base)

@@ -23,7 +23,9 @@ from typing import Any
 
 from r1jax import checks
 from r1jax.errors import UserError
+from r1jax.rewards.code.problems import read_problem
 from r1jax.rewards.extract import TAGS
+from r1jax.rewards.instructions.reward import read_instructions
 from r1jax.rewards.judging.rubric import read_rubric
 from r1jax.rewards.language import target_language
 from r1jax.rewards.skills import CHECKS
@@ -44,16 +46,18 @@ class Form:
     optional: texts that it may have.
     others: fields that `check` reads, which are no texts.
     check: raises UserError for a row with other faults; may set defaults.
+    instead: fields that may stand in place of the text 'answer'.
   """
   texts: tuple[str, ...]
   optional: tuple[str, ...] = ()
   others: tuple[str, ...] = ()
   check: Callable[[dict[str, Any]], None] = lambda row: None
+  instead: tuple[str, ...] = ()
 
   @property
   def fields(self) -> tuple[str, ...]:
     """The fields that may be in columns of other names."""
-    return self.texts + self.optional + self.others
+    return self.texts + self.optional + self.others + self.instead
 
   def __str__(self) -> str:
     return '{' + ', '.join(f'"{field}": ...' for field in self.texts) + '}'
@@ -63,8 +67,10 @@ def jsonl_source(path: storage.Path | str, columns: Columns | None = None) -> li
   """The examples of a JSONL file, as {'question', 'answer', ...} in the file's order.
 
   Each line has the texts `prompt` and `answer`. `answer` may be a list of several that are accepted
-  (or the list may be in a column `answers`): then 'answer' is the first and 'answers' has all. For
-  `reasoning`, `language`, `check`, `objective`, `task` and `bad_answer` see the rewards.
+  (or the list may be in a column `answers`): then 'answer' is the first and 'answers' has all. It
+  may be left out where there are `tests`, `instructions` or a `rubric`. `tests` become a
+  `rewards.code.problems.Problem`. For `reasoning`, `language`, `check`, `objective`, `task`,
+  `bad_answer` and `prefix` see the rewards.
 
   Args:
     path: the file's path or URL.
@@ -159,10 +165,15 @@ def _check_question(row: dict[str, Any]) -> None:
       target_language('', row['language'])
     except UserError as error:
       raise UserError(f'the field "language": {error}') from None
-  if row.get('rubric') is None:
-    row.pop('rubric', None)
-  else:
+  if 'rubric' in row:
     read_rubric(row['rubric'], 'the field "rubric"')
+  if 'instructions' in row or 'instruction_id_list' in row:
+    read_instructions(row)
+  if 'tests' in row:
+    try:
+      row['tests'] = read_problem(row['tests'], row)
+    except UserError as error:
+      raise UserError(f'the field "tests" {error}') from None
 
 
 def _check_no_tags(row: dict[str, Any]) -> None:
@@ -191,8 +202,8 @@ def _check_safety(row: dict[str, Any]) -> None:
 _SYSTEM = 'system'
 QUESTIONS = Form(
     ('prompt', 'answer'),
-    (_SYSTEM, 'reasoning', 'language', 'check', 'objective', 'task', 'bad_answer'),
-    ('rubric',), _check_question)
+    (_SYSTEM, 'reasoning', 'language', 'check', 'objective', 'task', 'bad_answer', 'prefix'),
+    check=_check_question, instead=('tests', 'instructions', 'instruction_id_list', 'rubric'))
 WORKED = Form(('prompt', 'reasoning', 'summary'), (_SYSTEM,), check=_check_no_tags)
 PREFERENCES = Form(('prompt', 'chosen', 'rejected'), (_SYSTEM,), ('margin',), _check_preference)
 JUDGEMENTS = Form(('prompt', 'completion'), (_SYSTEM,), ('safe',), _check_safety)
@@ -272,11 +283,19 @@ def _to_example(row: dict[str, Any], form: Form, columns: Columns) -> dict[str, 
     columns = {**columns, 'answer': 'answers'}
   example: dict[str, Any] = {}
   there = ', '.join(row)
+  for field in form.instead + form.others:
+    if row.get(columns.get(field, field)) is None:
+      row.pop(columns.get(field, field), None)
   for field in form.texts:
     column = columns.get(field, field)
+    if field == 'answer' and row.get(column) in (None, '') and any(
+        columns.get(other, other) in row for other in form.instead):
+      row.pop(column, None)
+      continue
     if column not in row:
-      raise UserError(f'the field "{column}" is missing (there are: {there}), add it, or name '
-                      f'its column in columns.{field}')
+      or_else = f' or {", ".join(form.instead)}' if field == 'answer' else ''
+      raise UserError(f'the field "{column}" is missing (there are: {there}), add it{or_else}, or '
+                      f'name its column in columns.{field}')
     value = row.pop(column)
     if field == 'prompt':
       example |= _read_prompt(value, column)
@@ -289,7 +308,7 @@ def _to_example(row: dict[str, Any], form: Form, columns: Columns) -> dict[str, 
     value = row.pop(column, None)
     if value is not None and value != '':
       example[field] = _text(value, column)
-  for field in form.others:
+  for field in form.others + form.instead:
     column = columns.get(field, field)
     if column in row:
       example[field] = row.pop(column)

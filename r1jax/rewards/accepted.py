@@ -13,12 +13,12 @@ def any_accepted(reward: Reward) -> Reward:
 
   `example['answers']` has them all, where there are several; `reward` sees each as
   `example['answer']`. Answers with which it cannot judge (None) do not count, unless it can judge
-  with none of them.
+  with none of them. Without any answer it gives None.
   """
   @functools.wraps(reward)
   def best(completion: Completion, example: Mapping, **settings) -> float | None:
     if not example.get('answers'):
-      return reward(completion, example, **settings)
+      return reward(completion, example, **settings) if 'answer' in example else None
     found = None
     for answer in example['answers']:
       value = reward(completion, {**example, 'answer': answer}, **settings)

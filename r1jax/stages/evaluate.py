@@ -208,7 +208,14 @@ def shown_examples(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def worked_answer(example: Mapping[str, Any]) -> str:
-  """An example's answer, after its reasoning where it has any."""
+  """An example's answer, after its reasoning where it has any.
+
+  Raises:
+    UserError: it has no answer.
+  """
+  if 'answer' not in example:
+    raise UserError('evaluation: shots show answers, and an example of the train split has none: '
+                    'set shots=0, or give each example an answer')
   answer = str(example['answer'])
   return readable_completion(example['reasoning'], answer) if example.get('reasoning') else answer
 

@@ -163,16 +163,17 @@ def data_samples(
   """Samples of examples of the dataset `name`, their answers being the summaries.
 
   Raises:
-    UserError: an example has no `reasoning`, or a tag in it or in its answer.
+    UserError: an example has no `reasoning` or no answer, or a tag in one of them.
   """
   samples, (examples, indices) = [], problems
   for index in range(len(examples)) if indices is None else indices.tolist():
     example = examples[index]
-    reasoning, summary = str(example.get('reasoning') or ''), str(example['answer'])
+    reasoning, summary = str(example.get('reasoning') or ''), str(example.get('answer', ''))
     where = f'example {index} of the data {name!r}'
     check_question(template, asked(example), f'the question of {where}')
-    if not reasoning.strip():
-      raise UserError(f'{where} has no reasoning to learn: give it one, or take other data')
+    for field, text in (('reasoning', reasoning), ('answer', summary)):
+      if not text.strip():
+        raise UserError(f'{where} has no {field} to learn: give it one, or take other data')
     for tag in extract.TAGS:
       if tag in reasoning + summary:
         raise UserError(f'{where} holds {tag}: leave tags out of reasoning and answer, they are '

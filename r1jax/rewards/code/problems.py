@@ -76,9 +76,9 @@ def read_problem(tests: Any, example: Mapping[str, Any] | None = None) -> Proble
   try:
     problem = _read(tests, example)
   except RecursionError:
-    raise UserError('are nested too deeply') from None
+    raise UserError('is nested too deeply') from None
   if all(test.expected == '' for test in problem.tests):
-    raise UserError('expect no output of any test, so that an empty program would pass')
+    raise UserError('expects no output of any test, so that an empty program would pass')
   starter = example.get('starter_code')
   if problem.function and '.' not in problem.function and 'class Solution' in (
       starter if isinstance(starter, str) else ''):
@@ -103,7 +103,7 @@ def _read_structure(tests: Any, example: Mapping[str, Any]) -> Problem:
       return _of_cases(cases, {**example, **tests})
     case {'inputs': list() as inputs, 'outputs': list() as outputs}:
       if len(inputs) != len(outputs):
-        raise UserError(f'have {len(inputs)} inputs and {len(outputs)} outputs, give one for each')
+        raise UserError(f'has {len(inputs)} inputs and {len(outputs)} outputs, give one for each')
       return _of_pairs(
           inputs, outputs, _function(tests) or _function(example), exact='function' in tests)
     case {'test_list': list() as lines}:
@@ -114,7 +114,7 @@ def _read_structure(tests: Any, example: Mapping[str, Any]) -> Problem:
       return _of_lines(tests, _function(example))
     case [{}, *_]:
       return _of_cases(tests, example)
-  raise UserError('have none of the known forms, such as {"inputs": [...], "outputs": [...]} or '
+  raise UserError('has none of the known forms, such as {"inputs": [...], "outputs": [...]} or '
                   '["assert f(1) == 2", ...]')
 
 
@@ -122,7 +122,7 @@ def _parse_json(text: str) -> Any:
   try:
     return json.loads(text, object_pairs_hook=_unique)
   except ValueError as error:
-    raise UserError(f'are not valid JSON ({error})') from None
+    raise UserError(f'is not valid JSON ({error})') from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -138,13 +138,13 @@ def _function(columns: Mapping[str, Any]) -> str | None:
     if name not in (None, ''):
       if not isinstance(name, str) or not all(part.isidentifier() for part in name.split('.')) or (
           name.count('.') > 1):
-        raise UserError(f'have {column}={name!r}, name a function as "f" or "Solution.f"')
+        raise UserError(f'has {column}={name!r}, name a function as "f" or "Solution.f"')
       return name
   return None
 
 
 def _no_entry_point() -> str:
-  raise UserError('have check(candidate), and there is no "entry_point" that names the function')
+  raise UserError('has check(candidate), and there is no "entry_point" that names the function')
 
 
 # Assertions.
@@ -156,14 +156,14 @@ def _of_lines(lines: Sequence[str], function: str | None) -> Problem:
     try:
       calls += split_asserts(line, function)
     except UserError as error:
-      raise UserError(f'[{place}] {error}') from None
+      raise UserError(f'has a test, number {place + 1}, that {error}') from None
   return _of_calls(calls)
 
 
 def _of_calls(calls: Sequence[Call]) -> Problem:
   names = list(dict.fromkeys(call.function for call in calls))
   if len(names) > 1:
-    raise UserError(f'call several functions ({", ".join(names)}), test one')
+    raise UserError(f'calls several functions ({", ".join(names)}), test one')
   return Problem(names[0], tuple(Test(call.arguments, call.expectation) for call in calls))
 
 
@@ -174,19 +174,21 @@ def _of_cases(cases: Sequence[Any], columns: Mapping[str, Any]) -> Problem:
   """The problem of a list of {"input", "output"}, which may say how they are tested."""
   language = columns.get('language', 'python')
   if language not in ('python', 'python3', '', None):
-    raise UserError(f'are for the language {language!r}, only Python is run')
+    raise UserError(f'is for the language {language!r}, only Python is run')
   names: list[str | None] = []
   for place, case in enumerate(cases):
     if not isinstance(case, dict) or not {'input', 'output'} <= case.keys():
-      raise UserError(f'[{place}] are no object with "input" and "output"')
+      raise UserError(
+          f'has a test, number {place + 1}, that is no object with "input" and "output"')
     kind = case.get('type') or case.get('testtype')
     name = _function(case) or _function(_metadata(case)) or _function(
         _metadata(columns)) or _function(columns)
     names.append(None if kind in _STDIN else name)
     if kind not in (None, *_STDIN) and name is None:
-      raise UserError(f'[{place}] are of type {kind!r}, name the function in "fn_name"')
+      raise UserError(f'has a test, number {place + 1}, of type {kind!r}, name its function in '
+                      '"fn_name"')
   if len(set(names)) > 1:
-    raise UserError('call a function in some cases, and another or none in others')
+    raise UserError('calls a function in some tests, and another or none in others')
   return _of_pairs([case['input'] for case in cases], [case['output'] for case in cases], names[0])
 
 
@@ -207,7 +209,7 @@ def _of_pairs(
   item, either that list or its item will do, unless `exact`.
   """
   if not inputs:
-    raise UserError('are empty, write at least one')
+    raise UserError('is empty, write at least one')
   wrapped = not exact and all(isinstance(output, list) and len(output) == 1 for output in outputs)
   read: Callable[[Any, Any], Test] = _stdin_test if function is None else functools.partial(
       _call_test, wrapped=wrapped)
@@ -216,15 +218,15 @@ def _of_pairs(
     try:
       tests.append(read(given, output))
     except UserError as error:
-      raise UserError(f'[{place}] {error}') from None
+      raise UserError(f'has a test, number {place + 1}, that {error}') from None
   return Problem(function, tuple(tests))
 
 
 def _stdin_test(given: Any, output: Any) -> Test:
   expected = _lines(output, 'outputs').rstrip()
   if len(expected) > MAX_OUTPUT:
-    raise UserError(f'expect {len(expected)} characters, more than the {MAX_OUTPUT} that a program '
-                    'may write')
+    raise UserError(f'expects {len(expected)} characters, more than the {MAX_OUTPUT} that a '
+                    'program may write')
   return Test(_lines(given, 'inputs'), expected)
 
 
@@ -232,7 +234,7 @@ def _lines(value: Any, name: str) -> str:
   if isinstance(value, list) and all(isinstance(line, str) for line in value):
     value = '\n'.join(line.removesuffix('\n') for line in value)
   if not isinstance(value, str):
-    raise UserError(f'have {_shown(value)} among the {name}, write a text or a list of lines; for '
+    raise UserError(f'has {_shown(value)} among the {name}, write a text or a list of lines; for '
                     'the arguments of a function name it in "fn_name"')
   return plain(value)
 
@@ -241,10 +243,10 @@ def _call_test(given: Any, output: Any, *, wrapped: bool) -> Test:
   if isinstance(given, str):    # as of LiveCodeBench
     given = [_parse_json(line) for line in given.split('\n') if line.strip()]
     if not isinstance(output, str):
-      raise UserError('have a text as input, whose output must be JSON within a text')
+      raise UserError('has a text as input, whose output must be JSON within a text')
     output = _parse_json(output)
   if not isinstance(given, list):
-    raise UserError(f'have {_shown(given)} among the inputs, write the list of arguments')
+    raise UserError(f'has {_shown(given)} among the inputs, write the list of arguments')
   return Test(tuple(map(plain, given)), Expectation(
       '==', plain(output), json=True, or_only_item=wrapped))
 
