@@ -10,6 +10,8 @@ from r1jax.runtime.storage import Path, to_json
 from r1jax.stages import evaluate, loading
 from r1jax.stages.artifact import TRAINED
 from r1jax.stages.config import check_mesh
+from r1jax.stages.judge_model import check_judge
+from r1jax.stages.judges import filled
 
 Stages = Mapping[str, Mapping[str, Any]]
 
@@ -82,7 +84,7 @@ def _rooted(stages: Stages, stage: Mapping[str, Any], source: str) -> dict[str, 
 
 
 def _check_reward_models(stages: Stages, stage: Mapping[str, Any], where: str) -> None:
-  """Refuses folders of reward models that are not there."""
+  """Refuses reward models and judges that are not there."""
   general = stage.get('general_prompts', {})
   for part, path in ((stage, where), (general, f'{where}.general_prompts')):
     for name, settings in part.get('reward_models', {}).items():
@@ -91,6 +93,10 @@ def _check_reward_models(stages: Stages, stage: Mapping[str, Any], where: str) -
         raise FileNotFoundError(
             f'{path}.reward_models.{name}.source={source!r} is neither a stage nor the folder of '
             "an Artifact: name a stage of kind 'reward_model', or the folder that it has left")
+    for name, settings in part.get('judges', {}).items():
+      source = settings.get('source')
+      if source and source not in stages:
+        check_judge(filled(settings), f'{path}.judges.{name}')
 
 
 def _check_pass_rates(stages: Stages, stage: Mapping[str, Any], where: str) -> None:

@@ -74,9 +74,9 @@ def test_what_is_put_into_a_place_is_not_searched_for_places():
 
 
 def test_a_template_without_its_places_is_refused():
-  assert list(template_faults(TEMPLATE)) == []
-  assert [fault.split(',')[0] for fault in template_faults('Is {anwser} right?')] == [
-      'template must have the place {answer}', 'template must have the place {criterion}']
+  assert list(template_faults(TEMPLATE, 'question')) == []
+  assert [fault.split(',')[0] for fault in template_faults('Is {anwser} right?', 'question')] == [
+      'question must have the place {answer}', 'question must have the place {criterion}']
 
 
 def test_examples_are_shown_with_their_chat_and_all_accepted_answers():

@@ -3,6 +3,8 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import final_summary
 from r1jax.rewards.judging import question as questions
@@ -48,7 +50,7 @@ class Judge:
     own_rubrics: whether the rubric of an example replaces both.
     template: of what it reads, see `question.TEMPLATE`.
     scale: of its verdicts, a name in `verdict.SCALES`.
-    votes: 'mean' or 'majority', where it is asked several times.
+    combine_votes: 'mean' or 'majority', where it is asked several times.
     objective: examples that name another one are not judged; '' judges all.
     shows_thinking: whether it sees the chain of thought, too.
     shows_reference: whether it sees the example's own answer.
@@ -59,7 +61,7 @@ class Judge:
   own_rubrics: bool = True
   template: str = questions.TEMPLATE
   scale: str = 'yes_no'
-  votes: str = 'mean'
+  combine_votes: str = 'mean'
   objective: str = ''
   shows_thinking: bool = False
   shows_reference: bool = True
@@ -107,12 +109,40 @@ class Judge:
     """
     if not case.questions:
       return case.score
-    met = [verdicts.combine([verdicts.read_verdict(
-        reply.text, self.scale, truncated=reply.truncated, opened_think=reply.opened_think)
-        for reply in replies.get(question, ())], self.votes) for question in case.questions]
-    return rubrics.score(case.criteria, met)
+    return rubrics.score(case.criteria, [
+        verdicts.combine([self.read(reply) for reply in replies.get(question, ())],
+                         self.combine_votes) for question in case.questions])
+
+  def read(self, reply: Reply) -> float | None:
+    """The verdict of a reply, see `verdict.read_verdict`."""
+    return verdicts.read_verdict(reply.text, self.scale, truncated=reply.truncated,
+                                 opened_think=reply.opened_think)
 
 
 def distinct(cases: Sequence[Case]) -> list[JudgeQuestion]:
   """The questions of all cases, each once, in their order."""
   return list(dict.fromkeys(question for case in cases for question in case.questions))
+
+
+def rewards(
+    judge: Judge, cases: Sequence[Case], replies: Mapping[JudgeQuestion, Sequence[Reply]],
+) -> np.ndarray:
+  """[N]: the rewards of N completions, NaN for None; arguments as for `Judge.score`."""
+  return np.array([judge.score(case, replies) for case in cases], float)
+
+
+def counters(
+    name: str, judge: Judge, scores: np.ndarray,
+    replies: Mapping[JudgeQuestion, Sequence[Reply]],
+) -> dict[str, int]:
+  """What is counted of a batch: completions not judged, questions asked, replies without a verdict.
+
+  Args:
+    name: of the component.
+    judge: the judge.
+    scores: [N], its rewards.
+    replies: all votes of each question.
+  """
+  votes = [reply for votes in replies.values() for reply in votes]
+  return {f'unjudged/{name}': int(np.isnan(scores).sum()), f'asked/{name}': len(replies),
+          f'unread/{name}': sum(judge.read(reply) is None for reply in votes)}

@@ -69,11 +69,11 @@ class JudgeQuestion:
     return _PLACE.sub(lambda place: filled.get(place[1], ''), template)
 
 
-def template_faults(template: str) -> Iterator[str]:
-  """What is wrong with a template, as sentences that begin with 'template'."""
+def template_faults(template: str, name: str) -> Iterator[str]:
+  """What is wrong with a template, as sentences that begin with its name."""
   for place in _NEEDED:
     if f'{{{place}}}' not in template:
-      yield f'template must have the place {{{place}}}, got {template[:80]!r}'
+      yield f'{name} must have the place {{{place}}}, got {template[:80]!r}'
 
 
 def neutral(text: str, max_characters: int | None = None) -> str:

@@ -224,16 +224,16 @@ def encode(
     for completion in group:
       text = seen(completion, objective, prompt=prompt, prompt_opens_think=prompt_opens_think)
       ends.append(encode_completion(template, text, tokenizer))
-  prompt_tokens, prompt_lengths = _padded(prompts, tokenizer.pad_id)
-  tokens, lengths = _padded(ends, tokenizer.pad_id)
+  prompt_tokens, prompt_lengths = padded(prompts, tokenizer.pad_id)
+  tokens, lengths = padded(ends, tokenizer.pad_id)
   mask = np.arange(tokens.shape[-1]) < lengths[:, None]
   shape = len(questions), -1, tokens.shape[-1]
   return Encoded(prompt_tokens, prompt_lengths, tokens.reshape(shape),
                  mask.astype(np.float32).reshape(shape))
 
 
-def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-  """(tokens [n, width], lengths [n]) of rows of tokens, int32."""
+def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+  """(tokens [n, width], lengths [n]) of rows of tokens, int32, at one of few widths."""
   lengths = np.asarray([len(row) for row in rows], np.int32)
   table = np.full((len(rows), _round_up(int(lengths.max()))), pad_id, np.int32)
   for padded, row in zip(table, rows):

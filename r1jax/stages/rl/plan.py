@@ -22,6 +22,7 @@ def shapes(
   """A rollout of one sampling pass, its scoring and its updates, and the largest evaluation.
 
   What takes next to no time is left out: advantages, taking groups, the passes of reward models.
+  So are judges, which may take as long as the rollout.
 
   Args:
     config: the stage's.

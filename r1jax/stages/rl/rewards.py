@@ -1,9 +1,9 @@
-"""What rewards a rollout: rules and reward models; general prompts have their own.
+"""What rewards a rollout: rules, reward models and judges; general prompts have their own.
 
 A departure from the reports: a reward model's score counts as σ(score), from 0 to 1 like a rule. A
 bounded reward leaves less to gain by hacking. Training centres the scores of pairs around 0.
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -25,8 +25,10 @@ from r1jax.rewards.suite import (
   named_rewards,
 )
 from r1jax.runtime import sharding
+from r1jax.stages import judge_rewards
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.fields import prompt_format
+from r1jax.stages.judge_rewards import JudgeReward
 from r1jax.stages.reward_model.model import (
   RewardModel,
   Scored,
@@ -53,14 +55,24 @@ class ScoringModel(NamedTuple):
 
 
 class RewardSource(NamedTuple):
-  """The rules and reward models that judge the completions of one kind of prompts."""
+  """What judges the completions of one kind of prompts.
+
+  Attributes:
+    rules: computed in the background.
+    models: reward models by name.
+    judges: judges on the mesh by name.
+    prompt_opens_think: whether the policy's prompts end with `<think>`.
+  """
   rules: RewardSuite | None
   models: Mapping[str, ScoringModel]
+  judges: Mapping[str, JudgeReward] = {}
+  prompt_opens_think: bool = False
 
   @property
   def weights(self) -> dict[str, float]:
     """The weight of each component."""
-    return ({} if self.rules is None else self.rules.weights) | _weights(self.models)
+    return ({} if self.rules is None else self.rules.weights) | _weights(self.models) | {
+        judge_rewards.component(name): judge.weight for name, judge in self.judges.items()}
 
 
 class RewardSources:
@@ -73,10 +85,11 @@ class RewardSources:
       self, completions: Sequence[Completion], examples: Sequence[Mapping], num_general: int,
       owners: np.ndarray,
   ) -> tuple[PendingRewards, Compute]:
-    """(the rewards of N completions being computed, what the reward models computed for them).
+    """(the rewards of N completions being computed, what models computed for them).
 
-    Reward models have judged when this returns; rules go on in the background. Each host computes
-    the rules of the groups that it owns, and all hosts compute the reward models' scores together.
+    Reward models and judges on the mesh have judged when this returns; rules go on in the
+    background. Each host computes the rules of the groups that it owns, and all hosts compute the
+    models' scores and replies together.
     The rewards of general prompts have NaN in components of reasoning prompts, and vice versa.
 
     Args:
@@ -84,6 +97,9 @@ class RewardSources:
       examples: the B examples that they answer; the last `num_general` are general prompts.
       num_general: how many.
       owners: [B] as for `text.read_rollout`.
+
+    Raises:
+      Interrupted: a judge on the mesh was asked to stop.
     """
     if not num_general or self._general is None:
       return _submit(self._reasoning, completions, examples, owners)
@@ -109,18 +125,33 @@ def _submit(
   """`RewardSources.submit` for prompts of one kind."""
   pending = None if source.rules is None else rollouts.submit_rewards(
       source.rules, completions, examples, owners)
-  if pending is not None and not source.models:
-    return pending, Compute()
-  scored, taken = score(source.models, completions, examples)
+  components, counters, taken = _score_on_devices(source, completions, examples)
+  if pending is not None and not components:
+    return pending, taken
 
   def collect() -> Rewards:
-    if pending is None:
-      return scored
-    rules = pending.collect()
+    rules = Rewards(np.empty(0), {}, {}) if pending is None else pending.collect()
     return Rewards.weigh(
-        rules.components | scored.components, source.weights, rules.counters | scored.counters,
+        rules.components | components, source.weights, rules.counters | counters,
         group_size=len(completions) // len(examples))
   return PendingRewards(collect), taken
+
+
+def _score_on_devices(
+    source: RewardSource, completions: Sequence[Completion], examples: Sequence[Mapping],
+) -> tuple[dict[str, np.ndarray], dict[str, int], Compute]:
+  """(components, counters, what they took) of reward models and of judges on the mesh."""
+  components: dict[str, np.ndarray] = {}
+  counters: dict[str, int] = {}
+  taken = Compute()
+  if source.models:
+    scored, taken = score(source.models, completions, examples)
+    components, counters = scored.components, scored.counters
+  if source.judges:
+    judged, counted, took = judge_rewards.score(
+        source.judges, completions, examples, prompt_opens_think=source.prompt_opens_think)
+    components, counters, taken = components | judged, counters | counted, taken + took
+  return components, counters, taken
 
 
 def score(
@@ -175,14 +206,14 @@ def penalise_overlong(
 
 
 def truths(rewards: Rewards) -> dict[str, float]:
-  """{'rewards/reward_model/<name>/truth': share}, to compare with the reward model's mean reward.
+  """{'rewards/reward_model/<name>/truth': share}, to compare with its mean reward; also of judges.
 
   The share of completions that the rule `skill` finds right, among those that both have judged.
   Without such completions it is absent.
   """
   found = {}
   for name, values in rewards.components.items():
-    if name.startswith('reward_model/') and _TRUTH in rewards.components:
+    if name.startswith(('reward_model/', 'judge/')) and _TRUTH in rewards.components:
       both = ~np.isnan(values + rewards.components[_TRUTH])
       if both.any():
         found[f'rewards/{name}/truth'] = float(rewards.components[_TRUTH][both].mean())
@@ -233,8 +264,9 @@ def reframe(text: str, *, prompt_opens_think: bool, new_prompt_opens_think: bool
 def make_reward_sources(
     config: Mapping[str, Any], inputs: Mapping[str, Artifact], tokenizer: Tokenizer, *,
     mesh: jax.sharding.Mesh, reward_functions: Mapping[str, tuple[RewardFunction, float]] | None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> RewardSources:
-  """The rewards of a run by fields of `rl.DEFAULT`; a reward model named twice is loaded once.
+  """The rewards of a run by fields of `rl.DEFAULT`; a model that is named twice is loaded once.
 
   Args:
     config: the stage's.
@@ -242,9 +274,10 @@ def make_reward_sources(
     tokenizer: the policy's.
     mesh: where the reward models are.
     reward_functions: {name: (function, weight)} instead of `config.rewards`.
+    should_stop: called while judges on the mesh reply.
 
   Raises:
-    FileNotFoundError, UserError: as `load_reward_model`.
+    FileNotFoundError, UserError: as `load_reward_model` and `judge_rewards.make_judges`.
   """
   prompt_opens_think = opens_think(prompt_format(config), tokenizer)
   rows = config['prompts_per_batch'] // (config['mini_batches'] * config['micro_batches'])
@@ -253,6 +286,7 @@ def make_reward_sources(
   def load(source: str) -> RewardModel:
     settings = config['model'] | {'source': source, 'preset': ''}
     return load_reward_model(inputs=inputs, mesh=mesh, **settings)
+  load_judge = judge_rewards.loader(config, inputs, mesh)
 
   def scoring_model(settings: Mapping[str, Any]) -> ScoringModel:
     model = load(settings['source'])
@@ -266,7 +300,9 @@ def make_reward_sources(
         part['rewards'], settings=part['reward_settings'], prompt_opens_think=prompt_opens_think)
     rules = RewardSuite(functions, num_workers=config['reward_workers'],
                         timeout_s=config['reward_timeout_s']) if functions else None
-    return RewardSource(rules, models)
+    judges = judge_rewards.make_judges(
+        config, part, mesh=mesh, should_stop=should_stop, load=load_judge)
+    return RewardSource(rules, models, judges, prompt_opens_think)
 
   general = config['general_prompts']
   return RewardSources(source(config, reward_functions),

@@ -27,6 +27,7 @@ from r1jax.stages.fields import (
     reward_setting_faults,
     sampling,
 )
+from r1jax.stages.judges import JUDGES
 from r1jax.stages.rl import programs as rl_programs
 
 _WHOLE_COMPLETION = ('sequence', 'product')    # ratio levels with one ratio a completion
@@ -38,7 +39,8 @@ REWARDS: dict[str, Spec] = dict(
         source=Field('', "an input stage of kind 'reward_model', or the folder of its Artifact",
                      names='model'),
         weight=Field(1.0, 'of the reward, sigmoid(score)'))), 'reward models by name',
-        partial=True))
+        partial=True),
+    judges=JUDGES)
 
 GENERAL_PROMPTS = Section(dict(
     data=data_field('the questions', required=False),
@@ -156,10 +158,10 @@ def _loss_faults(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _reward_faults(part: Mapping[str, Any], where: str = '') -> Iterator[str]:
-  """Faults of `rewards` and `reward_models`, those of general prompts where `where` says so."""
-  if not (part['rewards'] or part['reward_models']):
+  """Faults of the rewards of reasoning prompts, or of general ones where `where` says so."""
+  if not (part['rewards'] or part['reward_models'] or part['judges']):
     yield (f"{where}rewards must not be empty: name at least one, such as {{'number': 1.0, "
-           "'format': 1.0}, or a reward model in reward_models")
+           "'format': 1.0}, a reward model in reward_models, or a judge in judges")
   yield from reward_setting_faults(part['reward_settings'], part['rewards'], where, 'rewards')
   for name, settings in part['reward_models'].items():
     if not settings.get('source'):

@@ -140,7 +140,8 @@ class _Trainer:
     self.prompts = PromptMixture(config, self.tokenizer, self.chosen.problems)
     evaluate.check_sources(run, self.tokenizer)
     self.reward_sources = rl_rewards.make_reward_sources(
-        config, inputs, self.tokenizer, mesh=mesh, reward_functions=reward_functions)
+        config, inputs, self.tokenizer, mesh=mesh, reward_functions=reward_functions,
+        should_stop=run.should_stop)
     optimizer = optimizers.make_optimizer(**config['optimizer'])
     critic_optimizer = optimizers.make_optimizer(**config['critic']['optimizer'])
     self.programs = rl_programs.make_programs(self.model, optimizer, critic_optimizer, config,
@@ -216,8 +217,11 @@ class _Trainer:
       completions = rollout_text.read_rollout(
           rollout, owners, self.tokenizer, self.stop_ids, self.mesh)
     with self.loop.watch('rewards'):
-      pending, judging = self.reward_sources.submit(
-          completions, prompts.examples, self._num_general(), owners)
+      try:
+        pending, judging = self.reward_sources.submit(
+            completions, prompts.examples, self._num_general(), owners)
+      except Interrupted:
+        self._stop()
     return Round(prompts, next_counters, rollout, completions, pending, judging)
 
   def _sample(self, prompts: PromptBatch) -> Rollout:
