@@ -4,36 +4,20 @@ import json
 
 import numpy as np
 import pytest
+from rate_cases import EXAMPLES, leave_rates
 import rich.console
 import runs
 from runs import base, compiled, no_curves, one_device  # noqa: F401 (fixtures)
 
 from r1jax import checkpoint, metrics, pipeline
-from r1jax.data import miniature, pass_rates
 from r1jax.errors import UserError
-from r1jax.runtime import checksums
-from r1jax.runtime.storage import Path
 from r1jax.stages import contents, difficulty, pass_rate, reject, rl, sft
-from r1jax.stages.artifact import identity, open_artifact
-
-EXAMPLES = miniature.calculations('train', 64, min_steps=2, max_steps=4)
-
-
-def leave_rates(folder, rates, *, examples=EXAMPLES, judged=4):
-  """An Artifact of kind 'pass_rate' of the first examples, with these numbers that passed."""
-  rows = [dict(example_id=number, problem=pass_rates.problem_key(example), drawn=4, judged=judged,
-               passed=passed) for number, (example, passed) in enumerate(zip(examples, rates))]
-  (folder / difficulty.ROWS).write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  checkpoint.write_manifest(folder, checkpoint.Manifest(
-      'pass_rate', 'rates', f'rates {rates}',
-      files=checksums.gathered(Path(folder), (difficulty.ROWS,))))
-  return open_artifact(folder)
+from r1jax.stages.artifact import identity
 
 
 @pytest.fixture
 def rates(tmp_path):
   """Of the first forty examples: 0, 1, 2, 3 and 4 of four, and again."""
-  (tmp_path / 'rates').mkdir()
   return leave_rates(tmp_path / 'rates', [number % 5 for number in range(40)])
 
 

@@ -6,7 +6,7 @@ the seed and the settings, not on the number of hosts, so a run can resume on an
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,6 +38,12 @@ class PromptBatch:
   next_counter: int
   num_skipped: int
   num_spelling_control: int = 0
+
+
+class Order(Protocol):
+  """The places, from 0, of an endless order of examples, by counter."""
+
+  def __getitem__(self, counter: int, /) -> int: ...
 
 
 class PromptStream:
@@ -146,12 +152,17 @@ class PromptStream:
         break
     return fitting
 
-  def batch(self, counter: int) -> PromptBatch:
+  def batch(self, counter: int, order: Order | None = None) -> PromptBatch:
     """The batch that begins at the global example counter `counter`, from 0.
+
+    Args:
+      counter: the position in the data.
+      order: where in `indices` the example of each counter is; by default that of the epochs.
 
     Raises:
       UserError: fewer distinct prompts fit than a batch needs, or one has no tokens.
     """
+    order = self._order if order is None else order
     start, skipped = counter, 0
     prompts: dict[int, list[int]] = {}    # tokens by index, each index once
     while len(prompts) < self._batch_size:
@@ -161,7 +172,7 @@ class PromptStream:
             f'Only {len(prompts)} of the {len(self.indices)} prompts have at most '
             f'max_prompt_length={self._max_prompt_length} tokens and prompts_per_batch='
             f'{self._batch_size} are needed: raise the former or lower the latter.')
-      index = int(self.indices[self._order[counter]])
+      index = int(self.indices[order[counter]])
       counter += 1
       if self._is_shown(index):
         continue

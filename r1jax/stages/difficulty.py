@@ -1,17 +1,19 @@
-"""The problems of a dataset that a stage reads: all, or those whose pass rates are in a range.
+"""The problems of a dataset that a stage reads, by how hard they are for a model.
 
-The rates are those of a stage of kind 'pass_rate'. Its identity is part of that of the stages that
-read it, as an input or, by its folder, as a file. Difficulty filters of this kind: DAPO
-(arXiv:2503.14476), which drops a prompt while all of its completions are right or all are wrong;
-PRIME (arXiv:2502.01456), which keeps prompts whose accuracy is between 0.2 and 0.8.
+A filter keeps those whose pass rates are in a range; a curriculum (`data.curriculum`) draws them by
+running pass rates. Rates are those of a stage of kind 'pass_rate', whose identity is part of that
+of the stages that read it, as an input or, by its folder, as a file. PRIME (arXiv:2502.01456) keeps
+prompts whose accuracy is between 0.2 and 0.8; DAPO (arXiv:2503.14476) drops those whose completions
+are all right or all wrong, for which r1jax also has `dynamic_sampling_rounds`.
 """
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from r1jax import metrics
-from r1jax.data import pass_rates
+from r1jax.data import curriculum, pass_rates
+from r1jax.data.curriculum import RULES, Curriculum
 from r1jax.data.pass_rates import Selection, Verdicts
 from r1jax.errors import UserError
 from r1jax.metrics.terminal import default_console
@@ -42,15 +44,38 @@ FILTER = Section(dict(
     'only problems whose pass rates are in a range', partial=True, pairs=_filter_faults)
 
 
+def _curriculum_faults(given: Mapping[str, Any]) -> Iterator[str]:
+  if not given['rule'] and given != CURRICULUM.filled({}):
+    yield f'rule must not be empty where other fields are set: use one of {", ".join(RULES)}'
+
+
+CURRICULUM = Section(dict(
+    rule=Field('', "'learnability' draws problems by p(1 - p), 'failure' by 1 - p, where p is the "
+                   "running pass rate; '' draws all alike", choices=('', *RULES)),
+    reward=Field('', "the one of the stage's rewards by which a completion passes, with 1 or more; "
+                     "'' for the only one"),
+    source=Field('', "the pass rates that the estimates begin with: an input stage of kind "
+                     "'pass_rate' or the folder of its Artifact; '' for those of the filter, if "
+                     'there are any', names='model'),
+    floor=Field(0.05, 'is added to the weights, the largest of which is 1', at_least=0),
+    decay=Field(0.5, 'of what was counted before, whenever a problem is drawn', at_least=0,
+                at_most=1)),
+    'problems drawn by how often the policy solves them now', partial=True,
+    pairs=_curriculum_faults)
+
+
 class Chosen(NamedTuple):
   """The problems that a stage reads.
 
   Attributes:
     problems: all examples, and the indices of those that are read.
     selection: how they were chosen; None without a filter.
+    judged, passed: completions of those that are read, by the rates of the filter; None without.
   """
   problems: Problems
   selection: Selection | None = None
+  judged: np.ndarray | None = None
+  passed: np.ndarray | None = None
 
   def scores(self) -> dict[str, Any]:
     """What the manifest says of the filter; empty without one."""
@@ -98,7 +123,49 @@ def choose(
     raise UserError(
         f'data.filter keeps none of the {found.total} problems ({_counts(found)}) with low='
         f'{given["low"]}, high={given["high"]}, unknown={given["unknown"]!r}: widen the range')
-  return Chosen(Problems(examples, found.kept), found)
+  return Chosen(Problems(examples, found.kept), found, judged[found.kept], passed[found.kept])
+
+
+def make_curriculum(
+    config: Mapping[str, Any], chosen: Chosen, inputs: Mapping[str, Artifact] | None,
+) -> Curriculum | None:
+  """The curriculum of a stage before its first draw; None where all problems are drawn alike.
+
+  Args:
+    config: the stage's.
+    chosen: the problems that it reads.
+    inputs: as for `choose`.
+
+  Raises:
+    FileNotFoundError, UserError: the rates that it begins with cannot be read, or are those of
+      other data.
+  """
+  given = CURRICULUM.filled(config['data'].get('curriculum', {}))
+  if not given['rule']:
+    return None
+  (examples, indices), judged, passed = chosen.problems, chosen.judged, chosen.passed
+  indices = np.arange(len(examples)) if indices is None else indices
+  source = given['source']
+  if source and not (inputs is None and source in config['inputs']):
+    verdicts = read_verdicts(source, inputs or {}, 'data.curriculum')
+    judged, passed = (found[indices] for found in _matched(
+        examples, verdicts, 'data.curriculum', source))
+  return curriculum.begin(indices, judged=judged, passed=passed, seed=config['seed'], **{
+      name: given[name] for name in ('rule', 'floor', 'decay')})
+
+
+def passing_reward(config: Mapping[str, Any], rewards: Iterable[str]) -> str:
+  """The one of the rewards by which completions pass for the curriculum; '' without one.
+
+  Raises:
+    UserError: the config names none of them, and there is more than one.
+  """
+  given, names = CURRICULUM.filled(config['data'].get('curriculum', {})), list(rewards)
+  name = given['reward'] or (names[0] if len(names) == 1 else '')
+  if given['rule'] and name not in names:
+    raise UserError(f'data.curriculum.reward must name the reward by which a completion passes, '
+                    f'one of {", ".join(names) or "rewards"}, got {given["reward"]!r}')
+  return name if given['rule'] else ''
 
 
 def read_verdicts(

@@ -58,7 +58,8 @@ def restore(
       reference=arrays.get('reference', state.reference),
       critic=(None if state.critic is None
               else TrainState(arrays['critic'], **arrays['critic_rest'])),
-      position=RunPosition(**position, measured=measured), batch=arrays.get('batch'))
+      position=RunPosition(**position, measured=measured), batch=arrays.get('batch'),
+      curriculum=state.curriculum and state.curriculum.restored(arrays['curriculum']))
 
 
 def _arrays(state: RunState) -> dict[str, Any]:
@@ -66,6 +67,8 @@ def _arrays(state: RunState) -> dict[str, Any]:
   arrays = {'params': state.policy.params, 'rest': _rest(state.policy)}
   if state.critic is not None:
     arrays |= {'critic': state.critic.params, 'critic_rest': _rest(state.critic)}
+  if state.curriculum is not None:
+    arrays['curriculum'] = state.curriculum.state
   return arrays
 
 

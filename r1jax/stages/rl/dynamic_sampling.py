@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import rollout as rollouts
+from r1jax.data.curriculum import Curriculum
 from r1jax.data.prompts import PromptBatch
 from r1jax.models.compute import Compute
 from r1jax.records import Batch, Rollout
@@ -81,6 +82,29 @@ def choose_groups(unequal: np.ndarray, count: int, num_general: int = 0) -> np.n
                          (np.flatnonzero(general), num_general)):
     chosen.append(groups[np.argsort(~unequal[groups], kind='stable')[:wanted]])
   return np.sort(np.concatenate(chosen))
+
+
+def follow(
+    curriculum: Curriculum, rounds: Sequence[Round], rewards: Rewards, *, reward: str,
+    group_size: int, num_general: int,
+) -> Curriculum:
+  """The curriculum after the reasoning prompts of all rounds.
+
+  Args:
+    curriculum: that before them.
+    rounds: of the iteration.
+    rewards: of all their completions.
+    reward: the name of the one by which a completion passes, with 1 or more.
+    group_size: completions of a prompt.
+    num_general: how many prompts of a round are general ones, the last.
+  """
+  for drawn, part in zip(rounds, rewards.split(len(rounds))):
+    values = part.components[reward].reshape(-1, group_size)
+    verdicts = np.where(np.isnan(values), np.nan, values >= 1)
+    reasoning = len(verdicts) - num_general
+    curriculum = curriculum.follow(
+        drawn.prompts.example_ids[:reasoning], verdicts[:reasoning])
+  return curriculum
 
 
 def sampling_metrics(

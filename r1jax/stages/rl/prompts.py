@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from r1jax.data.prompts import PromptBatch, PromptStream
+from r1jax.data.prompts import Order, PromptBatch, PromptStream
 from r1jax.stages import datasets
 from r1jax.stages.datasets import Problems
 from r1jax.tokenization import Tokenizer
@@ -41,18 +41,21 @@ class PromptMixture:
           config, Problems(datasets.load_examples(general['data'], 'train')), tokenizer,
           self._general_prompts)
 
-  def batch(self, counters: Counters, num_general: int) -> tuple[PromptBatch, Counters]:
+  def batch(
+      self, counters: Counters, num_general: int, order: Order | None = None,
+  ) -> tuple[PromptBatch, Counters]:
     """(the batch that begins at `counters`, the counters of the next one).
 
     Args:
       counters: the position in each source.
       num_general: how many prompts are general: 0 or `config.general_prompts.prompts_per_batch`.
         The batch's own `next_counter` is that of the reasoning examples.
+      order: of the reasoning examples, as for `PromptStream.batch`.
     """
     if not num_general:
-      whole = self._whole.batch(counters.reasoning)
+      whole = self._whole.batch(counters.reasoning, order)
       return whole, counters._replace(reasoning=whole.next_counter)
-    first = self._reasoning.batch(counters.reasoning)
+    first = self._reasoning.batch(counters.reasoning, order)
     last = self._general.batch(counters.general)
     ids = last.example_ids + np.int32(self._offset)
     mixed = PromptBatch(

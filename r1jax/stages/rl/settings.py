@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from r1jax import divergences, losses
+from r1jax.errors import UserError
 from r1jax.rewards import suite
 from r1jax.stages import difficulty, evaluate
 from r1jax.stages.config import Entries, Field, Section, Spec, Weights
@@ -85,6 +86,10 @@ PACKING = Section(dict(
 def _impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
   yield from _faults_without_rewards(config)
   yield from _reward_faults(config)
+  try:
+    difficulty.passing_reward(config, config['rewards'])
+  except UserError as error:
+    yield str(error)
 
 
 def _faults_without_rewards(config: Mapping[str, Any]) -> Iterator[str]:
@@ -188,7 +193,7 @@ SETTINGS = Section(common('rl') | dict(
     steps=Field(100, 'optimiser updates in all, a multiple of the updates of a rollout',
                 at_least=1, extends=True),
     model=MODEL,
-    data=data_field('the problems', filter=difficulty.FILTER),
+    data=data_field('the problems', filter=difficulty.FILTER, curriculum=difficulty.CURRICULUM),
     template=TEMPLATE, prompt=PROMPT, max_prompt_length=MAX_PROMPT_LENGTH, overlong=OVERLONG_PROMPT,
     prompts_per_batch=Field(32, 'prompts of a rollout', at_least=1),
     group_size=Field(16, 'completions of a prompt', at_least=1),

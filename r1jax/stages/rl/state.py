@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from r1jax.data.curriculum import Curriculum
 from r1jax.errors import UserError
 from r1jax.records import Batch, TrainState
 from r1jax.runtime import sharding
@@ -60,6 +61,7 @@ class RunState:
     position: where the run is.
     batch: the batch of a rollout whose updates are not all done.
     in_host_memory: of 'reference' and 'optimizer', those that wait in host memory.
+    curriculum: the running pass rates of the problems; None where all are drawn alike.
   """
   policy: TrainState
   reference: Any
@@ -67,6 +69,7 @@ class RunState:
   position: RunPosition
   batch: Batch | None = None
   in_host_memory: tuple[str, ...] = ()
+  curriculum: Curriculum | None = None
 
   def offload_reference(self) -> None:
     """Moves the reference to host memory, if it waits there."""

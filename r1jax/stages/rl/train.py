@@ -22,7 +22,7 @@ import numpy as np
 
 from r1jax import metrics
 from r1jax import rollout as rollouts
-from r1jax.data.prompts import PromptBatch
+from r1jax.data.prompts import Order, PromptBatch
 from r1jax.metrics.terminal import warn
 from r1jax.models import compute
 from r1jax.prompting.templates import stop_ids
@@ -54,7 +54,9 @@ from r1jax.training import optimizers
 
 def check_data(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
   """Reads the prompts; raises as `PromptMixture` and `difficulty.choose` do."""
-  PromptMixture(config, tokenizer, difficulty.choose(config, 'train', None).problems)
+  chosen = difficulty.choose(config, 'train', None)
+  difficulty.make_curriculum(config, chosen, None)
+  PromptMixture(config, tokenizer, chosen.problems)
 
 
 @owns_folder
@@ -137,6 +139,7 @@ class _Trainer:
     self.iterations = -(-config['steps'] // self.updates)
     self.chosen = difficulty.choose(config, 'train', inputs)
     self.chosen.announce(run.name, run.console)
+    self.passing_reward = difficulty.passing_reward(config, reward_functions or config['rewards'])
     self.prompts = PromptMixture(config, self.tokenizer, self.chosen.problems)
     evaluate.check_sources(run, self.tokenizer)
     self.reward_sources = rl_rewards.make_reward_sources(
@@ -147,6 +150,7 @@ class _Trainer:
     self.programs = rl_programs.make_programs(self.model, optimizer, critic_optimizer, config,
                                               self.stop_ids, run.should_stop)
     state = rl_state.begin(config, policy, inputs, mesh, optimizer, critic_optimizer)
+    state.curriculum = difficulty.make_curriculum(config, self.chosen, inputs)
     self.loop = TrainingLoop(run)
     self.state = checkpoints.restore(self.loop, state, config, mesh)
     self.state.offload_reference()
@@ -191,10 +195,10 @@ class _Trainer:
 
   def _make_batch(self) -> Batch:
     """A rollout becomes a batch: it is sampled, scored and rewarded, and gets its advantages."""
-    config, watch = self.config, self.loop.watch
+    config, watch, position = self.config, self.loop.watch, self.state.position
     rounds = dynamic_sampling.sample_rounds(
-        self._sample_round, self._collect, self.state.position.counters, config,
-        self._num_general())
+        functools.partial(self._sample_round, self._order()), self._collect, position.counters,
+        config, self._num_general())
     groups, unequal = self._choose_groups(rounds)
     batch = dynamic_sampling.join_rounds(
         rounds, groups, config,
@@ -203,14 +207,15 @@ class _Trainer:
       scored = self._score(batch)
     with watch('rewards'):
       rewards = self._collect(rounds)
-    self.state.position.counter, self.state.position.general_counter = rounds[-1].next_counters
+    position.counter, position.general_counter = rounds[-1].next_counters
+    self._follow(rounds, rewards)
     batch, measured = self._compute_advantages(scored, rewards, groups)
     self._log_rollout(rounds, rewards, groups, unequal, measured)
     return batch
 
-  def _sample_round(self, counters: Counters) -> Round:
+  def _sample_round(self, order: Order | None, counters: Counters) -> Round:
     """One sampling pass; its rewards are being computed when this returns."""
-    prompts, next_counters = self.prompts.batch(counters, self._num_general())
+    prompts, next_counters = self.prompts.batch(counters, self._num_general(), order)
     owners = sharding.owners(self.mesh, len(prompts.examples))
     with self.loop.watch('rollout'):
       rollout = self._sample(prompts)
@@ -285,6 +290,20 @@ class _Trainer:
 
   # Around the walk.
 
+  def _order(self) -> Order | None:
+    """That of this iteration's reasoning prompts by the curriculum; None without one."""
+    if self.state.curriculum is None:
+      return None
+    position = self.state.position
+    return self.state.curriculum.order(position.iteration, position.counter)
+
+  def _follow(self, rounds: Sequence[Round], rewards: Rewards) -> None:
+    """Lets the curriculum, if there is one, follow the rewards of an iteration."""
+    if self.state.curriculum is not None:
+      self.state.curriculum = dynamic_sampling.follow(
+          self.state.curriculum, rounds, rewards, reward=self.passing_reward,
+          group_size=self.config['group_size'], num_general=self._num_general())
+
   def _num_general(self) -> int:
     """How many prompts of this iteration's sampling passes are general ones."""
     general = self.config['general_prompts']
@@ -333,6 +352,7 @@ class _Trainer:
     measured = dynamic_sampling.sampling_metrics(rounds, groups, unequal, group_size) | measured
     measured |= rollouts.rollout_metrics(completions, rewards, group_size=group_size)
     measured |= rl_rewards.truths(rewards)
+    measured |= self.state.curriculum.metrics() if self.state.curriculum else {}
     if self._num_general():
       measured |= rl_rewards.totals_by_part(
           rewards, len(rounds), self._num_general(), group_size=group_size)
