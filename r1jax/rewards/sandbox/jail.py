@@ -205,6 +205,7 @@ def enter(layers: tuple[str, ...], *, uid: int, parent: int, limits: Limits) -> 
     OSError, JailError, ValueError: a step failed; the process must end.
   """
   os.setsid()
+  _require(os.getsid(0) == os.getpid(), 'setsid')
   limit_process(limits)
   if 'chroot' in layers:
     change_root()
