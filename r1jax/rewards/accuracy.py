@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 import re
 
-from r1jax.rewards import calls, exact_numbers, formulas, spelling, workers
+from r1jax.rewards import calls, exact_numbers, formulas, spelling
 from r1jax.rewards.accepted import any_accepted
 from r1jax.rewards.choice import choice_key
 from r1jax.rewards.completion import Completion
@@ -28,16 +28,15 @@ def number_reward(completion: Completion, example: Mapping) -> float | None:
   """1 if the answer equals the gold number or is equivalent to the gold formula, else 0.
 
   A gold that is a plain number (see `exact_numbers`) is compared exactly; only then is an answer
-  without tags, box or `####` read as the last number in its prose. Any other gold is read as a
-  LaTeX formula, and a worker process asks math-verify whether the answer is equivalent to it.
+  without tags, box or `####` read as the last number in its prose. Any other gold is compared as
+  `formulas` says, which may ask math-verify in a worker process.
 
   Args:
     completion: the completion to judge.
     example: its `'answer'` is the gold.
 
   Returns:
-    The reward, or None if the gold is neither a number nor a formula, or if math-verify cannot read
-    the gold.
+    The reward, or None if the gold cannot be judged (see `formulas.equivalent`).
 
   Raises:
     ImportError: a formula must be compared and math-verify is not installed.
@@ -52,12 +51,7 @@ def number_reward(completion: Completion, example: Mapping) -> float | None:
     return None
   if answer is None:
     return 0.0
-  formula = spelling.undecorated(_last_line(answer))
-  if formula == gold:
-    return 1.0
-  if not formulas.may_be_equivalent(gold, formula):
-    return 0.0
-  verdict = workers.current_pool().equivalent(gold, formula)
+  verdict = formulas.equivalent(gold, _last_line(answer))
   return None if verdict is None else float(verdict)
 
 

@@ -1,0 +1,108 @@
+"""Equivalence of formulas: pairs of every kind, the shared cases, what is not judged, a fuzz."""
+
+import json
+import pathlib
+
+from formula_pairs import ASKED_EQUAL, ASKED_UNEQUAL, EQUAL, UNEQUAL, pairs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import pytest
+
+from r1jax.rewards import accuracy, formulas, workers
+from r1jax.rewards.completion import Completion
+
+
+class NoPool:
+  """Stands for a pool where no question may be asked."""
+
+  def equivalent(self, gold, answer):
+    raise AssertionError(f'A worker was asked whether {answer!r} is {gold!r}.')
+
+
+@pytest.fixture(autouse=True)
+def no_pool():
+  before = workers.current_pool()
+  workers.use_pool(NoPool())
+  yield
+  workers.use_pool(before)
+
+
+@pytest.fixture(scope='module')
+def pool():
+  with workers.WorkerPool(num_workers=1, timeout_s=20.0) as pool:
+    yield pool
+
+
+def test_equal_pairs_are_equal_without_a_worker():
+  assert [pair for pair in pairs(EQUAL) if formulas.equivalent(*pair) is not True] == []
+
+
+def test_unequal_pairs_are_unequal_without_a_worker():
+  assert [pair for pair in pairs(UNEQUAL) if formulas.equivalent(*pair) is not False] == []
+
+
+def test_every_gold_is_equal_to_itself():
+  for gold, _ in pairs(EQUAL + UNEQUAL):
+    assert formulas.is_formula(gold)
+    assert formulas.equivalent(gold, gold) is True
+
+
+def test_math_verify_confirms_what_is_equal_and_not_decided_here(pool):
+  workers.use_pool(pool)
+  assert [pair for pair in pairs(ASKED_EQUAL) if formulas.equivalent(*pair) is not True] == []
+  assert [pair for pair in pairs(ASKED_UNEQUAL) if formulas.equivalent(*pair) is not False] == []
+
+
+def test_the_shared_cases_of_formulas_are_judged_as_wanted(pool):
+  path = pathlib.Path(__file__).parents[1] / '../shared/cases/rewards.jsonl'
+  if not path.exists():
+    pytest.skip(f'no cases at {path}')
+  workers.use_pool(pool)
+  cases = [json.loads(line) for line in path.read_text().splitlines()]
+  cases = [case for case in cases if case['why'].startswith('formulas')]
+  assert len(cases) > 20
+  for case in cases:
+    completion = Completion(case['completion'], 1, False)
+    assert accuracy.number_reward(completion, {'answer': case['gold']}) == case['want'], case
+
+
+@pytest.mark.parametrize('gold', [
+    '', '}{', '{', 'x' * 301, '\x00', '(' * 30 + ')' * 30,
+    'He buys ten apples and then two pears.'])
+def test_a_gold_without_a_reading_is_not_judged(gold):
+  assert not formulas.is_formula(gold)
+  assert formulas.equivalent(gold, '5') is None
+  assert accuracy.number_reward(Completion(r'\boxed{5}', 1, False), {'answer': gold}) is None
+
+
+def test_a_gold_that_only_math_verify_could_read_is_judged_by_it(pool):
+  workers.use_pool(pool)
+  assert formulas.equivalent(r'\int_0^x t dt', r'\int_0^x t dt') is True
+  assert formulas.equivalent(r'\frac', '1') is None
+
+
+PIECES = st.one_of(st.text(max_size=20), st.sampled_from((
+    r'\frac', r'\frac{', '}', '{', r'\sqrt', r'\sqrt[', ']', '^', '_', '(', ')', '[', r'\{', r'\}',
+    ',', ';', r'\text{', ' or ', ' and ', '=', '<', r'\le', r'\in', r'\cup', r'\mathbb{R}', r'\pm',
+    '1', '99', '0', '.', '-', '+', '/', '*', '!', '|', ':', r'\\', '&', 'x', 'y', 'sin', 'km', '%',
+    r'\begin{pmatrix}', r'\end{pmatrix}', r'\left', r'\right)', '$', r'^\circ', r'\log', r'\pi',
+    '10^{', '9^{9^{9}}', '1/0', r'\overline{3}', r'\binom', '\ud800', '\u202e', '\u221e', '９', 'é',
+    'ß', '平')))
+TEXTS = st.lists(PIECES, min_size=1, max_size=14).map(''.join)
+
+
+class FuzzPool:
+  """Answers at random within the contract, and sees that questions stay within theirs."""
+
+  def equivalent(self, gold, answer):
+    assert len(answer) <= 3000 and answer.isprintable()
+    return (None, False, True)[len(answer) % 3]
+
+
+@settings(max_examples=1000, deadline=None, derandomize=True)
+@given(TEXTS, TEXTS | st.sampled_from((
+    r'2\sqrt{3}', '(1,2)', r'x>2', '1,2', r'5\text{ km}', r'\sin x', 'x=1,y=2', '3:5', '1011_2')))
+def test_no_text_raises_an_exception(answer, gold):
+  workers.use_pool(FuzzPool())
+  assert formulas.equivalent(gold, answer) in (None, False, True)
+  assert formulas.is_formula(gold) in (False, True)
