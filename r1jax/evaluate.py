@@ -229,7 +229,7 @@ def scores(
       f'pass@{k}': mean_interval([pass_at_k(row.size, int(row.sum()), k)
                                   for row in of_problems if row.size >= k])
       for k in ks if k <= judged.sum(1).max(initial=0)}
-  result |= _majority_scores(completions, verdicts)
+  result |= _majority_scores(completions, verdicts, prompt_opens_think)
   if not judged.all():
     result['judged'] = mean_interval(judged.mean(1))
   repeated = rollouts.repeat_examples(examples, n)
@@ -248,11 +248,12 @@ def scores(
 
 
 def _majority_scores(
-    completions: Sequence[Completion], verdicts: np.ndarray,
+    completions: Sequence[Completion], verdicts: np.ndarray, prompt_opens_think: bool,
 ) -> dict[str, tuple[float, float, float]]:
   """`majority@k` for n and the powers of two below it; verdicts [M, n], NaN where not judged."""
   n = verdicts.shape[1]
-  answers = [accuracy.canonical_answer(c.text, truncated=c.truncated) for c in completions]
+  answers = [accuracy.canonical_answer(
+      c.text, truncated=c.truncated, prompt_opens_think=prompt_opens_think) for c in completions]
   judged = [[(answer, verdict > 0) for answer, verdict in zip(answers[i * n:], row)
              if not np.isnan(verdict)] for i, row in enumerate(verdicts)]
   ks = [2 ** i for i in range(1, n.bit_length()) if 2 ** i < n] + [n] * (n > 1)

@@ -28,7 +28,7 @@ def samples(seed, skill, count=8, problems=20):
       right = rng.random() < skill
       answer = problem if right else int(rng.integers(100, 103))
       rows.append(dict(
-          example_id=problem, sample=place, completion=f'<answer>{answer}</answer>',
+          example_id=problem, sample=place, prompt='?', completion=f'<answer>{answer}</answer>',
           num_tokens=int(rng.integers(10, 60)), num_prompt_tokens=12,
           truncated=bool(rng.random() < 0.05), rewards={'reward': float(right)}))
   return rows

@@ -15,7 +15,7 @@ import dataclasses
 import re
 
 from r1jax.data.curation import Sample, well_formed
-from r1jax.rewards import exact_numbers, spelling
+from r1jax.rewards import number_answers, spelling
 from r1jax.rewards.accuracy import canonical_answer
 from r1jax.rewards.extract import (
   ANSWER_CLOSING,
@@ -59,8 +59,9 @@ def rewrite(sample: Sample) -> Sample | None:
   answer = extract_answer(sample.text, truncated=sample.truncated)
   if answer is None or not sample.reasoning:
     return None
-  short = answer.text if answer.explicit else exact_numbers.last_number(answer.text)
-  short = spelling.undecorated(short or '').lstrip('$')
+  number = number_answers.read(*answer)
+  short = answer.text if answer.explicit else ''
+  short = number.written if number else spelling.undecorated(short).lstrip('$')
   if not short:
     return None
   spoken = identify(sample.reasoning) or identify(sample.question) or 'en'

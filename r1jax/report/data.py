@@ -9,7 +9,7 @@ from r1jax import evaluate, metrics
 from r1jax.errors import UserError
 from r1jax.models import compute
 from r1jax.models.compute import Compute
-from r1jax.rewards import accuracy
+from r1jax.rewards import accuracy, extract
 from r1jax.runtime import checksums
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.stage import read_evaluation
@@ -142,7 +142,9 @@ def votes_of(
   count = 1 + max(sample['sample'] for sample in samples)
   problems = [samples[start:start + count] for start in range(0, len(samples), count)]
   correct = [[sample['rewards']['reward'] >= 1.0 for sample in group] for group in problems]
-  answers = [[accuracy.canonical_answer(sample['completion'], truncated=sample['truncated'])
+  answers = [[accuracy.canonical_answer(
+      sample['completion'], truncated=sample['truncated'],
+      prompt_opens_think=sample['prompt'].rstrip().endswith(extract.THINK_OPENING))
               for sample in group] for group in problems]
   by_votes, tokens, operations = {}, {}, {}
   for k in (2 ** i for i in range(count.bit_length())):

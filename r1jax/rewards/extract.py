@@ -2,27 +2,33 @@ r"""Extracting the final answer from a completion.
 
 R1-Zero's template asks for `<think>...</think> <answer>...</answer>`. The rules, in order:
 
-1. If the text has any answer tag, it must have exactly one complete answer block, which is then
-   read. Several blocks, or an incomplete one, count as no answer, so hedging gains nothing.
-2. Otherwise the text after the last `</think>` is read, or all of it if there is no such tag.
-3. Within that text the answer is the content of `\boxed{...}` with balanced braces, or else GSM8K's
-   last `#### number`. Boxes with different contents, or an incomplete box, count as no answer.
+1. Only what stands after the last `</think>` is read, or all of the text if it has no such tag. A
+   thinking that is opened there, by `<think>` or by the prompt, and never closed has no answer: a
+   model that is asked to think and forgets to stop has not answered, whatever it wrote. What is
+   quoted in the thinking, tags and boxes included, changes nothing.
+2. If the rest has any answer tag, it must have exactly one complete answer block, which is then
+   read, whatever stands around it. Several blocks, even equal ones, or an incomplete one count as
+   no answer, so hedging gains nothing.
+3. Within that text the answer is the content of the last `\boxed{...}` with balanced braces, or
+   else what stands after the last `####` of GSM8K, on the same line. If the last box is empty or
+   incomplete, there is no answer.
 
 An answer is *explicit* if it was found in an answer block, in a box or after `####`. An explicit
 answer counts as a whole. In other prose a reward may look for the most likely answer, which is how
 a base model that has never seen the template can be measured.
 """
 
+import collections
 import re
 from typing import NamedTuple
 
-from r1jax.rewards import exact_numbers
+from r1jax.rewards import number_answers
 
 THINK_OPENING, THINK_CLOSING = '<think>', '</think>'
 ANSWER_OPENING, ANSWER_CLOSING = '<answer>', '</answer>'
 TAGS = (THINK_OPENING, THINK_CLOSING, ANSWER_OPENING, ANSWER_CLOSING)
 
-_BOX = re.compile(r'\\boxed *\{')
+_BOX = re.compile(r'\\(?:boxed|fbox)(?: *\{| +(?P<word>[^\s{}$\\]+))')
 _BRACE = re.compile(r'\\.|[{}]', re.DOTALL)
 
 
@@ -37,33 +43,36 @@ class Answer(NamedTuple):
   explicit: bool
 
 
-def extract_answer(text: str, *, truncated: bool = False) -> Answer | None:
+def extract_answer(
+    text: str, *, truncated: bool = False, prompt_opens_think: bool = False) -> Answer | None:
   """The final answer of a completion, by the rules of this module; None if it gives none.
 
   Args:
-    text: the completion's text. If the prompt ended with `<think>`, the text may lack that tag.
+    text: the completion's text.
     truncated: whether the completion was cut at the length limit. Then an answer counts only if it
       is certainly complete: in a complete block or box, or on a complete line after `####`.
+    prompt_opens_think: whether the prompt ended with `<think>`, so that the completion begins
+      inside the thinking.
   """
+  _, closed, text = text.rpartition(THINK_CLOSING)
+  if THINK_OPENING in text or (prompt_opens_think and not closed):
+    return None
   tagged = ANSWER_OPENING in text or ANSWER_CLOSING in text
   if tagged:
     block = _answer_block(text)
     if block is None:
       return None
     text = block
-  else:
-    text = text.rpartition(THINK_CLOSING)[2]
-  boxes = _boxes(text)
-  if boxes is None or len(boxes) > 1:
-    return None
   may_be_cut = truncated and not tagged
-  marked = boxes.pop() if boxes else _after_hashes(text, may_be_cut)
+  marked = _last_box(text)
   if marked is None:
-    if may_be_cut:
-      return None
-    answer = Answer(text.strip(), explicit=tagged)
+    marked = _after_hashes(text, may_be_cut)
+  if marked is not None:
+    answer = Answer(marked.strip(), explicit=True)
+  elif may_be_cut:
+    return None
   else:
-    answer = Answer(marked, explicit=True)
+    answer = Answer(text.strip(), explicit=tagged)
   return answer if answer.text else None
 
 
@@ -92,26 +101,30 @@ def _answer_block(text: str) -> str | None:
   return block if single and closing else None
 
 
-def _boxes(text: str) -> set[str] | None:
-  """The distinct contents of all outermost boxes; None if a box is not closed."""
-  contents = set()
-  box = _BOX.search(text)
-  while box:
-    depth = 1
-    for brace in _BRACE.finditer(text, box.end()):
-      depth += {'{': 1, '}': -1}.get(brace[0], 0)
-      if depth == 0:
-        break
-    if depth:
-      return None
-    contents.add(text[box.end():brace.start()].strip())
-    box = _BOX.search(text, brace.end())
-  return contents
+def _last_box(text: str) -> str | None:
+  """The content of the last box, empty if it is not closed; None if there is no box."""
+  last = collections.deque(_BOX.finditer(text), maxlen=1)
+  if not last:
+    return None
+  box = last[0]
+  if box['word']:
+    return box['word']
+  depth = 1
+  for brace in _BRACE.finditer(text, box.end()):
+    depth += {'{': 1, '}': -1}.get(brace[0], 0)
+    if depth == 0:
+      return text[box.end():brace.start()]
+  return ''
 
 
 def _after_hashes(text: str, may_be_cut: bool) -> str | None:
-  """The number after the last `####`, on the same line; None if there is none (a heading)."""
-  line, newline, _ = text.rpartition('####')[2].partition('\n')
-  if '####' not in text or (may_be_cut and not newline):
+  """What stands after the last `####` on the same line; None if that is a heading.
+
+  It is the answer if it gives a number, or if nothing follows the line.
+  """
+  before, hashes, rest = text.rpartition('####')
+  line, newline, following = rest.partition('\n')
+  if not hashes or (may_be_cut and not newline) or not line.strip():
     return None
-  return line.strip() if exact_numbers.parse_number(line) is not None else None
+  answers = not following.strip() or number_answers.read_answer(line.strip()) is not None
+  return line if answers else None

@@ -134,7 +134,7 @@ def undecorated(text: str) -> str:
   """
   text = text.strip()
   for _ in range(_MAX_LAYERS):
-    bare = text.removesuffix('.').rstrip()
+    bare = text if text.endswith('..') else text.removesuffix('.').rstrip()
     for opening, closing in _DECORATION:
       inside = bare.removeprefix(opening).removesuffix(closing)
       if len(bare) - len(inside) == len(opening) + len(closing):
