@@ -11,7 +11,7 @@ R1-Zero's template asks for `<think>...</think> <answer>...</answer>`. The rules
    no answer, so hedging gains nothing.
 3. Within that text the answer is the content of the last `\boxed{...}` with balanced braces, or
    else what stands after the last `####` of GSM8K, on the same line. If the last box is empty or
-   incomplete, there is no answer.
+   incomplete, or longer than 4,000 characters, there is no answer.
 
 An answer is *explicit* if it was found in an answer block, in a box or after `####`. An explicit
 answer counts as a whole. In other prose a reward may look for the most likely answer, which is how
@@ -23,6 +23,8 @@ import re
 from typing import NamedTuple
 
 from r1jax.rewards import number_answers
+
+_MAX_BOX = 4000
 
 THINK_OPENING, THINK_CLOSING = '<think>', '</think>'
 ANSWER_OPENING, ANSWER_CLOSING = '<answer>', '</answer>'
@@ -102,7 +104,7 @@ def _answer_block(text: str) -> str | None:
 
 
 def _last_box(text: str) -> str | None:
-  """The content of the last box, empty if it is not closed; None if there is no box."""
+  """The content of the last box, empty if it does not end; None if there is no box."""
   last = collections.deque(_BOX.finditer(text), maxlen=1)
   if not last:
     return None
@@ -110,7 +112,7 @@ def _last_box(text: str) -> str | None:
   if box['word']:
     return box['word']
   depth = 1
-  for brace in _BRACE.finditer(text, box.end()):
+  for brace in _BRACE.finditer(text, box.end(), box.end() + _MAX_BOX):
     depth += {'{': 1, '}': -1}.get(brace[0], 0)
     if depth == 0:
       return text[box.end():brace.start()]
