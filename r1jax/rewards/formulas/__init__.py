@@ -37,6 +37,8 @@ math-verify is asked about the others alone. By itself it takes, among others,
 * `X+1` for `x+1`, `\sqrt2 \text{ is wrong}` for `\sqrt2`.
 """
 
+import re
+
 from r1jax.rewards import spelling
 from r1jax.rewards.formulas import comparison, texts
 from r1jax.rewards.formulas.expressions import read_expression
@@ -45,6 +47,7 @@ from r1jax.rewards.formulas.quantities import is_known_unit
 from r1jax.rewards.formulas.structures import read_structure
 from r1jax.rewards.formulas.tokens import FUNCTIONS, Token, Unreadable, tokenize
 
+_TO = re.compile(r'(?<=[0-9]) to (?=[0-9])')
 _PUNCTUATION = frozenset((',', 'and', 'or', "'", '-', '.', '(', ')', '!', '?', ':', '&'))
 
 
@@ -71,7 +74,9 @@ def equivalent(gold: str, answer: str) -> bool | None:
     ImportError: math-verify must be asked and is not installed.
     RuntimeError: math-verify must be asked and no worker process starts.
   """
-  gold, answer = _bare(gold), texts.without_lead_in(_bare(answer))
+  gold, answer = _bare(gold), _bare(texts.without_lead_in(_bare(answer)))
+  if ':' in gold:
+    answer = _TO.sub(':', answer)
   letter = texts.choice(gold)
   if letter is not None:
     return texts.same_choice(letter, answer)
@@ -90,7 +95,8 @@ def equivalent(gold: str, answer: str) -> bool | None:
   try:
     wanted = meaning(read_structure(gold_tokens))
   except Unreadable:
-    return True if texts.same_text(gold, answer) else None
+    has_words = any(token.kind == 'word' for token in gold_tokens)
+    return texts.same_text(gold, answer) or (False if has_words else None)
   try:
     given = meaning(read_structure(answer_tokens))
   except Unreadable:

@@ -103,6 +103,10 @@ def _same_values(gold: Named, answer) -> bool | None:
       return False
     return _every(same(value, item) for (_, value), item in zip(
         gold.values, answer.items, strict=True))
+  if isinstance(answer, Many) and len(answer.items) == len(gold.values) and len(
+      {base_name(name) for name, _ in gold.values}) == 1:
+    return _every(same(value, item) for (_, value), item in zip(
+        gold.values, answer.items, strict=True))    # x_1 and x_2 in their order
   if not isinstance(answer, Named):
     return False
   given = dict(answer.values)

@@ -20,7 +20,7 @@ _MAX_DIGITS = 30
 _BASES = {'two': '2', 'three': '3', 'four': '4', 'five': '5', 'six': '6', 'seven': '7',
           'eight': '8', 'nine': '9', 'ten': '10', 'eleven': '11', 'twelve': '12', 'sixteen': '16'}
 _IN_BASE = re.compile(
-    r'\(?([0-9A-F][0-9A-Fa-f]*(?:\.[0-9A-Fa-f]+)?)\)?_\{?\(?([0-9]{1,2}|[a-z]+)\)?\}?')
+    r'\(?([0-9A-F][0-9A-Fa-f]*(?:\.[0-9A-Fa-f]+)?)\)?(?:_\{?\(?|\(?base)([0-9]{1,2}|[a-z]+)\)?\}?')
 _ALPHABET = 'xyztuvwabcpqrsmnklh'
 
 

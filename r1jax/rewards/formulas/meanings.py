@@ -73,7 +73,8 @@ class Related(NamedTuple):
 _BUILT = {'ℝ': reals.LINE, '∅': reals.NOTHING}
 _CALL = re.compile(r'\\?[A-Za-z]+\([\\A-Za-z0-9]+\)')
 _SUBSCRIPT = re.compile(r"_.*|'+$")
-_ACCENTED = frozenset((r'\angle', r'\triangle', r'\vec', r'\overline', r'\bar', r'\hat', '|'))
+_ACCENTED = frozenset((
+    r'\det', r'\angle', r'\triangle', r'\vec', r'\overline', r'\bar', r'\hat', '|'))
 
 
 def meaning(structure: Structure):
@@ -113,6 +114,8 @@ def name_of(structure: Structure) -> str | None:
   if not isinstance(structure, Leaf):
     return None
   tokens = structure.tokens
+  if tuple(token.text for token in tokens[1:6]) == ('^', '{', '-', '1', '}'):
+    tokens = (tokens[0]._replace(text=tokens[0].text + '⁻'), *tokens[6:])
   first = tokens[0]
   if not (first.kind == 'letter' or first.text in _ACCENTED
           or (first.kind == 'word' and first.text not in FUNCTIONS)):
@@ -145,6 +148,8 @@ def _of_relation(relation: Relation):
     return _of_equation(sides, signs)
   if signs == ('∈',):
     name = name_of(sides[0])
+    if isinstance(sides[0], Items) and None not in map(name_of, sides[0].items):
+      return meaning(sides[1])    # (x, y) in {(1, 2), (2, 1)}
     if name is not None:
       inside = meaning(sides[1])
       interval = reals.of(inside) if isinstance(inside, Ordered) else None
@@ -193,6 +198,9 @@ def _interval(sides: tuple, signs: tuple[str, ...]) -> Named | None:
   """The values of one letter between bounds: `x > 2`, `0 < x ≤ 1`; None for any other relation."""
   if not all(isinstance(side, Leaf) for side in sides) or not all(sign in '<>≤≥' for sign in signs):
     return None
+  absolute = _of_absolute_value(sides, signs) if len(sides) == 2 else None
+  if absolute is not None:
+    return absolute
   places = [i for i, side in enumerate(sides) if name_of(side) is not None]
   if len(places) != 1 or len(sides) > 3 or (len(sides) == 3 and places != [1]):
     return None
@@ -209,6 +217,26 @@ def _interval(sides: tuple, signs: tuple[str, ...]) -> Named | None:
   found = reals.between(*low, *high)
   name = name_of(next(side for side in sides if name_of(side) is not None))
   return None if found is None or name is None else Named(((name, found),))
+
+
+def _of_absolute_value(sides: tuple, signs: tuple[str, ...]) -> Named | None:
+  """The meaning of `|x| < a` and `|x| > a`."""
+  if sides[0].tokens[0].text != '|':
+    return None
+  name = name_of(Leaf(sides[0].tokens[1:-1])) if len(sides[0].tokens) > 2 else None
+  if name is None or sides[0].tokens[-1].text != '|':
+    return None
+  bound = sides[1].tokens
+  negative = (Token('sign', '-'), Token('sign', '('), *bound, Token('sign', ')'))
+  opened = signs[0] in '<>'
+  if signs[0] in '<≤':
+    inside = reals.between(negative, opened, bound, opened)
+    return None if inside is None else Named(((name, inside),))
+  below = reals.between(None, True, negative, opened)
+  above = reals.between(bound, opened, None, True)
+  if below is None or above is None:
+    return None
+  return Named(((name, reals.combined('∪', [below, above])),))
 
 
 def _of_operation(operation: Operation):

@@ -111,7 +111,7 @@ def _is_unit(token: Token, letters: bool) -> bool:
     return token.text not in FUNCTIONS or token.text == 'min'
   if token.kind == 'letter':
     return token.upright or (letters and token.spaced and token.text in _KNOWN)
-  return token.text in ('°', r'\%', *_CURRENCIES)
+  return token.text in ('°', '¢', r'\%', *_CURRENCIES)
 
 
 def _start(tokens: tuple[Token, ...], letters: bool) -> int:
@@ -170,7 +170,7 @@ def _read(tokens: tuple[Token, ...]) -> tuple[dict[str, int], bool]:
         bases[last] *= _POWERS[word.lower()]
       else:
         coming = _POWERS[word.lower()]
-    elif token.kind in ('word', 'letter') or word in ('°', r'\%', *_CURRENCIES):
+    elif token.kind in ('word', 'letter') or word in ('¢', r'\%', *_CURRENCIES):
       if word.lower() in _MAGNITUDES:
         raise Unreadable('a magnitude within a unit')
       for last, power in _COMPOSED.get(word, ((_canonical(word), 1),)):

@@ -61,10 +61,14 @@ def read_structure(tokens: tuple[Token, ...]) -> Structure:
   """
   while tokens and tokens[-1].text in ('.', ',', ';'):
     tokens = tokens[:-1]
-  tokens = _unwrapped_cases(tokens)
+  tokens = _unwrapped_cases(tokens[1:] if tokens and tokens[0].text in '=≈' else tokens)
+  logic = {token.text for token in tokens if token.text in '∧∨'}
   for separators, connective in (
-      (('or',), 'or'), ((';', r'\\'), ','), ((',', 'and'), ',')):
+      (('or', '∨'), 'or'), ((';', r'\\'), ','), ((',', 'and', '∧'), ',')):
     parts = split(tokens, frozenset(separators))
+    if len(parts) > 1 and not logic.isdisjoint(separators) and not any(
+        token.text in _RELATIONS for token in tokens):
+      raise Unreadable('a formula of logic')
     if len(parts) > 1:
       if connective == 'or' or any(token.text == 'and' for token in tokens):
         parts = [part for part in parts if part]    # "1, 2, or 3"
@@ -98,8 +102,9 @@ def _single(tokens: tuple[Token, ...]) -> Structure:
   """An item that may be a list of lower rank, a relation or one operand."""
   if not tokens:
     raise Unreadable('an item is empty')
-  if len(split(tokens, frozenset((',', 'and', ';')))) > 1:
+  if len(split(tokens, frozenset((',', 'and', '∧', ';')))) > 1:
     return read_structure(tokens)
+  tokens = _bare_approximation(tokens)
   sides = split(tokens, _RELATIONS)
   if len(sides) == 1:
     return _operand(tokens)
@@ -109,6 +114,15 @@ def _single(tokens: tuple[Token, ...]) -> Structure:
     signs.append(tokens[place].text)
     place += 1
   return Relation(tuple(_operand(side) for side in sides), tuple(signs))
+
+
+def _bare_approximation(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+  """`a (≈ b)` without its brackets."""
+  for i in range(1, len(tokens) - 1):
+    if tokens[i].text == '(' and tokens[i + 1].text == '≈' and closing(tokens, i) == len(
+        tokens) - 1:
+      return (*tokens[:i], *tokens[i + 1:-1])
+  return tokens
 
 
 def _operand(tokens: tuple[Token, ...]) -> Structure:
@@ -171,7 +185,7 @@ def _set(inside: tuple[Token, ...]) -> Structure:
   for bar in ('|', ':'):
     places = [i for i, token in enumerate(inside) if token.text == bar]
     if places and places[0] in (1, 3):
-      return _single(inside[places[0] + 1:])
+      return read_structure(inside[places[0] + 1:])
   parts = split(inside, frozenset((',', ';')))
   if len(parts) > _MAX_ITEMS:
     raise Unreadable('too many items')

@@ -8,10 +8,13 @@ _MAX_WORDS = 6
 _MAX_CHARACTERS = 80
 _ARTICLES = frozenset(('a', 'an', 'the'))
 _LEAD_IN = re.compile(
-    r'(?:(?:so|thus|hence|therefore|and)\b,? *)?(?:(?:the|my|our) +)?(?:(?:final|correct|right) +)?'
-    r'(?:answer|result|solution|ans|答案|结果)(?: +is| +are|是|为|等于)?(?: *:| *=)? +'
-    r'|(?:答案|结果)(?:是|为|:) *|(?:it|this|that) +is +|(?:so|thus|hence|therefore)\b,? +',
+    r"(?P<words>(?:[A-Za-z']+ +){1,8}?)(?:is|are|equals|be)(?: equal to)?\b *:? *"
+    r'|(?:the )?(?:final )?(?:answers?|solutions?|results?|ans) *[:=] *'
+    r'|(?:答案|结果|最终答案|解)(?:是|为|等于|:)+ *|(?:so|thus|hence|therefore)\b,? +',
     re.IGNORECASE)
+_NEGATIONS = frozenset((
+    'not', 'no', 'never', 'wrong', 'incorrect', 'false', 'neither', 'nor', 'cannot', 'if', 'or',
+    'than', "isn't", "aren't", "doesn't", "don't", 'unless', 'either', 'unlikely'))
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _LISTED = re.compile(r',|;|&|\band\b|和|与', re.IGNORECASE)
 _CHOICE = re.compile(r'\(([A-Z])\)')
@@ -28,9 +31,12 @@ _AS_FORMULAS = (
 
 
 def without_lead_in(text: str) -> str:
-  """An answer without "The answer is" and the like in front of it."""
+  """An answer without "The answer is", "So the length is" and the like in front of it."""
   match = _LEAD_IN.match(text)
-  return text[match.end():] if match and match.end() < len(text) else text
+  if match is None or match.end() == len(text):
+    return text
+  words = (match['words'] or '').lower().split()
+  return text if _NEGATIONS.intersection(words) else text[match.end():]
 
 
 def as_formula(text: str) -> str:
@@ -67,6 +73,8 @@ def same_text(gold: str, answer: str) -> bool:
   if len(answer) > 4 * _MAX_CHARACTERS:
     return False
   one, other = _words(gold), _words(answer)
+  if other and other[0] in ('on', 'in', 'at'):
+    other = other[1:]
   if ''.join(one) == ''.join(other):
     return bool(one)
   if ' '.join(one) in _ALIASES or ' '.join(other) in _ALIASES:

@@ -41,6 +41,7 @@ _GREEK = frozenset((
     'rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi '
     'Omega ell').split())
 _NAMES = FUNCTIONS | {'pi', 'infinity', 'inf', 'infty', 'theta', 'alpha', 'beta', 'gamma', 'lambda'}
+_APPROXIMATELY = frozenset(('approximately', 'approx', 'about', 'roughly', '约', '约等于', '约为'))
 CONNECTIVES = {'or': 'or', 'and': 'and', '或': 'or', '或者': 'or', '和': 'and', '且': 'and',
                '与': 'and'}
 
@@ -58,8 +59,8 @@ _ALIASES = {
     r'\lbrace': r'\{', r'\rbrace': r'\}', r'\lbrack': '[', r'\rbrack': ']', r'\langle': '⟨',
     r'\rangle': '⟩', '〈': '⟨', '〉': '⟩', r'\vert': '|', r'\lvert': '|', r'\rvert': '|',
     r'\mid': '|', r'\|': r'\Vert', r'\lVert': r'\Vert', r'\rVert': r'\Vert', r'\colon': ':',
-    r'\degree': '°', r'\lor': 'or', r'\land': 'and', r'\vee': 'or', r'\wedge': 'and',
-    r'\wedge ': 'and', r'\dots': '...', r'\ldots': '...', r'\cdots': '...', r'\prime': "'",
+    r'\degree': '°', r'\lor': '∨', r'\land': '∧', r'\vee': '∨', r'\wedge': '∧',
+    r'\dots': '...', r'\ldots': '...', r'\cdots': '...', r'\prime': "'",
     r'\imath': 'i', r'\$': '$', r'\&': '&', r'\_': '_', '%': r'\%', '⟶': r'\to', r'\iff': '⇔',
     r'\tbinom': r'\binom', r'\dbinom': r'\binom', r'\tr': r'\operatorname', '⌊': r'\lfloor',
     '⌋': r'\rfloor', '⌈': r'\lceil', '⌉': r'\rceil', r'\lg': r'\lg', '∠': r'\angle',
@@ -76,7 +77,9 @@ _FONT = (
 _UPRIGHT = re.compile(r'\\(?:text|mathrm|mbox|hbox|operatorname|emph)')
 _TOKEN = re.compile(
     rf'(?P<font>{_FONT})|(?P<space>\s+)'
-    r'|(?P<number>[0-9]*\.[0-9]*\\(?:overline|bar|dot) *\{[0-9]+\}|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)'
+    r'|(?P<number>[0-9]*\.[0-9]*\\(?:overline|bar|dot) *\{[0-9]+\}'
+    r'|[0-9]*\.[0-9]+[eE][+-]?[0-9]{1,2}(?![0-9.])'
+    r'|[0-9]+[eE][0-9]{1,2}(?![0-9.])|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)'
     r'|\\(?P<edge>begin|end) *\{(?P<name>[A-Za-z]+)\*?\}(?: *\{[lcr| ]+\})?'
     r'|(?P<blackboard>\\(?:mathbb|Bbb)(?: *\{[A-Z]\}| *[A-Z]))'
     r'|(?P<command>\\(?:not=|[A-Za-z]+|.))'
@@ -91,8 +94,8 @@ _MERIDIEM = re.compile(r'(?<![A-Za-z])([AaPp])\.? ?[Mm](?![A-Za-z])\.?(?=[ }]*$)
 _SPLIT_NAME = re.compile(
     '(' + '|'.join(sorted(FUNCTIONS, key=len, reverse=True)) + r')([A-Za-z]|pi|theta)')
 _ENVIRONMENTS = frozenset((
-    'pmatrix', 'bmatrix', 'matrix', 'vmatrix', 'Bmatrix', 'Vmatrix', 'array', 'smallmatrix',
-    'cases', 'aligned', 'align', 'gathered'))
+    'pmatrix', 'bmatrix', 'matrix', 'Bmatrix', 'array', 'smallmatrix', 'cases', 'aligned',
+    'align', 'gathered'))
 _SHORT_WORDS = frozenset((
     'cm', 'mm', 'km', 'nm', 'in', 'kg', 'mg', 'ml', 'mL', 'hr', 'hrs', 'min', 'ft', 'yd', 'yds',
     'lb', 'lbs', 'mph', 'kph', 'dm', 'cc', 'sq', 'Hz', 'kHz', 'MHz', 'kWh', 'kW', 'th', 'nd', 'rd'))
@@ -180,6 +183,8 @@ def _words(written: str, spaced: bool, upright: bool) -> list[Token]:
     return [Token('sign', r'\sqrt', spaced)]
   if written.lower() in CONNECTIVES:
     return [Token('sign', CONNECTIVES[written.lower()], spaced)]
+  if written.lower() in _APPROXIMATELY:
+    return [Token('sign', '≈', spaced)]
   if written in _NAMES:
     kind = 'word' if written in FUNCTIONS else 'letter'
     return [Token(kind, written if kind == 'word' else '\\' + written, spaced)]
