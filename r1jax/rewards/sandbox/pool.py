@@ -73,7 +73,7 @@ def _fault(candidate: tuple[str, ...]) -> str | None:
   try:
     settings = _Settings(30.0, 256 << 20, 1 << 16)
     outcome = slot.run(_request(_PROBE, _PROBE_INPUT, settings), settings)
-  except client.ServerFailure as failure:
+  except (client.ServerFailure, OSError) as failure:
     return str(failure)
   finally:
     slot.close()
@@ -175,7 +175,7 @@ class Sandbox:
   that made them, however that ends.
   """
 
-  def __init__(self, workers: int = 2, timeout_s: float = 6.0, memory_bytes: int = 512 << 20,
+  def __init__(self, workers: int = 2, timeout_s: float = 6.0, memory_bytes: int = 1 << 30,
                output_bytes: int = 1 << 20):
     """Makes the sandbox without starting a process.
 

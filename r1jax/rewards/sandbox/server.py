@@ -31,24 +31,27 @@ from r1jax.rewards.sandbox import jail, kernel, runner
 # Modules that a program can import, besides those that these import. There are no files to import
 # others from.
 MODULES = tuple('''
-abc array ast atexit base64 binascii bisect builtins calendar cmath codecs collections
-collections.abc colorsys concurrent.futures concurrent.futures.thread contextlib contextvars copy
-copyreg csv dataclasses datetime decimal difflib dis doctest enum errno fnmatch fractions
-functools gc getopt glob graphlib hashlib heapq hmac html html.parser inspect io ipaddress
-itertools json keyword linecache locale logging marshal math numbers operator os os.path pathlib
-pickle platform pprint queue random re reprlib resource sched secrets select shlex shutil signal
-stat statistics string stringprep struct sys sysconfig tempfile textwrap threading time timeit
-token tokenize traceback types typing unicodedata unittest uuid warnings weakref zlib zoneinfo
-_strptime _pydecimal _sitebuiltins encodings.ascii encodings.latin_1 encodings.utf_8
-encodings.utf_8_sig encodings.utf_16 encodings.utf_16_be encodings.utf_16_le encodings.utf_32
-encodings.utf_32_be encodings.utf_32_le encodings.cp1252 encodings.cp437 encodings.gbk
-encodings.gb18030 encodings.big5 encodings.shift_jis encodings.euc_jp encodings.unicode_escape
-encodings.raw_unicode_escape encodings.idna encodings.punycode encodings.rot_13
-encodings.hex_codec encodings.base64_codec
+__future__ abc argparse array ast atexit base64 binascii bisect builtins bz2 cProfile calendar
+cmath codecs collections collections.abc colorsys concurrent.futures concurrent.futures.thread
+configparser contextlib contextvars copy copyreg csv ctypes dataclasses datetime decimal difflib
+dis doctest enum errno fileinput fnmatch fractions functools gc getopt glob graphlib gzip hashlib
+heapq hmac html html.parser inspect io ipaddress itertools json keyword linecache locale logging
+lzma marshal math mmap numbers operator optparse os os.path pathlib pickle platform pprint queue
+random re reprlib resource sched secrets select shlex shutil signal stat statistics string
+stringprep struct sys sysconfig tempfile textwrap threading time timeit token tokenize traceback
+tracemalloc types typing unicodedata unittest urllib.parse uuid warnings weakref
+xml.etree.ElementTree zlib zoneinfo _strptime _pydecimal _sitebuiltins encodings.ascii
+encodings.latin_1 encodings.utf_8 encodings.utf_8_sig encodings.utf_16 encodings.utf_16_be
+encodings.utf_16_le encodings.utf_32 encodings.utf_32_be encodings.utf_32_le encodings.cp1252
+encodings.cp437 encodings.gbk encodings.gb18030 encodings.big5 encodings.shift_jis
+encodings.euc_jp encodings.unicode_escape encodings.raw_unicode_escape encodings.idna
+encodings.punycode encodings.rot_13 encodings.hex_codec encodings.base64_codec
 '''.split())
 
 DESCRIPTORS = 5    # standard input, output and error, the report, the request
 _POLL_SECONDS = 1.0
+# Nobody can change the first two; Python ignores the others, and so gets an error instead.
+_KEPT_SIGNALS = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
 _LEAST_THREADS = 128
 
 
@@ -56,6 +59,7 @@ def main() -> None:
   """Runs the guardian, in a process of its own, and under it the server."""
   layers, trainer = tuple(sys.argv[1].split(',')), int(sys.argv[2])
   signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGCHLD])
+  _reset_signals()
   control = socket.socket(fileno=os.dup(0))
   os.dup2(1, 0)    # /dev/null
   uid = 0
@@ -75,6 +79,12 @@ def main() -> None:
     _serve(control, layers, uid)
   finally:
     os._exit(1)
+
+
+def _reset_signals() -> None:
+  """Undoes what the trainer's process may have said of signals, and Python of interrupts."""
+  for number in signal.valid_signals() - _KEPT_SIGNALS:
+    signal.signal(number, signal.SIG_DFL)
 
 
 def _guard(server: int, trainer: int) -> None:
@@ -124,8 +134,6 @@ def _serve(control: socket.socket, layers: tuple[str, ...], uid: int) -> None:
   """Runs programs, one after another, until the other side closes `control`."""
   kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
   signal.pthread_sigmask(signal.SIG_SETMASK, [])
-  for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-    signal.signal(number, signal.SIG_DFL)
   try:
     _preload()
     base = _address_space()
@@ -222,8 +230,6 @@ def _take(descriptors: list[int]) -> None:
   for number, descriptor in enumerate(moved):
     os.dup2(descriptor, number)
   os.closerange(DESCRIPTORS, 1 << 20)
-  for number in range(DESCRIPTORS):
-    os.set_inheritable(number, False)
   try:
     os.fstat(min(moved))
   except OSError as error:
