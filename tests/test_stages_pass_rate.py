@@ -5,12 +5,14 @@ import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
+from r1jax import evaluate as evaluation
 from r1jax import metrics
 from r1jax.data import miniature, pass_rates
 from r1jax.errors import UserError
 from r1jax.runtime.storage import Path
 from r1jax.stages import pass_rate
 from r1jax.stages.artifact import open_artifact
+from r1jax.stages.stage import StopRequested
 
 
 def rate_config(**fields):
@@ -62,11 +64,20 @@ def test_a_stage_that_is_stopped_goes_on_where_it_was(measured, tmp_path):
   assert artifact.identity == open_artifact(measured).identity
 
 
-def test_what_is_drawn_when_the_stage_is_stopped_is_kept(measured, tmp_path):
+def test_what_was_drawn_when_the_stage_is_stopped_is_kept_and_not_drawn_again(
+    measured, tmp_path, monkeypatch):
   """The batch that was being judged is saved before the stage ends."""
-  with pytest.raises(Exception, match='after step 4 is saved'):
+  drawn, draw = [], evaluation.draw
+
+  def noting(sample, params, prompts, *arguments, **settings):
+    drawn.append(prompts.example_ids.tolist())
+    return draw(sample, params, prompts, *arguments, **settings)
+  monkeypatch.setattr(evaluation, 'draw', noting)
+  with pytest.raises(StopRequested, match='after step 4 is saved'):
     pass_rate.run(rate_config(), {}, tmp_path, should_stop=runs.stop_at(4))
   assert list(metrics.read_jsonl(Path(tmp_path) / 'pass_rates')) == rows_of(measured)[:4]
+  pass_rate.run(rate_config(), {}, tmp_path)
+  assert drawn == [[0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7], [8, 9, 0, 1]]
 
 
 def test_rows_that_are_lost_are_measured_again(measured, tmp_path):

@@ -54,8 +54,8 @@ def test_only_the_problems_that_were_kept_are_drawn_and_the_manifest_counts_them
   assert (scores['problems'], scores['problems/kept'], scores['problems/below']) == (64, 56, 8)
 
 
-def test_estimates_follow_the_verdicts_of_all_rounds(followed):
-  """What the last checkpoint holds, from the rollouts on disk."""
+def test_draws_follow_the_estimates_and_estimates_the_verdicts_of_all_rounds(followed):
+  """The rollouts on disk, and what the last checkpoint holds."""
   _, workdir, _ = followed
   step, _, arrays = runs.last_checkpoint(workdir)
   found = {name: np.frombuffer(arrays[f"curriculum['tree']['{name}']"], dtype) for name, dtype in (
@@ -71,8 +71,13 @@ def test_estimates_follow_the_verdicts_of_all_rounds(followed):
       value = row['rewards']['parity']
       groups.setdefault((row['iteration'], row['example_id']), []).append(
           np.nan if value is None else value)
-  for (_, number), verdicts in groups.items():
-    course = course.follow(np.asarray([number]), np.asarray([verdicts]))
+  counter = 0
+  for iteration in range(3):
+    drawn = [number for of, number in groups if of == iteration]
+    order = course.order(iteration, counter)
+    assert drawn == [ids[order[counter + place]] for place in range(len(drawn))]
+    counter += len(drawn)
+    course = course.follow(np.asarray(drawn), np.asarray([groups[iteration, n] for n in drawn]))
   assert step == 3 and len(groups) == found['drawn'].sum() > 8
   for name in found:
     np.testing.assert_array_equal(found[name], getattr(course, name))
