@@ -3,10 +3,11 @@
 import json
 import pathlib
 
-from formula_pairs import ASKED_EQUAL, ASKED_UNEQUAL, EQUAL, UNEQUAL, pairs
+from equal_formulas import ASKED_EQUAL, EQUAL, pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
+from unequal_formulas import ASKED_UNEQUAL, UNEQUAL
 
 from r1jax.rewards import accuracy, formulas, workers
 from r1jax.rewards.completion import Completion

@@ -36,7 +36,17 @@ def verdict(gold: str, answer: str) -> bool | None:
       parse(rf'\boxed{{{text}}}', [LatexExtractionConfig()], fallback_mode='no_fallback',
             parsing_timeout=None)
       for text in (gold, answer))
-  return verify(parsed_gold, parsed_answer, timeout_seconds=None) if parsed_gold else None
+  if not parsed_gold:
+    return None
+  return verify(*map(_with_imaginary_unit, (parsed_gold, parsed_answer)), timeout_seconds=None)
+
+
+def _with_imaginary_unit(parsed: list) -> list:
+  """What was parsed, with the imaginary unit for the letter `i`, which the parser keeps."""
+  import sympy
+  return [
+      found.subs({symbol: sympy.I for symbol in found.free_symbols if symbol.name == 'i'})
+      if isinstance(found, sympy.Basic | sympy.MatrixBase) else found for found in parsed]
 
 
 def read_literal(code: str, local_dict=None, global_dict=None):

@@ -41,12 +41,12 @@ import re
 
 from r1jax.rewards import spelling
 from r1jax.rewards.formulas import comparison, texts
-from r1jax.rewards.formulas.expressions import read_expression
 from r1jax.rewards.formulas.meanings import meaning
-from r1jax.rewards.formulas.quantities import is_known_unit
+from r1jax.rewards.formulas.quantities import compound, is_known_unit
 from r1jax.rewards.formulas.structures import read_structure
-from r1jax.rewards.formulas.tokens import FUNCTIONS, Token, Unreadable, tokenize
+from r1jax.rewards.formulas.tokens import FUNCTIONS, MAX_CHARACTERS, Token, Unreadable, tokenize
 
+_THOUSANDS = re.compile(r'(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])')
 _TO = re.compile(r'(?<=[0-9]) to (?=[0-9])')
 _PUNCTUATION = frozenset((',', 'and', 'or', "'", '-', '.', '(', ')', '!', '?', ':', '&'))
 
@@ -80,6 +80,18 @@ def equivalent(gold: str, answer: str) -> bool | None:
   letter = texts.choice(gold)
   if letter is not None:
     return texts.same_choice(letter, answer)
+  verdicts = [
+      _equivalent(one, other) for one in _with_thousands(gold) for other in _with_thousands(answer)]
+  return True if True in verdicts else None if None in verdicts else False
+
+
+def _with_thousands(text: str) -> tuple[str, ...]:
+  """A text as it is and, if it may have thousands separators, without them."""
+  joined = _THOUSANDS.sub(lambda match: match[0].replace(',', ''), text[:MAX_CHARACTERS])
+  return (text,) if joined == text[:MAX_CHARACTERS] else (text, joined)
+
+
+def _equivalent(gold: str, answer: str) -> bool | None:
   try:
     gold_tokens = tokenize(texts.as_formula(gold))
   except Unreadable:
@@ -90,8 +102,9 @@ def equivalent(gold: str, answer: str) -> bool | None:
     answer_tokens = tokenize(texts.as_formula(answer))
   except Unreadable:
     return False
-  if gold_tokens == answer_tokens:
-    return True
+  quantity = compound(gold_tokens)
+  if gold_tokens == answer_tokens or quantity is not None:
+    return gold_tokens == answer_tokens or quantity == compound(answer_tokens)
   try:
     wanted = meaning(read_structure(gold_tokens))
   except Unreadable:

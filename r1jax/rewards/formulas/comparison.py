@@ -40,6 +40,8 @@ def same(gold, answer) -> bool | None:
     if isinstance(answer, Value) and len(gold.items) == 1:
       answer = Many((answer,))
     return _same_many(gold.items, answer.items) if isinstance(answer, Many) else False
+  if isinstance(gold, Table):
+    answer = _as_table(answer)
   if isinstance(gold, Table) and isinstance(answer, Table):
     return _same_table(gold, answer)
   if isinstance(gold, Ordered) and gold.brackets == '::':
@@ -175,6 +177,15 @@ def _same_table(gold: Table, answer: Table) -> bool | None:
     return False
   return _every(same(a, b) for one, other in zip(gold.rows, answer.rows, strict=True)
                 for a, b in zip(one, other, strict=True))
+
+
+def _as_table(found):
+  """Rows in square brackets (`[[1, 0], [0, 1]]`) as a matrix; anything else as it is."""
+  if isinstance(found, Ordered) and all(
+      isinstance(row, Ordered) and row.brackets == '[]' for row in found.items) and len(
+          {len(row.items) for row in found.items}) == 1:
+    return Table(tuple(row.items for row in found.items))
+  return found
 
 
 def _as_vector(found):

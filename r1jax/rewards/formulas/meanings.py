@@ -240,10 +240,26 @@ def _of_absolute_value(sides: tuple, signs: tuple[str, ...]) -> Named | None:
 
 
 def _of_operation(operation: Operation):
+  if operation.sign == '*':
+    factor, matrix = operation.operands
+    return Table(tuple(tuple(_multiple(factor, cell) for cell in row) for row in matrix.rows))
   operands = [meaning(operand) for operand in operation.operands]
   if operation.sign == '∪' and all(isinstance(operand, Many) for operand in operands):
     return Many(tuple(item for operand in operands for item in operand.items))
   return reals.combined(operation.sign, _all_reals(operands))
+
+
+def _multiple(factor: Leaf, cell: Structure) -> Value:
+  """A matrix's entry, multiplied by what stands before the matrix."""
+  if not isinstance(cell, Leaf):
+    raise Unreadable('a multiple of something else than an expression')
+  opening, end = Token('sign', '('), Token('sign', ')')
+  if factor.tokens[-1].text == '*':
+    factor = Leaf(factor.tokens[:-1])
+  if [token.text for token in factor.tokens] == ['-']:
+    return Value((factor.tokens[0], opening, *cell.tokens, end))
+  return Value((
+      opening, *factor.tokens, end, Token('sign', '*'), opening, *cell.tokens, end))
 
 
 def _of_list(structure: Items):

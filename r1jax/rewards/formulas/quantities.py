@@ -62,7 +62,9 @@ def split_unit(tokens: tuple[Token, ...], *, letters: bool = False) -> Quantity:
     letters: whether single letters with a space before them (`5 m`) are units, too.
   """
   currency = None
-  if len(tokens) > 1 and tokens[0].text in _CURRENCIES:
+  if len(tokens) > 2 and [token.text for token in tokens[:3]] == ['U', 'S', '$']:
+    tokens = tokens[2:]
+  if len(tokens) > 1 and tokens[0].text in (*_CURRENCIES, 'USD'):
     currency, tokens = _KNOWN[tokens[0].text], tokens[1:]
   elif len(tokens) > 2 and tokens[0].text in '+-' and tokens[1].text in _CURRENCIES:
     currency, tokens = _KNOWN[tokens[1].text], (tokens[0], *tokens[2:])
@@ -110,7 +112,7 @@ def _is_unit(token: Token, letters: bool) -> bool:
   if token.kind == 'word':
     return token.text not in FUNCTIONS or token.text == 'min'
   if token.kind == 'letter':
-    return token.upright or (letters and token.spaced and token.text in _KNOWN)
+    return token.upright or (letters and token.text in _KNOWN)
   return token.text in ('°', '¢', r'\%', *_CURRENCIES)
 
 
@@ -163,6 +165,8 @@ def _read(tokens: tuple[Token, ...]) -> tuple[dict[str, int], bool]:
     elif word == '^' and last:
       power, i = _exponent(tokens, i)
       bases[last] = (1 if bases[last] > 0 else -1) * power
+    elif word.lower() in ('celsius', 'fahrenheit') and last == 'degree':
+      bases[last + word[0].upper()] = bases.pop(last)
     elif word.lower() in _POWERS:
       if word.lower().endswith('ed'):
         if not last:
@@ -201,6 +205,23 @@ def _exponent(tokens: tuple[Token, ...], i: int) -> tuple[int, int]:
   if digits not in ('1', '2', '3', '4', '-1', '-2', '-3'):
     raise Unreadable('no exponent of a unit')
   return int(digits), end
+
+
+def compound(tokens: tuple[Token, ...]) -> frozenset[tuple[str, str]] | None:
+  r"""The numbers and units of a quantity in several units, such as `1 hour 30 minutes`.
+
+  None for anything else.
+  """
+  tokens = tuple(token for token in tokens if token.text not in ('and', ','))
+  if len(tokens) < 4 or len(tokens) % 2:
+    return None
+  pairs = set()
+  for number, unit in zip(tokens[::2], tokens[1::2]):
+    if number.kind != 'number' or unit.kind not in ('word', 'letter'):
+      return None
+    pairs.add((_canonical(unit.text), number.text))
+  units = {unit for unit, _ in pairs}
+  return frozenset(pairs) if len(units) == len(tokens) // 2 and units <= _NAMES.keys() else None
 
 
 def _canonical(word: str) -> str:

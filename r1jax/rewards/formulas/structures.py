@@ -45,7 +45,7 @@ class Relation(NamedTuple):
 
 
 class Operation(NamedTuple):
-  """Sets combined by ∪, ∩ or ∖."""
+  """Sets combined by ∪, ∩ or ∖, or a factor before a matrix (*)."""
   sign: str
   operands: tuple
 
@@ -140,6 +140,9 @@ def _operand(tokens: tuple[Token, ...]) -> Structure:
   if (tokens[0].text in ('[', '(', '|', r'\{') and len(tokens) > 2 and tokens[1].kind == 'begin'
       and closing(tokens, 1) == len(tokens) - 2):
     return _grid(tokens[2:-2])    # [\begin{array}...]
+  begin = next((i for i, token in enumerate(tokens) if token.kind == 'begin'), 0)
+  if begin and closing(tokens, begin) == len(tokens) - 1:
+    return Operation('*', (Leaf(tokens[:begin]), _grid(tokens[begin + 1:-1])))
   bracketed = _bracketed(tokens)
   if bracketed is not None:
     return bracketed

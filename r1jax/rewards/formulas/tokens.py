@@ -98,7 +98,8 @@ _ENVIRONMENTS = frozenset((
     'align', 'gathered'))
 _SHORT_WORDS = frozenset((
     'cm', 'mm', 'km', 'nm', 'in', 'kg', 'mg', 'ml', 'mL', 'hr', 'hrs', 'min', 'ft', 'yd', 'yds',
-    'lb', 'lbs', 'mph', 'kph', 'dm', 'cc', 'sq', 'Hz', 'kHz', 'MHz', 'kWh', 'kW', 'th', 'nd', 'rd'))
+    'lb', 'lbs', 'mph', 'kph', 'dm', 'cc', 'sq', 'Hz', 'kHz', 'MHz', 'kWh', 'kW', 'th', 'nd',
+    'rd', 'of', 'USD'))
 _VOWELS = frozenset('aeiouAEIOU')
 _OPENING, _CLOSING = frozenset((*'([{⟨', r'\{')), frozenset((*')]}⟩', r'\}'))
 

@@ -1,6 +1,6 @@
-"""Pairs of golds and answers, by what the comparison of formulas must say of them.
+"""Pairs of golds and answers that are equal, as the comparison of formulas must say.
 
-A line is `gold || answer || answer ...`. The groups that begin with ASKED need math-verify.
+A line is `gold || answer || answer ...`. The group that begins with ASKED needs math-verify.
 """
 
 EQUAL = r"""
@@ -76,7 +76,7 @@ x\ge\frac{1}{2} || [0.5,\infty)
 \mathbb{R} || (-\infty,\infty) || x\in\mathbb{R} || all real numbers || \text{all real numbers}
 (-\infty,\infty) || \mathbb{R}
 \emptyset || \varnothing || \{\} || no solution
-\text{no solution} || \emptyset
+\text{no solution} || \emptyset || no solutions || There is no solution.
 \infty || +\infty || infinity
 -\infty || -\infty || - \infty
 \begin{pmatrix}1\\2\end{pmatrix} || \begin{bmatrix}1\\2\end{bmatrix}
@@ -287,6 +287,99 @@ x \ge 1 \text{ and } x \ne 2 || [1,2)\cup(2,\infty)
 \{1\} || 1 || x=1
 \{0\}\cup[1,2] || [1,2]\cup\{0\} || x=0 or 1\le x\le 2
 (-2,-1)\cup(-1,0) || (-2,0)\setminus\{-1\}
+50\% || 50％ || 50\% || 50 percent || 50 || 50.0\% || x = 50\% || \frac{100}{2}\%
+\$5 || 5 dollars || \$5.00 || $5 || 5 || USD 5 || 5 USD || US$5
+\$18.90 || 18.9 || \$18.90
+\$1{,}250 || 1250
+\$1,250 || $1250 || 1250 dollars
+-\$5 || -5
+90^\circ || 90 degrees || 90\degree || 90° || 90 || 90^{\circ} || \angle A = 90^\circ
+30^\circ\text{C} || 30 degrees Celsius || 30°C
+5000\text{ km} || 5,000 km
+5{,}000\text{ km} || 5000
+2.5\text{ km} || 5/2 km
+50\text{ percent} || 50\%
+10\text{ square feet} || 10 ft²
+10\text{ sq ft} || 10 square feet
+3\text{ hours} || 3h
+1\text{ hour} || 1 hour
+1\text{ hour and }30\text{ minutes} || 1 hour 30 minutes
+1\text{ hour }30\text{ minutes} || 1 hour and 30 minutes
+4\text{ cups of sugar} || 4 cups of sugar || 4
+4 \text{ units}^2 || 4 || 4 square units
+12\text{ games} || 12 games
+x = 4\text{ cm} || 4 cm
+4:3 || 4:3
+8\text{ ways} || 8
+-3\text{°C} || -3°C
+10^{-3}\text{ m} || 0.001 m
+1.5\times 10^{-3} || 0.0015
+x=\pm 3 || 3,-3 || \pm 3
+x = 2, y = -1, z = 3 || (2,-1,3) || x=2\\ y=-1\\ z=3 || \begin{cases}x=2\\y=-1\\z=3\end{cases}
+(2,-1,3) || x = 2, y = -1, z = 3
+x^4-4x^3+6x^2-4x+1 || (x-1)^4
+(x-1)^4 || (1-x)^4
+2(x+3)(x-5) || 2x^2-4x-30
+\frac{x+3}{x-5} || \frac{-x-3}{5-x}
+3x^2+2x-1 || (3x-1)(x+1)
+y-3=2(x-1) || y=2x+1
+y=-\frac{3}{4}x+\frac{5}{2} || 3x+4y=10
+x^2+(y-3)^2=16 || x^2+y^2-6y-7=0
+\frac{(x-2)^2}{9}+\frac{(y+1)^2}{4}=1 || 4(x-2)^2+9(y+1)^2=36
+r=2\cos\theta || 2\cos\theta
+xy=6 || yx=6
+x=y || y=x
+x=-1 || -1
+2^{n}-1 || 2^n - 1
+\sqrt{6}-\sqrt{2} || \sqrt{2}(\sqrt{3}-1)
+\frac{4}{\sqrt{5}-1} || \sqrt5+1
+\sqrt{\frac{2}{3}} || \frac{\sqrt6}{3}
+\sqrt{18}-\sqrt{8} || \sqrt{2}
+\frac{1}{3+\sqrt{2}} || \frac{3-\sqrt{2}}{7}
+(2+\sqrt{3})^2 || 7+4\sqrt{3}
+\frac{2\pi}{3} || \frac23\pi
+\pi^2/6 || \frac{\pi^2}{6}
+16\pi-32 || 16(\pi-2)
+i\sqrt{3} || \sqrt{-3}
+\frac{1+i}{2} || \frac{1}{1-i}
+\frac12+\frac12i || \frac{1+i}{2}
+\{2,4,6\} || \{x : x=2,4,6\}
+\{-1,0,1\} || -1,0,1
+(-\infty,2] || x\leqslant 2 || x \le 2 || \left(-\infty, 2\right]
+(2,5] || 2 < x \leq 5 || x\in(2,5] || x > 2 \text{ and } x \le 5
+[-1,0)\cup(0,1] || -1\le x\le1, x\ne0
+x\le-3\text{ or }x\ge4 || (-\infty,-3]\cup[4,\infty) || x\in(-\infty,-3]\cup[4,+\infty)
+0<a<1 || a\in(0,1) || (0,1)
+m>3 || m \in (3,\infty) || (3,+\infty)
+k\ge\frac{9}{4} || k \geq 2.25
+\frac{1}{2},\frac{3}{4} || 0.75, 0.5
+1+i,1-i || 1\pm i
+2\pm i || 2+i, 2-i
+2\pm 3i || x=2\pm3i
+-\frac{1}{2}\pm\frac{\sqrt{3}}{2}i || \frac{-1\pm i\sqrt3}{2}
+0,1,-1 || x=0, x=\pm1 || 0, \pm 1
+3, -3, 2 || \pm3, 2
+(1,2),(-1,-2) || (\pm1,\pm2)
+\text{A and C} || A, C
+\text{A, C} || C and A
+\text{Saturday} || Saturday.
+\text{two} || two
+\text{January 1, 2020} || January 1 2020
+\text{10 a.m.} || 10 am || 10 AM
+\text{False} || false || The statement is false.
+\text{increasing} || increasing
+\text{DNE} || does not exist
+\text{does not exist} || DNE
+\text{undefined} || undefined
+\text{no real solutions} || no real solution
+\text{infinitely many} || infinitely many
+\text{infinitely many solutions} || infinitely many solutions
+\begin{bmatrix} 1 & 0 \\ 0 & 1 \end{bmatrix} || \left(\begin{matrix}1&0\\0&1\end{matrix}\right)
+\begin{bmatrix} 1 & 0 \\ 0 & 1 \end{bmatrix} || [[1,0],[0,1]]
+\begin{bmatrix} x & 0 \\ 0 & \sqrt{12} \end{bmatrix} || \begin{bmatrix}x&0\\0&2\sqrt3\end{bmatrix}
+\begin{pmatrix} 1/2 \\ -1 \end{pmatrix} || \begin{pmatrix} 0.5 \\ -1 \end{pmatrix}
+\begin{pmatrix} 1 \\ 2 \\ 3 \end{pmatrix} || \left\langle 1,2,3\right\rangle || [1,2,3]
+\frac{1}{2}\begin{pmatrix}1&2\\3&4\end{pmatrix} || \frac12\begin{bmatrix}1&2\\3&4\end{bmatrix}
 """
 
 ASKED_EQUAL = r"""
@@ -311,144 +404,12 @@ x\sqrt{x} || x^{3/2}
 2\cos 2x || 2(\cos^2 x-\sin^2 x)
 \frac{1}{2}(e^x-e^{-x}) || \sinh x
 \binom{n}{2} || \frac{n(n-1)}{2}
-"""
-
-UNEQUAL = r"""
-2\sqrt{3} || 2\sqrt{5} || 3.46 || 3.463 || 2\sqrt{3}, 2\sqrt{3} || 2\sqrt{3} or 5 || 1 = 2\sqrt{3}
-2\sqrt{3} || x = y = 2\sqrt{3} || 2\sqrt{3} = 5 || 2\sqrt{3}\text{ thousand}
-2\sqrt{3} || 2\sqrt{3} \text{ is wrong} || not 2\sqrt{3} || 2\sqrt{3} \approx 3.5001 || -2\sqrt{3}
-2\sqrt{3} || \pm 2\sqrt{3} || \{2\sqrt{3}\} || x > 2\sqrt{3} || x \ne 2\sqrt{3} || 2\sqrt{3}}{
-2\sqrt{3} || 3 || [0, 2\sqrt{3}]
-\frac{x}{3} || 0.333x
-x+1 || X+1 || y+1 || x+2 || x+1=0 || x+1>0
-x^2-1 || (x-1)^2
-2x+1 || x=2x+1
-X || x
-AB || BA || CD
-\pi || 3.14 || 3.141 || \frac{22}{7}
-\frac{\pi}{6} || 30^\circ
-e^{-50}x || e^{-60}x
-\ln 8 || 2\ln 3
-\log_2 3 || \log_3 2
-\sqrt{x^2} || x
-\sin 2x || 2\sin x
-2^{100}x || 1267650600228229401496703205375x
-(1,2) || (2,1) || 1,2 || \{1,2\} || [1,2] || (1,2,2) || (1) || (1,2 || x=2,y=1 || y=1,x=2
-(1,2) || (1,2) or (2,1) || 12 || (1,2)\cup(2,3) || 1:2 || \frac12 || 1+2i
-(1,2) || \begin{pmatrix}1&2\\1&2\end{pmatrix}
-(1,2,3) || (3,1,2) || \{1,2,3\} || (1,2,3,4) || 1,2,3
-(12,5) || (3+9,5) || (3\cdot 4,5)
-\{1,2,3\} || \{1,2\} || (1,2,3)
-\{1,2\} || \{1,2,2\} || \{1\} || [1,2] || (1,2)
--2,1 || 2,1 || -2 || -2,1,1 || -2,1,5 || (-2,1) || x=1,y=-2 || [-2,1] || -2 < x < 1 || x \ne -2, 1
--2,1 || -2+1
-\pm 2 || 2 || -2 || 2,2
-1\pm\sqrt{2} || 1+\sqrt{2}
-x=1,y=2 || 2,1 || 1,2 || x=2,y=1 || (2,1) || x=1 || (y,x)=(1,2) || a=1,b=2 || x=1 or y=2 or x=3
-x=1,y=2 || x=1,y=2,z=3 || X=1,Y=2 || 1=x=y=2
-x=5 || y=5 || 1=5 || x>5 || 2x=10 || x=-5 || x=5 or x=6 || x\ne5 || x\approx 5.4
-y=2x+1 || y=2x-1 || x=2y+1
-x+y=5 || 5 || x-y=5 || x+y=6 || 0=0 || x+y
-x+y<5 || x+y>5 || x+y\le 5 || -x-y<-5
-(2,\infty) || x<2 || x\ge 2 || [2,\infty) || (\infty,2) || 2 || (2,3)
-x>2 || y>2 || 2
-(0,1) || [0,1] || (0,1] || 0\le x<1 || (1,0) || 0,1 || x<0 or x>1
-[0,1] || (0,1)
-x \neq 2 || x=2 || 2 || \mathbb{R}
-(-\infty,-1)\cup(1,\infty) || (-1,1) || x<-1
-\mathbb{R} || \mathbb{Z} || (-\infty,0) || \mathbb{R}\setminus\{0\} || real || R
-\emptyset || \{0\} || 0 || \{\emptyset\}
-\infty || -\infty || 0 || \text{very large} || 10^{100}
-\begin{pmatrix}1\\2\end{pmatrix} || \begin{pmatrix}2\\1\end{pmatrix}
-\begin{pmatrix}1\\2\end{pmatrix} || \begin{pmatrix}1&2\end{pmatrix} || 1,2
-\begin{pmatrix}1\\2\end{pmatrix} || \begin{pmatrix}1\\2\\3\end{pmatrix}
-\begin{pmatrix}1&2\\3&4\end{pmatrix} || \begin{pmatrix}1&3\\2&4\end{pmatrix} || (1,2,3,4)
-\begin{pmatrix}1&2\\3&4\end{pmatrix} || \begin{pmatrix}1&2\end{pmatrix}
-\begin{pmatrix}1&2\\3&4\end{pmatrix} || \begin{vmatrix}1&2\\3&4\end{vmatrix}
-3:5 || 5:3 || 3,5 || 3:5:1
-10:30 || 1:3
-10:30\text{ am} || 10:30 pm || 11:30 am
-1011_2 || 1011_7 || 1010_2 || 11 || 11_{10}
-5\text{ km} || 5\text{ cm} || 5000\text{ m} || 6\text{ km} || 5 km/h || 5 thousand
-5\text{ m} || 5\text{ m}^2
-5\text{ m}^2 || 5\text{ m}^3 || 25\text{ m}
-60\text{ km/h} || 60\text{ km} || 60\text{ h/km}
-3\text{ apples} || 3 oranges
-5\text{ million} || 5 || 5 billion
-25^\circ\text{C} || 25°F
-\text{Monday} || Tuesday || Monday or Tuesday || not Monday || M || 1
-\text{(B)} || C || BC || B or C
-\text{yes} || no || yes and no
-\text{Alice and Bob} || Alice || Alice and Carol
-\text{July 4} || July 5
-x^2+C || x^2 || x^2+c
-f(2x) || 2f(x)
-\sqrt{2} || 1.41 || 1.415 || 9^{9^{9^9}} || \frac{1}{0} || \boxed{\sqrt{2}}
-\sqrt{2} || \sqrt{2} or \sqrt{3} || \sqrt{2}, \sqrt{3} || \sqrt{2} \approx 1.5 || \approx 1.4
-\sqrt{2} || not \sqrt{2} || \sqrt{2} million || -\sqrt{2} || |\sqrt{2}|+1
-\sqrt{2} || the answer is not \sqrt{2} || either \sqrt{2} or not || \sqrt{2}? || \frac{\sqrt{2}}{}
-\sqrt{2} || \sqrt{2 || 1.4142 or 1.4143 || 1.4143 || \ge\sqrt{2} || \sqrt{2} \le x || x^2=2
-\sqrt{2} || \text{root of } x^2-2 || \sqrt{2}=\sqrt{3}=\sqrt{2} || \sqrt{3}\approx\sqrt{2}
-\sqrt{2} || \sqrt{2}+\epsilon || (\sqrt{2}, \sqrt{2}) || \{\sqrt{2}\}
-\sqrt{2} || \begin{pmatrix}\sqrt{2}\end{pmatrix} || \sqrt{2}_2 || \sqrt{2}! || \sqrt{2}^2
-\sqrt{2} || \sqrt{2}x || \sqrt{2}i || \sqrt{-2} || \sqrt2 \cdot 10 || A || \text{some number}
-9\pi || 9 || 9\pi r || 28.27
-x_1+x_2 || x_1+x_1
-1{,}234, 5 || 1, 234, 5
-3+4i || 3-4i
-1,-2 || 1 || 1 or 2 || (1,-2), (2,3)
-(1,2),(2,1) || (1,2) || 1,2,2,1
-x_1=2, x_2=3 || x_1=3, x_2=2 || 3
-f(x)=x^2 || y^2
-2\pi || 2\pi r || 2 \text{pi}ed
-3\sqrt{2} || 3\sqrt{2}k || 3, \sqrt{2} || 3\sqrt{2}\text{k}
-x^2-5x+6 || (x-2)(x-3)=0 || x=2,3
-x<3 || x\le3 || x=3 || y<3 || x<3 or x>5
-[0,4) || 0<x<4
-y=2x || y=2x+c || 2x=0
-y=x^2 || x=y^2 || y^2=x
-2x+3y=5 || 2x+3y=-5 || (2x+3y-5)^2=0 || (2x+3y-5)x=0
-(x-1)^2+(y+2)^2=9 || (x+1)^2+(y-2)^2=9
-\text{Friday} || Fri || Friday and Saturday || Thursday
-\text{odd} || not odd || odd or even || odd even
-\text{no} || yes || no, yes || not no || 0
-\text{(A)} || (A)(B) || A or B || ABCD
-6:30\text{ p.m.} || 6:30 am || 18:30
-\$5.50\text{ per pound} || \$5.50 per kilogram
-40\text{ mph} || 40 km/h || 40 miles
-9.8\ \mathrm{m/s^2} || 9.8 m/s
-10\text{ cm} || 10\text{ mm} || 10\text{ cm}^2 || 0.1\text{ m} || 10 or 11 cm || 10 cm or 20 cm
-10\text{ cm} || 10x || 10c
-10\text{ m} || 10 mm || 10m^2
-10\text{ mg} || 10 Mg
-5\text{ dollars} || 5 cents || 5 euros || €5
-5\text{ people} || 5 cows
-1:2 || 2:1 || 1,2 || 12 || 0.12
-10101_2 || 10101_3 || 21 || 1010_2 || 10101_2 or 10101_3
-BEE_{16} || BEE_{15}
-(-\infty,3)\cup(5,\infty) || 3<x<5 || x<3 || (-\infty,3),(5,\infty),(7,8)
-(-\infty,3)\cup(5,\infty) || (-\infty,3)\cap(5,\infty) || (-\infty,3]\cup(5,\infty)
--\infty || \infty
-k=3 || k=3x
-\frac{x^3}{3}+C || \frac{x^3}{3} || \frac{x^3}{3}+5
-e^x || e^{-x} || ex
-2^n || n^2 || 2n
-n! || n
-\sin x || \cos x || \sin y || sinx+0.0000001
-\sin(x^2) || \sin^2 x
-\ln x || \log_2 x
-a_1 || a_2 || a
-ABCD || DCBA
-p-q || q-p
-10^{-20} \pi || 0 || 10^{-21}\pi
-\pi \times 10^{10} || \pi\times10^{10}+1
-\sqrt{2}+10^{-15} || \sqrt{2}
-\frac{355}{113}x || \pi x
-"""
-
-ASKED_UNEQUAL = r"""
-\frac{dy}{dx} || \frac{y}{x}
-e^{\pi\sqrt{163}} || 262537412640768744
+a^{n+1} || a\cdot a^n
+\log_{2}{8x} || 3+\log_2 x
+\frac{\sqrt{6}-\sqrt{2}}{4} || \sin 15^\circ
+\sqrt{7+4\sqrt{3}} || 2+\sqrt3
+e^{\pi i} || -1
+\cos\theta+i\sin\theta || e^{i\theta}
 """
 
 
