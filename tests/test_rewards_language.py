@@ -1,17 +1,17 @@
 """The language of each word, on texts that the word lists were not made from."""
+import base64
 import json
 import os
 import pathlib
 import random
 import re
-import time
 import unicodedata
 
 import pytest
 
 from r1jax.data import miniature
 from r1jax.data.miniature_general import GENERAL_TASKS, draw_general
-from r1jax.rewards import language
+from r1jax.rewards import disguises, language
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import RewardSuite, named_rewards
 
@@ -226,24 +226,147 @@ def test_the_miniatures_chains_and_questions_are_read():
         example['language'])
 
 
-def seconds_to_count(text):
-  start = time.process_time()
-  counts = language.count_words(text)
-  assert all(count > 0 for count in counts.values())
-  return time.process_time() - start
+SENTENCES = {
+    'de': 'der schnelle braune fuchs springt über den hund und lacht laut weil die sonne scheint '
+          'und er heute sehr froh ist',
+    'es': 'el rápido zorro marrón salta sobre el perro y se ríe porque hoy hace sol y está muy '
+          'contento con su vida',
+    'fr': 'le rapide renard brun saute par dessus le chien et rit parce que le soleil brille et il '
+          'est très content aujourd’hui',
+    'en': 'the quick brown fox jumps over the dog and laughs because the sun is shining and he is '
+          'very happy today',
+    'ru': 'быстрая коричневая лиса прыгает через собаку и громко смеётся потому что светит солнце'}
+
+
+def disguised(text):
+  """A sentence in each disguise, by name."""
+  words = text.split()
+  pairs, fours = ([' '.join(words[i:i + n]) for i in range(0, len(words), n)] for n in (2, 4))
+  coded = base64.b64encode(text.encode()).decode()
+  each = {    # a word at a time
+      'code': '`{}`', 'math': '${}$', 'roman': r'\mathrm{{{}}}', 'roman math': r'$\mathrm{{{}}}$',
+      'text': r'$\text{{{}}}$', 'operator': r'\operatorname{{{}}}', 'tags': '<{}>',
+      'lists': '[{}]', 'command': '\\{}', 'braces': '{{{}}}', 'numbered': '{}1',
+      'strings': '`"{}"`', 'call': '`{}()`'}
+  spaced = {'spaced': ' ', 'dashed': '-', 'dotted': '.', 'underscored': '_', 'lines': '\n'}
+  unseen = {'zero width': '\u200b', 'soft hyphen': '\u00ad', 'joiner': '\u034f',
+            'filler': '\u3164', 'tag': '\U000e0061', 'accent': '\u0301'}
+  letters = {'wide': 0xff41, 'bold': 0x1d41a, 'circled': 0x24d0, 'squared': 0x1f130,
+             'dark': 0x1f170, 'flags': 0x1f1e6}
+  twins = {'cyrillic': ('aeopcx', 'аеорсх'), 'greek': ('aeoinu', 'αεοινυ')}
+  return {
+      'fence': f'```\n{text}\n```', 'fenced lines': '```\n' + '\n'.join(words) + '\n```',
+      'fenced fours': '```\n' + '\n'.join(fours) + '\n```', 'open fence': f'```\n{text}',
+      'comments': '```python\n# ' + '\n# '.join(fours) + '\n```', 'display': f'$${text}$$',
+      'pairs': ' '.join(f'`{pair}`' for pair in pairs), 'brackets': rf'\[{text}\]',
+      'fours': ' '.join(f'${four}$' for four in fours), 'parentheses': rf'\({text}\)',
+      'assigned': '```python\n' + '\n'.join(f'{word} = 1' for word in words) + '\n```',
+      'thin spaces': '$' + r'\ '.join(words) + '$', 'names': '$' + '_'.join(words) + '$',
+      'sum': '$' + ' + '.join(words) + '$', 'all text': rf'$\text{{{text}}}$', 'base64': coded,
+      'all italic': rf'\(\mathit{{{text}}}\)', 'glued': ''.join(words), 'snake': '_'.join(words),
+      'camel': ''.join(map(str.title, words)), 'camel code': f"`{''.join(map(str.title, words))}`",
+      'snake code': f"`{'_'.join(words)}`", 'base64 code': f'`{coded}`', 'capitals': text.upper(),
+      'entities': ''.join(f'&#{ord(char)};' for char in text),
+      'hexadecimal': ''.join(f'&#x{ord(char):x};' for char in text),
+      'braille': ''.join(char if char == ' ' else chr(0x2801 + ord(char) % 64) for char in text),
+      'padded': text + ' the' * 300, 'counted': text + ''.join(f' the {i}' for i in range(300)),
+      'filled': text + ' so we add the number to the sum.' * 60,
+      **{name: ' '.join(form.format(word) for word in words) for name, form in each.items()},
+      **{name: '  '.join(gap.join(word) for word in words) for name, gap in spaced.items()},
+      **{name: char.join(text) for name, char in unseen.items()},
+      **{name: text.translate({97 + i: first + i for i in range(26)})
+         for name, first in letters.items()},
+      **{name: text.translate(str.maketrans(*pair)) for name, pair in twins.items()}}
+
+
+@pytest.mark.parametrize('target, spoken', [
+    ('en', 'de'), ('en', 'es'), ('en', 'fr'), ('en', 'ru'), ('zh', 'en'), ('de', 'en'),
+    ('fr', 'en')])
+def test_no_disguise_makes_another_language_the_target(target, spoken):
+  texts = disguised(SENTENCES[spoken])
+  rewards = {name: reward(f'<think> {text} </think> <answer>5</answer>', language=target)
+             for name, text in texts.items()}
+  assert len(texts) > 50 and {name for name, value in rewards.items() if value > 0.5} == set()
+
+
+@pytest.mark.parametrize('chain', [
+    'the ' * 300, 'the the the', 'the of ' * 100, 'we add the number to the sum. ' * 40, '对' * 200,
+    '然后' * 100, 'wait ' * 50, 'the, ' * 50, 'Then. ' * 50, 'the-' * 100, 'so then we add ' * 40,
+    '5 ' * 300, 'the\n' * 100, 'the. the! the? ' * 30, ' '.join(f'the {i}' for i in range(100)),
+    ' '.join(f'{i} the' for i in range(40)), '🐕🦊🐇🌞🌳', 'so ' + '🐕🦊🐇🌞🌳' * 20, '...',
+    '\u200b', '$$'],
+    ids=lambda chain: chain[:12])
+def test_words_again_and_again_and_pictures_are_no_reasoning(chain):
+  for target in ('en', 'zh'):
+    assert reward(f'<think> {chain} </think> <answer>5</answer>', language=target) <= 0.5
+
+
+CODE = """```python
+def total_cost(items, tax_rate=0.2):
+  total = 0
+  for item in items:
+    if item.price is not None and item.count > 0:
+      total += item.price * item.count
+  return total * (1 + tax_rate)
+
+print(total_cost(basket))
+```
+```sql
+SELECT name, SUM(price) FROM orders WHERE date > 5 GROUP BY name;
+```"""
+FORMULAS = (
+    r'$x = \frac{-b \pm \sqrt{b^2-4ac}}{2a}$ $$\sum_{i=1}^{n} i = \frac{n(n+1)}{2}$$ '
+    r'\(a^2+b^2=c^2\) \[ \mathrm{area} = \pi r^2 \] $5\,\mathrm{cm}$ `total` `print(x)` $AB = BC$ '
+    r'`for i in range(10)` \boxed{5} $\triangle ABC$ \mathbb{R} \left( 3 \right) 2πr Δx cosθ λmax '
+    'x ∈ {a, b, c, d, e, f} ✅')
+
+
+@pytest.mark.parametrize('name, text', TEXTS)
+def test_honest_chains_with_code_and_formulas_keep_their_reward(name, text):
+  text = text.replace('Priya', '她') if name == 'zh' else text
+  for chain in (text, f'{text} {FORMULAS}', f'{text}\n{CODE}',
+                f'{text} {FORMULAS}\n{CODE}\n{text}'):
+    assert reward(f'<think>{chain}</think> <answer>5</answer>', language=name) >= 0.99
+
+
+@pytest.mark.parametrize('name, chain', [
+    ('en', "Let's compute. Step 1: 3 + 4 = 7. Step 2: 7 * 2 = 14. Step 3: 14 - 5 = 9. So 9."),
+    ('en', 'Wait, wait. No, that is wrong. Let me check: (-12)^2 = 144. Hmm, is x = -12 right?'),
+    ('en', 'Spell "hello" backwards: h e l l o becomes o l l e h. So the answer is olleh.'),
+    ('en', 'Let a, b, c, d, e, f be integers with a + b + c = d + e + f. We take each in turn.'),
+    ('en', '\n'.join(f'Step {i}: we add {i} to {i * i}, which is {i * i + i}.' for i in range(40))),
+    ('en', 'The hash is 5d41402abc4b2a76b9719d911017c592, so we compare it with the other one.'),
+    ('zh', '慢慢来，好好想想。等等，等等，错了。再看看，刚刚算的是六，现在应该是七。'),
+    ('zh', '在 `main` 函数中调用 `add(a, b)`，返回 `result`。然后打印它的值，所以输出是五。'),
+    ('de', 'Die Donaudampfschifffahrtsgesellschaft hat zwölf Schiffe, also sechzig Plätze.')])
+def test_other_honest_chains_do_too(name, chain):
+  assert reward(f'<think>{chain}</think> <answer>5</answer>', language=name) >= 0.99
+
+
+def test_an_answer_without_tags_may_repeat_a_word():
+  assert reward('tree tree tree tree tree tree', 'Write tree six times.') == 1
+  assert reward('<think>tree tree tree tree</think> 5', 'Write tree six times.') <= 0.5
 
 
 @pytest.mark.parametrize('unit', [
     'a', 'ab1', '\ud800', '\u202e', '\u0301', '\u0315\u0300', 'ж', '\\[', '$', '$a ', '`', '```',
-    '<a', '\\text{', 'aa aa aa aa. ', "a'", 'が', '\ufdfa', 'T\u200bH', '𝐭', ' '])
-def test_any_text_takes_linear_time(unit):
+    '<a', '\\text{', 'aa aa aa aa. ', "a'", 'が', '\ufdfa', 'T\u200bH', '𝐭', ' ', 'a ', '&', 'α',
+    '`der ', '\\('])
+def test_any_text_is_counted(unit):
+  """In linear time: a minute or more if it were quadratic."""
   text = (unit * 10**5)[:10**5]
-  assert seconds_to_count(text) < 3 and seconds_to_count(f'`{text}`') < 3     # about 0.1
+  for form in (text, f'`{text}`'):
+    assert all(count > 0 for count in language.count_words(form).values())
 
 
-@pytest.mark.parametrize('unit', ['then ', '然', '`a ', '\\('])
-def test_a_million_characters_take_about_a_second(unit):
-  assert seconds_to_count((unit * 10**6)[:10**6]) < 15
+def test_what_is_read_is_bounded(monkeypatch):
+  read = []
+  spell_out = disguises.undisguised
+  monkeypatch.setattr(
+      disguises, 'undisguised', lambda text: read.append(len(text)) or spell_out(text))
+  text = f'<think>{"so we add 5. " * 10_000}{"und " * 80_000}</think>'
+  assert reward(text, language='en') < 0.6
+  assert max(read) <= 200_001
 
 
 def test_repetition_of_one_word_does_not_outweigh_more_than_its_share():

@@ -33,8 +33,20 @@ def test_repetition_of_known_texts():
   assert text_statistics.repetition('对' * 103) == pytest.approx(0.99)
 
 
+@pytest.mark.parametrize('text, least, most', [
+    ('', 1, 1), ('5', 1, 1), ('then 5+3=8, then 8-2=6, then 6*2=12', 1, 1), ('the the', 0.5, 0.7),
+    ('等等，等等，错了', 1, 1), ('the the the', 0.4, 0.5),
+    ('so ' * 103, 0, 0.1), ('5 ' * 99, 0, 0.1),
+    ('we add one and go on. ' * 20, 0, 0.2), (' '.join(f'so {i}' for i in range(99)), 0.2, 0.3),
+    ('It is a truth universally acknowledged, that a man in possession of a fortune', 1, 1)])
+def test_variety_falls_with_repeated_words_and_phrases(text, least, most):
+  assert least <= text_statistics.variety(text) <= most
+  assert text_statistics.variety(text + ' ' * 10**6) <= 1
+
+
 @pytest.mark.parametrize('unit', ['\\(', '\\[', '$', '`', '<a', '```', '好', '\ud800', 'a\x00'])
 def test_no_text_is_too_long(unit):
   text = unit * 10**5
   text_statistics.reflective_words(text)
   text_statistics.repetition(text)
+  assert 0 <= text_statistics.variety(text) <= 1

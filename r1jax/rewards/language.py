@@ -11,13 +11,16 @@ in the target language. The language of a word is found as follows:
   has a cost, so that a single name or loanword belongs to the language around it. A stretch that is
   not spelt like any of the languages is `OTHER`.
 * Numbers, punctuation, tags, single letters, units, function names, short unlisted words in
-  capitals, formulas and code have no language and are not counted. To keep prose from hiding in
-  formulas and code, some of their content counts nevertheless: the argument of `\text`, five words
-  in a row, and other scripts.
+  capitals, formulas and code have no language and are not counted. To keep prose from hiding there,
+  `disguises` spells out what is written in other letters or spaced, and finds the prose in formulas
+  and code: the argument of `\text`, five words in a row, other scripts, and, beyond a small share
+  of the text, words that people say and programmers do not write. Long runs of letters and digits,
+  and more than a few emoji, are words of `OTHER`.
 
 The known languages are those of `LANGUAGES`; another language in Latin letters is classified as the
 nearest of them, or as `OTHER`. A Han character counts as one word, because there are no spaces to
-count words by. Every function takes time linear in the length of its text.
+count words by. Every function takes time linear in the length of its text, of which at most
+200,000 characters are read: half of them from either end.
 """
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,8 +30,10 @@ import re
 import unicodedata
 
 from r1jax.errors import UserError
+from r1jax.rewards import disguises, text_statistics
 from r1jax.rewards.completion import Completion
-from r1jax.rewards.extract import ANSWER_OPENING, THINK_CLOSING, THINK_OPENING
+from r1jax.rewards.disguises import HAN, KANA, LATIN
+from r1jax.rewards.extract import ANSWER_OPENING, TAGS, THINK_CLOSING, THINK_OPENING
 from r1jax.rewards.language_words import WORDS
 
 LANGUAGES = {'en': 'English', 'zh': 'Chinese', 'de': 'German', 'es': 'Spanish', 'fr': 'French'}
@@ -38,28 +43,23 @@ _SWITCH = 6.0           # cost of changing language, in nats; a single foreign w
 _OTHER_LETTER = -3.6    # log-probability of a letter in `OTHER`: below that in a known language
 _LISTED = 7.0           # nats by which a listed word is less likely in the other languages
 _TRUST = 0.4            # weight of the spelling: trigrams from so few words are noisy
+_LONGEST_WORD = 24      # letters of the longest word that counts as one
+_FREE_WORDS = 3         # words hidden in code, coded or drawn that are not counted, ...
+_FREE_SHARE = 0.2       # ... and per word of prose
+_MAX_CHARACTERS = 200_000
+_ANSWER_WORDS = 7       # words of a completion without tags that may repeat: it may be an answer
 _MIXED = 0.1            # share of words in other languages above which a text is mixed
 
-_HAN = '\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f'
-_KANA = '\u3041-\u3096\u30a1-\u30fa'
-_LATIN = ('A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0300-\u036f\u1e00-\u1eff'
-          '\ufb00-\ufb06\uff21-\uff3a\uff41-\uff5a\U0001d400-\U0001d7cb')
-_INVISIBLE = re.compile(
-    '[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]')
+_NEITHER = rf'(?:(?![{HAN}{KANA}{LATIN}])[^\W\d_]|[\u2801-\u28ff])'    # Braille is a script, too
+_TWINS = '\u0400-\u052f\u0531-\u0587\u13a0-\u13fd\uab70-\uabbf\ua4d0-\ua4f7'    # as Cyrillic
+_BEYOND = rf'(?:[{LATIN}]|{_NEITHER})'
 _WORD = re.compile(
-    rf"(?P<han>[{_HAN}])|(?P<kana>[{_KANA}])"
-    rf"|(?P<latin>[{_LATIN}]{{1,40}}(?:['’][{_LATIN}]{{1,40}})?)"
-    rf'|(?P<other>(?:(?![{_HAN}{_KANA}{_LATIN}])[^\W\d_]){{2,20}})')
-_NO_LANGUAGE = re.compile(
-    r'```.*?(?:```|\Z)|`[^`\n]*`|\$\$[^$]*\$\$|\$(?=\S)[^$\n]*(?<=\S)\$(?!\d)'
-    r'|\\\([^\n]{0,300}?\\\)|\\\[.{0,300}?\\\]|</?(?:think|answer)>'
-    r'|\\(?:[dt]?frac|sqrt|times|cdot|div|boxed|left|right|sum|prod|int|in|to|leq?|geq?|neq?'
-    r'|approx|equiv|pm|quad|[lc]?dots|infty|pi|alpha|beta|theta|begin|end|[pb]?mod|max|min)(?![A-Za-z])',
-    re.DOTALL)
-_PROSE = re.compile(
-    r'\\(?:text|mbox|textrm|textbf|textit) ?\{([^{}]{1,300})\}'
-    rf'|((?<![{_LATIN}])[{_LATIN}]{{2,40}}+(?:[ ,]{{1,2}}[{_LATIN}]{{2,40}}+){{4,}})'
-    rf'|((?:(?![{_LATIN}])[^\W\d_])+)')
+    rf'(?P<han>[{HAN}])|(?P<kana>[{KANA}])'
+    rf'|(?P<other>[{LATIN}]{{1,20}}(?:[{_TWINS}]|[\u0370-\u03ff](?=[{LATIN}])){_BEYOND}{{0,20}}'
+    rf'|[{_TWINS}]{_BEYOND}{{1,20}}|{_NEITHER}{{2,20}})'
+    rf"|(?P<latin>[{LATIN}]{{1,40}}(?:['’][{LATIN}]{{1,40}})?)"
+    r'|(?P<emoji>[\u2600-\u2775\u2794-\u27bf\U0001f000-\U0001faff])')
+_CODED = re.compile('[A-Za-z0-9]{24,}')
 _NOTATION = frozenset(
     'sin cos tan cot sec arcsin arccos arctan sinh cosh tanh log ln exp max min mod gcd lcm lim '
     'det sup inf arg int abs sqrt floor ceil mm cm dm km kg mg ml cl dl kmh mph ft lb lbs oz hr '
@@ -119,12 +119,14 @@ def _emissions(word: str) -> tuple[float, ...] | None:
   return (*known, _TRUST * _OTHER_LETTER * (len(plain) + 1))
 
 
-def _likeliest_path(emissions: list[tuple[float, ...]], first: str | None) -> Counter:
+def _likeliest_path(words: list[str], first: str | None) -> Counter[str]:
   """The number of words in each state on the Viterbi path; starting in `first` costs nothing."""
+  found = [(emission, _weight(word)) for word in words
+           if (emission := _emissions(word)) is not None]
   states = range(len(_STATES))
   scores = [0.0 if first in (None, state) else -_SWITCH for state in _STATES]
   origins = []
-  for emission in emissions:
+  for emission, _ in found:
     top = max(states, key=scores.__getitem__)
     entered = scores[top] - _SWITCH
     origin = [i if scores[i] >= entered else top for i in states]
@@ -132,19 +134,18 @@ def _likeliest_path(emissions: list[tuple[float, ...]], first: str | None) -> Co
     origins.append(origin)
   counts = [0] * len(_STATES)
   state = max(states, key=scores.__getitem__)
-  for origin in reversed(origins):
-    counts[state] += 1
+  for origin, (_, weight) in zip(reversed(origins), reversed(found)):
+    counts[state] += weight
     state = origin[state]
   return Counter({name: count for name, count in zip(_STATES, counts) if count})
 
 
-def _prose_of(match: re.Match) -> str:
-  """The prose within a tag, a formula or code."""
-  found = _PROSE.findall(match[0]) if len(match[0]) > 2 else ()
-  return f' {" ".join(" ".join(groups) for groups in found)} '
+def _weight(word: str) -> int:
+  """The number of words that a run of letters counts as: words may be written without spaces."""
+  return 1 if len(word) <= _LONGEST_WORD else len(word) // 8
 
 
-def count_words(text: str, *, expected: str | None = None) -> Counter:
+def count_words(text: str, *, expected: str | None = None) -> Counter[str]:
   """The number of words of a text in each of `LANGUAGES` and `OTHER`.
 
   Args:
@@ -152,21 +153,37 @@ def count_words(text: str, *, expected: str | None = None) -> Counter:
     expected: the language that the text is assumed to start in when its first words exist in
       several.
   """
-  text = _NO_LANGUAGE.sub(_prose_of, _INVISIBLE.sub('', text))
-  counts: Counter[str | None] = Counter()
-  emissions = []
-  for match in _WORD.finditer(text):
-    kind = match.lastgroup
-    if kind == 'latin':
-      emission = _emissions(match[0])
-      if emission is not None:
-        emissions.append(emission)
-    else:
-      counts[kind] += 1
-  han, kana = counts.pop('han', 0), counts.pop('kana', 0)
+  first = expected if expected in _STATES else None
+  text = text_statistics.both_ends(text, _MAX_CHARACTERS)
+  prose, hidden = disguises.split(disguises.undisguised(text))
+  kinds: Counter[str | None] = Counter()
+  latin = []
+  for match in _WORD.finditer(prose):
+    kinds[match.lastgroup] += 1
+    if match.lastgroup == 'latin':
+      latin.append(match[0])
+  han, kana = kinds['han'], kinds['kana']
   japanese = 4 * kana > han
-  counts += Counter({'zh': 0 if japanese else han, OTHER: kana + han * japanese})
-  return counts + _likeliest_path(emissions, expected if expected in _STATES else None)
+  counts = Counter({'zh': 0 if japanese else han,
+                    OTHER: kinds['other'] + kana + han * japanese})
+  counts = +counts + _likeliest_path(latin, first)
+  free = _FREE_WORDS + _FREE_SHARE * counts.total()    # so many words hide without being counted
+  coded = sum(len(run) // 6 for run in _CODED.findall(text) if not run.isalpha() | run.isdigit())
+  signs = max(kinds['emoji'] - free, 0) + (coded if coded > free else 0)
+  return counts + _count_hidden(hidden, free, first) + Counter({OTHER: round(signs)})
+
+
+def _count_hidden(hidden: disguises.Hidden, free: float, first: str | None) -> Counter[str]:
+  """The words of formulas and code that are prose, estimated; none if they are at most `free`.
+
+  In prose about every third word is one that no variable is named by.
+  """
+  spoken = len(hidden.spoken) if len(hidden.spoken) > 1 else 0
+  size = max(3 * spoken, len(hidden.plain))
+  if size <= free:
+    return Counter()
+  counts = _likeliest_path(hidden.spoken, first) if spoken else _likeliest_path(hidden.plain, first)
+  return Counter({name: round(count * size / counts.total()) for name, count in counts.items()})
 
 
 def language_shares(text: str) -> dict[str, float]:
@@ -229,8 +246,10 @@ def language_reward(
 ) -> float | None:
   """The share of words in the chain of thought that are in the target language.
 
-  A chain of only numbers, formulas and code, without words, gets 1, because it mixes no languages.
-  A completion without a chain gets 0.
+  A chain that repeats itself gets less: the share is multiplied by `text_statistics.variety`, which
+  is 1 for ordinary prose. A chain of only numbers, formulas and code, without words, gets 1,
+  because it mixes no languages. A completion without a chain, or without letters and digits in it,
+  gets 0.
 
   Args:
     completion: its chain of thought is found by `chain_of_thought`.
@@ -251,4 +270,9 @@ def language_reward(
   if not chain:
     return 0.0
   share = consistency(chain, language)
-  return 1.0 if share is None else share
+  if share is None:
+    share = float(any(char.isalnum() for char in chain))
+  may_be_answer = not any(tag in completion.text for tag in TAGS)
+  if may_be_answer and len(chain.split(None, _ANSWER_WORDS)) <= _ANSWER_WORDS:
+    return share
+  return share * text_statistics.variety(chain)

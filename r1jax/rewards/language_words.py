@@ -38,6 +38,11 @@ surface volume angle base speed area length width height miles feet pounds dozen
 bottle bottles book books shop store market party game games garden tree trees dog cat bird fish sun
 moon star rain cake language model cannot unless whether nor upon themselves himself herself itself
 pays rate service expression train million
+gets got needs takes makes piece pieces slice slices gallon gallons inch inches pound quart liters
+chair chairs tables horse horses ball balls banana bananas pizza pizzas candy gold silver green blue
+white purple red black night second amount cubic multiplying adding dividing subtracting score mean
+scores customer customers question questions vote votes altogether combined completed pencils pens
+marbles object objects food gas wall window doors houses level seat paint finds wants
 """,
     'de': """
 der die und in den von zu das mit sich des auf für ist im dem nicht ein eine als auch es an werden
