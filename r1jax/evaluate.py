@@ -12,7 +12,7 @@ from r1jax.rewards import accuracy
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
 from r1jax.rewards.language import is_mixed, language_reward
-from r1jax.rewards.suite import PendingRewards, Rewards, RewardSuite
+from r1jax.rewards.suite import WITHOUT_VOTES, PendingRewards, Rewards, RewardSuite
 from r1jax.rewards.text_statistics import reflective_words
 from r1jax.runtime import sharding
 from r1jax.sampling import text as rollout_text
@@ -201,6 +201,7 @@ def task_scores(
 def scores(
     completions: Sequence[Completion], correct: np.ndarray, examples: Sequence[Mapping], *,
     num_samples: int, ks: Sequence[int] = (1, 8), prompt_opens_think: bool = False,
+    has_votes: bool = True,
 ) -> dict[str, tuple[float, float, float]]:
   """Scores of M problems with n completions each; the completions of a problem are adjacent.
 
@@ -213,10 +214,12 @@ def scores(
     num_samples: n.
     ks: the k of pass@k; those above n are left out.
     prompt_opens_think: whether the prompts ended with `<think>`.
+    has_votes: whether completions have answers that can be equal, see `suite.WITHOUT_VOTES`.
 
   Returns:
-    (mean, low, high) by name, with 95 % intervals over problems: pass@k; majority@k for n and the
-    powers of two below it (over blocks of k samples); both are missing where no problem is left;
+    (mean, low, high) by name, with 95 % intervals over problems: pass@k; if there are votes,
+    majority@k for n and the powers of two below it (over blocks of k samples); both are missing
+    where no problem is left;
     judged (the share of completions, if some were not); format, mean_length (tokens),
     reflective_words, language_mixing, readable; language_consistency (over the completions that
     `language_reward` can judge, missing if there are none); and those of `task_scores`.
@@ -229,7 +232,8 @@ def scores(
       f'pass@{k}': mean_interval([pass_at_k(row.size, int(row.sum()), k)
                                   for row in of_problems if row.size >= k])
       for k in ks if k <= judged.sum(1).max(initial=0)}
-  result |= _majority_scores(completions, verdicts, prompt_opens_think)
+  if has_votes:
+    result |= _majority_scores(completions, verdicts, prompt_opens_think)
   if not judged.all():
     result['judged'] = mean_interval(judged.mean(1))
   repeated = rollouts.repeat_examples(examples, n)
@@ -343,5 +347,6 @@ def evaluate(
   count = num_problems * num_samples
   result = scores(
       completions[:count], np.asarray(correct[:count]), problems[:num_problems],
-      num_samples=num_samples, ks=ks, prompt_opens_think=prompt_opens_think)
+      num_samples=num_samples, ks=ks, prompt_opens_think=prompt_opens_think,
+      has_votes=not WITHOUT_VOTES & rewards.weights.keys())
   return result, rows[:count]

@@ -10,6 +10,7 @@ from r1jax.runtime.storage import Path, to_json
 from r1jax.stages import evaluate, loading
 from r1jax.stages.artifact import TRAINED
 from r1jax.stages.config import check_mesh
+from r1jax.stages.fields import check_rewards
 from r1jax.stages.judge_model import check_judge
 from r1jax.stages.judges import filled
 
@@ -19,7 +20,7 @@ Stages = Mapping[str, Mapping[str, Any]]
 def check(
     stages: Stages, names: Iterable[str], kinds: Mapping[str, Any], mesh: jax.sharding.Mesh,
 ) -> None:
-  """Checks mesh, models and data of stages of a chain, without reading weights.
+  """Checks mesh, rewards, models and data of stages of a chain, without reading weights.
 
   A stage that begins with the model of an earlier stage is checked with what that one begins with:
   it has the same shape and tokenizer. Where that is trained from nothing, only the mesh is checked.
@@ -39,6 +40,7 @@ def check(
     check_mesh(stage, mesh, where)
     if stage.get('in_host_memory'):
       sharding.check_host_memory(mesh, f'{where}.in_host_memory={list(stage["in_host_memory"])}')
+    check_rewards(stage, where)
     _check_reward_models(stages, stage, where)
     _check_pass_rates(stages, stage, where)
     source = _root(stages, stage)

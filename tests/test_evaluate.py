@@ -97,6 +97,16 @@ def test_a_single_sample_has_no_majority():
   assert 'majority@1' not in got and 'pass@8' not in got and got['pass@1'][0] == 0.5
 
 
+def test_programs_have_no_votes():
+  got = scores(answering('1', '2'), np.array([True, False]), [dict(question='?')], num_samples=2,
+               has_votes=False)
+  assert not any(name.startswith('majority') for name in got) and got['pass@1'][0] == 0.5
+  with RewardSuite({'code': (lambda completion, example: 1.0, 1.0)}) as rewards:
+    got, _ = evaluate(always_1, None, Counting(), rewards, Numbers(), num_problems=2, num_samples=2,
+                      stop_ids=(50,))
+  assert got['pass@1'][0] == 1 and 'majority@2' not in got
+
+
 class Numbers:
   """A tokenizer whose token t reads `<answer>t</answer>`."""
 
@@ -111,6 +121,11 @@ class Counting:
     ids = np.arange(counter, counter + 2, dtype=np.int32)
     return PromptBatch(ids[:, None], np.ones(2, np.int32), ids,
                        [dict(question=f'q{i}', answer=i) for i in ids], counter + 2, 0)
+
+
+def always_1(params, prompts, iteration):
+  zeros = np.zeros((4, 2))
+  return Rollout(prompts, np.full((4, 2), [1, 50]), np.ones((4, 2)), zeros, zeros, np.ones(4, bool))
 
 
 def test_evaluate_draws_each_problem_and_judges_it_by_its_own_example():

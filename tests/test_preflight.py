@@ -6,8 +6,10 @@ import runs
 from runs import base, compiled, no_curves, one_device  # noqa: F401 (fixtures)
 
 from r1jax import pipeline
+from r1jax.errors import UserError
 from r1jax.models import huggingface
-from r1jax.stages import loading, pretrain, reject
+from r1jax.rewards.code import reward
+from r1jax.stages import loading, pretrain, reject, rl
 
 
 def chain(base, **changes):
@@ -88,3 +90,24 @@ def test_a_base_trained_in_the_chain_is_not_looked_for(base, one_device, tmp_pat
   config = chain('base', zero=dict(inputs=('base',)))
   config['stages']['base'] = pretrain.DEFAULT
   assert 'base ' in pipeline.dry_run(config, tmp_path / 'run')
+
+
+def test_a_machine_that_cannot_confine_programs_is_told_so(base, one_device, tmp_path, monkeypatch):
+  def refuse():
+    raise UserError('programs cannot be confined on this machine')
+  monkeypatch.setattr(reward, 'layers', refuse)
+  monkeypatch.setattr(huggingface, 'load_params', lambda *_, **__: pytest.fail('weights are read'))
+  elsewhere = {'code': {'sandbox': 'http://localhost:1'}}
+  for changes, where in (
+      (dict(zero=dict(rewards={'code': 1.0})), 'zero.rewards'),
+      (dict(draw=dict(correctness_reward='code')), 'draw.correctness_reward'),
+      (dict(zero=dict(evaluations={'trained': dict(correctness_reward='code')})),
+       'zero.evaluations.trained.correctness_reward')):
+    config = chain(base, **changes)
+    for do in (pipeline.run, pipeline.dry_run):
+      with pytest.raises(UserError, match=f"{where}: reward 'code': programs cannot be confined"):
+        do(config, tmp_path / 'run')
+  with pytest.raises(UserError, match="zero.rewards: reward 'code'"):
+    rl.run(runs.rl_config(base, rewards={'code': 1.0}), {}, tmp_path / 'zero', stage='zero')
+  pipeline.dry_run(chain(base, draw=dict(
+      correctness_reward='code', reward_settings=elsewhere)), tmp_path / 'run')

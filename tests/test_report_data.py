@@ -21,6 +21,12 @@ def test_a_chain_adds_each_ancestor_once(artifacts):
   assert path.computed[-1] == pytest.approx(1111 + 40 * 5e12)
 
 
+def test_programs_have_no_votes(artifacts, monkeypatch):
+  assert data.read_votes(artifacts['zero'])
+  monkeypatch.setattr(data, 'WITHOUT_VOTES', {'reward'})    # the only one of the made-up chain
+  assert data.read_votes(artifacts['zero']) is None
+
+
 @pytest.mark.parametrize('count', [1, 5, 8])
 def test_votes_and_budgets_are_those_of_the_samples(count):
   rows = chains.samples(0, 0.5, count)

@@ -69,8 +69,8 @@ def test_a_parameter_without_a_default_is_refused():
 
 
 def test_settings_and_what_the_prompt_opens_reach_the_function():
-  assert parameters.bind(picky, {'least': 2}, prompt_opens_think=True)(None, {}) == 8
-  assert parameters.bind(picky, {'most': 1}, prompt_opens_think=False)(None, {}) == 2
+  assert parameters.bind(picky, {'least': 2}, prompt_opens_think=True)(None, {'answer': ''}) == 8
+  assert parameters.bind(picky, {'most': 1}, prompt_opens_think=False)(None, {'answer': ''}) == 2
 
 
 def test_every_setting_of_the_table_is_described_and_has_a_default_that_is_allowed():

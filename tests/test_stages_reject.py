@@ -118,6 +118,7 @@ def test_impossible_rejection_is_refused():
        "correctness_reward must be .*got 'nmber': did you mean 'number'"),
       (dict(completions_per_problem=0), 'completions_per_problem must be at least 1, got 0'),
       (dict(pattern='sumary'), "pattern must be .*got 'sumary'"),
+      (dict(correctness_reward='code', pattern='summary'), "must be 'drawn' where .*'code'"),
       (dict(filters=dict(languge={})), 'did you mean .*filters.language[?]'),
       (dict(filters=dict(cap=dict(perprompt=2))), 'mean .*cap.per_prompt[?]'),
       (dict(filters=dict(cap=dict(per_prompt='2'))), 'filters.cap.per_prompt must be an int'),

@@ -10,6 +10,7 @@ from r1jax.errors import UserError
 from r1jax.models import compute
 from r1jax.models.compute import Compute
 from r1jax.rewards import accuracy, extract
+from r1jax.rewards.suite import WITHOUT_VOTES
 from r1jax.runtime import checksums
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.stage import read_evaluation
@@ -106,7 +107,8 @@ def own_compute(artifact: Artifact) -> Compute:
 def read_votes(artifact: Artifact, evaluation: str = REASONING) -> Votes | None:
   """Votes and budgets of a stage, from the samples of an evaluation; None if there are none.
 
-  Problems with a completion that could not be judged are left out.
+  None, too, where its reward is one of `suite.WITHOUT_VOTES`. Problems with a completion that
+  could not be judged are left out.
 
   Raises:
     UserError: the samples are not as the evaluation has written them.
@@ -121,7 +123,7 @@ def read_votes(artifact: Artifact, evaluation: str = REASONING) -> Votes | None:
   samples = [*metrics.read_part(path)]
   unjudged = {sample['example_id'] for sample in samples if sample['rewards']['reward'] is None}
   samples = [sample for sample in samples if sample['example_id'] not in unjudged]
-  if not samples:
+  if not samples or WITHOUT_VOTES & samples[0]['rewards'].keys():
     return None
   model = artifact.manifest.model
   return votes_of(samples, compute.ModelConfig.from_dict(model) if model else None)

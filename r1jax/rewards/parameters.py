@@ -21,6 +21,7 @@ from r1jax.errors import UserError
 
 OPENS_THINK = 'prompt_opens_think'
 _FAULTS = 'r1jax_setting_faults'
+_NEEDS = 'r1jax_needs'
 _DESCRIBED = re.compile(r'(\w+): (.*)')
 _Function = TypeVar('_Function', bound=Callable)
 Faults = Callable[[Mapping[str, Any]], Iterable[str]]
@@ -58,6 +59,34 @@ def checked(faults: Faults) -> Callable[[_Function], _Function]:
 def faults_of(function: Callable) -> Faults:
   """What `checked` declared of a function, or of the one that a `functools.partial` calls."""
   return getattr(_inner(function), _FAULTS, lambda settings: ())
+
+
+def needs(check: Callable[[Mapping[str, Any]], None]) -> Callable[[_Function], _Function]:
+  """Decorates a reward function with a check of what it needs of the machine.
+
+  Args:
+    check: gets all settings by name, and raises UserError where something is missing. It is called
+      once a run begins, before anything is loaded.
+  """
+  def declare(function: _Function) -> _Function:
+    setattr(function, _NEEDS, check)
+    return function
+  return declare
+
+
+def check_needs(function: Callable, settings: Mapping[str, Any]) -> None:
+  """Checks what `needs` declared of a function, or of the one that a `functools.partial` calls.
+
+  Args:
+    function: the reward function.
+    settings: those that are not left at their defaults.
+
+  Raises:
+    UserError: something is missing.
+  """
+  check = getattr(_inner(function), _NEEDS, None)
+  if check is not None:
+    check({name: one.default for name, one in settings_of(function).items()} | dict(settings))
 
 
 def settings_of(function: Callable) -> dict[str, Parameter]:

@@ -32,6 +32,7 @@ from r1jax import checks
 from r1jax.errors import UserError
 from r1jax.rewards import accuracy, calls, parameters, shaping, workers
 from r1jax.rewards.choice import choice_reward
+from r1jax.rewards.code.reward import code_reward
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward, think_only_reward
 from r1jax.rewards.instructions.reward import instructions_reward
@@ -48,6 +49,7 @@ REWARDS: dict[str, RewardFunction] = {
     'choice': choice_reward,
     'exact_match': accuracy.exact_match_reward,
     'skill': skill_reward,
+    'code': code_reward,
     'instructions': instructions_reward,
     'cosine_length': shaping.cosine_length_reward,
     'repetition': shaping.repetition_reward,
@@ -56,6 +58,8 @@ REWARDS: dict[str, RewardFunction] = {
     'language': language_reward,    # the question's own language; `language_zh` is always Chinese
     **{f'language_{name}': functools.partial(language_reward, target=name) for name in LANGUAGES},
 }
+# Those that judge texts which may all be different and right: no vote can be taken over them.
+WITHOUT_VOTES = frozenset({'code', 'instructions'})
 LARGEST = 1e15    # of a reward: devices sum squares in float32, which overflows at 3e38
 # Parts of the names of metrics, and components that come from elsewhere.
 _RESERVED = ('reward', 'reward_model', 'overlong', 'unjudged', 'timeouts', 'workers')

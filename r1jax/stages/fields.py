@@ -4,6 +4,7 @@ import datetime
 import json
 from typing import Any
 
+from r1jax.errors import UserError
 from r1jax.models import PRESETS, huggingface
 from r1jax.prompting import chat, templates
 from r1jax.rewards import parameters, suite
@@ -138,6 +139,28 @@ def reward_setting_faults(
     if name not in rewards:
       yield (f'{where}reward_settings.{name} must be left out where {where}{field} does not name '
              f'{name!r}, got {settings[name]!r}')
+
+
+def check_rewards(config: Mapping[str, Any], where: str) -> None:
+  """Checks that this machine has what the rewards of a stage and its evaluations need.
+
+  Args:
+    config: the stage's, right by itself.
+    where: its path, for messages.
+
+  Raises:
+    UserError: it lacks something.
+  """
+  parts = {'': config, '.general_prompts': config.get('general_prompts', {}), **{
+      f'.evaluations.{name}': one for name, one in config.get('evaluations', {}).items()}}
+  for path, part in parts.items():
+    for field in ('rewards', 'correctness_reward'):
+      named = part.get(field, ())
+      for name in (named,) if isinstance(named, str) else named:
+        try:
+          parameters.check_needs(suite.REWARDS[name], part['reward_settings'].get(name, {}))
+        except UserError as error:
+          raise UserError(f'{where}{path}.{field}: reward {name!r}: {error}') from None
 
 
 REWARD_WORKERS: dict[str, Spec] = dict(

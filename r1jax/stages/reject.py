@@ -17,6 +17,7 @@ from r1jax.data.readable import rewrite
 from r1jax.errors import UserError
 from r1jax.models import ModelConfig, compute
 from r1jax.prompting.templates import asked, opens_think, render_prompt
+from r1jax.rewards.suite import WITHOUT_VOTES
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import difficulty, evaluate, loading, program_shapes
@@ -32,6 +33,9 @@ def _impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
   yield from evaluate.impossible_pairs(config)
   if config['min_kept'] > config['keep']:
     yield f'min_kept must be at most keep={config["keep"]}, got {config["min_kept"]}'
+  if config['pattern'] == 'summary' and config['correctness_reward'] in WITHOUT_VOTES:
+    yield ("pattern must be 'drawn' where correctness_reward is "
+           f"{config['correctness_reward']!r}, which judges no single answer, got 'summary'")
   for name, given in config['filters'].items():
     yield from _filter_faults(name, given)
 

@@ -55,6 +55,7 @@ from r1jax.stages.config import (
   refuse,
 )
 from r1jax.stages.contents import contents
+from r1jax.stages.fields import check_rewards
 from r1jax.stages.loading import check_models
 from r1jax.tokenization import Tokenizer
 from r1jax.training import finite
@@ -127,7 +128,8 @@ def begin(
 
   Raises:
     FileNotFoundError, UserError: the config cannot run, a model is missing or does not fit it,
-      the mesh does not divide its batches, or the folder holds a run of something else.
+      the mesh does not divide its batches, the machine lacks what a reward needs, or the folder
+      holds a run of something else.
   """
   config = plain(config)
   refuse(checks.name_faults([stage], 'config.stages'))
@@ -152,6 +154,8 @@ def begin(
     raise UserError(f'{folder} holds another run of stage {stage!r}{found.why}: use the config '
                      'that it was begun with, or another workdir')
   hosts.together(lambda: _check_shared(folder))
+  if found.state != 'done':
+    check_rewards(config, f'config.stages.{stage}')
 
   def stop_or_refuse() -> bool:
     ownership.check()
