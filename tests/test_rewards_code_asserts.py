@@ -45,6 +45,12 @@ def test_an_assertion_is_split(text, function, arguments, met, unmet):
   assert [value for value in unmet if call.expectation.met(value)] == []
 
 
+def test_values_of_one_hash_make_no_set():
+  same_hash = [(2 ** 61 - 1) * n for n in range(100)]    # a set of a million of them takes hours
+  call, = split_asserts('assert len(set(f(1))) == 100')
+  assert call.expectation.met(list(range(100)) * 50) and not call.expectation.met(same_hash)
+
+
 def test_several_assertions_are_several_calls():
   calls = split_asserts('assert True\nassert f(1) == 2 and f(2) == 3\nassert f(3) == 4')
   assert [(call.arguments, call.expectation.value) for call in calls] == [

@@ -104,6 +104,30 @@ import builtins, operator
 builtins.all = builtins.any = builtins.isinstance = lambda *arguments: True
 operator.eq = lambda a, b: True
 def add(a, b): return None''', ADD),
+    'a text that equals all': (
+        EVERYTHING.format(base='(str)') + 'def add(a, b): return Yes("3")', ADD),
+    'a float that equals all': (
+        EVERYTHING.format(base='(float)') + 'def add(a, b): return Yes(3)', ADD),
+    'a class of another name': (
+        EVERYTHING.format(base='') + 'Yes.__name__ = "int"\ndef add(a, b): return Yes()', ADD),
+    'another class': (EVERYTHING.format(base='') + '''  __class__ = property(lambda self: int)
+def add(a, b): return Yes()''', ADD),
+    'nan': ('def add(a, b): return float("nan")', ADD), 'True': ('def add(a, b): return True', ADD),
+    'a generator of all numbers': ('def add(a, b):\n  yield from range(100)', ADD),
+    'a coroutine': ('async def add(a, b): return a + b', ADD),
+    'the function itself': ('def add(a, b): return add', ADD),
+    'an exception with the value': ('def add(a, b): raise SystemExit(a + b)', ADD),
+    'a raised value': ('def add(a, b): raise Exception(a + b)', ADD),
+    'deep lists': ('def add(a, b):\n  x = []\n  for _ in range(10**5): x = [x]\n  return x', ADD),
+    'a list of itself': ('def add(a, b):\n  x = []\n  x.append(x)\n  return x', ADD),
+    'much output': ('print("3\\n7\\n" * 10 ** 6)', SUM), 'a rewound line': ('print("7\\r3")', SUM),
+    'errors only': ('import sys\nsys.stderr.write(str(sum(map(int, input().split()))))', SUM),
+    'all memory': ('x = []\nwhile True: x.append(bytearray(1 << 24))', SUM),
+    'a killed process': ('import os, signal\nos.kill(os.getpid(), signal.SIGKILL)', SUM),
+    'all processes': ('import os, signal\nos.kill(-1, signal.SIGKILL)', SUM),
+    'a closed output': ('import os\nos.close(1)\nprint(3)', SUM),
+    'a crash': ('import ctypes\nctypes.string_at(0)', SUM),
+    'recursion': ('def f(): f()\nf()', SUM), 'no main': ('if __name__ == "main": print(3)', SUM),
     'a poisoned module': ('''
 import json, sys
 json.dumps = lambda *a, **k: '3'

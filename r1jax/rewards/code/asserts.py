@@ -7,7 +7,8 @@ back. What cannot be split so is refused: a loop, a call within another one's ar
 that is not a constant.
 """
 import ast
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import math
 import operator
@@ -31,11 +32,23 @@ _OPERATORS: dict[type[ast.cmpop], str] = {
     ast.LtE: '<=', ast.Gt: '>', ast.GtE: '>='}
 _MIRRORED = {'==': '==', '!=': '!=', 'is': 'is', 'is not': 'is not', '<': '>', '<=': '>=',
              '>': '<', '>=': '<='}
+_MAX_EQUAL_HASHES = 32
+
+
+def _make_set(values: Iterable) -> set:
+  """The set of values that a program chose, perhaps so that they share a hash."""
+  distinct = {repr(value): value for value in values}
+  if max(Counter(map(hash, distinct.values())).values(), default=0) > _MAX_EQUAL_HASHES:
+    raise ValueError('a set of them would take quadratic time')
+  return set(distinct.values())
+
+
 # What may be done with the value of the call before it is compared; the value comes first.
 _STEPS: dict[str, Callable] = {
     **{name: FUNCTIONS[name] for name in (
-        'set', 'frozenset', 'list', 'tuple', 'dict', 'sorted', 'len', 'sum', 'min', 'max', 'abs',
-        'round', 'bool', 'math.fabs')},
+        'list', 'tuple', 'sorted', 'len', 'sum', 'min', 'max', 'abs', 'round', 'bool',
+        'math.fabs')},
+    'set': _make_set, 'frozenset': _make_set,
     '[]': operator.getitem, '-': operator.sub}
 _OF_NUMBERS = ('abs', 'round', 'math.fabs', '-')    # but not of booleans
 _CLOSE = ('math.isclose', 'isclose')
