@@ -78,6 +78,7 @@ def test_what_was_drawn_when_the_stage_is_stopped_is_kept_and_not_drawn_again(
   assert list(metrics.read_jsonl(Path(tmp_path) / 'pass_rates')) == rows_of(measured)[:4]
   pass_rate.run(rate_config(), {}, tmp_path)
   assert drawn == [[0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7], [8, 9, 0, 1]]
+  assert rows_of(tmp_path) == rows_of(measured)
 
 
 def test_rows_that_are_lost_are_measured_again(measured, tmp_path):
