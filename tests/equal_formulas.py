@@ -8,7 +8,8 @@ EQUAL = r"""
 2\sqrt{3} || x = 2\sqrt{3} || 2 \cdot \sqrt 3 || 2*sqrt(3) || 2√3 || 3.464 || 2\sqrt{3}\text{ cm}
 2\sqrt{3} || 2\sqrt{3} \text{ square units} || 2\sqrt{3} \approx 3.46 || 2\sqrt{3}=\sqrt{12}
 2\sqrt{3} || 12^{1/2} || The answer is $2\sqrt{3}$. || \displaystyle 2\sqrt{3}
-2\sqrt{3} || \mathbf{2\sqrt{3}} || AB = 2\sqrt{3}
+2\sqrt{3} || \mathbf{2\sqrt{3}} || AB = 2\sqrt{3} || x = 2\sqrt{3} \approx 3.46
+2\sqrt{3} || x = 2\sqrt{3} = \sqrt{12} ≈ 3.464
 3\sqrt{3} || \frac{6}{2}\sqrt3
 \frac{\sqrt{2}}{2} || \frac{1}{\sqrt{2}} || \frac1{\sqrt2} || 0.7071
 \sqrt{2}+\sqrt{3} || \sqrt3+\sqrt2
@@ -70,6 +71,9 @@ x>2 || (2,\infty) || 2<x
 (-\infty,2)\cup(2,\infty) || x\neq 2
 x \neq 2 || (-\infty,2)\cup(2,\infty) || x\ne2 || \mathbb{R}\setminus\{2\}
 (-\infty,-1)\cup(1,\infty) || x<-1 or x>1 || x<-1, x>1 || (1,\infty)\cup(-\infty,-1)
+(-\infty,-1)\cup(1,\infty) || (-\infty,-1) or (1,\infty)
+(-\infty,-1)\cup(1,\infty) || x \in (-\infty,-1) \text{ or } x \in (1,\infty)
+(-\infty,-1)\cup(1,\infty) || (-\infty,-1), (1,\infty)
 (-\infty,-1]\cup[1,\infty) || x \le -1 \text{ or } x \ge 1
 (-\infty,\sqrt{2}] || x \le \sqrt{2}
 x\ge\frac{1}{2} || [0.5,\infty)

@@ -107,3 +107,44 @@ def test_no_text_raises_an_exception(answer, gold):
   workers.use_pool(FuzzPool())
   assert formulas.equivalent(gold, answer) in (None, False, True)
   assert formulas.is_formula(gold) in (False, True)
+
+
+GOLDS = (
+    r'2\sqrt{3}', 'x^2-4', '(1,2)', r'\{1,2,3\}', '-2,1', r'(2,\infty)', 'x=1,y=2', '1011_2',
+    r'5\text{ km}', r'\begin{pmatrix}1\\2\end{pmatrix}', r'\text{Monday}', '3:5', 'x+y=5', '[0,1]',
+    r'\frac{\pi}{4}', 'y=2x+1', r'\sin x', r'\text{yes}', r'\text{(B)}', r'\emptyset')
+ATTACKS = (
+    '{} or 7', '7 or {}', '{}, 7', '7, {}', '{}; 7', r'{} \text{{ or }} 7', '{} = 7', '7 = {}',
+    r'{} \ne 7x', '{0} and {0}', '{0}, {0}', 'not {}', '{} is wrong', r'\neg {}', '{}+1', '2({})',
+    r'{} \text{{ is false}}', '{}x', '({})!+1', '|{}|+1', r'{} \approx 99', r'{} \pm 1',
+    '{} thousand', '{} million', r'x \ne {}', r'{} \\ 7', r'{} \to 7', r'{} \Rightarrow 7',
+    'if {} then 7', '{}?', 'maybe {}, maybe 7', '{} / 7', r'{} \quad 7', '{} & 7',
+    r'7 \text{{ not }} {}', 'between 7 and {}', '> {}', '{} < 7', '{} 7', '7 {}', '', '.', '0', 'x',
+    r'\{{', r'\text{{}}', '...', 'x=x', '0=0', r'\frac{{0}}{{0}}', '9^{{9^{{9^9}}}}', 'ABCD',
+    'yes or no', '1,2,3,4,5,6', r'\forall x', 'the answer', r'\boxed{{}}', '%', '\\', '&', '||')
+
+
+class Credulous:
+  """Says of every pair that it is asked about that it is equal."""
+
+  def equivalent(self, gold, answer):
+    return True
+
+
+def test_no_attack_is_taken_for_an_answer():
+  workers.use_pool(Credulous())
+  taken = [(gold, attack) for gold in GOLDS for attack in ATTACKS
+           if formulas.equivalent(gold, attack.format(gold)) is not False]
+  assert taken == []
+
+
+@pytest.mark.parametrize('answer', [
+    '(' * 300, '-' * 300, r'\sqrt' * 60, r'\frac' * 60, '1' + '!' * 299, '9^' * 149 + '9',
+    'x ' * 150, 'x/' * 149 + 'x', '|' * 300, '(1,' * 60 + ')' * 60, r'\text{' * 50,
+    '1:' * 149 + '1', '400!^{400!}', '9^{9^{9^9}}', r'\binom{1000}{500}' * 17, '5' + '/km' * 90,
+    '1,' * 150])
+def test_deep_and_long_formulas_are_read_or_refused(answer):
+  for gold in (r'2\sqrt{3}', '1,2', r'5\text{ km}', 'x>2', r'\text{Monday}', 'x=1,y=2'):
+    assert formulas.equivalent(gold, answer) is False
+  workers.use_pool(Credulous())
+  formulas.equivalent(answer, '1')

@@ -5,7 +5,7 @@ UNEQUAL = r"""
 2\sqrt{3} || x = y = 2\sqrt{3} || 2\sqrt{3} = 5 || 2\sqrt{3}\text{ thousand}
 2\sqrt{3} || 2\sqrt{3} \text{ is wrong} || not 2\sqrt{3} || 2\sqrt{3} \approx 3.5001 || -2\sqrt{3}
 2\sqrt{3} || \pm 2\sqrt{3} || \{2\sqrt{3}\} || x > 2\sqrt{3} || x \ne 2\sqrt{3} || 2\sqrt{3}}{
-2\sqrt{3} || 3 || [0, 2\sqrt{3}]
+2\sqrt{3} || 3 || [0, 2\sqrt{3}] || x \approx 3.46 || x \approx 3.46 \approx 3.5
 \frac{x}{3} || 0.333x
 x+1 || X+1 || y+1 || x+2 || x+1=0 || x+1>0
 x^2-1 || (x-1)^2
@@ -32,9 +32,9 @@ e^{-50}x || e^{-60}x
 \pm 2 || 2 || -2 || 2,2
 1\pm\sqrt{2} || 1+\sqrt{2}
 x=1,y=2 || 2,1 || 1,2 || x=2,y=1 || (2,1) || x=1 || (y,x)=(1,2) || a=1,b=2 || x=1 or y=2 or x=3
-x=1,y=2 || x=1,y=2,z=3 || X=1,Y=2 || 1=x=y=2
+x=1,y=2 || x=1,y=2,z=3 || X=1,Y=2 || 1=x=y=2 || x=1,y=2=7
 x=5 || y=5 || 1=5 || x>5 || 2x=10 || x=-5 || x=5 or x=6 || x\ne5 || x\approx 5.4
-y=2x+1 || y=2x-1 || x=2y+1
+y=2x+1 || y=2x-1 || x=2y+1 || y=2x+1=7
 x+y=5 || 5 || x-y=5 || x+y=6 || 0=0 || x+y
 x+y<5 || x+y>5 || x+y\le 5 || -x-y<-5
 (2,\infty) || x<2 || x\ge 2 || [2,\infty) || (\infty,2) || 2 || (2,3)
@@ -42,9 +42,11 @@ x>2 || y>2 || 2
 (0,1) || [0,1] || (0,1] || 0\le x<1 || (1,0) || 0,1 || x<0 or x>1
 [0,1] || (0,1)
 x \neq 2 || x=2 || 2 || \mathbb{R}
-(-\infty,-1)\cup(1,\infty) || (-1,1) || x<-1
+(-\infty,-1)\cup(1,\infty) || (-1,1) || x<-1 || (-\infty,-1) or (1,\infty) or (2,\infty)
+(-\infty,-1)\cup(1,\infty) || (-\infty,-1) or 7
 \mathbb{R} || \mathbb{Z} || (-\infty,0) || \mathbb{R}\setminus\{0\} || real || R
-\emptyset || \{0\} || 0 || \{\emptyset\}
+\mathbb{R} || \mathbb{R} or 7 || \mathbb{R}, \mathbb{R}
+\emptyset || \{0\} || 0 || \{\emptyset\} || \emptyset, \emptyset
 \infty || -\infty || 0 || \text{very large} || 10^{100}
 \begin{pmatrix}1\\2\end{pmatrix} || \begin{pmatrix}2\\1\end{pmatrix}
 \begin{pmatrix}1\\2\end{pmatrix} || \begin{pmatrix}1&2\end{pmatrix} || 1,2
@@ -63,7 +65,7 @@ x \neq 2 || x=2 || 2 || \mathbb{R}
 3\text{ apples} || 3 oranges
 5\text{ million} || 5 || 5 billion
 25^\circ\text{C} || 25°F
-\text{Monday} || Tuesday || Monday or Tuesday || not Monday || M || 1
+\text{Monday} || Tuesday || Monday or Tuesday || not Monday || M || 1 || Monday?
 \text{(B)} || C || BC || B or C
 \text{yes} || no || yes and no || Yes and no || no, not yes
 \text{Alice and Bob} || Alice || Alice and Carol

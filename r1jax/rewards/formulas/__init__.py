@@ -46,6 +46,7 @@ from r1jax.rewards.formulas.quantities import compound, is_known_unit
 from r1jax.rewards.formulas.structures import read_structure
 from r1jax.rewards.formulas.tokens import FUNCTIONS, MAX_CHARACTERS, Token, Unreadable, tokenize
 
+_MAX_WRITTEN = 4 * MAX_CHARACTERS
 _THOUSANDS = re.compile(r'(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])')
 _TO = re.compile(r'(?<=[0-9]) to (?=[0-9])')
 _PUNCTUATION = frozenset((',', 'and', 'or', "'", '-', '.', '(', ')', '!', '?', ':', '&'))
@@ -53,6 +54,8 @@ _PUNCTUATION = frozenset((',', 'and', 'or', "'", '-', '.', '(', ')', '!', '?', '
 
 def is_formula(gold: str) -> bool:
   """Whether a gold can be judged, as far as can be told without an answer: it is no prose."""
+  if len(gold) > _MAX_WRITTEN:
+    return False
   try:
     tokens = tokenize(_bare(gold))
   except Unreadable:
@@ -74,6 +77,9 @@ def equivalent(gold: str, answer: str) -> bool | None:
     ImportError: math-verify must be asked and is not installed.
     RuntimeError: math-verify must be asked and no worker process starts.
   """
+  gold, answer = gold.strip(), answer.strip()
+  if len(gold) > _MAX_WRITTEN or len(answer) > _MAX_WRITTEN:
+    return None if len(gold) > _MAX_WRITTEN else False
   gold, answer = _bare(gold), _bare(texts.without_lead_in(_bare(answer)))
   if ':' in gold:
     answer = _TO.sub(':', answer)

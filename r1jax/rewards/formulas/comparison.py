@@ -64,10 +64,13 @@ def _every(verdicts) -> bool | None:
 
 
 def _all_sides(gold, answer: Chain) -> bool | None:
-  """Whether each side of `a = b ≈ c` is the gold, or rounds it where that is said."""
+  """Whether one side of `a = b ≈ c` is the gold and each other is it, too, or says it rounds it."""
+  verdicts = [same(gold, side) for side in answer.sides]
+  if True not in verdicts:
+    return None if None in verdicts else False
   return _every(
-      _is_rounding_of(gold, side) or same(gold, side) if sign == '≈' else same(gold, side)
-      for sign, side in zip(answer.signs, answer.sides, strict=True))
+      verdict or (sign == '≈' and _is_rounding_of(gold, side)) if verdict is not None else None
+      for verdict, sign, side in zip(verdicts, answer.signs, answer.sides, strict=True))
 
 
 def _is_rounding_of(gold, side) -> bool:
@@ -140,7 +143,12 @@ def _letters(value: Value) -> set[str]:
 
 def _same_reals(gold, answer) -> bool | None:
   sets = reals.of(gold), reals.of(answer)
-  if isinstance(gold, Many) and gold.items or isinstance(answer, Many) and answer.items:
+  if isinstance(answer, Many) and len(answer.items) > 1:
+    # Intervals that are listed: their union.
+    pieces = [reals.of(item) for item in answer.items if isinstance(item, Ordered)]
+    union = reals.combined('∪', [piece for piece in pieces if piece is not None])
+    sets = (sets[0], union if len(union.pieces) == len(answer.items) else None)
+  elif isinstance(gold, Many) and gold.items or isinstance(answer, Many) and answer.items:
     return False    # points are no interval
   if sets[0] is None or sets[1] is None:
     return False

@@ -24,7 +24,7 @@ _LARGEST_FACTOR = 1000
 
 
 class Undefined(Unreadable):
-  """The expression has no value, such as 1/0."""
+  """The expression has no value, such as 1/0, or one that is too large."""
 
 
 class Image(NamedTuple):
@@ -45,8 +45,7 @@ def image(tree: Tree, point: int = 0) -> Image:
   """The image of an expression, with its letters at their `point`th elements.
 
   Raises:
-    Undefined: it divides by zero.
-    Unreadable: its numbers are too large.
+    Undefined: it divides by zero, or its numbers are too large.
   """
   if tree.kind == 'number':
     return _of_fraction(tree.number)
@@ -66,7 +65,7 @@ def image(tree: Tree, point: int = 0) -> Image:
   if tree.kind == 'negative':
     return product(operands[0], Image(_P - 1, 0, True))
   if tree.kind == 'product':
-    return product(*operands)
+    return functools.reduce(product, operands)
   if tree.kind == 'quotient':
     return product(operands[0], _inverse(operands[1]))
   value = rational(tree)
@@ -77,8 +76,7 @@ def rational(tree: Tree) -> Fraction | None:
   """The exact value of an expression of rational numbers; None for any other.
 
   Raises:
-    Undefined: it divides by zero.
-    Unreadable: its numbers are too large.
+    Undefined: it divides by zero, or its numbers are too large.
   """
   if tree.kind == 'number':
     return _limited(tree.number)
@@ -97,7 +95,7 @@ def rational(tree: Tree) -> Fraction | None:
 
 def _limited(value: Fraction) -> Fraction:
   if max(value.numerator.bit_length(), value.denominator.bit_length()) > _MAX_BITS:
-    raise Unreadable('a number is too large')
+    raise Undefined('a number is too large')
   return value
 
 
@@ -117,7 +115,7 @@ def _rational_power(base: Fraction, exponent: Fraction) -> Fraction | None:
   if base in (0, 1, -1):
     return base**(int(exponent) % 2 + 2)
   if bits * abs(exponent) > 2 * _MAX_BITS:
-    raise Unreadable('a power is too large')
+    raise Undefined('a power is too large')
   return base**int(exponent)
 
 
@@ -150,7 +148,7 @@ def _factorial(value: Fraction) -> Fraction | None:
   if value.denominator != 1 or value < 0:
     return None
   if value > 400:
-    raise Unreadable('a factorial is too large')
+    raise Undefined('a factorial is too large')
   return Fraction(math.factorial(int(value)))
 
 
@@ -172,7 +170,7 @@ def _whole(function):
 _COMBINED = {
     'sum': lambda *values: sum(values, Fraction(0)),
     'negative': lambda a: -a,
-    'product': lambda a, b: a * b,
+    'product': lambda *values: math.prod(values, start=Fraction(1)),
     'quotient': _quotient,
     'power': _rational_power,
     'root': _rational_root,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from r1jax.rewards.formulas.tokens import FUNCTIONS, Token, Unreadable, closing
 
 _MAX_DEPTH = 25
+_MAX_POSTFIXES = 3
 
 
 class Tree(NamedTuple):
@@ -68,6 +69,10 @@ def _of_number(value: Fraction) -> Tree:
   return Tree('number', number=value)
 
 
+def _product(factors: list[Tree]) -> Tree:
+  return factors[0] if len(factors) == 1 else Tree('product', operands=tuple(factors))
+
+
 class _Reader:
   """Reads tokens from left to right; each method reads what it is named after."""
 
@@ -114,16 +119,20 @@ class _Reader:
     return terms[0] if len(terms) == 1 else Tree('sum', operands=tuple(terms))
 
   def _product(self) -> Tree:
-    tree = self._power()
+    factors = [self._power()]
+    divisions = 0
     while True:
       if self._take('*'):
-        tree = Tree('product', operands=(tree, self._signed()))
+        factors.append(self._signed())
       elif self._take('/'):
-        tree = Tree('quotient', operands=(tree, self._signed()))
+        divisions += 1
+        if divisions > _MAX_DEPTH:
+          raise Unreadable('too many divisions')
+        factors = [Tree('quotient', operands=(_product(factors), self._signed()))]
       elif self._starts_factor():
-        tree = Tree('product', operands=(tree, self._power()))
+        factors.append(self._power())
       else:
-        return tree
+        return _product(factors)
 
   def _signed(self) -> Tree:
     negative = False
@@ -148,7 +157,7 @@ class _Reader:
     if self._depth > _MAX_DEPTH:
       raise Unreadable('nested too deeply')
     tree = self._atom()
-    while True:
+    for _ in range(_MAX_POSTFIXES):
       if self._take('!'):
         tree = Tree('function', 'factorial', (tree,))
       elif self._text() == '^' and self._degrees():
@@ -158,8 +167,9 @@ class _Reader:
       elif self._take('^'):
         tree = Tree('power', operands=(tree, self._exponent()))
       else:
-        self._depth -= 1
-        return tree
+        break
+    self._depth -= 1
+    return tree
 
   def _degrees(self) -> bool:
     r"""Whether `^\circ` or `^{\circ}` comes next, which is then read."""
@@ -327,7 +337,7 @@ class _Reader:
         found.append(self.sum())
       self._expect(_PAIRS[opening])
       return found
-    argument = self._power()
+    factors = [self._power()]
     while self._starts_factor() and self._kind() != 'word' and self._text() not in ('(', '['):
-      argument = Tree('product', operands=(argument, self._power()))
-    return [argument]
+      factors.append(self._power())
+    return [_product(factors)]

@@ -42,6 +42,8 @@ def equal(gold: tuple[Token, ...], answer: tuple[Token, ...]) -> bool | None:
   try:
     gold_tree = read_expression(wanted.value)
     exact.image(gold_tree)
+  except exact.Undefined:
+    return None
   except Unreadable:
     return _unreadable(gold, answer)
   if not _same_unit(wanted, given):
@@ -173,7 +175,7 @@ def _is_arithmetic(tree: Tree) -> bool:
     return False
   if tree.kind == 'sum':
     return True
-  if tree.kind == 'product' and tree.operands[1].kind != 'power':
+  if tree.kind == 'product' and tree.operands[-1].kind != 'power':
     return all(_is_number(operand) for operand in tree.operands)
   return any(map(_is_arithmetic, tree.operands))
 
@@ -237,7 +239,7 @@ def _rendered(tree: Tree, letters: dict[str, str]) -> str:
   if tree.kind == 'negative':
     return f'(-{operands[0]})'
   if tree.kind == 'product':
-    return rf'({operands[0]} \cdot {operands[1]})'
+    return '(' + r' \cdot '.join(operands) + ')'
   if tree.kind == 'quotient':
     return rf'\frac{{{operands[0]}}}{{{operands[1]}}}'
   if tree.kind == 'power':

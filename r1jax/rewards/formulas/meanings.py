@@ -171,7 +171,7 @@ def _of_equation(sides: tuple, signs: tuple[str, ...]):
   name = name_of(sides[0])
   if name is not None:
     values = tuple(meaning(side) for side in sides[1:])
-    return Named(((name, values[0] if len(values) == 1 else Chain(values, signs[1:])),))
+    return Named(((name, values[0] if len(values) == 1 else Chain(values, signs)),))
   if len(sides) == 2:
     if (name := name_of(sides[1])) is not None and signs == ('=',):
       return Named(((name, meaning(sides[0])),))
@@ -282,15 +282,20 @@ def _of_list(structure: Items):
       return Named(((name, reals.without(first.excluded[0], *(
           item.tokens for item in items[1:]))),))
     return Named(((name, _joined([first, *items[1:]], structure.connective)),))
-  return _joined(items, structure.connective)
+  return _flat(items)
 
 
 def _joined(items: list, connective: str):
-  """A list of the items, or one set of real numbers if some of them are sets."""
+  """The values of one name: a list, or one set of real numbers if some of them are sets."""
   if any(isinstance(item, reals.Reals) for item in items):
     sets = _all_reals(items)
     common = None if connective == 'or' else reals.combined('∩', sets)
     return common if common is not None and common.pieces else reals.combined('∪', sets)
+  return _flat(items)
+
+
+def _flat(items: list) -> Many:
+  """A list of the items, those of lists in it included."""
   flat: list = []
   for item in items:
     flat += item.items if isinstance(item, Many) else (item,)

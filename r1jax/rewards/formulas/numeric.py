@@ -86,7 +86,7 @@ class _Evaluation:
     if tree.kind == 'negative':
       return -operands[0]
     if tree.kind == 'product':
-      return operands[0] * operands[1]
+      return math.prod(operands, start=1 + 0j)
     if tree.kind == 'quotient':
       return operands[0] / operands[1]
     if tree.kind == 'power':

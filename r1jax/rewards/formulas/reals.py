@@ -117,7 +117,7 @@ def of(found) -> Reals | None:
 
 def combined(sign: str, sets: list[Reals]) -> Reals:
   """The union (∪), intersection (∩) or difference (∖) of sets, from left to right."""
-  result = sets[0]
+  result = sets[0] if sets else NOTHING
   for other in sets[1:]:
     if sign == '∪':
       result = _merged([*result.pieces, *other.pieces])
