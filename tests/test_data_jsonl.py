@@ -5,7 +5,6 @@ import hypothesis.strategies as st
 import pytest
 
 from r1jax.data import jsonl
-from r1jax.rewards.code.problems import read_problem
 from r1jax.runtime import storage
 from r1jax.stages import config
 
@@ -154,11 +153,11 @@ def test_the_answer_may_be_left_out(tmp_path, given):
   assert all(given.keys() <= example.keys() for example in examples)
 
 
-def test_tests_are_read(tmp_path):
+def test_tests_are_kept_as_they_stand(tmp_path):
   row = {'problem': 'p', 'input_output': '{"inputs": ["1"], "outputs": ["2"]}', 'entry_point': ''}
   example, = rows_of(tmp_path, jsonl.jsonl_source, row,
                      columns={'prompt': 'problem', 'tests': 'input_output'})
-  assert example == {'question': 'p', 'tests': read_problem(row['input_output']), 'entry_point': ''}
+  assert example == {'question': 'p', 'tests': row['input_output'], 'entry_point': ''}
 
 
 @pytest.mark.parametrize('content', [b'', b'\n \n'])

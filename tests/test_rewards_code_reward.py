@@ -6,14 +6,13 @@ import pytest
 from r1jax.errors import UserError
 from r1jax.rewards import parameters
 from r1jax.rewards.code import reward
-from r1jax.rewards.code.problems import read_problem
 from r1jax.rewards.code.reward import code_reward
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.sandbox import Outcome, layers
 from r1jax.rewards.suite import RewardSuite, named_rewards
 
-ADD = read_problem(['assert add(1, 2) == 3', 'assert add(2, 2) == 4', 'assert add(5, 0) == 5'])
-SUM = read_problem({'inputs': ['1 2\n', '3 4\n'], 'outputs': ['3\n', '7\n']})
+ADD = ['assert add(1, 2) == 3', 'assert add(2, 2) == 4', 'assert add(5, 0) == 5']
+SUM = {'inputs': ['1 2\n', '3 4\n'], 'outputs': ['3\n', '7\n']}
 
 
 def completion(program, truncated=False):
@@ -168,7 +167,7 @@ def test_a_share_and_a_prefix(confined):
 def test_a_program_that_hangs_takes_its_time_once(confined):
   program = 'def add(a, b):\n  while a == 1: pass\n  return a + b'
   assert judge(program, ADD, timeout_s=0.3) == 0.0
-  runs = read_problem(['assert add(5, 0) == 5'] + ['assert add(1, 2) == 3'] * 200)
+  runs = ['assert add(5, 0) == 5'] + ['assert add(1, 2) == 3'] * 200
   assert judge(program, runs, timeout_s=0.3, score='share') == pytest.approx(1 / 201)
 
 
@@ -241,6 +240,17 @@ def test_tests_may_come_as_they_stand_in_data(fake):
   assert judge('x', ['assert f(1) == 3']) == 1.0
   with pytest.raises(UserError, match='none of the known forms'):
     judge('x', 3)
+
+
+def test_tests_are_read_once_for_a_group(fake, monkeypatch):
+  read, actual = [], reward.read_problem
+  monkeypatch.setattr(
+      reward, 'read_problem', lambda *given: read.append(given) or actual(*given))
+  fake(*finished(3, 3, 3, 3, 4))
+  group, other = {'tests': ['assert f(1) == 3']}, {'tests': ['assert f(1) == 4']}
+  assert [code_reward(completion('x'), example) for example in (group, group, other, group, other)
+          ] == [1.0, 1.0, 0.0, 1.0, 1.0]
+  assert len(read) == 2
 
 
 @pytest.mark.parametrize('program, tests, function', [

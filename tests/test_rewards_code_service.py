@@ -8,12 +8,11 @@ import threading
 import pytest
 
 from r1jax.rewards.code import reward, service
-from r1jax.rewards.code.problems import read_problem
 from r1jax.rewards.code.reward import code_reward
 from r1jax.rewards.completion import Completion
 
 ADD = ['assert add(1, 2) == 3', 'assert add(2, 2) == 4']
-SUM = read_problem({'inputs': ['1 2\n', '3 4\n'], 'outputs': ['3\n', '7\n']})
+SUM = {'inputs': ['1 2\n', '3 4\n'], 'outputs': ['3\n', '7\n']}
 PROGRAM = 'print(sum(map(int, input().split())))'
 
 
@@ -64,7 +63,7 @@ def ran(**result):
 
 
 def test_a_service_runs_programs(server):
-  secret = read_problem({'inputs': ['1 2\n'], 'outputs': ['3\n']})
+  secret = {'inputs': ['1 2\n'], 'outputs': ['3\n']}
   assert judge(PROGRAM, secret, sandbox=server.url, timeout_s=2.0, memory_mb=64) == 1.0
   (path, body), = server.bodies
   assert path == '/run_code' and body['code'] == PROGRAM and body['stdin'] == '1 2\n'
@@ -84,7 +83,7 @@ def test_a_service_calls_functions(server, program, value):
 
 def test_a_service_returns_values_of_any_type_and_gets_no_expected_one(server):
   value = ({1: ['\n"é\ud7ff', None, True]}, {2.5}, -10 ** 30)
-  problem = read_problem([f'assert f({value!r}) == {value!r}', 'assert f(1) == 271828'])
+  problem = [f'assert f({value!r}) == {value!r}', 'assert f(1) == 271828']
   assert judge('def f(x):\n    return x', problem, sandbox=server.url, score='share') == 0.5
   assert not any('271828' in json.dumps(body) for _, body in server.bodies)
 
@@ -95,7 +94,7 @@ def test_a_service_returns_values_of_any_type_and_gets_no_expected_one(server):
     ({**ran(return_code=1), 'status': 'Failed'}, 0.0)])
 def test_answers_of_a_service_are_read(server, answer, value):
   server.answers = [500, answer]    # it is asked again after a failure
-  problem = read_problem({'inputs': [''], 'outputs': ['3']})
+  problem = {'inputs': [''], 'outputs': ['3']}
   assert judge('print(3)', problem, sandbox=server.url) == value
 
 

@@ -68,9 +68,8 @@ def jsonl_source(path: storage.Path | str, columns: Columns | None = None) -> li
 
   Each line has the texts `prompt` and `answer`. `answer` may be a list of several that are accepted
   (or the list may be in a column `answers`): then 'answer' is the first and 'answers' has all. It
-  may be left out where there are `tests`, `instructions` or a `rubric`. `tests` become a
-  `rewards.code.problems.Problem`. For `reasoning`, `language`, `check`, `objective`, `task`,
-  `bad_answer` and `prefix` see the rewards.
+  may be left out where there are `tests`, `instructions` or a `rubric`. For `reasoning`,
+  `language`, `check`, `objective`, `task`, `bad_answer` and `prefix` see the rewards.
 
   Args:
     path: the file's path or URL.
@@ -171,7 +170,7 @@ def _check_question(row: dict[str, Any]) -> None:
     read_instructions(row)
   if 'tests' in row:
     try:
-      row['tests'] = read_problem(row['tests'], row)
+      read_problem(row['tests'], row)
     except UserError as error:
       raise UserError(f'the field "tests" {error}') from None
 

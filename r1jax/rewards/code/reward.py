@@ -22,6 +22,8 @@ from r1jax.rewards.sandbox import Outcome, Program, Sandbox, layers
 _AT_ONCE = 32           # threads that wait for programs
 _LONGEST_S = 86_400.0   # of a completion: each of its tests has a limit of its own
 _MOST_SECONDS, _MEMORY_MB = 3600, (32, 1 << 20)
+_MOST_PROBLEMS = 256    # that are kept
+_problems: dict[int, tuple[Mapping, Problem]] = {}    # by the identity of their examples
 _told: list[RuntimeError | None] = []    # the failure that a warning has named
 
 
@@ -71,8 +73,8 @@ def code_reward(
 
   Args:
     completion: the completion to judge.
-    example: its `'tests'` are a `Problem`, or in a form that `problems.read_problem` knows. Its
-      `'prefix'`, if any, is put before the program.
+    example: its `'tests'` are in a form that `problems.read_problem` knows. Its `'prefix'`, if any,
+      is put before the program.
     score: 'all' tests must pass, or the 'share' of them that do counts.
     timeout_s: seconds that a test may take.
     memory_mb: MiB of memory that a test may take.
@@ -87,10 +89,9 @@ def code_reward(
   Raises:
     UserError: the tests have no known form, or this machine cannot confine programs.
   """
-  tests = example.get('tests')
-  if tests is None:
+  problem = _problem_of(example)
+  if problem is None:
     return None
-  problem = tests if isinstance(tests, Problem) else read_problem(tests, example)
   source = extract_program(
       completion.text, truncated=completion.truncated, prompt_opens_think=prompt_opens_think)
   if source is None:
@@ -103,6 +104,19 @@ def code_reward(
   if passed is None:
     return None
   return float(sum(passed) == len(chosen)) if score == 'all' else sum(passed) / len(chosen)
+
+
+def _problem_of(example: Mapping) -> Problem | None:
+  """The problem of an example, read once for a group; None if it has no tests."""
+  if example.get('tests') is None:
+    return None
+  known = _problems.get(id(example))
+  if known is None or known[0] is not example:
+    if len(_problems) >= _MOST_PROBLEMS:
+      _problems.clear()
+    known = example, read_problem(example['tests'], example)
+    _problems[id(example)] = known
+  return known[1]
 
 
 @functools.lru_cache(maxsize=8)
