@@ -77,7 +77,7 @@ def answering(*answers, reasoning='', truncated=False, num_tokens=5):
 
 def test_scores_are_over_problems():
   completions = (
-      answering('1,234', '1234.0', 'seven', '7')       # two ways to write the winning answer
+      answering('1,234', '1234.0', 'many', '7')       # two ways to write the winning answer
       + answering('1', '2', '2', '3', reasoning='wait, check. ', num_tokens=9))
   correct = np.array([1, 1, 0, 0, 1, 0, 0, 0], bool)
   got = scores(completions, correct, [dict(question='What is it?')] * 2, num_samples=4,

@@ -59,7 +59,7 @@ def test_pitfall_18_gsm8k_forms_are_right():
 
 @pytest.mark.parametrize('text', [
     r'\boxed{1 = 2 = 5}', r'\boxed{5,5,5}', r'\boxed{5} wait \boxed{1}', '<answer>5 or 7</answer>',
-    r'\boxed{5 = 5}', r'\boxed{\{5\}}', '<answer>2 + 3</answer>', '<answer>10 - 5</answer>',
+    r'\boxed{4 = 5}', r'\boxed{\{5\}}', '<answer>2 + 3</answer>', '<answer>10 - 5</answer>',
     '<answer>5 thousand</answer>', '<answer>1</answer><answer>5</answer>', '<answer>5',
     '<answer>4 </answer> 5', '5\n<answer>4</answer>', '<answer>99**98**97</answer>',
     '<answer>__import__("os")</answer>', '', '5 no, 6', '<think>5</think>'])

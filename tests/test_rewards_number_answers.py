@@ -24,7 +24,11 @@ def value(reading):
     'The answer is $72$.', r'Thus, \(72\).', '72,', '72;', '72\\\\', '=72', r'\approx 72', '→ 72',
     '答案：72', '答案是72。', '一共有72个苹果', '72千克', '７２', '共72元，',
     '8 × 9 = 72, so the answer is 72.', 'He pays 72 dollars, i.e. $72.', '72 (seventy-two)',
-    'Total: $72', '72\nfeet', 'So\n72', '72.0...'])
+    'Total: $72', '72\nfeet', 'So\n72', '72.0...',
+    'seventy-two', 'The answer is seventy two dollars.', 'The two friends have 72 apples.', '[72]',
+    '72 = 72', 'It is 72!', '是72!', r'\large 72', '72\\ ', '7.2 × 10', 'Answer - 72', '• 72',
+    '72 ✓', '<b>72</b>', '72---done', '72（元）', r'72 \Omega', r'72\ m\,s^{-1}', r'72 {\rm cm}',
+    '72 in^2', 'P(X=3) = 72', '72원'])
 def test_pitfall_31_a_number_among_words_and_units_is_read(text):
   assert value(number_answers.read_answer(text)) == 72
 
@@ -33,7 +37,7 @@ def test_pitfall_31_a_number_among_words_and_units_is_read(text):
     '72 thousand', '72 million', '72k', '$72M', '72 dozen', '72万', '72亿', '72百', '72千元',
     '72多', '72 or 73', '72 and 73', '72 or seventy-three', '72, 73', '72,73', '72;73', '72 73',
     '72/73/74', 'between 72 and 80', '72-80', '72–80', '72 to 80', '72～80', '72±1', r'72 \pm 1',
-    'from 71 to 72', '72, 72', '72 and 72', '72,72,72', r'\{72\}', '[72]', '(72, 72)', '72 = 72',
+    'from 71 to 72', '72, 72', '72 and 72', '72,72,72', r'\{72\}', '(72, 72)',
     'x = 71, y = 72', 'x = 71 or x = 72', '71 = 72', '1 = 2 = 72', '71, so 72', '71 → 72',
     '72 = 8 × 9', '72 ≈ 71.6', 'at least 72', 'at most 72', 'more than 72', 'over 72', 'up to 72',
     '>72', r'\ge 72', 'x > 72', '72+', '72 or more', '72 at least', 'nearly 72', 'not 72',
@@ -45,7 +49,13 @@ def test_pitfall_31_a_number_among_words_and_units_is_read(text):
     'v72', 'Step 72', 'H72', '72?', '#72', '72-page', '不是72', '至少72', '超过72元', '72或73',
     '71到72', '72以上', '约等于71', '7 2', '72 5', '72.0.0', '7٤2', 'In 5 days he pays 72 dollars',
     '72 dollars and 50 cents', '72 feet 5 inches', '72 out of 100', '1 of 72',
-    '72' + ' ' * 300 + 'a', '72 apples\n73 pears', '72. 73.', '-72', 'minus 72', '负72'])
+    '72' + ' ' * 300 + 'a', '72 apples\n73 pears', '72. 73.', '-72', 'minus 72', '负72',
+    '72 (in thousands)', 'a hundred and 72', '72, seventy-three', '72 (seventy-three)', '72만원',
+    '$72 and fifty cents', '72 and three quarters', 'twice as much as 72', 'a minimum of 72',
+    '72 and above', '72 is greater than the answer', '72 times itself', '72 to the fifth', 'A72',
+    'eq. 72', 'anything but 72', r'\not= 72', '144÷2', '~~72~~', '72 ❌', '8 ✖ 9', '—72',
+    '72的两倍', '72的平方', '两个72', '72, ...', 'from 72', 'seventy-two hundred', 'seventy-second',
+    'f(72)'])
 def test_pitfall_31_anything_but_one_number_is_not_72(text):
   assert value(number_answers.read_answer(text)) != 72
 
@@ -78,7 +88,7 @@ def test_prose_gives_its_last_number(text, number):
     'the 5th', '5 thousand', '5k', '5万', '12,5', '5-7', '10-5', '5-year', '5.1.5', 'v5', 'v1.5',
     '12:05', '2024-01-05', '1/2/5', '555-5', 'Step 5', 'as in equation (5)', 'see [5]', '> 5',
     r'\le 5', 'at least 5', 'more than 5', 'not 5', 'is not 5', "isn't 5", '5 is wrong',
-    'half of 5', 'twice 5', '5 squared', r'5\pi', '5 + x', '5%x', 'f(5)', '|5|', '5!', r'\{5\}',
+    'half of 5', 'twice 5', '5 squared', r'5\pi', '5 + x', '5%x', 'f(5)', '|5|', '$5!$', r'\{5\}',
     '±5', '5±1', '第5', '步骤5', '不是5', '至少5', '5 or 6 or so', '4 = 5', '5?',
     'Text\n5. Then he goes home', '#5', 'H2O', 'none', r'\frac{5}{x}', r'\frac{x}{5}', '5 hundred',
     '5 and a half', 'x = 5y'])

@@ -149,7 +149,7 @@ def number_at(tokens: Sequence[Token], start: int, depth: int = 0) -> Number | N
     if power is None:
       return None
     value, places, end = power, None, raised[1]
-  shift = _power_of_ten(tokens, end)
+  shift = _power_of_ten(tokens, end, scientific=places is not None and places > 0 and value < 10)
   if shift is not None:
     value, places, end = value * shift[0], None, shift[1]
   return Number(value, places, start, end)
@@ -314,11 +314,17 @@ def _power(base: Fraction, exponent: int) -> Fraction | None:
   return base ** exponent
 
 
-def _power_of_ten(tokens: Sequence[Token], i: int) -> tuple[Fraction, int] | None:
-  """The factor of a `× 10^n` at token `i`, and the token after it."""
+def _power_of_ten(
+    tokens: Sequence[Token], i: int, *, scientific: bool) -> tuple[Fraction, int] | None:
+  """The factor of a `× 10^n` at token `i`, and the token after it.
+
+  After the mantissa of scientific notation the power may be 10 itself: `7.2 × 10`.
+  """
   if _text(tokens, i) not in TIMES or _text(tokens, i + 1) != '10':
     return None
   raised = _exponent(tokens, i + 2)
+  if raised is None and scientific:
+    return Fraction(10), i + 2
   power = raised and _power(Fraction(10), raised[0])
   return (power, raised[1]) if raised and power is not None else None
 

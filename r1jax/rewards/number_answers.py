@@ -5,10 +5,11 @@ An explicit answer (`read_answer`) must give one number that stands by itself (s
 It may repeat the number. Another number among its words ("In 5 days he pays 72"), an alternative
 ("72 or 73"), a negation or a question leave no answer; nor is arithmetic evaluated. An equation
 gives its last member: of `3 + 4 = 7` that is 7. Members that are numbers themselves must be equal,
-or rounded after `≈`: `1 = 2 = 5` gives none, nor does the tautology `5 = 5`. "About 72" gives 72. A
-unit is never converted, and only a gold's own percent, degree or currency sign is compared.
+or rounded after `≈`: `1 = 2 = 5` gives none. "About 72" gives 72, and so does "seventy-two". `72!`
+is a factorial, but "It is 72!" is not. A unit is never converted, and only a gold's own percent,
+degree or currency sign is compared.
 
-Prose (`read_prose`) gives its last number if that stands by itself.
+Prose (`read_prose`) gives its last number in digits if that stands by itself.
 """
 
 from collections.abc import Sequence
@@ -33,10 +34,21 @@ _SIMPLE = re.compile(r'-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?')
 _LAST_DIGIT = re.compile(r'.*[0-9]', re.DOTALL)
 _OPENING_EMPHASIS = re.compile(r'(?<![\w*)\]}^.])(?:\*{1,3}|_{1,3}|`{1,3})(?=[^\s*_`])')
 _CLOSING_EMPHASIS = re.compile(r'(?<=[^\s*_`])(?:\*{1,3}|_{1,3}|`{1,3})(?![\w*(\\^{.])|`')
-_LIST_MARKER = re.compile(r'(?m)^ *(?:\(?[0-9]{1,3}[.)]|[-*+•]) +(?=\S)')
+_TAG = re.compile(r'</?(?:b|i|u|em|p|span|strong|br|div|center|mark)(?: ?/)?>')
+# Pictures are decoration, but crosses and signs of arithmetic are not.
+_PICTURE = re.compile(
+    '[\u2600-\u2715\u2719-\u274b\u274d\u274f-\u2752\u2758-\u2794\u2798-\u27be'
+    '\U0001f300-\U0001f6d0\U0001f900-\U0001faff]')
+# In a sentence "It is 72!" the mark is no factorial.
+_EXCLAMATION = re.compile(
+    r'(?:(?<=[A-Za-z] )|(?<=[\u4e00-\u9fff]))([$€£¥]?[0-9][0-9,.]*)!(?=["\']?(?:\s|$))')
+_STRUCK = '§'    # stands for what is struck through: not a part of any number
 
+_SIGNS = frozenset(number_words.MARKS.values())
+_DENYING = frozenset((r'\not', r'\neg', r'\ne', '¬', r'\cancel', r'\xcancel', r'\sout', _STRUCK))
 _FREE = PUNCTUATION | DECORATION | RELATIONS | frozenset(number_words.MARKS) | frozenset(
-    ('/', '·', '~', '#', '&', r'\&', '{', '}', '-', '@', '（', '）', '^', r'\text'))
+    ('/', '·', '~', '#', '&', r'\&', '{', '}', '-', '@', '^', '[', ']', '•',
+     *number_words.COMMAND_UNITS))
 
 
 class Reading(NamedTuple):
@@ -45,7 +57,8 @@ class Reading(NamedTuple):
   Attributes:
     value: its value.
     places: the number of decimal places of a plain decimal; None in other notation.
-    marks: percent, degree and currency signs beside it, one for each unit however it is written.
+    marks: its unit: percent, degree and currency signs, one for each however it is written, and
+      the word after it.
     written: the number as it is written, in plain spelling.
     exact: the exact number that `value` approximates, if the answer gives both.
   """
@@ -59,9 +72,10 @@ class Reading(NamedTuple):
 def equals(gold: Reading, answer: Reading) -> bool:
   """Whether an answer is the gold number, exactly or by the rule of `exact_numbers.rounds_to`.
 
-  If both have a percent, degree or currency sign, it must be the same.
+  If the gold has a percent, degree or currency sign, the answer has it, too, or has no unit.
   """
-  if gold.marks and not answer.marks <= gold.marks:
+  if gold.marks and answer.marks and (
+      not answer.marks & gold.marks or answer.marks & _SIGNS > gold.marks):
     return False
   return gold.value in (answer.value, answer.exact) or exact_numbers.rounds_to(
       gold.value, answer.value, answer.places)
@@ -92,7 +106,7 @@ def read_answer(text: str) -> Reading | None:
     return Reading(Fraction(text), len(text.partition('.')[2]), written=text)
   if len(text) > exact_numbers.MAX_CHARACTERS:
     return None
-  return _Answer(_bare(spelling.plain(text))).only_number()
+  return _Answer(_bare(_prepared(text))).only_number()
 
 
 def read_prose(text: str) -> Reading | None:
@@ -105,11 +119,22 @@ def read_prose(text: str) -> Reading | None:
   text = text[start:last.end() + _AFTER_CHARACTERS]
   if start and not text[0].isspace():     # a word or number that is cut
     text = text.partition(' ')[2] or text.partition('\n')[2]
-  return _Answer(_unemphasised(spelling.plain(text))).last_number()
+  return _Answer(_unemphasised(_prepared(text))).last_number()
+
+
+def _prepared(text: str) -> str:
+  """`text` in plain spelling, without HTML and pictures."""
+  text = text.replace('÷', r'\div ').replace('~~', _STRUCK).replace('---', '—')
+  if not text.isascii():
+    text = _PICTURE.sub(' ', text)
+  if '<' in text:
+    text = _TAG.sub('"', text)
+  text = spelling.plain(text)
+  return _EXCLAMATION.sub(r'\1.', text) if '!' in text else text
 
 
 def _bare(text: str) -> str:
-  text = spelling.undecorated(text)
+  text = spelling.undecorated(text.rstrip('\\ '))
   while text[:1] == '{' and text.endswith('}') and text.find('}') == len(text) - 1:
     text = spelling.undecorated(text[1:-1])
   return _unemphasised(text)
@@ -135,7 +160,7 @@ class _Answer(NumbersInText):
 
   def only_number(self) -> Reading | None:
     """The number of an explicit answer."""
-    if not self.items or self._hedges(0, len(self.tokens)):
+    if not self.items or self._hedges(0, len(self.tokens)) or self._is_scaled():
       return None
     found: Reading | None = None
     pure = 0
@@ -152,7 +177,24 @@ class _Answer(NumbersInText):
       if found is not None and (found.value != reading.value or pure > 1):
         return None
       found = reading
-    return found
+    return found if found is not None and self._numerals_agree(found.value) else None
+
+  def _is_scaled(self) -> bool:
+    """Whether a word such as `thousand` stands anywhere but in a number in words."""
+    inside = {i for item in self.items for i in range(item.start, item.end)}
+    return any(token.kind == 'word' and token.text.lower() in number_words.SCALES
+               for i, token in enumerate(self.tokens) if i not in inside)
+
+  def _numerals_agree(self, value: Fraction) -> bool:
+    """Whether no number in words beside those in digits is offered as another answer.
+
+    One before a noun is not ("the two friends"), unless it stands behind a punctuation mark.
+    """
+    units = {self._text(item.number.end) for item in self.items if item.number}
+    return all(
+        number == value for start, end, number in self.numerals
+        if self._kind(end) != 'word' or self._text(end) in units
+        or self._text(start - 1) in (',', ';', '(', '/', '-', ':'))
 
   def _hedges(self, start: int, end: int) -> bool:
     """Whether a word among tokens leaves no single answer."""
@@ -164,6 +206,8 @@ class _Answer(NumbersInText):
             self._text(i + 1).lower() in ('least', 'most')):
           return True
       elif token.kind == 'han' and number_words.han_hedges(token.text):
+        return True
+      elif token.text in _DENYING:
         return True
     return False
 
@@ -201,11 +245,8 @@ class _Answer(NumbersInText):
     value, places = final[0].value, final[0].number.places if final[0].number else None
     for item in earlier:
       if item.value == value:
-        same = self._is_pure([item], item.start, item.end) and (
-            self._slice(item) == self._slice(final[0]) and item.end in relations)
-        if same and item.start == start:
-          return None
-      elif exact_numbers.rounds_to(item.value, value, places):
+        continue
+      if exact_numbers.rounds_to(item.value, value, places):
         exact = item.value
       elif places is not None and round(item.value, places) == value and (
           any(self._text(i) in APPROXIMATE for i in relations if item.end <= i)):
@@ -213,10 +254,6 @@ class _Answer(NumbersInText):
       else:
         return None
     return self.reading(final[0], exact)
-
-  def _slice(self, item: Item) -> str:
-    assert item.number is not None
-    return ' '.join(t.text for t in self.tokens[item.number.start:item.number.end])
 
   def _is_free(self, start: int, end: int) -> bool:
     """Whether tokens are numbers with their units, words and punctuation alone."""

@@ -15,6 +15,8 @@ from r1jax.rewards import exact_numbers
 from r1jax.rewards import number_words as words
 from r1jax.rewards.exact_numbers import Number
 
+_NUMBER_OPENINGS = frozenset(('(', '{', r'\frac', r'\sqrt', '√'))
+_FEW_WORDS = 6
 DECORATION = frozenset(('"', "'", '$', r'\(', r'\)', r'\[', r'\]', r'\$'))
 APPROXIMATE = frozenset(('≈', r'\approx', r'\simeq', '≅', r'\cong', r'\doteq'))
 EQUAL = APPROXIMATE | frozenset(('=', '==', ':=', '≡', r'\equiv'))
@@ -55,20 +57,12 @@ class NumbersInText:
     self.items: list[Item] = []
     self.number_ends: set[int] = set()     # the tokens after numbers
     self.ends: set[int] = set()            # and those after numbers with their units
+    self.numerals = self._numerals()
+    self.calls = self._calls()
     self._find()
 
   def _find(self) -> None:
-    i, numbers = 0, []
-    while i < len(self.tokens):
-      token = self.tokens[i]
-      number = None
-      if token.kind in ('number', 'repeating') or token.text in ('(', '{', r'\frac', r'\sqrt', '√'):
-        number = exact_numbers.number_at(self.tokens, i)
-      if number is not None or token.kind in ('number', 'repeating'):
-        numbers.append((number, i))
-        i = number.end if number else i + 1
-      else:
-        i += 1
+    numbers = self._numbers() or self._spelled_items()
     self.starts = {start for _, start in numbers}
     unit_end = 0
     for number, start in numbers:
@@ -83,6 +77,57 @@ class NumbersInText:
       self.number_ends.add(number.end)
       self.ends.add(item.end)
       unit_end = item.end
+
+  def _numbers(self) -> list[tuple[Number | None, int]]:
+    """The numbers in digits and their first tokens; None for digits that are no number."""
+    i, numbers = 0, []
+    while i < len(self.tokens):
+      token, number = self.tokens[i], None
+      if token.kind in ('number', 'repeating') or token.text in _NUMBER_OPENINGS:
+        number = exact_numbers.number_at(self.tokens, i)
+      if number is not None or token.kind in ('number', 'repeating'):
+        numbers.append((number, i))
+      i = number.end if number else i + 1
+    return numbers
+
+  def _numerals(self) -> list[tuple[int, int, int | None]]:
+    """The numbers in words: first token, the token after the last, the value if they have one."""
+    found, i = [], 0
+    while i < len(self.tokens):
+      start = i
+      while self._kind(i) == 'word' and (words.is_numeral(self._text(i)) or (
+          i > start and self._text(i) == 'and' and self._kind(i + 1) == 'word'
+          and words.is_numeral(self._text(i + 1))
+          and self._text(i - 1).lower() in ('hundred', 'thousand'))):
+        i += 1
+      if i > start:
+        spelled = ' '.join(self._text(place) for place in range(start, i))
+        found.append((start, i, words.spelled_number(spelled)))
+      i += 1
+    return found
+
+  def _spelled_items(self) -> list[tuple[Number | None, int]]:
+    """The numbers in words as `_numbers` has those in digits; `one` only in a few words."""
+    found: list[tuple[Number | None, int]] = []
+    for start, end, value in self.numerals:
+      if value is not None and (value != 1 or len(self.tokens) <= _FEW_WORDS):
+        found.append((Number(Fraction(value), 0, start, end), start))
+      elif value != 1:
+        found.append((None, start))
+    return found
+
+  def _calls(self) -> set[int]:
+    """The tokens inside the brackets of a function's arguments, such as `P(X = 3)`."""
+    inside, opened = set(), []
+    for i, token in enumerate(self.tokens):
+      if token.text == '(':
+        opened.append(token.glued and (
+            self._kind(i - 1) in ('word', 'command') or self._text(i - 1) in ('}', ')')))
+      elif token.text == ')' and opened:
+        opened.pop()
+      elif any(opened):
+        inside.add(i)
+    return inside
 
   def _kind(self, i: int) -> str:
     return self.tokens[i].kind if 0 <= i < len(self.tokens) else 'end'
@@ -107,9 +152,29 @@ class NumbersInText:
     marks: set[str] = set()
     before, sign, alone_before = self._before(number.start, marks)
     after, alone_after = self._after(number.end, marks)
-    alone = alone_before and alone_after
+    alone = (alone_before and alone_after and number.start not in self.calls
+             and not self._is_part(before) and not self._touches_numeral(before + 1, number, after))
     value = number.value * sign
     return Item(number, alone, value, frozenset(marks), before + 1, after)
+
+  def _touches_numeral(self, start: int, number: Number, end: int) -> bool:
+    """Whether a number in words stands beside one in digits, as in `72 hundred`."""
+    ends = {number.end, end}
+    ends |= {place + 1 for place in ends if self._text(place) in ('and', '/', '-')}
+    starts = {start, start - 1} if self._text(start - 1) == 'and' else {start}
+    return any(first in ends or last in starts
+               for first, last, _ in self.numerals if first != number.start)
+
+  def _is_part(self, i: int) -> bool:
+    """Whether a word before a number makes it a part or a bound: `twice as much as 72`."""
+    while self._kind(i) == 'word':
+      word = self._text(i).lower()
+      if word in words.VERBS:
+        return False
+      if word in words.MULTIPLES:
+        return True
+      i -= 1
+    return False
 
   # What stands before a number.
 
@@ -121,8 +186,9 @@ class NumbersInText:
       if text in words.CURRENCY_SIGNS and self._mark(i):
         marks.add(self._mark(i))
       elif text in ('-', '+') and not signed:
-        kind = self._sign(i)
-        if not kind:
+        if self._announces(i):
+          break
+        if not self._sign(i):
           return i, 1, False
         sign, signed = (-1 if text == '-' else 1), True
       elif text not in DECORATION:
@@ -134,6 +200,11 @@ class NumbersInText:
         return i, 1, False
       return i - 1, -1, self._stands_after(i - 1, start)
     return i, sign, self._stands_after(i, start)
+
+  def _announces(self, i: int) -> bool:
+    """Whether the `-` at token `i` is a dash, as in `Answer - 72`."""
+    return (self._text(i) == '-' and not self._glued(i) and not self._glued(i + 1)
+            and self._text(i - 1).lower() in words.ANNOUNCING)
 
   def _sign(self, i: int) -> bool:
     """Whether the `-` or `+` at token `i` is the sign of the number after it."""
@@ -169,11 +240,18 @@ class NumbersInText:
     if text == ':':
       return not self._ends_before(i)
     if text == '.':
-      return not glued
+      return not glued and self._text(i - 1).lower() not in words.ABBREVIATED_LABELS
     if text == '(':
       return not self._glued(i) or self._kind(i - 1) == 'han'
-    return text in ('?', '!', '...', '—', '―', ')', r'\\', r'\ldots', r'\dots', '|x') and not (
-        text == ')' and glued)
+    if text == '[':    # a single number in brackets
+      return self._text(self._skip(start)) == ']' and i == 0
+    if text == '•':
+      return self._kind(i - 1) in ('end', 'newline')
+    if text == '-':
+      return self._announces(i)
+    if text in (')', '!', '—', '―'):
+      return not glued or text in ('—', '―') and i > 0
+    return text in ('?', '...', r'\\', r'\ldots', r'\dots')
 
   def _skip(self, start: int) -> int:
     number = exact_numbers.number_at(self.tokens, start)
@@ -202,6 +280,8 @@ class NumbersInText:
     lower = word.lower()
     if glued:
       return word in words.CURRENCY_WORDS
+    if len(word) == 1 and word.isascii() and word not in 'aAI':
+      return False
     if lower in words.BOUNDS or lower in words.LABELS or lower.endswith("n't"):
       return False
     if lower in words.JOINING and (i in self.number_ends or lower != 'and' and i in self.ends):
@@ -211,6 +291,10 @@ class NumbersInText:
         self._text(i - 2).lower() in words.PARTS)):
       return False
     if lower == 'to' and previous in ('up', 'close', 'closer', 'down', 'next', 'prior'):
+      return False
+    if lower == 'as' and previous in ('many', 'much', 'few', 'little', 'high', 'low'):
+      return False
+    if lower == 'but' and previous in ('anything', 'everything', 'nothing', 'all', 'any'):
       return False
     if lower == 'to' and previous == 'equal' and self._text(i - 2).lower() in words.HEDGES:
       return False
@@ -247,21 +331,7 @@ class NumbersInText:
     if kind in ('end', 'newline') or text in RELATIONS:
       return i, True
     if kind == 'word':
-      if not words.follows(text, glued and i == end):
-        return i, False
-      if self._kind(i + 1) == 'number' and self._glued(i + 1) and not (
-          text in words.POWERED and self._text(i + 1) in ('2', '3')):
-        return i, False
-      mark = words.MARK_WORDS.get(text.lower())
-      if mark:
-        marks.add(mark)
-      lower = self._text(i + 1).lower()
-      if text.lower() == 'times' and (self._kind(i + 1) == 'number' or lower in words.NUMBER_WORDS):
-        return i, False
-      if text.lower() in ('and', 'or') and lower in ('a', 'an', 'one', 'half', 'three', 'two'):
-        return i, not any(
-            self._text(place).lower() in words.HALVES for place in range(i + 1, i + 4))
-      return self._unit_end(i + 1), True
+      return self._unit_word(i, end, marks)
     if kind == 'han':
       mark = words.MARK_WORDS.get(text)
       if mark:
@@ -275,12 +345,23 @@ class NumbersInText:
       following = i + 1
       while self._text(following) in DECORATION or self._text(following) in ('-', '+'):
         following += 1
-      listed = following in self.starts and self._text(following) != '{'
+      listed = following in self.starts and self._text(following) != '{' or (
+          self._text(following) in ('...', r'\ldots', r'\dots', r'\cdots'))
       return i, not listed and not (self._glued(i + 1) and self._kind(i + 1) == 'word')
     if text in (':', '.'):
       return i, not (self._glued(i + 1) and self._kind(i + 1) in ('number', 'word'))
     if text == '(':
-      return i, not glued and self._kind(i + 1) in ('word', 'han', 'command')
+      inside = self._text(i + 1)
+      return i, self._kind(i + 1) == 'han' or self._kind(i + 1) == 'word' and (
+          not glued or len(inside) > 1 and self._text(i + 2) == ')')
+    if text == '{':    # what is left of `{\rm cm}`
+      return i + 3, self._text(i + 2) == '}' and self._kind(i + 1) == 'word' and (
+          words.follows(self._text(i + 1), False))
+    if text in words.COMMAND_UNITS:
+      return self._unit_end(i + 1), text != r'\mu' or self._kind(i + 1) == 'word'
+    if text in (')', ']'):
+      opening = self._opening(i)
+      return i, opening >= 0 and (text == ')' or opening == 0)
     if text == '-':
       return i, not glued and self._kind(i + 1) == 'word' and len(self._text(i + 1)) > 1
     if text == '!':
@@ -288,7 +369,28 @@ class NumbersInText:
       return i, number is not None and number.value.denominator > 1
     if text == r'\frac':
       return self._fraction_unit(i)
-    return i, text in (')', '...', '—', '―', r'\\', r'\ldots', r'\dots')
+    return i, text in ('...', '—', '―', r'\\', r'\ldots', r'\dots')
+
+  def _unit_word(self, i: int, end: int, marks: set[str]) -> tuple[int, bool]:
+    text, lower, following = self._text(i), self._text(i).lower(), self._text(i + 1).lower()
+    before = self._text(i - 1)
+    if not words.follows(text, self._glued(i) and i == end) or before == "'" and self._glued(i):
+      return i, False
+    if self._kind(i + 1) == 'number' and self._glued(i + 1) and not (
+        text in words.POWERED and following in ('2', '3')):
+      return i, False
+    if lower in ('and', 'is', 'are', 'was', 'or') or lower == 'in' and following != '^':
+      return i, following not in words.COMPARING and following not in words.SCALES and (
+          following != '' or lower != 'and') and not any(
+              self._text(place).lower() in words.HALVES for place in range(i + 1, i + 4))
+    if lower in ('times', 'to'):
+      numeral = self._kind(i + 1) == 'number' or bool(following) and words.is_numeral(following)
+      return i + 1, not numeral and following not in ('itself', 'that') and not (
+          lower == 'to' and (following == 'the' or len(following) < 2))
+    mark = words.MARK_WORDS.get(lower)
+    marks.add(mark or (lower if lower not in words.FUNCTION_WORDS else ''))
+    marks.discard('')
+    return self._unit_end(i + 1), True
 
   def _unit_end(self, i: int) -> int:
     """The token after a unit that goes on at token `i` with powers, quotients and products."""
@@ -301,6 +403,8 @@ class NumbersInText:
           return i
         i = place + 1 + braced
       elif self._text(i) in ('2', '3') and self._glued(i):
+        i += 1
+      elif words.is_unit(self._text(i)):
         i += 1
       elif self._text(i) in ('/', '·', r'\cdot', '*') and self._kind(i + 1) in ('word', 'han') and (
           words.follows(self._text(i + 1), False) or self._kind(i + 1) == 'han'):

@@ -28,7 +28,7 @@ _SINGLE = {
     **dict.fromkeys('“”„‟«»「」『』＂', '"'), **dict.fromkeys('‘’‚‛′＇', "'"),
     '。': '.', '｡': '.', '、': ',', '﹐': ',', '︰': ':', '∶': ':', '⁄': '/', '∕': '/', '÷': '/',
     '【': '[', '】': ']', '〔': '[', '〕': ']', '℃': '°C', '℉': '°F', '㎝': 'cm', '㎞': 'km',
-    '㎏': 'kg', '㎡': 'm^{2}', '∗': '*', '⋅': '·', '‧': '·', '・': '·', '∙': '·', '•': '·',
+    '㎏': 'kg', '㎡': 'm^{2}', '∗': '*', '⋅': '·', '‧': '·', '・': '·', '∙': '·',
     '≦': '≤', '≧': '≥', '⩽': '≤', '⩾': '≥', '≒': '≈', '≃': '≈', '…': '...', '⋯': '...',
     '￠': '¢', '￡': '£', '￥': '¥', '￦': '₩', 'º': '°', '˚': '°',
     # The wide tilde stands between two ends of a range, the ASCII one is a space in LaTeX.
@@ -51,7 +51,8 @@ _LAYOUT = re.compile(
     r'|(?P<space>~|\\[,;:> \n/]|\{\\,\}|\{ \}|\\(?:quad|qquad|thinspace|enspace|enskip|medspace'
     r'|thickspace|nobreakspace|space)(?![A-Za-z]))'
     r'|(?P<removed>\\(?:displaystyle|textstyle|scriptstyle|scriptscriptstyle|left|right|middle'
-    r'|[bB]igg?[lrm]?|limits|nolimits|negthinspace)(?![A-Za-z]) ?)'
+    r'|[bB]igg?[lrm]?|limits|nolimits|negthinspace|tiny|scriptsize|footnotesize|small|normalsize'
+    r'|large|Large|LARGE|huge|Huge)(?![A-Za-z]) ?)'
     r'|\\(?P<fraction>[dtc]frac)(?![A-Za-z])')
 _FONTS = (
     'text|textrm|textbf|textit|textsf|texttt|textup|textnormal|textmd|emph|mathrm|mathbf|mathit'
