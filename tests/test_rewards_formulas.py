@@ -148,3 +148,19 @@ def test_deep_and_long_formulas_are_read_or_refused(answer):
     assert formulas.equivalent(gold, answer) is False
   workers.use_pool(Credulous())
   formulas.equivalent(answer, '1')
+
+
+@pytest.mark.parametrize('gold, prose, value', [
+    (r'2\sqrt{3}', r'Adding up, we get $2\sqrt{3}$.', 1.0),
+    (r'2\sqrt{3}', 'Therefore\n\\[\n\\sqrt{12}\n\\]', 1.0),
+    (r'2\sqrt{3}', r'Thus $$x = 2\sqrt{3}.$$', 1.0),
+    (r'2\sqrt{3}', r'The length is \(2\sqrt{3}\) and the width \(2\sqrt{5}\).', 0.0),
+    (r'2\sqrt{3}', r'It cannot be $2\sqrt{3}$.', 0.0),
+    (r'2\sqrt{3}', r'Maybe $2\sqrt{3}$ or $5$.', 0.0),
+    ('-2,1', 'We factor. So the roots are $-2$ and $1$.', 1.0),
+    ('-2,1', 'For $a=1$ we find $x=-2$ or $x=1$', 1.0),
+    (r'\text{Monday}', 'The answer is Monday.', 1.0),
+    (r'5\text{ km}', 'The distance is 5 km.', 1.0)])
+def test_prose_gives_the_formulas_at_its_end(gold, prose, value):
+  completion = Completion('<think>Hm.</think> ' + prose, 1, False)
+  assert accuracy.number_reward(completion, {'answer': gold}) == value

@@ -52,7 +52,8 @@ def number_reward(
     return None
   if answer is None:
     return 0.0
-  verdict = formulas.equivalent(gold, _last_line(answer))
+  text = answer.text if answer.explicit else formulas.stated(answer.text)
+  verdict = formulas.equivalent(gold, text)
   return None if verdict is None else float(verdict)
 
 

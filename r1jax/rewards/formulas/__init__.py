@@ -44,6 +44,7 @@ from r1jax.rewards.formulas import comparison, texts
 from r1jax.rewards.formulas.meanings import meaning
 from r1jax.rewards.formulas.quantities import compound, is_known_unit
 from r1jax.rewards.formulas.structures import read_structure
+from r1jax.rewards.formulas.texts import stated
 from r1jax.rewards.formulas.tokens import FUNCTIONS, MAX_CHARACTERS, Token, Unreadable, tokenize
 
 _MAX_WRITTEN = 4 * MAX_CHARACTERS

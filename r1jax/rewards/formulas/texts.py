@@ -12,6 +12,11 @@ _LEAD_IN = re.compile(
     r'|(?:the )?(?:final )?(?:answers?|solutions?|results?|ans) *[:=] *'
     r'|(?:答案|结果|最终答案|解)(?:是|为|等于|:)+ *|(?:so|thus|hence|therefore)\b,? +',
     re.IGNORECASE)
+_TAIL_CHARACTERS = 1000
+_SPAN = re.compile(r'\$[^$]{1,300}\$|\\\([^\n]{1,300}?\\\)')
+_AFTER = re.compile(r'[ .,!*]*')
+_BETWEEN = re.compile(r' *,? *(?:and|or)? *')
+_SENTENCE = re.compile(r'[.!?] ')
 _NEGATIONS = frozenset((
     'not', 'no', 'never', 'wrong', 'incorrect', 'false', 'neither', 'nor', 'cannot', 'if', 'or',
     'than', "isn't", "aren't", "doesn't", "don't", 'unless', 'either', 'unlikely'))
@@ -37,6 +42,30 @@ def without_lead_in(text: str) -> str:
     return text
   words = (match['words'] or '').lower().split()
   return text if _NEGATIONS.intersection(words) else text[match.end():]
+
+
+def stated(text: str) -> str:
+  r"""The answer that prose ends with: its last line, or the formulas that end that line.
+
+  Formulas in math delimiters that are listed (`are $1$ and $2$.`) are one answer; none are taken
+  from a sentence that denies or doubts.
+  """
+  text = text.rstrip()[-_TAIL_CHARACTERS:]
+  for opening, closing in ((r'\[', r'\]'), ('$$', '$$')):
+    bare = text.removesuffix('.').rstrip()
+    if bare.endswith(closing):
+      return bare[:-2].rpartition(opening)[2].strip()
+  line = text.rpartition('\n')[2].strip()
+  spans = list(_SPAN.finditer(line))
+  if not spans or _AFTER.fullmatch(line, spans[-1].end()) is None:
+    return line
+  first = len(spans) - 1
+  while first > 0 and _BETWEEN.fullmatch(line, spans[first - 1].end(), spans[first].start()):
+    first -= 1
+  sentence = _SENTENCE.split(line[:spans[first].start()])[-1]
+  if _NEGATIONS.intersection(re.findall(r"[a-z']+", sentence.lower())):
+    return line
+  return line[spans[first].start():]
 
 
 def as_formula(text: str) -> str:
