@@ -85,6 +85,7 @@ x\ge\frac{1}{2} || [0.5,\infty)
 -\infty || -\infty || - \infty
 \begin{pmatrix}1\\2\end{pmatrix} || \begin{bmatrix}1\\2\end{bmatrix}
 \begin{pmatrix}1\\2\end{pmatrix} || \left[\begin{array}{c}1\\2\end{array}\right] || (1,2)
+\begin{pmatrix}1\\2\end{pmatrix} || \begin{pmatrix} 1 \\[2pt] 2 \end{pmatrix}
 \begin{pmatrix}1&2\\3&4\end{pmatrix} || \begin{bmatrix}1 & 2 \\ 3 & 4 \\\end{bmatrix}
 \begin{pmatrix}\frac12&0\\0&1\end{pmatrix} || \left(\begin{array}{cc}0.5&0\\0&1\end{array}\right)
 A = \begin{pmatrix}1&2\\3&4\end{pmatrix} || \begin{pmatrix}1&2\\3&4\end{pmatrix}
@@ -384,6 +385,9 @@ k\ge\frac{9}{4} || k \geq 2.25
 \begin{pmatrix} 1/2 \\ -1 \end{pmatrix} || \begin{pmatrix} 0.5 \\ -1 \end{pmatrix}
 \begin{pmatrix} 1 \\ 2 \\ 3 \end{pmatrix} || \left\langle 1,2,3\right\rangle || [1,2,3]
 \frac{1}{2}\begin{pmatrix}1&2\\3&4\end{pmatrix} || \frac12\begin{bmatrix}1&2\\3&4\end{bmatrix}
+12\text{ sq. units} || 12 square units
+12\text{ ft} || 12 ft.
+12\text{ cm}^2 || 12 sq. cm
 """
 
 ASKED_EQUAL = r"""

@@ -48,7 +48,7 @@ from r1jax.rewards.formulas.texts import stated
 from r1jax.rewards.formulas.tokens import FUNCTIONS, MAX_CHARACTERS, Token, Unreadable, tokenize
 
 _MAX_WRITTEN = 4 * MAX_CHARACTERS
-_THOUSANDS = re.compile(r'(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])')
+_THOUSANDS = re.compile(r'(?<![0-9.,([{])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])')
 _TO = re.compile(r'(?<=[0-9]) to (?=[0-9])')
 _PUNCTUATION = frozenset((',', 'and', 'or', "'", '-', '.', '(', ')', '!', '?', ':', '&'))
 

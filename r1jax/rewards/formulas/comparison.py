@@ -90,6 +90,9 @@ def _same_names(gold: Named, answer) -> bool | None:
   names = [name for name, _ in gold.values]
   if len(names) > 1:
     return _same_values(gold, answer)
+  if isinstance(answer, Named) and '(' in gold.name and '(' in answer.name and (
+      gold.name != answer.name):
+    return False    # f(x) and g(x)
   if isinstance(gold.value, Value) and _letters(gold.value):
     related = _related(answer)
     if related is not None and _same_relation(_related(gold), related):

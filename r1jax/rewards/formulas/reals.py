@@ -64,14 +64,18 @@ def _infinite(tree: Tree) -> bool:
 
 def between(low: tuple[Token, ...] | None, low_open: bool, high: tuple[Token, ...] | None,
             high_open: bool) -> Reals | None:
-  """The numbers between two bounds, None standing for none; None if a bound is no number."""
+  """The numbers between two bounds, None standing for none.
+
+  None if a bound is no number, or is infinite and yet included.
+  """
   ends = (_LOW if low is None else _bound(low), _HIGH if high is None else _bound(high))
   if ends[0] is None or ends[1] is None:
+    return None
+  if (ends[0] == _LOW and not low_open) or (ends[1] == _HIGH and not high_open):
     return None
   if not ends[0].value < ends[1].value:
     single = ends[0].value == ends[1].value and not (low_open or high_open)
     return Reals((Piece(ends[0], False, ends[1], False),)) if single else NOTHING
-  low_open, high_open = low_open or ends[0] == _LOW, high_open or ends[1] == _HIGH
   return Reals((Piece(ends[0], low_open, ends[1], high_open),))
 
 

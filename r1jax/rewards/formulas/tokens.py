@@ -90,6 +90,7 @@ _MATH_DELIMITER = re.compile(r'(?<!\\)(?:\$|\\[][()])')
 _MODULUS = re.compile(
     r'\( *(?:\\?mod|\\text *\{ *mod *\}|\\mathrm *\{ *mod *\}) *([0-9A-Za-z]+) *\)'
     r'|\\pmod *([0-9A-Za-z])')
+_ROW_HEIGHT = re.compile(r'\\\\ *\[ *[0-9.]{1,5} *(?:pt|em|ex|mm|cm)\]')
 _MERIDIEM = re.compile(r'(?<![A-Za-z])([AaPp])\.? ?[Mm](?![A-Za-z])\.?(?=[ }]*$)')
 _SPLIT_NAME = re.compile(
     '(' + '|'.join(sorted(FUNCTIONS, key=len, reverse=True)) + r')([A-Za-z]|pi|theta)')
@@ -117,6 +118,7 @@ def tokenize(text: str) -> tuple[Token, ...]:
   text = _MODULUS.sub(lambda match: rf'\pmod{{{match[1] or match[2]}}}', text)
   if text.replace(r'\$', '').count('$') % 2 == 0:
     text = _MATH_DELIMITER.sub(' ', text)    # else a currency
+  text = _ROW_HEIGHT.sub(r'\\\\', text)
   text = _MERIDIEM.sub(lambda match: match[1].lower() + 'm', text)
   tokens: list[Token] = []
   fonts: list[bool | None] = []    # for each open brace: None, or whether a font's text is upright
@@ -145,7 +147,7 @@ def tokenize(text: str) -> tuple[Token, ...]:
       tokens.append(Token(match['edge'], match['name'], spaced))
     elif kind == 'letters':
       tokens += _words(written, spaced, upright)
-    else:
+    elif written != '.' or not tokens or tokens[-1].kind != 'word':    # "sq. ft."
       tokens.append(_token(kind, written, spaced, upright))
     spaced = False
   if fonts:
