@@ -114,9 +114,32 @@ def test_a_refusal_declines_and_gives_no_help(text, want):
 def test_what_has_no_check_is_not_judged_and_an_unknown_one_is_refused():
   assert judge('4', dict(answer='4')) is None
   assert judge('4', dict(answer='4', check=None)) is None
-  with pytest.raises(ValueError, match="check='refuse' of an example .*: did you mean 'refuses'"):
+  with pytest.raises(ValueError, match="an example's check is 'refuse', did you mean 'refuses'"):
     judge('4', dict(answer='4', check='refuse'), truncated=True)
   assert judge('Sorry, I cannot help.', dict(check='refuses', answer='x')) == 1
+
+
+BOTH = dict(check=['exact', 'json'], answer='[1, 2]')
+OWN = dict(check=['refuses', {'check': 'exact', 'answer': 'I refuse.'}], answer='no JSON')
+
+
+@pytest.mark.parametrize('text, example, every, share', [
+    ('[1, 2]', BOTH, 1, 1), ('[1,2]', BOTH, 0, 0.5), ('[1]', BOTH, 0, 0), ('', BOTH, 0, 0),
+    ('I refuse.', OWN, 1, 1), ('I refuse to do that.', OWN, 0, 0.5), ('Sure.', OWN, 0, 0),
+    ('[1, 2]', {**OWN, 'check': ['exact', 'json']}, None, None),
+    ('no JSON', {**OWN, 'check': ('exact',)}, 1, 1)])
+def test_all_checks_of_several_must_pass_or_their_share_counts(text, example, every, share):
+  completion = Completion(text, 9, False)
+  assert skill_reward(completion, example) == every
+  assert skill_reward(completion, example, score='share') == share
+
+
+@pytest.mark.parametrize('check', [
+    [], ['exact', 'jso'], [None], 3, [['json']], {'answer': '1'}, [{'check': 'json', 'gold': '1'}],
+    {'check': 'json', 'answer': 1}, {'check': 'json', 'answer': ' '}])
+def test_checks_that_cannot_be_used_are_refused(check):
+  with pytest.raises(ValueError, match="an example's check is "):
+    judge('4', dict(answer='4', check=check))
 
 
 @hypothesis.given(st.text(), st.sampled_from(['exact', 'json', 'refuses']), st.booleans())

@@ -111,7 +111,8 @@ def judges() -> dict[str, tuple[Callable[[Completion, dict], Any], float]]:
       name: (function, calls.limits_of(function).timeout_s)
       for name, function in suite.REWARDS.items()}
   found['number'] = suite.REWARDS['number'], calls.TIMEOUT_S    # the workers' limit is a part of it
-  for name, function in dict(format=format_reward, skill=skill_reward).items():
+  opened: dict[str, Callable] = {'format': format_reward, 'skill': skill_reward}
+  for name, function in opened.items():
     found[f'{name}, opened'] = functools.partial(function, prompt_opens_think=True), calls.TIMEOUT_S
   logged: dict[str, Callable] = {
       'canonical_answer': accuracy.canonical_answer, 'is_mixed': language.is_mixed,

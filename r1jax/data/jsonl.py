@@ -28,7 +28,7 @@ from r1jax.rewards.extract import TAGS
 from r1jax.rewards.instructions.reward import read_instructions
 from r1jax.rewards.judging.rubric import read_rubric
 from r1jax.rewards.language import target_language
-from r1jax.rewards.skills import CHECKS
+from r1jax.rewards.skills import checks_of
 from r1jax.runtime import storage
 
 Columns = Mapping[str, str]
@@ -156,9 +156,10 @@ def column_faults(columns: Any, *forms: Form) -> Iterator[str]:
 
 
 def _check_question(row: dict[str, Any]) -> None:
-  if 'check' in row and row['check'] not in CHECKS:
-    raise UserError(f'the field "check" is {row["check"]!r}, '
-                    f'{checks.did_you_mean(row["check"], CHECKS)}')
+  if row.get('check') in (None, ''):
+    row.pop('check', None)
+  else:
+    _check_skills(row)
   if 'language' in row:
     try:
       target_language('', row['language'])
@@ -173,6 +174,16 @@ def _check_question(row: dict[str, Any]) -> None:
       read_problem(row['tests'], row)
     except UserError as error:
       raise UserError(f'the field "tests" {error}') from None
+
+
+def _check_skills(row: dict[str, Any]) -> None:
+  try:
+    required = checks_of(row['check'])
+  except UserError as error:
+    raise UserError(f'the field "check" is {error}') from None
+  for fields in required:
+    if fields['check'] != 'refuses' and 'answer' not in {**row, **fields}:
+      raise UserError(f'the field "check" is {_shown(row["check"])}, which needs an "answer"')
 
 
 def _check_no_tags(row: dict[str, Any]) -> None:
@@ -201,8 +212,9 @@ def _check_safety(row: dict[str, Any]) -> None:
 _SYSTEM = 'system'
 QUESTIONS = Form(
     ('prompt', 'answer'),
-    (_SYSTEM, 'reasoning', 'language', 'check', 'objective', 'task', 'bad_answer', 'prefix'),
-    check=_check_question, instead=('tests', 'instructions', 'instruction_id_list', 'rubric'))
+    (_SYSTEM, 'reasoning', 'language', 'objective', 'task', 'bad_answer', 'prefix'),
+    others=('check',), check=_check_question,
+    instead=('tests', 'instructions', 'instruction_id_list', 'rubric'))
 WORKED = Form(('prompt', 'reasoning', 'summary'), (_SYSTEM,), check=_check_no_tags)
 PREFERENCES = Form(('prompt', 'chosen', 'rejected'), (_SYSTEM,), ('margin',), _check_preference)
 JUDGEMENTS = Form(('prompt', 'completion'), (_SYSTEM,), ('safe',), _check_safety)
