@@ -1,4 +1,4 @@
-"""A sandbox for Python programs that a model wrote.
+"""A sandbox for Python programs that a model wrote: `docs/sandbox.md` says what it holds, and how.
 
 Nothing here imports more than the standard library, and nothing has to be installed.
 """
