@@ -3,6 +3,7 @@ import concurrent.futures
 import contextlib
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -166,6 +167,21 @@ def test_threads_share_the_workers(sandbox):
   assert found == [[n * n, (n + 1) * (n + 1)] for n in range(24)]
 
 
+def test_a_trainer_may_have_thousands_of_descriptors(sandbox):
+  limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limit[1]), limit[1]))
+  opened = []
+  try:
+    opened += [os.open(os.devnull, os.O_RDONLY) for _ in range(min(4096, limit[1]) - 200)]
+    with Sandbox(workers=1) as another:
+      assert run(another, 'print(input())', 'a').value == 'a\n'
+    assert run(sandbox, 'print(input())', 'a').value == 'a\n'
+  finally:
+    for descriptor in opened:
+      os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
 @pytest.mark.parametrize('program, given, word', [
     (Program('', None), (1,), 'a str'), (Program('', 'f'), 'a', 'tuple'),
     (Program('', 'f'), [1], 'tuple'), (Program('', 'f'), (object(),), 'plain')])
@@ -225,6 +241,22 @@ def test_closing_leaves_no_process_descriptor_or_file():
       processes_of(os.getpid()), open_descriptors(), list(pathlib.Path('/tmp').glob('r1jax*')))
   with pytest.raises(RuntimeError, match='closed'):
     run(sandbox, 'print(1)')
+
+
+@needs_layers
+@pytest.mark.slow
+def test_a_thousand_runs_leave_nothing():
+  others = set(processes_of(os.getpid()))
+  with Sandbox(workers=2) as sandbox, concurrent.futures.ThreadPoolExecutor(2) as threads:
+    list(threads.map(lambda _: run(sandbox, 'import time; time.sleep(0.3)'), range(2)))
+    descriptors, servers = open_descriptors(), set(processes_of(os.getpid())) - others
+    program = Program('print(sum(map(int, input().split())))')
+    sums = threads.map(
+        lambda start: [outcome.value for outcome in sandbox.run(
+            program, [f'{number} 1' for number in range(start, start + 50)])], range(0, 1000, 50))
+    assert [int(value) for values in sums for value in values] == list(range(1, 1001))
+    assert open_descriptors() == descriptors
+    assert set(processes_of(os.getpid())) - others == servers and len(servers) == 4
 
 
 TRAINER = '''

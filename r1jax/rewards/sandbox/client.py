@@ -15,7 +15,8 @@ from r1jax.rewards.sandbox import kernel, runner
 
 _START_SECONDS = 60.0    # for a server, and for a child until its program begins
 _GRACE_SECONDS = 10.0    # for what was killed to be gone
-_BLOCK_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 16    # what a pipe holds
+_PAUSE_MS = 2
 _BOOTSTRAP = ('import sys; root = sys.argv.pop(1); sys.path.append(root); '
               'from r1jax.rewards.sandbox import server; sys.path.remove(root); server.main()')
 
@@ -166,28 +167,32 @@ class Server:
 
   def _collect(self, streams: dict[int, _Stream], deadline: float) -> tuple[Killed, dict]:
     """Reads what the program writes until it is gone: why it was killed, what the server says."""
-    poll = select.poll()
+    news, end = select.poll(), select.poll()
+    end.register(self._control, select.POLLIN)
     for descriptor in (self._control.fileno(), *streams):
-      poll.register(descriptor, select.POLLIN)
+      news.register(descriptor, select.POLLIN)
     killed: Killed = None
     message = None
     while message is None:
-      left = deadline - time.monotonic()
-      if left <= 0:
+      left = max(deadline - time.monotonic(), 0.0)
+      # It may have ended in time although this thread is late.
+      if not left and not end.poll(0):
         if killed:
           raise ServerFailure('a process that was killed did not end')
         killed, deadline = 'timeout', self._kill()
         continue
-      for descriptor, _ in poll.poll(1000 * left + 1):
+      for descriptor, _ in news.poll(1000 * left + 1):
         if descriptor == self._control.fileno():
           message = self._receive(deadline)
           continue
         stream = streams[descriptor]
         stream.read()
         if stream.ended or stream.overflows:
-          poll.unregister(descriptor)
+          news.unregister(descriptor)
         if stream.overflows and not killed:
           killed, deadline = 'output', self._kill()
+      if message is None:
+        end.poll(_PAUSE_MS)    # a program that writes byte by byte does not keep this thread busy
     for stream in streams.values():
       stream.drain()
       if stream.overflows:

@@ -25,7 +25,7 @@ AS_USER = (
 )
 
 _STACK_BYTES = 64 << 20
-_DESCRIPTORS = 64
+DESCRIPTORS = 64    # no process of the sandbox ever has one of a higher number
 _THREADS = 128
 _FIRST_UID = 0x70000000    # far from the ids of people and services
 _FIRST_UID_OF_A_CONTAINER = 20000    # containers without root of their own have ids up to 65535
@@ -102,7 +102,7 @@ def limit_process(limits: Limits) -> None:
   resource.setrlimit(resource.RLIMIT_STACK, (soft, stack))
   for name, value in (
       ('AS', limits.address_space), ('CPU', limits.seconds), ('FSIZE', 0), ('CORE', 0),
-      ('NOFILE', _DESCRIPTORS), ('NPROC', limits.threads), ('MEMLOCK', 0), ('MSGQUEUE', 0),
+      ('NOFILE', DESCRIPTORS), ('NPROC', limits.threads), ('MEMLOCK', 0), ('MSGQUEUE', 0),
       ('SIGPENDING', 128), ('NICE', 0), ('RTPRIO', 0)):
     which = getattr(resource, f'RLIMIT_{name}')
     hard = resource.getrlimit(which)[1]

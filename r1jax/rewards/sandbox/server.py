@@ -29,23 +29,27 @@ import sys
 from r1jax.rewards.sandbox import jail, kernel, runner
 
 # Modules that a program can import, besides those that these import. There are no files to import
-# others from.
+# others from, so what the library imports only when it needs it is here, too.
 MODULES = tuple('''
 __future__ abc argparse array ast atexit base64 binascii bisect builtins bz2 cProfile calendar
 cmath codecs collections collections.abc colorsys concurrent.futures concurrent.futures.thread
 configparser contextlib contextvars copy copyreg csv ctypes dataclasses datetime decimal difflib
 dis doctest enum errno fileinput fnmatch fractions functools gc getopt glob graphlib gzip hashlib
 heapq hmac html html.parser inspect io ipaddress itertools json keyword linecache locale logging
-lzma marshal math mmap numbers operator optparse os os.path pathlib pickle platform pprint queue
-random re reprlib resource sched secrets select shlex shutil signal stat statistics string
+lzma marshal math mmap numbers operator optparse os os.path pathlib pickle platform pprint pstats
+queue random re reprlib resource sched secrets select shlex shutil signal stat statistics string
 stringprep struct sys sysconfig tempfile textwrap threading time timeit token tokenize traceback
 tracemalloc types typing unicodedata unittest urllib.parse uuid warnings weakref
-xml.etree.ElementTree zlib zoneinfo _strptime _pydecimal _sitebuiltins encodings.ascii
-encodings.latin_1 encodings.utf_8 encodings.utf_8_sig encodings.utf_16 encodings.utf_16_be
-encodings.utf_16_le encodings.utf_32 encodings.utf_32_be encodings.utf_32_le encodings.cp1252
-encodings.cp437 encodings.gbk encodings.gb18030 encodings.big5 encodings.shift_jis
-encodings.euc_jp encodings.unicode_escape encodings.raw_unicode_escape encodings.idna
-encodings.punycode encodings.rot_13 encodings.hex_codec encodings.base64_codec
+xml.etree.ElementTree zlib zoneinfo
+'''.split())
+_INTERNAL = tuple('''
+_blake2 _md5 _pydecimal _pylong _sha1 _sha2 _sha256 _sha3 _sha512 _sitebuiltins _strptime
+_suggestions encodings.ascii encodings.base64_codec encodings.big5 encodings.cp1252
+encodings.cp437 encodings.euc_jp encodings.gb18030 encodings.gbk encodings.hex_codec
+encodings.idna encodings.latin_1 encodings.punycode encodings.raw_unicode_escape encodings.rot_13
+encodings.shift_jis encodings.unicode_escape encodings.utf_16 encodings.utf_16_be
+encodings.utf_16_le encodings.utf_32 encodings.utf_32_be encodings.utf_32_le encodings.utf_8
+encodings.utf_8_sig
 '''.split())
 
 DESCRIPTORS = 5    # standard input, output and error, the report, the request
@@ -60,6 +64,7 @@ def main() -> None:
   layers, trainer = tuple(sys.argv[1].split(',')), int(sys.argv[2])
   signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGCHLD])
   _reset_signals()
+  resource.setrlimit(resource.RLIMIT_NOFILE, (jail.DESCRIPTORS, jail.DESCRIPTORS))
   control = socket.socket(fileno=os.dup(0))
   os.dup2(1, 0)    # /dev/null
   uid = 0
@@ -104,7 +109,7 @@ def _send(control: socket.socket, **message) -> None:
 
 
 def _preload() -> None:
-  for name in MODULES:
+  for name in MODULES + _INTERNAL:
     with contextlib.suppress(ImportError):    # an interpreter may be built without some of them
       importlib.import_module(name)
   for name in ('exit', 'quit'):    # a bare interpreter lacks them
@@ -229,7 +234,7 @@ def _take(descriptors: list[int]) -> None:
   moved = [_above(descriptor) for descriptor in descriptors]
   for number, descriptor in enumerate(moved):
     os.dup2(descriptor, number)
-  os.closerange(DESCRIPTORS, 1 << 20)
+  os.closerange(DESCRIPTORS, jail.DESCRIPTORS)
   try:
     os.fstat(min(moved))
   except OSError as error:
