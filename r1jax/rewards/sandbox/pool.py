@@ -175,13 +175,14 @@ class Sandbox:
   that made them, however that ends.
   """
 
-  def __init__(self, workers: int = 2, timeout_s: float = 6.0, memory_bytes: int = 1 << 30,
+  def __init__(self, workers: int = 2, timeout_s: float = 10.0, memory_bytes: int = 1 << 30,
                output_bytes: int = 1 << 20):
     """Makes the sandbox without starting a process.
 
     Args:
       workers: how many programs run at once, at least 1.
-      timeout_s: seconds that a run may take.
+      timeout_s: seconds that a run may take on the clock. Programs run at a low priority, so on a
+        machine whose cores are all busy they take a multiple of their processor time.
       memory_bytes: bytes that a run may allocate, at least 32 MiB.
       output_bytes: bytes that a run may write to standard output, or return.
 

@@ -54,6 +54,7 @@ encodings.utf_8_sig
 
 DESCRIPTORS = 5    # standard input, output and error, the report, the request
 _POLL_SECONDS = 1.0
+_NICENESS = 10    # so that programs take what the trainer leaves
 # Nobody can change the first two; Python ignores the others, and so gets an error instead.
 _KEPT_SIGNALS = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
 _LEAST_THREADS = 128
@@ -64,6 +65,7 @@ def main() -> None:
   layers, trainer = tuple(sys.argv[1].split(',')), int(sys.argv[2])
   signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGCHLD])
   _reset_signals()
+  os.nice(_NICENESS)
   resource.setrlimit(resource.RLIMIT_NOFILE, (jail.DESCRIPTORS, jail.DESCRIPTORS))
   control = socket.socket(fileno=os.dup(0))
   os.dup2(1, 0)    # /dev/null
