@@ -81,7 +81,7 @@ def test_several_assertions_are_several_calls():
     (f'assert f({"[" * 70}{"]" * 70}) == 1', 'nested more than 60'),
     ('assert f("\\ud800") == 1', 'surrogate'),
     ('assert f(2 ** 9000 * 2 ** 9000) == 1', 'more than 14000 bits'),
-    ('for i in range(3):\n  assert f(i) == 1', 'not an assertion'), ('x', 'not an assertion'),
+    ('for i in range(3):\n  assert f(i) == 1', 'not an assertion'), ('x.y', 'not an assertion'),
     ('def g(): pass', 'not an assertion'), ('__import__("os").system("x")', 'not an assertion'),
     ('x = open("/etc/passwd").read()\nassert f(x) == 1', 'not a constant'),
     ('x, y = 1, 2\nassert f(x) == y', 'not the assignment of a constant'),
@@ -103,6 +103,7 @@ def helper(x):
 def check(candidate):
     """Checks."""
     import math
+    print    # as HumanEval/129 has it
     assert True, "trivial"
     assert candidate([1.0, 2.0]) == 3, "first" + str(1)
     assert abs(candidate(2) - 0.5) < 1e-6

@@ -185,7 +185,8 @@ def _split(
             raise UserError(f'has {shown(statement)}: {error}') from None
       case ast.Assign() | ast.AnnAssign():
         names |= _assigned(statement, names)
-      case ast.Import() | ast.ImportFrom() | ast.Pass() | ast.Expr(value=ast.Constant()):
+      case ast.Import() | ast.ImportFrom() | ast.Pass() | ast.Expr(
+          value=ast.Constant() | ast.Name()):
         continue
       case _:
         raise UserError(f'has {shown(statement)}, which is not an assertion')
