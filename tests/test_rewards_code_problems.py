@@ -11,7 +11,8 @@ METADATA = {'metadata': '{"func_name": "add"}'}
 
 
 @pytest.mark.parametrize('tests, columns', [
-    (STDIN, {}), (json.dumps(STDIN), {}),
+    (STDIN, {}), (json.dumps(STDIN), {}), ({'test_cases': json.dumps(STDIN)}, {}),
+    ({'input': STDIN['inputs'], 'output': STDIN['outputs']}, {}),
     ({'inputs': [['1 2'], ['3 4\n', '']], 'outputs': [['3'], ['7', '']]}, {}),    # lines
     ([{'input': '1 2', 'output': '3', 'testtype': 'stdin'},
       {'input': '3 4', 'output': '7', 'testtype': 'stdin'}], METADATA),
@@ -39,6 +40,7 @@ def test_forms_of_standard_input(tests, columns):
     (['assert add(1, 2) == 3', 'assert add(3, 4) == 7'], {}),
     ({'test_list': ['assert add(1, 2) == 3', 'assert add(3, 4) == 7']}, {}),
     ('assert add(1, 2) == 3\nassert add(3, 4) == 7', {}),
+    ({'test_cases': ['assert add(1, 2) == 3', 'assert add(3, 4) == 7']}, {}),
     ('def check(candidate):\n  assert candidate(1, 2) == 3\n  assert candidate(3, 4) == 7',
      {'entry_point': 'add'}),
     ({'test': 'def check(c):\n  assert c(1, 2) == 3\n  assert c(3, 4) == 7\n'.replace(
@@ -57,6 +59,9 @@ def test_a_method_of_a_solution():
   assert read_problem(CALLS, starter).function == 'Solution.add'
   assert read_problem(CALLS | {'fn_name': 'Solution.add'}).function == 'Solution.add'
   assert read_problem(STDIN, starter).function is None
+  check = 'def check(candidate):\n  assert candidate(a=1, b=2) == 3'
+  problem = read_problem(check, {'entry_point': 'Solution().add'})
+  assert problem.function == 'Solution.add' and problem.tests[0].named == {'a': 1, 'b': 2}
 
 
 def test_lists_of_one_item_may_be_wrapped_values():

@@ -41,6 +41,10 @@ HONEST = {
     'lines': ('print(sum(map(int, input().split())))', SUM),
     'a whole text': (
         'import sys\nsys.stdout.write(str(sum(map(int, sys.stdin.read().split()))))', SUM),
+    'names': ('def add(a, b=0):\n  return a + b', [
+        'assert add(1) == 1', 'assert add(b=2, a=1) == 3', 'assert add(1, b=1) == 2']),
+    'names of a method': ('class Solution:\n  def add(self, a, b): return a - b',
+                          'assert Solution().add(b=1, a=3) == 2'),
     'an exit': ('print(sum(map(int, input().split())))\nraise SystemExit', SUM),
 }
 WRONG = {

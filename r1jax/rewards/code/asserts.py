@@ -113,6 +113,7 @@ class Call(NamedTuple):
   """A call of a test: its function's name, its arguments, and what is expected of its value."""
   function: str
   arguments: tuple
+  named: dict[str, Any]
   expectation: Expectation
 
 
@@ -153,7 +154,7 @@ def split_check(text: str, entry_point: str) -> list[Call]:
   if check is None or len(check.args.args) != 1:
     raise UserError('has no function check(candidate)')
   candidate = check.args.args[0].arg
-  calls = _split(check.body, names, candidate, (entry_point,))
+  calls = _split(check.body, names, candidate)
   return [call._replace(function=entry_point) for call in calls]
 
 
@@ -169,9 +170,7 @@ def parse(text: str) -> ast.Module:
     raise UserError(f'is not Python ({error})') from None
 
 
-def _split(
-    body: list[ast.stmt], names: Environment, function: str | None, aliases: tuple[str, ...] = (),
-) -> list[Call]:
+def _split(body: list[ast.stmt], names: Environment, function: str | None) -> list[Call]:
   names, calls = dict(names), []
   for statement in body:
     match statement:
@@ -180,7 +179,7 @@ def _split(
       case ast.Assert():
         for test in _conjuncts(statement.test):
           try:
-            calls.append(_split_test(test, names, function, aliases))
+            calls.append(_split_test(test, names, function))
           except UserError as error:
             raise UserError(f'has {shown(statement)}: {error}') from None
       case ast.Assign() | ast.AnnAssign():
@@ -211,8 +210,7 @@ def _conjuncts(test: ast.expr) -> Iterator[ast.expr]:
     yield test
 
 
-def _split_test(
-    test: ast.expr, names: Environment, function: str | None, aliases: tuple[str, ...]) -> Call:
+def _split_test(test: ast.expr, names: Environment, function: str | None) -> Call:
   """The call that the expression of an assertion makes."""
   operator_, value = 'truth', None
   match test:
@@ -234,8 +232,10 @@ def _split_test(
         raise UserError('its tolerances must be rel_tol and abs_tol, at least 0')
     case _:
       left = test
-  name, arguments, steps = _peel(left, names, function, aliases)
-  return Call(name, arguments, Expectation(operator_, value, steps))
+  called, steps = _peel(left, names, function)
+  arguments = tuple(plain(constant(item, names)) for item in called.args)
+  named = {str(one.arg): plain(constant(one.value, names)) for one in called.keywords}
+  return Call(_function_name(called.func), arguments, named, Expectation(operator_, value, steps))
 
 
 def _expected(operator_: str, node: ast.expr, names: Environment) -> Any:
@@ -272,9 +272,8 @@ def _calls(node: ast.expr, function: str | None, names: Environment) -> bool:
 
 
 def _peel(
-    node: ast.expr, names: Environment, function: str | None, aliases: tuple[str, ...],
-) -> tuple[str, tuple, tuple[Step, ...]]:
-  """(function, arguments, steps) of an expression that does something with the value of a call."""
+    node: ast.expr, names: Environment, function: str | None) -> tuple[ast.Call, tuple[Step, ...]]:
+  """The call of the function within an expression, and what is done with its value."""
   steps: list[Step] = []
   while True:
     match node:
@@ -289,12 +288,10 @@ def _peel(
           steps.append(Step('-', (_number(right, names),)))
         else:    # only its size can matter
           inner = _subtracted_from(steps, inner, right, names)
-      case ast.Call(func=ast.Name() | ast.Attribute(), args=args, keywords=[]):
-        name = _function_name(node.func)
-        if name == function or name in aliases or function is None:
-          arguments = tuple(plain(constant(item, names)) for item in args)
-          return name, arguments, tuple(reversed(steps))
-        raise UserError(f'{shown(node)} does not call {function}')
+      case ast.Call(func=ast.Name() | ast.Attribute()) if all(one.arg for one in node.keywords):
+        if function not in (None, _function_name(node.func)):
+          raise UserError(f'{shown(node)} does not call {function}')
+        return node, tuple(reversed(steps))
       case _:
         raise UserError(f'{shown(node)} is not a call of a function with constants')
     node = inner

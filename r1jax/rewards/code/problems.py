@@ -4,10 +4,12 @@ A form is recognised by its shape (docs/data.md has an example of each):
 
   - `input_output` of TACO, APPS and others: {"inputs": [...], "outputs": [...]}, with `fn_name`
     where a function is called. Without it, an input is the text on standard input, and an output
-    what is expected on standard output; a list of texts stands for lines.
+    what is expected on standard output; a list of texts stands for lines. CodeContests has the
+    same as {"input": [...], "output": [...]}.
   - `test_cases` of PrimeIntellect and LiveCodeBench: a list of {"input": ..., "output": ...}.
   - `test_list` of MBPP: a list of assertions.
-  - `test` of HumanEval: the text of `def check(candidate)`, with the column `entry_point`.
+  - `test` of HumanEval and LeetCodeDataset: the text of `def check(candidate)`, with the column
+    `entry_point`.
   - Our own: {"inputs": [...], "outputs": [...], "function": ...}.
 
 The first two may be JSON within a text.
@@ -36,9 +38,11 @@ class Test:
   Attributes:
     given: the text on standard input, or the arguments of a call.
     expected: the text on standard output, or what is expected of the value that is returned.
+    named: further arguments of a call, by name.
   """
   given: str | tuple
   expected: str | Expectation
+  named: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def passed(self, value: Any) -> bool:
     """Whether a run that printed or returned `value` passes."""
@@ -99,9 +103,10 @@ def _read(tests: Any, example: Mapping[str, Any]) -> Problem:
 
 def _read_structure(tests: Any, example: Mapping[str, Any]) -> Problem:
   match tests:
-    case {'test_cases': list() as cases}:
-      return _of_cases(cases, {**example, **tests})
-    case {'inputs': list() as inputs, 'outputs': list() as outputs}:
+    case {'test_cases': cases}:
+      return _read(cases, {**example, **tests})
+    case {'inputs': list() as inputs, 'outputs': list() as outputs} | {
+        'input': list() as inputs, 'output': list() as outputs}:
       if len(inputs) != len(outputs):
         raise UserError(f'has {len(inputs)} inputs and {len(outputs)} outputs, give one for each')
       return _of_pairs(
@@ -136,6 +141,7 @@ def _function(columns: Mapping[str, Any]) -> str | None:
   for column in _FUNCTION:
     name = columns.get(column)
     if name not in (None, ''):
+      name = name.replace('()', '') if isinstance(name, str) else name    # Solution().f
       if not isinstance(name, str) or not all(part.isidentifier() for part in name.split('.')) or (
           name.count('.') > 1):
         raise UserError(f'has {column}={name!r}, name a function as "f" or "Solution.f"')
@@ -164,7 +170,8 @@ def _of_calls(calls: Sequence[Call]) -> Problem:
   names = list(dict.fromkeys(call.function for call in calls))
   if len(names) > 1:
     raise UserError(f'calls several functions ({", ".join(names)}), test one')
-  return Problem(names[0], tuple(Test(call.arguments, call.expectation) for call in calls))
+  return Problem(names[0], tuple(
+      Test(call.arguments, call.expectation, call.named) for call in calls))
 
 
 # Inputs and outputs.

@@ -22,6 +22,7 @@ from r1jax.rewards.sandbox import Outcome, Program, Sandbox, layers
 _AT_ONCE = 32           # threads that wait for programs
 _LONGEST_S = 86_400.0   # of a completion: each of its tests has a limit of its own
 _MOST_SECONDS, _MEMORY_MB = 3600, (32, 1 << 20)
+_BY_NAME = '_r1jax_called_by_name'
 _MOST_PROBLEMS = 256    # that are kept
 _problems: dict[int, tuple[Mapping, Problem]] = {}    # by the identity of their examples
 _told: list[RuntimeError | None] = []    # the failure that a warning has named
@@ -97,10 +98,10 @@ def code_reward(
   if source is None:
     return 0.0
   chosen = problem.tests[:max_tests or None]
-  program = Program('\n'.join(filter(None, (example.get('prefix'), source))),
-                    problem.function and _function_of(source, problem.function))
-  passed = _run(
-      _runner(timeout_s, memory_mb, sandbox), program, chosen, stop_at_failure=score == 'all')
+  program, inputs = _program(
+      '\n'.join(filter(None, (example.get('prefix'), source))), problem, chosen)
+  passed = _run(_runner(timeout_s, memory_mb, sandbox), program, inputs, chosen,
+                stop_at_failure=score == 'all')
   if passed is None:
     return None
   return float(sum(passed) == len(chosen)) if score == 'all' else sum(passed) / len(chosen)
@@ -127,8 +128,23 @@ def _runner(timeout_s: float, memory_mb: int, url: str) -> Runner:
   return Sandbox(min(_AT_ONCE, os.cpu_count() or 1), timeout_s, memory_mb << 20)
 
 
+def _program(
+    source: str, problem: Problem, tests: Sequence[Test]) -> tuple[Program, list[str | tuple]]:
+  """What is run, and its inputs; arguments by name are handed over by a function of our own."""
+  if problem.function is None:
+    return Program(source), [test.given for test in tests]
+  function = _function_of(source, problem.function)
+  if not any(test.named for test in tests):
+    return Program(source, function), [test.given for test in tests]
+  owner, _, name = function.rpartition('.')
+  called = f'{owner}().{name}' if owner else name
+  source += f'\n\ndef {_BY_NAME}(given, named):\n  return {called}(*given, **named)\n'
+  return Program(source, _BY_NAME), [(test.given, dict(test.named)) for test in tests]
+
+
 def _run(
-    runner: Runner, program: Program, tests: Sequence[Test], *, stop_at_failure: bool,
+    runner: Runner, program: Program, inputs: Sequence[str | tuple], tests: Sequence[Test], *,
+    stop_at_failure: bool,
 ) -> list[bool] | None:
   """Whether each test that was run has passed; None if the sandbox failed twice, or the service."""
   failure: RuntimeError | None = None
@@ -140,7 +156,7 @@ def _run(
       passed.append(last.kind == 'finished' and tests[len(passed)].passed(last.value))
       return not passed[-1] if stop_at_failure else last.kind == 'timeout'
     try:
-      runner.run(program, [test.given for test in tests], ends)
+      runner.run(program, inputs, ends)
       return passed
     except ServiceFailure as error:    # it has been asked again
       failure = error
