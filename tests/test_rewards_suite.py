@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from r1jax.rewards import workers
 from r1jax.rewards.calls import limits
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import Rewards, RewardSuite, named_rewards
@@ -107,11 +108,33 @@ def test_rewards_are_computed_while_the_caller_goes_on():
     assert pending.collect().total.tolist() == [1.0]
 
 
-def test_pitfall_16_workers_answer_in_order_and_one_that_hangs_costs_only_itself():
-  texts = [r'\sqrt{12}', '99^{98^{97}}', r'2\sqrt{3}+0', r'2\sqrt{5}', r'\sqrt{4}\sqrt{3}', '7']
+STAND_IN = """
+import json, signal, sys
+def tell(**message):
+  print(json.dumps(message), flush=True)
+tell(event='ready')
+for line in sys.stdin:
+  task = json.loads(line)
+  signal.setitimer(signal.ITIMER_REAL, task['seconds'])
+  tell(event='started')
+  if '9' in task['answer']:
+    signal.pause()
+  signal.setitimer(signal.ITIMER_REAL, 0)
+  tell(event='done', verdict='log' in task['answer'])
+"""
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+  """Workers that find logarithms right, and hang where there is a 9."""
+  monkeypatch.setattr(workers, '_COMMAND', (sys.executable, '-c', STAND_IN))
+
+
+def test_pitfall_16_workers_answer_in_order_and_one_that_hangs_costs_only_itself(stand_in):
+  texts = [r'\log_2 8+x', r'x+\log_9 729', r'x+\log_3 27', r'\sin(4)+x', r'x+\log_4 64', '7']
   completions = [completion(f'<answer>{text}</answer>') for text in texts]
-  examples = [{'answer': r'2\sqrt{3}'}] * 5 + [{'answer': '7'}]
-  with RewardSuite(named_rewards({'number': 1.0}), num_workers=1, timeout_s=3.0) as suite:
+  examples = [{'answer': 'x+3'}] * 5 + [{'answer': '7'}]
+  with RewardSuite(named_rewards({'number': 1.0}), num_workers=1, timeout_s=1.0) as suite:
     first = suite.submit(completions, examples)
     second = suite.submit(completions[2:], examples[2:])
     assert first.collect().components['number'].tolist() == [1, 0, 1, 0, 1, 1]
@@ -224,12 +247,12 @@ def test_a_failure_is_told_by_its_first_completion(prefix):
     compute({'judge': (scope['judge'], 1.0)}, '0120123')
 
 
-def test_equal_questions_of_a_batch_are_asked_once():
-  texts = [rf'<answer>{text}</answer>' for text in (r'\sqrt{12}', r'2\sqrt{3}+0', r'\sqrt{12}') * 3]
+def test_equal_questions_of_a_batch_are_asked_once(stand_in):
+  texts = [rf'<answer>{text}</answer>' for text in (r'\log_2 8+x', r'x+\log_3 27', r'\log_2 8+x')]
   with RewardSuite(named_rewards({'number': 1.0}), num_workers=1) as suite:
     for _ in range(2):    # of one batch, not of all
-      rewards = suite.submit([completion(text) for text in texts],
-                             [{'answer': r'2\sqrt{3}'}] * 9).collect()
+      rewards = suite.submit(
+          [completion(text) for text in texts * 3], [{'answer': 'x+3'}] * 9).collect()
       assert rewards.total.tolist() == [1] * 9
       assert rewards.counters['repeats'] == 7
 
