@@ -7,11 +7,10 @@ import jax
 from r1jax.errors import UserError
 from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path, to_json
-from r1jax.stages import evaluate, loading
+from r1jax.stages import evaluate, judge_model, judge_rewards, loading
 from r1jax.stages.artifact import TRAINED
 from r1jax.stages.config import check_mesh
 from r1jax.stages.fields import check_rewards
-from r1jax.stages.judge_model import check_judge
 from r1jax.stages.judges import filled
 
 Stages = Mapping[str, Mapping[str, Any]]
@@ -96,9 +95,20 @@ def _check_reward_models(stages: Stages, stage: Mapping[str, Any], where: str) -
             f'{path}.reward_models.{name}.source={source!r} is neither a stage nor the folder of '
             "an Artifact: name a stage of kind 'reward_model', or the folder that it has left")
     for name, settings in part.get('judges', {}).items():
-      source = settings.get('source')
-      if source and source not in stages:
-        check_judge(filled(settings), f'{path}.judges.{name}')
+      _check_judge(stages, filled(settings), f'{path}.judges.{name}')
+
+
+def _check_judge(stages: Stages, settings: Mapping[str, Any], where: str) -> None:
+  """Refuses a judge that is not there, or that is a stage that leaves no model that replies."""
+  source = settings['source']
+  if not source:
+    judge_rewards.server_of(settings, 0).check(f'{where}.url')
+  elif source not in stages:
+    judge_model.check_judge(settings, where)
+  elif stages[source]['kind'] not in ('pretrain', 'sft', 'rl'):
+    raise UserError(f'{where}.source={source!r} is a stage of kind {stages[source]["kind"]!r}, '
+                    "which leaves no model that replies: name one of kind 'pretrain', 'sft' or "
+                    "'rl'")
 
 
 def _check_pass_rates(stages: Stages, stage: Mapping[str, Any], where: str) -> None:

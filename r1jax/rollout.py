@@ -7,6 +7,7 @@ import numpy as np
 from r1jax.data.prompts import PromptBatch
 from r1jax.records import Batch, Rollout
 from r1jax.rewards.completion import Completion
+from r1jax.rewards.judging.outside import OutsideJudges
 from r1jax.rewards.language import is_mixed
 from r1jax.rewards.suite import PendingRewards, Rewards, RewardSuite
 from r1jax.rewards.text_statistics import reflective_words, repetition
@@ -14,8 +15,8 @@ from r1jax.runtime import hosts
 
 
 def submit_rewards(
-    suite: RewardSuite, completions: Sequence[Completion], examples: Sequence[Mapping],
-    owners: np.ndarray,
+    suite: RewardSuite | OutsideJudges, completions: Sequence[Completion],
+    examples: Sequence[Mapping], owners: np.ndarray,
 ) -> PendingRewards:
   """Starts computing the rewards of N completions; each host judges the groups that it owns.
 

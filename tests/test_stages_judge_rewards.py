@@ -1,10 +1,12 @@
 """Judges as rewards of a run: who is asked what, and that a run with a judge resumes as it was."""
+from judge_server import reply, server  # noqa: F401 (fixtures)
 import numpy as np
 import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401
 
 from r1jax import metrics
+from r1jax.errors import UserError
 from r1jax.models.compute import Compute
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.judging import verdict
@@ -60,7 +62,8 @@ def test_judges_are_rewards_beside_rules_and_reward_models():
 
 def test_a_judge_alone_makes_the_reward():
   source = rl_rewards.RewardSource(
-      None, {}, {'good': JudgeReward(2.0, Judge(), Stub(a='Verdict: yes'))}, True)
+      None, {}, {'good': JudgeReward(2.0, Judge(), Stub(a='Verdict: yes'))},
+      prompt_opens_think=True)
   pending, _ = rl_rewards.RewardSources(source).submit(
       completions_of('thought</think>a', 'never closed'), [dict(question='q')], num_general=0,
       owners=np.zeros(1, int))
@@ -78,23 +81,36 @@ def by_bytes(reply, scale, **_):
   return sum(reply.encode()) % 3 / 2
 
 
-def test_a_run_with_a_judge_resumes_as_if_it_had_not_stopped(base, tmp_path, monkeypatch):  # noqa: F811
+def test_a_run_with_judges_resumes_as_if_it_had_not_stopped(
+    base, server, tmp_path, monkeypatch):  # noqa: F811
   monkeypatch.setattr(verdict, 'read_verdict', by_bytes)
+  server.answer = lambda number, request: (200, {}, reply(request['messages'][0]['content'][9:20]))
   judge = TINY | dict(source=base, template='miniature', votes=2, temperature=1.0)
-  config = runs.rl_config(base, judges=dict(good=judge), sampling=dict(max_new_tokens=8, chunk=4))
+  far = dict(url=server.url, model='m', cache=str(tmp_path / 'cache'), weight=0.5)
+  config = runs.rl_config(base, judges=dict(good=judge, far=far),
+                          sampling=dict(max_new_tokens=8, chunk=4))
   config['rewards'] = {}
 
   def run(folder):
     return lambda should_stop: rl.run(config, {}, tmp_path / folder, stage='zero',
                                       should_stop=should_stop)
   whole, _ = runs.finish(run('whole'), [])
+  asked = len(server.requests)
   # Two chunks of the policy, then two for each batch of the judge: the judge is stopped, too.
   runs.finish(run('stopped'), [4])
   runs.assert_same(tmp_path / 'whole', tmp_path / 'stopped')
+  assert len(server.requests) == asked    # nothing twice
   rows = metrics.read_metrics(tmp_path / 'whole')
+  assert asked == sum(row['rewards/asked/judge/far'] for row in rows) > 4
   assert all(1 < row['rewards/asked/judge/good'] <= 4 for row in rows)
   assert rows[0]['compute/scored_tokens'] > 4 * 2 and whole.manifest.compute['scored'] > 0
-  judged = [row['rewards']['judge/good'] for row in metrics.read_jsonl(
-      tmp_path / 'whole' / 'rollouts')]
-  assert len(judged) == 8 and len(set(judged)) > 1
-  assert np.nanmean(judged[:4]) == pytest.approx(rows[0]['reward'])
+  judged = np.array([[row['rewards'][name] for name in ('judge/good', 'judge/far')]
+                     for row in metrics.read_jsonl(tmp_path / 'whole' / 'rollouts')])
+  assert judged.shape == (8, 2) and np.ptp(judged, 0).min() > 0
+  assert (judged[:4] @ (1, 0.5)).mean() == pytest.approx(rows[0]['reward'])
+
+
+def test_a_server_that_is_not_there_ends_the_run_before_it_begins(base, server, tmp_path):  # noqa: F811
+  far = dict(url=f'http://127.0.0.1:{runs.free_port()}', model='m', timeout_s=1.0)
+  with pytest.raises(UserError, match="judges.far.url='http://.*' does not answer"):
+    rl.run(runs.rl_config(base, judges=dict(far=far)), {}, tmp_path, stage='zero')

@@ -1,4 +1,4 @@
-"""Judges as rewards of a run: those that are models on its mesh."""
+"""Judges as rewards of a run: models on its mesh, and servers."""
 from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any, NamedTuple, Protocol
@@ -6,12 +6,17 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from r1jax.errors import UserError
+from r1jax.metrics.terminal import warn
 from r1jax.models.compute import Compute
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.judging import judge as judging
+from r1jax.rewards.judging.cache import ReplyCache
 from r1jax.rewards.judging.judge import Judge, Reply
+from r1jax.rewards.judging.outside import OutsideJudge, OutsideJudges
 from r1jax.rewards.judging.question import JudgeQuestion
+from r1jax.rewards.judging.server import Server
+from r1jax.runtime import hosts
+from r1jax.runtime.storage import Path
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.judge_model import JudgeModel, ModelJudge, load_judge_model
 from r1jax.stages.judges import filled, make_judge
@@ -95,8 +100,6 @@ def make_judges(
   made = {}
   for name, given in part['judges'].items():
     settings = filled(given)
-    if settings['url']:
-      raise UserError(f'judges.{name}.url cannot be asked yet: name a source')
     if settings['source']:
       model = load(settings['source'], settings['preset'])
       made[name] = JudgeReward(settings['weight'], make_judge(settings), ModelJudge(
@@ -104,6 +107,44 @@ def make_judges(
           compute_dtype=config['model']['compute_dtype'], chunk=config['sampling']['chunk'],
           rollout_sharding=config['sampling']['rollout_sharding']).ask)
   return made
+
+
+def make_outside(
+    config: Mapping[str, Any], part: Mapping[str, Any], *, workdir: Path, prompt_opens_think: bool,
+) -> OutsideJudges | None:
+  """The judges of a part of a config that are on servers, None where there are none.
+
+  Args:
+    config: the stage's.
+    part: of it, with the field `judges`.
+    workdir: the stage's folder, which keeps replies unless `cache` names another one.
+    prompt_opens_think: whether the policy's prompts end with `<think>`.
+
+  Raises:
+    UserError: a server does not answer.
+  """
+  made = {}
+  for name, given in part['judges'].items():
+    settings = filled(given)
+    if settings['url']:
+      server = server_of(settings, config['seed'])
+      for warning in hosts.together(functools.partial(server.check, f'judges.{name}.url')):
+        if warning:
+          warn(warning)
+          break
+      made[component(name)] = OutsideJudge(
+          settings['weight'], make_judge(settings), server,
+          ReplyCache(Path(settings['cache']) if settings['cache'] else workdir / 'judge_cache'),
+          votes=settings['votes'], at_once=settings['at_once'], deadline_s=settings['deadline_s'])
+  return OutsideJudges(made, prompt_opens_think=prompt_opens_think) if made else None
+
+
+def server_of(settings: Mapping[str, Any], seed: int) -> Server:
+  """The server of a judge with all these settings."""
+  return Server(
+      settings['url'], settings['model'], temperature=settings['temperature'], seed=seed,
+      max_new_tokens=settings['max_new_tokens'], options=settings['options'],
+      timeout_s=settings['timeout_s'])
 
 
 def loader(

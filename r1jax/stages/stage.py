@@ -17,6 +17,7 @@ A stage's folder holds
     stage.json       what it was begun with: its config, and the identities of its inputs
     checkpoints/     what it needs to go on
     evaluations/     one JSON file for each evaluation, with an identity of its own
+    judge_cache/     what judges on servers have replied
     model/           the result, in Hugging Face form
     manifest.json    written last: with it the folder is an Artifact
 

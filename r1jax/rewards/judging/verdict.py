@@ -49,10 +49,9 @@ def read_verdict(
   """
   if reply is None or truncated:
     return None
-  if opened_think or reply.lstrip().startswith(THINK_OPENING):
-    _, closed, reply = reply.rpartition(THINK_CLOSING)
-    if not closed:
-      return None
+  _, thought, reply = reply.rpartition(THINK_CLOSING)
+  if not thought and (opened_think or reply.lstrip().startswith(THINK_OPENING)):
+    return None
   line = reply.rstrip().rpartition('\n')[2]
   if len(line) > _LONGEST_LINE:
     return None

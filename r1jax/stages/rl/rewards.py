@@ -17,6 +17,7 @@ from r1jax.models.compute import Compute
 from r1jax.prompting.templates import Question, asked, opens_think
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import THINK_CLOSING, THINK_OPENING
+from r1jax.rewards.judging.outside import OutsideJudges
 from r1jax.rewards.suite import (
   PendingRewards,
   RewardFunction,
@@ -25,6 +26,7 @@ from r1jax.rewards.suite import (
   named_rewards,
 )
 from r1jax.runtime import sharding
+from r1jax.runtime.storage import Path
 from r1jax.stages import judge_rewards
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.fields import prompt_format
@@ -61,18 +63,28 @@ class RewardSource(NamedTuple):
     rules: computed in the background.
     models: reward models by name.
     judges: judges on the mesh by name.
+    outside: judges on servers, asked in the background.
     prompt_opens_think: whether the policy's prompts end with `<think>`.
   """
   rules: RewardSuite | None
   models: Mapping[str, ScoringModel]
   judges: Mapping[str, JudgeReward] = {}
+  outside: OutsideJudges | None = None
   prompt_opens_think: bool = False
+
+  @property
+  def in_background(self) -> list[RewardSuite | OutsideJudges]:
+    """What is computed in the background."""
+    return [suite for suite in (self.rules, self.outside) if suite is not None]
 
   @property
   def weights(self) -> dict[str, float]:
     """The weight of each component."""
-    return ({} if self.rules is None else self.rules.weights) | _weights(self.models) | {
+    weights = _weights(self.models) | {
         judge_rewards.component(name): judge.weight for name, judge in self.judges.items()}
+    for suite in self.in_background[::-1]:
+      weights = suite.weights | weights
+    return weights
 
 
 class RewardSources:
@@ -87,9 +99,9 @@ class RewardSources:
   ) -> tuple[PendingRewards, Compute]:
     """(the rewards of N completions being computed, what models computed for them).
 
-    Reward models and judges on the mesh have judged when this returns; rules go on in the
-    background. Each host computes the rules of the groups that it owns, and all hosts compute the
-    models' scores and replies together.
+    Reward models and judges on the mesh have judged when this returns; rules and judges on servers
+    go on in the background. Each host has these judge the groups that it owns, and all hosts
+    compute the models' scores and replies together.
     The rewards of general prompts have NaN in components of reasoning prompts, and vice versa.
 
     Args:
@@ -112,10 +124,10 @@ class RewardSources:
         lambda: Rewards.concatenate([reasoning.collect(), general.collect()])), taken + more
 
   def close(self) -> None:
-    """Ends the processes of the rules; what they have not computed is abandoned."""
+    """Ends processes and threads; what they have not computed is abandoned."""
     for source in (self._reasoning, self._general):
-      if source is not None and source.rules is not None:
-        source.rules.close(wait=False)
+      for suite in () if source is None else source.in_background:
+        suite.close(wait=False)
 
 
 def _submit(
@@ -123,16 +135,19 @@ def _submit(
     owners: np.ndarray,
 ) -> tuple[PendingRewards, Compute]:
   """`RewardSources.submit` for prompts of one kind."""
-  pending = None if source.rules is None else rollouts.submit_rewards(
-      source.rules, completions, examples, owners)
+  pending = [rollouts.submit_rewards(suite, completions, examples, owners)
+             for suite in source.in_background]
   components, counters, taken = _score_on_devices(source, completions, examples)
-  if pending is not None and not components:
-    return pending, taken
+  if len(pending) == 1 and not components:
+    return pending[0], taken
 
   def collect() -> Rewards:
-    rules = Rewards(np.empty(0), {}, {}) if pending is None else pending.collect()
+    found: dict[str, np.ndarray] = {}
+    counted: dict[str, int] = {}
+    for rewards in [one.collect() for one in pending]:
+      found, counted = found | rewards.components, counted | rewards.counters
     return Rewards.weigh(
-        rules.components | components, source.weights, rules.counters | counters,
+        found | components, source.weights, counted | counters,
         group_size=len(completions) // len(examples))
   return PendingRewards(collect), taken
 
@@ -264,7 +279,7 @@ def reframe(text: str, *, prompt_opens_think: bool, new_prompt_opens_think: bool
 def make_reward_sources(
     config: Mapping[str, Any], inputs: Mapping[str, Artifact], tokenizer: Tokenizer, *,
     mesh: jax.sharding.Mesh, reward_functions: Mapping[str, tuple[RewardFunction, float]] | None,
-    should_stop: Callable[[], bool] = lambda: False,
+    workdir: Path, should_stop: Callable[[], bool] = lambda: False,
 ) -> RewardSources:
   """The rewards of a run by fields of `rl.DEFAULT`; a model that is named twice is loaded once.
 
@@ -274,10 +289,11 @@ def make_reward_sources(
     tokenizer: the policy's.
     mesh: where the reward models are.
     reward_functions: {name: (function, weight)} instead of `config.rewards`.
+    workdir: the stage's folder.
     should_stop: called while judges on the mesh reply.
 
   Raises:
-    FileNotFoundError, UserError: as `load_reward_model` and `judge_rewards.make_judges`.
+    FileNotFoundError, UserError: as `load_reward_model` and `judge_rewards`.
   """
   prompt_opens_think = opens_think(prompt_format(config), tokenizer)
   rows = config['prompts_per_batch'] // (config['mini_batches'] * config['micro_batches'])
@@ -302,7 +318,9 @@ def make_reward_sources(
                         timeout_s=config['reward_timeout_s']) if functions else None
     judges = judge_rewards.make_judges(
         config, part, mesh=mesh, should_stop=should_stop, load=load_judge)
-    return RewardSource(rules, models, judges, prompt_opens_think)
+    outside = judge_rewards.make_outside(
+        config, part, workdir=workdir, prompt_opens_think=prompt_opens_think)
+    return RewardSource(rules, models, judges, outside, prompt_opens_think)
 
   general = config['general_prompts']
   return RewardSources(source(config, reward_functions),

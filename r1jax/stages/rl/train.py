@@ -144,7 +144,7 @@ class _Trainer:
     evaluate.check_sources(run, self.tokenizer)
     self.reward_sources = rl_rewards.make_reward_sources(
         config, inputs, self.tokenizer, mesh=mesh, reward_functions=reward_functions,
-        should_stop=run.should_stop)
+        workdir=run.workdir, should_stop=run.should_stop)
     optimizer = optimizers.make_optimizer(**config['optimizer'])
     critic_optimizer = optimizers.make_optimizer(**config['critic']['optimizer'])
     self.programs = rl_programs.make_programs(self.model, optimizer, critic_optimizer, config,
