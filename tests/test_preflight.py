@@ -5,11 +5,11 @@ import pytest
 import runs
 from runs import base, compiled, no_curves, one_device  # noqa: F401 (fixtures)
 
-from r1jax import pipeline
+from r1jax import pipeline, preflight
 from r1jax.errors import UserError
 from r1jax.models import huggingface
 from r1jax.rewards.code import reward
-from r1jax.stages import loading, pretrain, reject, rl
+from r1jax.stages import judges, loading, pretrain, reject, rl
 
 
 def chain(base, **changes):
@@ -23,7 +23,8 @@ def chain(base, **changes):
           'first': runs.evaluation_config(model=dict(source='zero'))}))
   for name, fields in changes.items():
     stages[name] = runs.merged(stages[name], fields)
-    stages[name] |= {field: fields[field] for field in ('data', 'reward_models') if field in fields}
+    stages[name] |= {field: fields[field] for field in ('data', 'reward_models', 'judges')
+                      if field in fields}
   return dict(stages=stages, mesh=dict(fsdp=1))
 
 
@@ -44,6 +45,13 @@ FAULTS = {
         dict(tuned=dict(model=dict(preset='qwen3_8b'))), "model.preset='qwen3_8b' has "),
     'a reward model': (dict(zero=dict(reward_models={'good': dict(source='/nowhere')})),
                        "reward_models.good.source='/nowhere' is neither a stage nor the folder"),
+    'a judge': (dict(zero=dict(judges={'good': dict(source='/nowhere')})), "no model '/nowhere'"),
+    'the positions of a judge': (
+        dict(zero=dict(judges={'good': dict(source='miniature', max_prompt_length=10**6)})),
+        'zero.judges.good.max_prompt_length + '),
+    'the server of a judge': (
+        dict(zero=dict(judges={'good': dict(url='http://127.0.0.1:9/v1', model='m')})),
+        "zero.judges.good.url='http://127.0.0.1:9/v1' does not answer"),
     'experts': (dict(tuned=dict(experts=dict(bias_rate=0.1))), 'the model has no experts'),
     'positions of a later model': (
         dict(draw=dict(max_prompt_length=250)), "must be at most the model's 256 positions"),
@@ -111,3 +119,14 @@ def test_a_machine_that_cannot_confine_programs_is_told_so(base, one_device, tmp
     rl.run(runs.rl_config(base, rewards={'code': 1.0}), {}, tmp_path / 'zero', stage='zero')
   pipeline.dry_run(chain(base, draw=dict(
       correctness_reward='code', reward_settings=elsewhere)), tmp_path / 'run')
+
+
+def test_a_stage_that_leaves_no_model_that_replies_is_no_judge(base):
+  stages = {kind: dict(kind=kind) for kind in ('reject', 'sft', 'reward_model', 'evaluate')}
+  for kind in stages:
+    settings = judges.filled(dict(source=kind))
+    if kind == 'sft':
+      preflight._check_judge(stages, settings, 'here')
+    else:
+      with pytest.raises(UserError, match=f"here.source='{kind}' is a stage of kind '{kind}'"):
+        preflight._check_judge(stages, settings, 'here')

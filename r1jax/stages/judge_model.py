@@ -69,9 +69,11 @@ def load_judge_model(
   path = source if artifact is None else str(artifact.model_folder)
   loaded = loading.load_model(path, {}, compute_dtype=compute_dtype, remat=remat, mesh=mesh,
                               preset=preset)
-  if artifact is None:
-    return JudgeModel(loaded, None)
-  return JudgeModel(loaded, PromptFormat(artifact.manifest.template, **artifact.manifest.prompt))
+  return JudgeModel(loaded, _format_of_artifact(artifact))
+
+
+def _format_of_artifact(artifact: Artifact | None) -> PromptFormat | None:
+  return artifact and PromptFormat(artifact.manifest.template, **artifact.manifest.prompt)
 
 
 def artifact_of(source: str, inputs: Mapping[str, Artifact]) -> Artifact | None:
@@ -242,3 +244,4 @@ def check_judge(settings: Mapping[str, Any], where: str) -> None:
   artifact = artifact_of(settings['source'], {})
   source = settings['source'] if artifact is None else str(artifact.model_folder)
   check_lengths(settings, loading.model_shape(source, {}, preset=settings['preset']).longest, where)
+  format_of(settings, _format_of_artifact(artifact), loading.find_tokenizer(source, {}))
