@@ -22,6 +22,7 @@ EXPERIMENTS = (
     # What the recipe is compared with, and what it is made of.
     'expert_iteration',
     'policy_losses',
+    'difficulty',
     'ppo',
     'reward_model',
     'rlhf',

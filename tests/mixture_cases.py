@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from rate_cases import RATES, leave_rates
 import runs
 
 from r1jax.models import compute
@@ -25,8 +26,9 @@ def write_jsonl(path, rows):
 
 @pytest.fixture(scope='module')
 def general(tmp_path_factory):
-  """The folder of eleven general questions of both objectives."""
+  """The folder of eleven general questions of both objectives, and of pass rates of others."""
   folder = tmp_path_factory.mktemp('general')
+  leave_rates(folder / 'rates', RATES)
   write_jsonl(folder / 'train.jsonl', [
       dict(prompt=f'How is it, {"a" * number}?', answer='well', objective=OBJECTIVES[number % 2])
       for number in range(11)])

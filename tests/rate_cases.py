@@ -9,6 +9,8 @@ from r1jax.stages import difficulty
 from r1jax.stages.artifact import open_artifact
 
 EXAMPLES = miniature.calculations('train', 64, min_steps=2, max_steps=4)    # those of runs.DATA
+RATES = [number % 5 for number in range(40)]    # of four completions
+KEPT = [number for number in range(64) if number >= 40 or RATES[number]]   # all but the zeros
 
 
 def leave_rates(folder, rates, *, examples=EXAMPLES, judged=4):

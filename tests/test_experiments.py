@@ -11,6 +11,7 @@ from runs import compiled, one_device  # noqa: F401 (fixtures)
 from r1jax import experiments, metrics, pipeline
 from r1jax.models import PRESETS
 from r1jax.runtime import sharding
+from r1jax.runtime.storage import Path
 from r1jax.stages import evaluate, loading
 from r1jax.stages.config import plain
 from r1jax.stages.rl import train as rl_train
@@ -222,3 +223,25 @@ def test_expert_iteration_runs_to_its_end(compiled, one_device, tmp_path):
   assert 1 <= scores['correct'] == scores['kept'] == len(kept) <= scores['drawn'] == 8 * 4
   assert artifacts['tuned'].manifest.parents == {'draw': artifacts['draw'].identity}
   assert 'expert iteration' in (tmp_path / 'tuned' / 'results.md').read_text()
+
+
+@pytest.mark.slow
+def test_a_chain_of_rates_and_a_curriculum_is_stopped_and_goes_on(
+    compiled, one_device, tmp_path):
+  config = load('difficulty').get_config('tiny,debug')
+  curriculum = config.stages.curriculum
+  curriculum.evaluations, curriculum.sampling.chunk = {}, 16
+  curriculum.data.filter = config.stages.filtered.data.filter
+  only = ('rates', 'curriculum')
+  artifacts, sentences = runs.finish(
+      lambda stop: pipeline.run(config, tmp_path, only=only, should_stop=stop), [3, 4])
+  assert len({sentence.split("'")[1] for sentence in sentences}) == 2    # of each stage
+  rates = [row['passed'] / row['judged'] for row in metrics.read_part(
+      Path(tmp_path / 'rates' / 'pass_rates.jsonl'))]
+  kept = [number for number, rate in enumerate(rates) if 0 < rate < 1]
+  assert artifacts['curriculum'].manifest.scores['problems/kept'] == len(kept) < 32 == len(rates)
+  rollouts = list(metrics.read_jsonl(tmp_path / 'curriculum' / 'rollouts'))
+  assert len(rollouts) == 2 * 4 * 4 and {row['example_id'] for row in rollouts} <= set(kept)
+  first, last = metrics.read_metrics(tmp_path / 'curriculum')
+  assert 0 < first['data/seen'] < last['data/seen'] < 1
+  assert 0 < last['data/running_pass_rate'] < 1

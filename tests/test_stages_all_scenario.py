@@ -11,19 +11,24 @@ from mixture_cases import (  # noqa: F401 (fixtures)
 )
 import numpy as np
 import pytest
+from rate_cases import KEPT, RATES
 import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
 from r1jax import metrics
+from r1jax.data import curriculum
 from r1jax.metrics import labels
 from r1jax.records import Batch
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import REWARDS
 from r1jax.runtime import sharding
 from r1jax.stages import reward_model, rl
+from r1jax.stages.artifact import open_artifact
 from r1jax.stages.rl import dynamic_sampling
 from r1jax.stages.rl import programs as rl_programs
 from r1jax.tokenization import load_tokenizer
+
+CURRICULUM = dict(rule='learnability', floor=0.2)
 
 
 def run_mixed(base, general, workdir, should_stop=lambda: False):
@@ -31,6 +36,8 @@ def run_mixed(base, general, workdir, should_stop=lambda: False):
       base, general, steps=12, epochs=2, mini_batches=2, dynamic_sampling_rounds=1,
       checkpoint_every=2, sampling=dict(max_new_tokens=8, chunk=4),
       general_prompts=dict(from_step=4))
+  config['data'] = runs.DATA | dict(
+      filter=dict(source=f'{general}/rates', low=0.25, unknown='keep'), curriculum=CURRICULUM)
   with stand_ins(base):
     return rl.run(config, {}, workdir, should_stop=should_stop,
                   reward_functions={'bytes': (runs.by_bytes, 1.0)})
@@ -131,6 +138,45 @@ def test_pitfall_20_a_mixed_run_that_was_stopped_ends_as_if_it_was_not(
       lambda should_stop: run_mixed(base, general, tmp_path, should_stop), (10, 2, 6))
   assert len(set(sentences)) > 1
   runs.assert_same(mixed[0], tmp_path)
+
+
+# The curriculum, on the problems that a filter keeps.
+
+
+def test_only_the_problems_that_were_kept_are_drawn_and_the_manifest_counts_them(mixed):
+  workdir, _ = mixed
+  drawn = {row['example_id'] for row in metrics.read_jsonl(workdir / 'rollouts')}
+  assert drawn <= set(KEPT) | set(range(64, 64 + 11)) and len(drawn & set(KEPT)) > 8
+  scores = open_artifact(workdir).manifest.scores
+  assert (scores['problems'], scores['problems/kept'], scores['problems/below']) == (64, 56, 8)
+
+
+def test_draws_follow_the_estimates_and_estimates_the_verdicts_of_all_rounds(mixed):
+  """The rollouts on disk, and what the last checkpoint holds."""
+  workdir, _ = mixed
+  groups = {}
+  for row in metrics.read_jsonl(workdir / 'rollouts'):
+    if row['example_id'] < 64:
+      groups.setdefault((row['iteration'], row['example_id']), []).append(
+          row['rewards']['bytes'] >= 1)
+  known = [4 if number < len(RATES) else 0 for number in KEPT]
+  course = curriculum.begin(
+      np.asarray(KEPT), judged=np.asarray(known), seed=0, decay=0.5, **CURRICULUM,
+      passed=np.asarray([RATES[number] if number < len(RATES) else 0 for number in KEPT]))
+  counter = 0
+  for iteration in range(3):
+    drawn = [number for of, number in groups if of == iteration]
+    order = course.order(iteration, counter)
+    assert drawn == [KEPT[order[counter + place]] for place in range(len(drawn))]
+    counter += len(drawn)
+    course = course.follow(
+        np.asarray(drawn), np.asarray([groups[iteration, number] for number in drawn], float))
+  _, _, arrays = runs.last_checkpoint(workdir)
+  for name, value in course.state.items():
+    assert arrays[f"curriculum['tree']['{name}']"] == value.tobytes()
+  assert len(groups) == course.drawn.sum() > 8 and any(map(any, groups.values()))
+  logged = metrics.read_metrics(workdir)[-1]
+  assert {name: logged[name] for name in course.metrics()} == pytest.approx(course.metrics())
 
 
 def test_two_reward_models_have_a_curve_each():

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from rate_cases import EXAMPLES, leave_rates
+from rate_cases import EXAMPLES, RATES, leave_rates
 import rich.console
 import runs
 from runs import base, compiled, no_curves, one_device  # noqa: F401 (fixtures)
@@ -18,7 +18,7 @@ from r1jax.stages.artifact import identity
 @pytest.fixture
 def rates(tmp_path):
   """Of the first forty examples: 0, 1, 2, 3 and 4 of four, and again."""
-  return leave_rates(tmp_path / 'rates', [number % 5 for number in range(40)])
+  return leave_rates(tmp_path / 'rates', RATES)
 
 
 def config_of(source, **fields):
