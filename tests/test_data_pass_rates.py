@@ -14,7 +14,10 @@ def test_a_problem_is_known_by_what_it_asks_and_by_what_is_right():
   assert key == pass_rates.problem_key(more)
   others = [PROBLEM | change for change in (
       dict(question='1+2?'), dict(answer='3'), dict(answers=['2', '2.0']), dict(check='refusal'),
-      dict(messages=[dict(role='user', content='Hi')]), dict(tests=[['1', '2']]))]
+      dict(messages=[dict(role='user', content='Hi')]), dict(tests=[['1', '2']]),
+      dict(rubric=[['short', 1.0]]), dict(instructions=['json']),
+      dict(instruction_id_list=['a'], kwargs=[{}]),
+      dict(instruction_id_list=['a'], kwargs=[dict(n=2)]), dict(prefix='import math'))]
   others += [dict(question='1+1?2', answer=''), dict(question='2', answer='1+1?'),
              dict(question='1+1?'), dict(question='\ud800', answer='2')]
   keys = {pass_rates.problem_key(example) for example in others}

@@ -12,8 +12,10 @@ import numpy as np
 
 from r1jax.runtime.storage import to_json
 
-# The fields of an example that say what is asked and what is right.
-_CONTENT = 'question', 'messages', 'answer', 'answers', 'check', 'tests'
+# The fields of an example that say what is asked and what is right, as rewards read them.
+_CONTENT = (
+    'question', 'messages', 'answer', 'answers', 'check', 'bad_answer', 'tests', 'prefix',
+    'starter_code', 'entry_point', 'instructions', 'instruction_id_list', 'kwargs', 'rubric')
 
 
 def problem_key(example: Mapping[str, Any]) -> str:
