@@ -1,17 +1,24 @@
 """Pass rates are measured once, a batch at a time, and a stage that was stopped goes on."""
 
+import shutil
+
+import jax
 import numpy as np
+from plan_cases import traced
 import pytest
 import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
 from r1jax import evaluate as evaluation
 from r1jax import metrics
+from r1jax.checkpoint import Checkpointer
 from r1jax.data import miniature, pass_rates
 from r1jax.errors import UserError
+from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import pass_rate
 from r1jax.stages.artifact import open_artifact
+from r1jax.stages.loop import TrainingLoop
 from r1jax.stages.stage import StopRequested
 
 
@@ -49,11 +56,6 @@ def test_every_problem_has_a_row_and_the_manifest_sums_them_up(measured):
   assert not (measured / 'pass_rates').exists()
 
 
-def test_rates_do_not_depend_on_the_batches(measured, tmp_path):
-  pass_rate.run(rate_config(prompts_per_batch=3), {}, tmp_path)
-  assert rows_of(tmp_path) == rows_of(measured)
-
-
 def test_a_stage_that_is_stopped_goes_on_where_it_was(measured, tmp_path):
   # Three batches of two chunks, and a question before each chunk.
   artifact, sentences = runs.finish(lambda stop: pass_rate.run(
@@ -81,8 +83,29 @@ def test_what_was_drawn_when_the_stage_is_stopped_is_kept_and_not_drawn_again(
   assert rows_of(tmp_path) == rows_of(measured)
 
 
+def test_a_stage_that_is_killed_between_its_rows_and_its_checkpoint_goes_on(
+    measured, tmp_path, monkeypatch):
+  """In batches of another size, on which the rates do not depend."""
+  save, saved = TrainingLoop.save, []
+
+  def failing(*arguments):
+    saved.append(None)
+    if len(saved) == 2:
+      raise KeyboardInterrupt
+    save(*arguments)
+  with monkeypatch.context() as patch:
+    patch.setattr(TrainingLoop, 'save', failing)
+    with pytest.raises(KeyboardInterrupt):
+      pass_rate.run(rate_config(), {}, tmp_path)
+  assert len([*metrics.read_jsonl(Path(tmp_path) / 'pass_rates')]) == 8
+  assert Checkpointer(tmp_path / 'checkpoints').latest_step() == 4
+  pass_rate.run(rate_config(prompts_per_batch=3), {}, tmp_path)
+  assert (tmp_path / pass_rate.ROWS).read_bytes() == (measured / pass_rate.ROWS).read_bytes()
+
+
 def test_rows_that_are_lost_are_measured_again(measured, tmp_path):
-  artifact = pass_rate.run(rate_config(), {}, tmp_path)
+  shutil.copytree(measured, tmp_path, dirs_exist_ok=True)
+  artifact = open_artifact(tmp_path)
   runs.flip(tmp_path / pass_rate.ROWS, 100, 0)
   with pytest.raises(UserError, match='is damaged .*remove .*pass_rates.jsonl and run the same'):
     artifact.check(pass_rate.ROWS)
@@ -105,3 +128,13 @@ def test_long_prompts_are_skipped_and_a_number_of_problems_can_be_set(measured, 
   with pytest.raises(UserError, match='none of the 10 prompts of the train split of .miniature. '
                                       'has at most max_prompt_length=2 tokens: raise it'):
     pass_rate.run(rate_config(max_prompt_length=2), {}, tmp_path / 'none')
+
+
+@pytest.mark.parametrize('problems, iterations', [(0, 0), (10, 3), (3, 1)])
+def test_the_plan_is_that_of_a_rollout(problems, iterations):
+  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  programs, work = traced(rate_config(problems=problems), mesh, lambda model: runs.SHAPE)
+  assert [program.name for program in programs][:2] == ['reshard', 'prefill']
+  prompts = min(problems or 4, 4)
+  assert programs[1].arguments[1].tokens.shape == (prompts, 32)
+  assert (work.iterations, work.tokens) == (iterations, prompts * 4 * 16)
