@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 import pytest
 
 from r1jax.rewards.accuracy import number_reward
-from r1jax.rewards.calls import limits_of
+from r1jax.rewards.calls import limits, limits_of
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.skills import by_check, skill_reward
 from r1jax.rewards.suite import named_rewards
@@ -149,7 +149,8 @@ def test_no_text_crashes_it(text, check, prompt_opens_think):
 
 
 def test_a_reward_beside_checks_keeps_its_limits():
+  patient = limits(at_once=3, timeout_s=9.0)(lambda completion, example: 1.0)
+  assert limits_of(by_check(patient)) == limits_of(patient)
   both = by_check(number_reward)
-  assert limits_of(both) == limits_of(number_reward) and limits_of(both).at_once > 1
   assert both(Completion('<answer>42</answer>', 9, False), dict(answer='42')) == 1
   assert both(Completion('<answer>42</answer>', 9, False), dict(answer='4', check='exact')) == 0

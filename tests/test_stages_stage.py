@@ -32,6 +32,7 @@ HOW = {
     'sharding of the sampler': dict(sampling=dict(rollout_sharding='tensor')),
     'reward workers': dict(reward_workers=1),
     'reward timeout': dict(reward_timeout_s=9.0),
+    'timeout of a batch': dict(reward_batch_timeout_s=90.0),
     'checkpoint cadence': dict(checkpoint_every=7),
     'checkpoints kept': dict(keep_checkpoints=5),
     'printed samples': dict(print_samples_every=3),

@@ -11,14 +11,13 @@ question.
 
 from collections.abc import Mapping
 
-from r1jax.rewards import calls, formulas, number_answers, spelling
+from r1jax.rewards import formulas, number_answers, spelling
 from r1jax.rewards.accepted import any_accepted
 from r1jax.rewards.choice import choice_key
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import Answer, extract_answer
 
 
-@calls.limits(at_once=16, timeout_s=3600.0)    # threads wait for workers, which limit the time
 @any_accepted
 def number_reward(
     completion: Completion, example: Mapping, *, prompt_opens_think: bool = False) -> float | None:

@@ -111,7 +111,9 @@ class Caller:
     self._calls: _Calls | None = None
     self._stopped = False
 
-  def call_all(self, function: Callable, arguments: Arguments, limited: Limits) -> list[Any]:
+  def call_all(
+      self, function: Callable, arguments: Arguments, limited: Limits, deadline: float = math.inf,
+  ) -> list[Any]:
     """The outcome of `function(*arguments[i])` for each i, in their order.
 
     An outcome is what the call returned, `Failed` or `TIMED_OUT`. After a failure no further call
@@ -122,18 +124,20 @@ class Caller:
       function: a plain or a coroutine function; also a plain one that returns what can be awaited.
       arguments: of each call.
       limited: how many calls run at once, and how long each may take.
+      deadline: the time, by `time.monotonic`, when all that has no outcome is `TIMED_OUT`.
 
     Raises:
       RuntimeError: `stop` was called before the calls had ended.
     """
     if not is_async(function):
-      outcomes = self._run(_Threads(function, arguments), limited)
+      outcomes = self._run(_Threads(function, arguments), limited, deadline)
       first = next((outcome for outcome in outcomes if isinstance(outcome, Failed)), None)
       if first is None or not isinstance(first.error, _IsAwaitable):
         return outcomes
       if limited.at_once == 1:
         limited = dataclasses.replace(limited, at_once=_AT_ONCE)
-    return self._run(_Tasks(function, arguments, limited.at_once, self._loop), limited)
+    return self._run(
+        _Tasks(function, arguments, limited.at_once, self._loop), limited, deadline)
 
   def stop(self) -> None:
     """Abandons the calls that are running, and begins no more."""
@@ -146,15 +150,16 @@ class Caller:
     """Ends the event loop."""
     self._loop.close()
 
-  def _run(self, lanes: '_Threads | _Tasks', limited: Limits) -> list[Any]:
+  def _run(
+      self, lanes: '_Threads | _Tasks', limited: Limits, deadline: float) -> list[Any]:
     with self._lock:
       self._calls = calls = lanes.calls
       if self._stopped:
         calls.abandon()
-    if not calls.settled:
+    if not calls.settled and time.monotonic() < deadline:
       lanes.start(min(limited.at_once, len(calls.outcomes)))
     while not calls.settled:
-      lanes.replace(calls.wait(limited.timeout_s))
+      lanes.replace(calls.wait(limited.timeout_s, deadline))
     if self._stopped:
       raise RuntimeError('these calls were abandoned, because their caller was stopped')
     return calls.outcomes
@@ -207,18 +212,26 @@ class _Calls:
       self._failed = True
       self._changed.notify_all()
 
-  def wait(self, timeout_s: float) -> list[_Lane]:
-    """Waits until all is settled or a call may be late; abandons the late ones' lanes."""
+  def wait(self, timeout_s: float, deadline: float) -> list[_Lane]:
+    """Waits until all is settled or a call may be late; abandons the late ones' lanes.
+
+    After the deadline all are late, and what has not begun has timed out.
+    """
     with self._changed:
       now = time.monotonic()
       begun = min((start for _, start in self._running.values()), default=now)
+      until = min(begun + timeout_s, deadline)
       if not self._is_settled():
-        self._changed.wait(
-            None if timeout_s == math.inf else max(0.0, begun + timeout_s - now))
+        self._changed.wait(None if until == math.inf else max(0.0, until - now))
       now = time.monotonic()
-      late = [lane for lane, (_, start) in self._running.items() if now - start >= timeout_s]
+      late = [lane for lane, (_, start) in self._running.items()
+              if now - start >= timeout_s or now >= deadline]
       for lane in late:
         self._end(lane, TIMED_OUT)
+      if now >= deadline and not self._failed:
+        left = len(self.outcomes) - self._begun
+        self.outcomes[self._begun:] = [TIMED_OUT] * left
+        self._begun, self._ended = self._begun + left, self._ended + left
       return late
 
   def _end(self, lane: _Lane, outcome: Any) -> None:

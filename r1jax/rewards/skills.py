@@ -4,6 +4,7 @@ The `'check'` of an example names how its answer is judged; it may name several.
 model wrote is evaluated: JSON is parsed, and refusals are recognised by their words (`refusals`).
 """
 from collections.abc import Callable, Mapping
+import dataclasses
 from decimal import Decimal
 import functools
 import json
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from r1jax import checks
 from r1jax.errors import UserError
-from r1jax.rewards import refusals
+from r1jax.rewards import calls, refusals
 from r1jax.rewards.accepted import any_accepted
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.extract import TAGS, final_summary
@@ -119,12 +120,16 @@ def by_check(reward: Callable, *, prompt_opens_think: bool = False) -> Callable:
     reward: a reward function `(completion, example) -> float | None`.
     prompt_opens_think: whether the prompts end with `<think>`.
   """
-  @functools.wraps(reward)
-  def judge(completion: Completion, example: Mapping) -> float | None:
-    if example.get('check') is None:
-      return reward(completion, example)
-    return skill_reward(completion, example, prompt_opens_think=prompt_opens_think)
-  return judge
+  judge = functools.partial(_by_check, reward=reward, prompt_opens_think=prompt_opens_think)
+  return calls.limits(**dataclasses.asdict(calls.limits_of(reward)))(judge)
+
+
+def _by_check(
+    completion: Completion, example: Mapping, *, reward: Callable, prompt_opens_think: bool,
+) -> float | None:
+  if example.get('check') is None:
+    return reward(completion, example)
+  return skill_reward(completion, example, prompt_opens_think=prompt_opens_think)
 
 
 def _lines(text: str) -> list[str]:

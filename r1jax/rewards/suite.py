@@ -6,10 +6,12 @@
     rewards = pending.collect()
 
 A reward function is `(completion: Completion, example: Mapping) -> float | None`; None means that
-it cannot judge the completion. Functions run in the background of this process, one after another
-in the order given, so a function written in a notebook may be a closure. A plain function is called
-once at a time, or in several threads if it says so; one that is a coroutine function (`async def`)
-is awaited, many calls at once. Each call has a time limit. `calls.limits` declares both:
+it cannot judge the completion. r1jax's own functions, and those that are named by their file, are
+called in worker processes (see `rules`). All others are called in the background of this process,
+one after another in the order given, so a function written in a notebook may be a closure. A plain
+function is called once at a time, or in several threads if it says so; one that is a coroutine
+function (`async def`) is awaited, many calls at once. Each call has a time limit, and a batch has
+one, too. `calls.limits` declares how a function is called:
 
     @limits(at_once=32, timeout_s=20.0)
     async def judge(completion, example): ...
@@ -18,11 +20,9 @@ is awaited, many calls at once. Each call has a time limit. `calls.limits` decla
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
-import decimal
 import functools
 import math
-import numbers
-import traceback
+import time
 from typing import Any
 import warnings
 
@@ -30,13 +30,14 @@ import numpy as np
 
 from r1jax import checks
 from r1jax.errors import UserError
-from r1jax.rewards import accuracy, calls, parameters, shaping, workers
+from r1jax.rewards import accuracy, calls, outcomes, parameters, shaping, workers
 from r1jax.rewards.choice import choice_reward
 from r1jax.rewards.code.reward import code_reward
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward, think_only_reward
 from r1jax.rewards.instructions.reward import instructions_reward
 from r1jax.rewards.language import LANGUAGES, language_reward
+from r1jax.rewards.rules import Rules, rule_of
 from r1jax.rewards.skills import skill_reward
 
 RewardFunction = Callable[[Completion, Mapping], float | None]
@@ -60,7 +61,6 @@ REWARDS: dict[str, RewardFunction] = {
 }
 # Those that judge texts which may all be different and right: no vote can be taken over them.
 WITHOUT_VOTES = frozenset({'code', 'instructions'})
-LARGEST = 1e15    # of a reward: devices sum squares in float32, which overflows at 3e38
 # Parts of the names of metrics, and components that come from elsewhere.
 _RESERVED = ('reward', 'reward_model', 'overlong', 'unjudged', 'timeouts', 'workers')
 
@@ -98,8 +98,9 @@ class Rewards:
     components: by reward name, [N] float64 before weighting, NaN for None.
     counters: `unjudged/<name>`, the number of None, and `unjudged/reward`, that of the totals;
       `timeouts/<name>`, how many of them took too long; and those of worker processes: `timeouts`
-      and `crashes`, each of which scored 0, `retries` after crashes, and `repeats` of questions,
-      which were asked once.
+      of comparisons of formulas, which scored 0, `crashes` of these, which scored 0, too, and of
+      rules, which are None, `retries` after crashes, and `repeats` of questions, which were asked
+      once.
   """
   total: np.ndarray
   components: dict[str, np.ndarray]
@@ -197,21 +198,31 @@ class RewardSuite:
       *,
       num_workers: int = 2,
       timeout_s: float = 5.0,
+      batch_timeout_s: float = 600.0,
   ):
     """Starts no process; workers are started when they are first needed.
 
     Args:
       functions: (reward function, weight) by the name under which the component is logged.
-      num_workers: the greatest number of worker processes.
-      timeout_s: seconds that a worker may take for one answer.
+      num_workers: the greatest number of processes that call rules, and of those that compare
+        formulas.
+      timeout_s: seconds that a comparison of formulas may take.
+      batch_timeout_s: seconds that all calls of a batch may take together. What has not been judged
+        by then is None.
 
     Raises:
-      UserError: as `checked_functions`.
+      UserError: as `checked_functions`, or a number is out of range.
     """
     self._functions = checked_functions(functions)
+    if not batch_timeout_s > 0:
+      raise UserError(f'batch_timeout_s must be positive, got {batch_timeout_s}')
     self._pool = workers.WorkerPool(num_workers, timeout_s)
     self._background = ThreadPoolExecutor(max_workers=1)
     self._caller = calls.Caller()
+    rules = [rule_of(name, function) for name, (function, _) in self._functions.items()]
+    self._rules = Rules([rule for rule in rules if rule], num_workers, self._caller)
+    self._in_rules = {rule.name for rule in rules if rule}
+    self._batch_timeout_s = batch_timeout_s
     self._told: set[str] = set()    # whose time limit was passed
 
   @property
@@ -252,9 +263,16 @@ class RewardSuite:
     """
     if not wait:
       self._caller.stop()
+      self._rules.stop()
+      self._pool.stop()
     self._background.shutdown()
     self._caller.close()
+    self._rules.close()
     self._pool.close()
+
+  def warm(self) -> None:
+    """Starts a worker process, if any will be needed; does not wait for it."""
+    self._rules.warm()
 
   def __enter__(self) -> 'RewardSuite':
     return self
@@ -265,33 +283,64 @@ class RewardSuite:
   def _compute(
       self, completions: Sequence[Completion], examples: Sequence[Mapping], group_size: int,
   ) -> Rewards:
-    before = self._pool.counters()
-    asked = workers.AskedOnce(self._pool)
+    deadline = time.monotonic() + self._batch_timeout_s
+    before = self._counters()
+    asked = workers.AskedOnce(self._pool, deadline)
     workers.use_pool(asked)
+    found: dict[str, list] = {}
+    with ThreadPoolExecutor(max_workers=1) as beside:
+      ruled = beside.submit(self._rules.judge, completions, examples, asked, deadline)
+      for name, (function, _) in self._functions.items():
+        if name not in self._in_rules:
+          found[name] = self._call(function, completions, examples, deadline)
+          if any(map(outcomes.is_failure, found[name])):
+            break
+    found |= ruled.result()
     components, counters = {}, {}
-    for name, (function, _) in self._functions.items():
-      limits = calls.limits_of(function)
-      outcomes = self._caller.call_all(function, [*zip(completions, examples)], limits)
+    for name, outcome in found.items():
       components[name] = np.array(
-          [_read_outcome(name, outcome, index) for index, outcome in enumerate(outcomes)], float)
-      late = [index for index, outcome in enumerate(outcomes) if outcome is calls.TIMED_OUT]
+          [outcomes.read(name, one, index) for index, one in enumerate(outcome)], float)
+      late = [index for index, one in enumerate(outcome) if one is calls.TIMED_OUT]
       counters[f'unjudged/{name}'] = int(np.isnan(components[name]).sum())
       counters[f'timeouts/{name}'] = len(late)
       if late:
-        self._tell(name, limits.timeout_s, late[0])
-    counters |= {kind: count - before[kind] for kind, count in self._pool.counters().items()}
+        self._tell(name, late, time.monotonic() >= deadline)
+    counters |= {kind: count - before[kind] for kind, count in self._counters().items()}
     counters['repeats'] = asked.repeats
-    return Rewards.weigh(components, self.weights, counters, group_size=group_size)
+    return Rewards.weigh(
+        {name: components[name] for name in self._functions}, self.weights, counters,
+        group_size=group_size)
 
-  def _tell(self, name: str, timeout_s: float, index: int) -> None:
+  def _call(
+      self, function: RewardFunction, completions: Sequence[Completion],
+      examples: Sequence[Mapping], deadline: float,
+  ) -> list:
+    """The outcomes of a function that only this process can call."""
+    found = self._caller.call_all(
+        function, [*zip(completions, examples)], calls.limits_of(function), deadline)
+    return [outcomes.of_local(one) for one in found]
+
+  def _counters(self) -> dict[str, int]:
+    """The counts so far of all worker processes, by name."""
+    counted = self._pool.counters()
+    return counted | {name: counted[name] + getattr(self._rules, name)
+                      for name in ('crashes', 'retries')}
+
+  def _tell(self, name: str, late: Sequence[int], at_deadline: bool) -> None:
     """Warns, once for each reward, that it takes too long."""
-    if name not in self._told:
-      self._told.add(name)
-      warnings.warn(
-          f'Reward function {name!r} took longer than {timeout_s:g} s for completion {index}, '
-          'which is not judged. To give it more time, decorate it with r1jax.rewards.calls.limits('
-          f'timeout_s=...). Such calls are counted as rewards/timeouts/{name}.',
-          stacklevel=2)
+    if name in self._told:
+      return
+    self._told.add(name)
+    if at_deadline:
+      what = (f'{len(late)} completions were not judged by reward {name!r} within the '
+              f'{self._batch_timeout_s:g} s that the rewards of a batch may take together. To give '
+              'them more time, raise reward_batch_timeout_s.')
+    else:
+      seconds = calls.limits_of(self._functions[name][0]).timeout_s
+      what = (f'Reward function {name!r} took longer than {seconds:g} s for completion {late[0]}, '
+              'which is not judged. To give it more time, decorate it with '
+              'r1jax.rewards.calls.limits(timeout_s=...).')
+    warnings.warn(f'{what} Such calls are counted as rewards/timeouts/{name}.', stacklevel=2)
 
 
 def checked_functions(
@@ -309,10 +358,11 @@ def checked_functions(
     _check_name(name)
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not callable(pair[0]):
       raise UserError(f'Reward {name!r} must be a pair of a function and its weight, got {pair!r}.')
-    if not math.isfinite(_as_float(pair[1])):
+    if not math.isfinite(outcomes.as_float(pair[1])):
       raise UserError(
-          f'The weight of reward {name!r} is {_shown(pair[1])}: give a finite number.')
-  return {name: (function, _as_float(weight)) for name, (function, weight) in functions.items()}
+          f'The weight of reward {name!r} is {outcomes.shown(pair[1])}: give a finite number.')
+  return {name: (function, outcomes.as_float(weight))
+          for name, (function, weight) in functions.items()}
 
 
 def _check_name(name: Any) -> None:
@@ -326,66 +376,11 @@ def _check_name(name: Any) -> None:
 def _check_totals(
     total: np.ndarray, components: Mapping[str, np.ndarray], weights: Mapping[str, float],
 ) -> None:
-  if np.all(np.abs(total) <= LARGEST):
+  if np.all(np.abs(total) <= outcomes.LARGEST):
     return
-  n = int(np.argmax(~(np.abs(total) <= LARGEST)))
+  n = int(np.argmax(~(np.abs(total) <= outcomes.LARGEST)))
   values = {name: components[name][n] for name in weights}
   name = max(values, key=lambda name: np.nan_to_num(abs(weights[name] * values[name])))
   raise UserError(
       f'Reward {name!r} of completion {n} is {values[name]}, times its weight {weights[name]}, '
-      f'which makes a total beyond {LARGEST:g}: lower the weight.')
-
-
-def _read_outcome(name: str, outcome: Any, index: int) -> float:
-  """The reward that a call returned; NaN for None, and for a call that took too long.
-
-  Raises:
-    UserError: the call raised an exception, or returned something else.
-  """
-  if isinstance(outcome, calls.Failed):
-    raise UserError(
-        f'Reward function {name!r} raised {outcome.error!r} on completion {index}: '
-        'fix it, or let it return None for what it cannot judge'
-        f'{_line(outcome.error)}.') from outcome.error
-  if outcome is None or outcome is calls.TIMED_OUT:
-    return math.nan
-  reward = _as_float(outcome)
-  if not math.isfinite(reward):
-    raise UserError(
-        f'Reward function {name!r} returned {_shown(outcome)} for completion {index}: '
-        'let it return a finite number, or None for what it cannot judge.')
-  if abs(reward) > LARGEST:
-    raise UserError(
-        f'Reward function {name!r} returned {_shown(outcome)} for completion {index}, which is too '
-        f'large for the float32 of devices: let it return numbers from {-LARGEST:g} to '
-        f'{LARGEST:g}.')
-  return reward
-
-
-def _line(error: BaseException) -> str:
-  """Where a function raised an error: the last of its own lines, in parentheses."""
-  frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename != calls.__file__ and '/asyncio/' not in frame.filename]
-  own = [frame for frame in frames if frame[0] == frames[0][0]]
-  return f' ({own[-1][0]}, line {own[-1][1]})' if own else ''
-
-
-def _as_float(value: Any) -> float:
-  """A number, or an array of no dimensions (of numpy, jax or torch), as a float; NaN for others."""
-  if not isinstance(value, (numbers.Real, decimal.Decimal)) and getattr(value, 'shape', None) == ():
-    value = value.item()
-  if not isinstance(value, (numbers.Real, decimal.Decimal)):
-    return math.nan
-  try:
-    return float(value)
-  except (OverflowError, ValueError):    # too large, or a signalling NaN
-    return math.nan
-
-
-def _shown(value: Any, limit: int = 100) -> str:
-  """What a function returned, briefly."""
-  try:
-    text = repr(value)
-  except Exception as error:
-    text = f'something whose repr raises {error!r}'
-  return text if len(text) <= limit else f'{text[:limit]}...'
+      f'which makes a total beyond {outcomes.LARGEST:g}: lower the weight.')

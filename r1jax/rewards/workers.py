@@ -1,53 +1,41 @@
 """A pool of reward workers: processes that compare formulas and can be killed.
 
-A worker runs `r1jax.rewards.worker`. It is a fresh interpreter, not a fork of a process that runs
-jax. It has a session of its own, so that a Ctrl-C or a preemption notice meant for the trainer does
-not kill the workers that compute its last rewards.
+A worker runs `r1jax.rewards.worker`.
 """
 
 import atexit
+from collections import deque
 import concurrent.futures
 import contextvars
 import json
-import os
-import pathlib
+import math
 import queue
-import select
-import signal
-import subprocess
 import sys
 import threading
 import time
+from typing import Protocol
 
 from r1jax.errors import UserError
+from r1jax.rewards import processes
 
 _COMMAND = (sys.executable, '-P', '-m', 'r1jax.rewards.worker')
 _START_SECONDS = 120.0
 _GRACE_SECONDS = 1.0    # for the kernel's timer to kill a worker; a stopped one outlives it
 
 
-class _Timeout(Exception):
-  pass
+class Late(Exception):
+  """The deadline of a batch passed before a question was answered."""
 
 
-class _Crash(Exception):
-  pass
-
-
-class _Worker:
+class _Worker(processes.Process):
   """One process with at most one outstanding task; any exception in `ask` kills it."""
 
   def __init__(self):
-    path = [str(pathlib.Path(__file__).parents[2]), os.environ.get('PYTHONPATH', '')]
-    self._process = subprocess.Popen(
-        _COMMAND, bufsize=0, start_new_session=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=os.environ | {
-            'PYTHONPATH': os.pathsep.join(filter(None, path)), 'PYTHONHASHSEED': '0'})
-    self._unread = b''
+    super().__init__(_COMMAND)
+    self._lines: deque[bytes] = deque()
     try:
       message = self._read(_START_SECONDS)
-    except (_Timeout, _Crash) as error:
+    except (processes.Timeout, processes.Crash) as error:
       raise UserError(
           'a reward worker did not start: run `python -m r1jax.rewards.worker` to see why'
       ) from error
@@ -57,52 +45,23 @@ class _Worker:
           f'comparing formulas needs math-verify ({message["reason"]}): pip install math-verify',
           name='math_verify')
 
-  @property
-  def alive(self) -> bool:
-    return self._process.poll() is None
-
   def ask(self, gold: str, answer: str, timeout_s: float) -> bool | None:
-    """The process's verdict; raises `_Timeout` or `_Crash` if there is none.
+    """The process's verdict; raises `Timeout` or `Crash` if there is none.
 
     A process that does not even begin has crashed: the question is not to blame.
     """
     task = {'gold': gold, 'answer': answer, 'seconds': timeout_s}
     try:
-      self._process.stdin.write(json.dumps(task).encode() + b'\n')
-    except OSError as error:
-      self.kill()
-      raise _Crash from error
-    try:
+      self.send(json.dumps(task).encode() + b'\n', timeout_s)
       self._read(timeout_s)
-    except _Timeout as error:
-      raise _Crash from error
+    except processes.Timeout as error:
+      raise processes.Crash from error
     return self._read(timeout_s + _GRACE_SECONDS)['verdict']
 
-  def kill(self) -> int:
-    """Kills the process and returns its exit status."""
-    self._process.kill()
-    for pipe in (self._process.stdin, self._process.stdout):
-      pipe.close()
-    return self._process.wait()
-
   def _read(self, seconds: float) -> dict:
-    """The next message; kills the process and raises if it exits or takes too long."""
-    poll = select.poll()
-    poll.register(self._process.stdout, select.POLLIN)
-    deadline = time.monotonic() + seconds
-    while b'\n' not in self._unread:
-      left = deadline - time.monotonic()
-      if left <= 0 or not poll.poll(1000 * left):
-        self.kill()
-        raise _Timeout
-      block = os.read(self._process.stdout.fileno(), 4096)
-      if not block:
-        status = self._process.wait()
-        self.kill()
-        raise _Timeout if status == -signal.SIGALRM else _Crash
-      self._unread += block
-    line, _, self._unread = self._unread.partition(b'\n')
-    return json.loads(line)
+    if not self._lines:
+      self._lines.extend(self.lines(seconds))
+    return json.loads(self._lines.popleft())
 
 
 class WorkerPool:
@@ -138,30 +97,44 @@ class WorkerPool:
     self._num_workers = num_workers
     self._closed = False
     self._lock = threading.Lock()
+    self._busy: set[_Worker] = set()
     self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
     for _ in range(num_workers):
       self._idle.put(None)
 
-  def equivalent(self, gold: str, answer: str) -> bool | None:
+  @property
+  def num_workers(self) -> int:
+    """The largest number of processes."""
+    return self._num_workers
+
+  def equivalent(
+      self, gold: str, answer: str, *, deadline: float = math.inf,
+  ) -> bool | None:
     """Whether the LaTeX formula `answer` is equivalent to `gold`; None if the gold is unreadable.
 
     A worker may crash for reasons of its own, such as a lack of memory: then the question is asked
     once more. False if that crashes, too, or if a worker times out, which `crashes` or `timeouts`
     counts.
 
+    Args:
+      gold: LaTeX.
+      answer: LaTeX.
+      deadline: the time, by `time.monotonic`, after which the answer is not waited for.
+
     Raises:
+      Late: the deadline passed.
       ImportError: math-verify is not installed.
       RuntimeError: the pool is closed, or a worker does not start.
     """
     try:
       try:
-        return self._ask(gold, answer)
-      except _Crash:
+        return self._ask(gold, answer, deadline)
+      except processes.Crash:
         self._count('retries')
-        return self._ask(gold, answer)
-    except _Crash:
+        return self._ask(gold, answer, deadline)
+    except processes.Crash:
       self._count('crashes')
-    except _Timeout:
+    except processes.Timeout:
       self._count('timeouts')
     return False
 
@@ -173,25 +146,51 @@ class WorkerPool:
     with self._lock:
       setattr(self, name, getattr(self, name) + 1)
 
-  def _ask(self, gold: str, answer: str) -> bool | None:
-    """The verdict of the next worker that is free; raises as `_Worker.ask`."""
-    worker = self._idle.get()
+  def _ask(self, gold: str, answer: str, deadline: float) -> bool | None:
+    """The verdict of the next worker that is free; raises as `_Worker.ask`, and Late."""
+    try:
+      worker = self._idle.get(timeout=_until(deadline))
+    except queue.Empty:
+      raise Late from None
     healthy = False
     try:
-      if self._closed:
-        raise RuntimeError('this worker pool is closed: make a new one')
       if worker is not None and not worker.alive:
         worker.kill()
         worker = None
-      worker = worker or _Worker()
-      result = worker.ask(gold, answer, self._timeout_s)
+      worker = self._begin(worker)
+      seconds = min(self._timeout_s, _until(deadline) or math.inf)
+      result = worker.ask(gold, answer, seconds)
       healthy = True
       return result
+    except (processes.Crash, processes.Timeout):
+      if time.monotonic() >= deadline:
+        raise Late from None
+      raise
     finally:
+      with self._lock:
+        self._busy -= {worker}
       if worker is not None and not healthy:
         worker.kill()
         worker = None
       self._idle.put(worker)
+
+  def _begin(self, worker: _Worker | None) -> _Worker:
+    """The worker, or a new one, which `stop` will find."""
+    worker = worker or (None if self._closed else _Worker())
+    with self._lock:
+      if worker is not None and not self._closed:
+        self._busy.add(worker)
+        return worker
+    if worker is not None:
+      worker.kill()
+    raise RuntimeError('this worker pool is closed: make a new one')
+
+  def stop(self) -> None:
+    """Kills workers in the midst of their tasks: who waits for one gets a RuntimeError."""
+    with self._lock:
+      self._closed = True
+      for worker in self._busy:
+        worker.stop()
 
   def close(self) -> None:
     """Ends the workers once their current tasks are done."""
@@ -210,6 +209,11 @@ class WorkerPool:
     self.close()
 
 
+def _until(deadline: float) -> float | None:
+  """The seconds until a deadline, at least a few; None if it is infinite."""
+  return None if deadline == math.inf else max(1e-3, deadline - time.monotonic())
+
+
 class AskedOnce:
   """Asks a pool each question once: equal ones, at the same time or later, get the same answer.
 
@@ -217,12 +221,22 @@ class AskedOnce:
     repeats: number of questions that were not asked again.
   """
 
-  def __init__(self, pool: WorkerPool):
-    """Remembers no answers yet."""
+  def __init__(self, pool: WorkerPool, deadline: float = math.inf):
+    """Remembers no answers yet; `deadline` as for `WorkerPool.equivalent`."""
     self.repeats = 0
-    self._pool = pool
+    self._pool, self._deadline = pool, deadline
     self._lock = threading.Lock()
     self._answers: dict[tuple[str, str], concurrent.futures.Future] = {}
+
+  @property
+  def num_workers(self) -> int:
+    """The number of questions that are answered at the same time."""
+    return self._pool.num_workers
+
+  def note_repeats(self, count: int) -> None:
+    """Counts questions that were not even put to this."""
+    with self._lock:
+      self.repeats += count
 
   def equivalent(self, gold: str, answer: str) -> bool | None:
     """As `WorkerPool.equivalent`."""
@@ -235,23 +249,30 @@ class AskedOnce:
     if known is not None:
       return known.result()
     try:
-      found.set_result(self._pool.equivalent(gold, answer))
+      found.set_result(self._pool.equivalent(gold, answer, deadline=self._deadline))
     except BaseException as error:
       found.set_exception(error)
     return found.result()
 
 
+class Pool(Protocol):
+  """What reward functions ask."""
+
+  def equivalent(self, gold: str, answer: str) -> bool | None:
+    """As `WorkerPool.equivalent`."""
+
+
 _shared_pool = WorkerPool(num_workers=1)
 atexit.register(_shared_pool.close)
-_current_pool: contextvars.ContextVar[WorkerPool | AskedOnce] = contextvars.ContextVar(
+_current_pool: contextvars.ContextVar[Pool] = contextvars.ContextVar(
     'current_pool', default=_shared_pool)
 
 
-def use_pool(pool: WorkerPool | AskedOnce) -> None:
+def use_pool(pool: Pool) -> None:
   """Makes this thread's reward functions use `pool` instead of the one shared by the process."""
   _current_pool.set(pool)
 
 
-def current_pool() -> WorkerPool | AskedOnce:
+def current_pool() -> Pool:
   """The pool that this thread's reward functions use."""
   return _current_pool.get()

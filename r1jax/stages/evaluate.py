@@ -38,6 +38,7 @@ from r1jax.stages.fields import (
   prompt_faults,
   prompt_format,
   reward_setting_faults,
+  reward_suite,
   sampling,
 )
 from r1jax.stages.parameter_hash import parameter_hash
@@ -137,8 +138,7 @@ def make_rewards(
   if any(example.get('check') for example in examples):
     functions = {name: (by_check(function, prompt_opens_think=prompt_opens_think), weight)
                  for name, (function, weight) in functions.items()}
-  return RewardSuite(functions, num_workers=config['reward_workers'],
-                     timeout_s=config['reward_timeout_s'])
+  return reward_suite(functions, config)
 
 
 def make_sampler(

@@ -164,8 +164,24 @@ def check_rewards(config: Mapping[str, Any], where: str) -> None:
 
 
 REWARD_WORKERS: dict[str, Spec] = dict(
-    reward_workers=Field(2, 'worker processes for rewards', at_least=1, how=True),
-    reward_timeout_s=Field(5.0, 'seconds that a worker may take for one answer', above=0, how=True))
+    reward_workers=Field(2, 'processes that judge by rules, and as many that compare formulas',
+                         at_least=1, how=True),
+    reward_timeout_s=Field(5.0, 'seconds that a comparison of formulas may take', above=0,
+                           how=True),
+    reward_batch_timeout_s=Field(
+        600.0, 'seconds that the rewards of a batch may take; what is not judged by then has none',
+        above=0, how=True))
+
+
+def reward_suite(
+    functions: Mapping[str, tuple[suite.RewardFunction, float]], config: Mapping[str, Any],
+) -> suite.RewardSuite:
+  """The suite of these functions by the fields of `REWARD_WORKERS`; a process starts at once."""
+  found = suite.RewardSuite(
+      functions, num_workers=config['reward_workers'], timeout_s=config['reward_timeout_s'],
+      batch_timeout_s=config['reward_batch_timeout_s'])
+  found.warm()
+  return found
 
 
 def checkpoints(every: int, unit: str) -> dict[str, Spec]:

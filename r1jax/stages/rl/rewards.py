@@ -29,7 +29,7 @@ from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import judge_rewards
 from r1jax.stages.artifact import Artifact
-from r1jax.stages.fields import prompt_format
+from r1jax.stages.fields import prompt_format, reward_suite
 from r1jax.stages.judge_rewards import JudgeReward
 from r1jax.stages.reward_model.model import (
   RewardModel,
@@ -314,8 +314,7 @@ def make_reward_sources(
     models = {name: scoring_model(settings) for name, settings in part['reward_models'].items()}
     functions = functions or named_rewards(
         part['rewards'], settings=part['reward_settings'], prompt_opens_think=prompt_opens_think)
-    rules = RewardSuite(functions, num_workers=config['reward_workers'],
-                        timeout_s=config['reward_timeout_s']) if functions else None
+    rules = reward_suite(functions, config) if functions else None
     judges = judge_rewards.make_judges(
         config, part, mesh=mesh, should_stop=should_stop, load=load_judge)
     outside = judge_rewards.make_outside(
