@@ -14,7 +14,7 @@ import pytest
 
 from r1jax.errors import UserError
 from r1jax.experiments.benchmarks import hostile
-from r1jax.rewards import addresses, calls, outcomes, rules, workers
+from r1jax.rewards import addresses, calls, outcomes, processes, rules, workers
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.skills import by_check
 from r1jax.rewards.suite import REWARDS, RewardSuite, named_rewards
@@ -234,23 +234,20 @@ def test_what_the_deadline_leaves_unjudged_is_none_counted_and_told_once(own):
              and 'raise reward_batch_timeout_s' in one for one in said)
 
 
-def test_comparisons_of_formulas_end_at_the_deadline(monkeypatch):
+def test_comparisons_of_formulas_end_at_the_deadline(own, monkeypatch):
   """What was not compared is None, and not wrong."""
-  monkeypatch.setattr(workers.WorkerPool, '_begin', lambda pool, worker: time.sleep(0.6) or Slow())
-
   class Slow:
     alive = True
 
     def ask(self, gold, answer, seconds):
-      raise workers.processes.Timeout
+      raise processes.Timeout
 
     def kill(self):
       pass
+  monkeypatch.setattr(workers.WorkerPool, '_begin', lambda pool, worker: time.sleep(0.6) or Slow())
   with pytest.warns(UserWarning, match='reward_batch_timeout_s'):
-    with RewardSuite(named_rewards({'number': 1.0}), num_workers=1, batch_timeout_s=0.5) as suite:
-      rewards = suite.submit(completions_of([r'\boxed{\sqrt{3}}', r'\boxed{\sqrt{12}}', '']),
-                             [{'answer': r'2\sqrt{3}'}] * 3).collect()
-  assert rewards.counters['timeouts/number'] >= 1 and rewards.counters['timeouts'] == 0
+    rewards = judged({'asks': own('asks')}, ['1', '2', '1'], batch_timeout_s=0.5)
+  assert rewards.counters['timeouts/asks'] == 3 and rewards.counters['timeouts'] == 0
 
 
 def test_nothing_is_left_of_a_suite_that_is_closed_in_the_midst_of_calls(own):

@@ -6,8 +6,9 @@ r"""Puts random texts through every reward: bytes, tags, formulas, escapes, muta
 Each text is judged by every reward of the table, against a gold answer that is drawn, too, and is
 measured by what is logged of completions. One in 500 is an outlier of up to `--largest` characters.
 Prints a line of JSON for each reward: its slowest call, the time limit, and how many texts it
-did not judge. Fails if a reward raises an exception, takes longer than its limit, or returns
-anything but None or a number from 0 to 1.
+did not judge; then the slowest rewards, in seconds and microseconds a character. Fails if a reward
+raises an exception, takes longer than its limit, or returns anything but None or a number from -1
+to 1.
 """
 import argparse
 from collections.abc import Callable, Iterator
@@ -18,10 +19,9 @@ import time
 from typing import Any
 
 from r1jax.data import curation
-from r1jax.rewards import accuracy, calls, language, suite, text_statistics, workers
+from r1jax.rewards import accuracy, calls, language, parameters, suite, text_statistics, workers
 from r1jax.rewards.completion import Completion
-from r1jax.rewards.format import format_reward
-from r1jax.rewards.skills import CHECKS, skill_reward
+from r1jax.rewards.skills import CHECKS
 
 TAGS = ('<think>', '</think>', '<answer>', '</answer>', '<', '>', '</', '<|im_end|>', '####', '\n',
         ' ', 'so', '42', 'B')
@@ -110,10 +110,10 @@ def judges() -> dict[str, tuple[Callable[[Completion, dict], Any], float]]:
   found: dict[str, tuple[Callable, float]] = {
       name: (function, calls.limits_of(function).timeout_s)
       for name, function in suite.REWARDS.items()}
-  found['number'] = suite.REWARDS['number'], calls.TIMEOUT_S    # the workers' limit is a part of it
-  opened: dict[str, Callable] = {'format': format_reward, 'skill': skill_reward}
-  for name, function in opened.items():
-    found[f'{name}, opened'] = functools.partial(function, prompt_opens_think=True), calls.TIMEOUT_S
+  for name, function in suite.REWARDS.items():
+    opened = parameters.bind(function, {}, prompt_opens_think=True)
+    if opened is not function:
+      found[f'{name}, opened'] = opened, calls.TIMEOUT_S
   logged: dict[str, Callable] = {
       'canonical_answer': accuracy.canonical_answer, 'is_mixed': language.is_mixed,
       'reflective_words': text_statistics.reflective_words,
@@ -156,7 +156,7 @@ def _call(row: dict[str, Any], function: Callable, limit: float, kind: str, comp
   try:
     value = function(completion, example)
     row['unjudged'] += value is None
-    if value is not None and not 0 <= value <= 1:
+    if value is not None and not -1 <= value <= 1:
       fault = f'returned {value!r}'
   except Exception as error:
     fault = f'raised {error!r:.200}'
@@ -181,6 +181,9 @@ def main() -> None:
     rows = examine(arguments.texts, seed=arguments.seed, largest=int(arguments.largest))
     for row in rows:
       print(json.dumps(row))
+    print(json.dumps(dict(slowest=[
+        (row['reward'], row['slowest_s'], round(1e6 * row['slowest_s'] / row['characters'], 3))
+        for row in sorted(rows, key=lambda row: -row['slowest_s'])[:5] if row['characters']])))
     print(json.dumps(dict(workers=pool.counters())))
   if any(row['faults'] for row in rows):
     raise SystemExit('some rewards are not as they should be')
