@@ -40,8 +40,9 @@ PERTURBED = {
     'a decimal': lambda n: f'{n}.5', 'thousands': lambda n: f'{n} thousand', 'k': lambda n: f'{n}k',
     'million': lambda n: f'{n} million', 'or': lambda n: f'{n} or {n + 1}',
     'and': lambda n: f'{n} and {n + 2}', 'range': lambda n: f'{n}-{abs(n) + 9}',
-    'sum': lambda n: f'{n - 3} + 3', 'product': lambda n: f'{n} * 1', 'power': lambda n: f'{abs(n) + 2}^2',
-    'root': lambda n: f'\\sqrt{{{abs(n) + 1}}}', 'ratio': lambda n: f'1:{n}', 'variable': lambda n: f'{n}x'}
+    'sum': lambda n: f'{n - 3} + 3', 'product': lambda n: f'{n} * 1', 'ratio': lambda n: f'1:{n}',
+    'power': lambda n: f'{abs(n) + 2}^2', 'root': lambda n: f'\\sqrt{{{abs(n) + 1}}}',
+    'variable': lambda n: f'{n}x'}
 
 
 def golds(folder: pathlib.Path) -> Iterator[int]:
