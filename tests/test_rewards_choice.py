@@ -32,6 +32,7 @@ USUAL = of_block(r'''
     B. I think so | B: H2O | B. E = mc^2 | B. x^2 + 1 | B) 3.5 m/s | The answer is B, not C
     not A but B | B, not A | B! | B. C is wrong | B, since C is too large
     C is wrong. B is right. | La respuesta es B | B. DNA | Die Antwort ist B | La réponse est B
+    answer = B | 应选B项 | B and not C | B项 | 选B吧 | The answer = B
     The answer must be B | B | \boxed{\text{Option B}}''')
 HEDGED = of_block(r'''
     ABCD | B or C | B. C is also right | (A)(B)(C)(D) | not B | B. or a
@@ -49,6 +50,7 @@ HEDGED = of_block(r'''
     B = C | A. B | A: B | β | ß | B⏎C | B⏎⏎C | B? No, C | Is it B? | B or not B | b or a | B ou C
     B oder C | nicht B | A B C | \boxed{B}\text{ or }\boxed{C} | \text{B or C} | \text{B}\text{C}
     B \lor C | \text{not B} | C instead of B | I reject B | exclude B | one of A and B | none
+    the opposite of B | If A then B | B-
     I do not know | 答案是C，不是B''')
 
 
@@ -77,6 +79,7 @@ def test_other_prose_is_wrong(text):
 @pytest.mark.parametrize('text', [
     'B', '(B)', 'B. a dog', 'The answer is B.', 'A cat is no dog.\nAnswer: **B**', '因此答案是B。',
     'It is (B) since A cat is none.', '<think>A</think>\nB', 'So the correct option is B.',
+    'I think A is wrong, so it must be B.', 'It is B.',
     'Let me check option A: wrong. Option C: wrong. Option B works.', 'Hence, **B**.', '所以选B',
     'I considered option C but it is wrong. So B.', 'Either B or C. I would go with B.',
     'The answer is C? No. The answer is B.', 'The answer is B, not (C)', 'A: no\nC: no\nAnswer: B',

@@ -44,6 +44,7 @@ _SPELLINGS = [(re.compile(pattern), new) for pattern, new in (
     (r'\b(?i:richtig|correcta|correcto|correcte|juste)\b', 'correct'),
     (r'\b(?i:vielleicht|quizás|tal vez|peut-être)\b', 'maybe'),
     (r'\b(?i:opción|lettre|letra)\b', 'option'),
+    ('(?<=[A-Za-z])(?=[\u4e00-\u9fff])|(?<=[\u4e00-\u9fff])(?=[A-Za-z])', ' '),
     (r'[^\S\n]+', ' '), (r'\s*\n\s*', '\n'))]
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+(?:[.,]\d+)*|\S|\n")
 _OPTION = re.compile(
@@ -57,7 +58,7 @@ _NOUNS = frozenset('option options choice choices answer answers letter letters 
 _CUES = _NOUNS | frozenset('choose chose select pick picked selected chosen'.split())
 _COPULAS = frozenset("is are was be it's that's so thus therefore hence then namely".split())
 _CONJUNCTIONS = frozenset(
-    'or nor and not but than also plus as else maybe perhaps possibly either both neither of & /'
+    'or nor and not but than also plus as else maybe perhaps possibly either both neither & /'
     .split())
 _OPEN = frozenset('maybe perhaps possibly either or might may could unsure if unless'.split())
 _DENIALS = frozenset("not never neither nor cannot reject rejected eliminate eliminated except "
@@ -243,7 +244,7 @@ class _Reading:
       return False
     if after and (after.isalnum() and ord(after) < 128 or after in "'^=+_%#\\*§"):
       return False
-    if after == '-' and self._text[end + 1:end + 2].isalnum():
+    if after == '-' and not self._text[end + 1:end + 2].isspace():
       return False
     if self._numbered:
       return len(token) == 1 and token in '123456789'
@@ -286,6 +287,8 @@ class _Reading:
       return False
     if before in _CUES or before in _COPULAS:
       return True
+    if before == '=':
+      return self._word(place - 2) in _NOUNS
     if before in _CONJUNCTIONS or before in ('with', 'say', 'to') and self._word(place - 2) in (
         'go', 'going', 'went', 'goes', "i'd"):
       joined = weak >= 0 and place - weak == 2
@@ -338,7 +341,8 @@ class _Reading:
     if verb[0] in _COPULAS and rest[:1] == ['too']:
       return len(rest) > 1 and rest[1].isalpha()
     wrong = {'wrong', 'incorrect', 'false', 'out', 'impossible'}
-    return bool(wrong.intersection(rest[:2])) or verb[0] != 'but' and rest[:1] in (
+    joins = verb[0] in ('and', 'as', 'because', 'but', 'or', 'since')
+    return bool(wrong.intersection(rest[:2])) or not joins and rest[:1] in (
         ['not'], ['never'], ['neither'], ['no'])
 
   def _is_open(self, group: _Group) -> bool:
@@ -346,6 +350,8 @@ class _Reading:
     inside = self._words[group.first:group.last + 1]
     before, after = self._preceding(group.first), self._following(group)
     if 'or' in inside or 'nor' in inside or _OPEN.intersection(before):
+      return True
+    if before[:1] == ['then'] and 'if' in self._words[:group.first]:
       return True
     if not after:
       return False
@@ -364,6 +370,8 @@ class _Reading:
       return True
     if before == ',':
       before = self._word(place - 2)
+    if before in ('is', 'be') and {'it', 'must', 'should'}.intersection(self._preceding(place)):
+      before = "it's"
     ends = self._following(group)[:1] in ([], ['.'], ['\n'], ['!'])
     return ends and before in (_COPULAS | {'with', 'say'}) - {'is', 'are', 'was', 'be'}
 
