@@ -119,6 +119,7 @@ def test_a_message_says_what_was_raised(sandbox):
   source = 'class E(Exception):\n  def __str__(self): raise E\nraise E'
   assert run(sandbox, source) == Outcome('raised', message='E')
   assert len(run(sandbox, 'raise ValueError("x" * 10**6)').message) == 200
+  assert run(sandbox, 'raise ValueError("\\x1b[2J")').message == r'ValueError: \x1b[2J'
 
 
 @needs_layers

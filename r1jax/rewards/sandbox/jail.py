@@ -102,8 +102,7 @@ def limit_process(limits: Limits) -> None:
   resource.setrlimit(resource.RLIMIT_STACK, (soft, stack))
   for name, value in (
       ('AS', limits.address_space), ('CPU', limits.seconds), ('FSIZE', 0), ('CORE', 0),
-      ('NOFILE', DESCRIPTORS), ('NPROC', limits.threads), ('MEMLOCK', 0), ('MSGQUEUE', 0),
-      ('SIGPENDING', 128), ('NICE', 0), ('RTPRIO', 0)):
+      ('NOFILE', DESCRIPTORS), ('NPROC', limits.threads)):
     which = getattr(resource, f'RLIMIT_{name}')
     hard = resource.getrlimit(which)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)

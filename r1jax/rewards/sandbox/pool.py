@@ -9,7 +9,7 @@ import queue
 import signal
 import threading
 
-from r1jax.errors import UserError
+from r1jax.errors import UserError, printable
 from r1jax.rewards.sandbox import client, jail, runner, syscalls, values
 from r1jax.rewards.sandbox.programs import Outcome, Program
 
@@ -153,7 +153,7 @@ def _outcome(run: client.Run, *, is_script: bool, seconds: int) -> Outcome:
     return Outcome('timeout')
   kind, text = run.report[:1], run.report[1:]
   if kind == runner.RAISED:
-    return Outcome('raised', message=text.decode(errors='replace'))
+    return Outcome('raised', message=printable(text.decode(errors='replace')))
   if kind == runner.MEMORY:
     return Outcome('memory')
   if kind == runner.OUTPUT:

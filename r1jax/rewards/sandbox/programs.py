@@ -32,7 +32,8 @@ class Outcome:
       'output': it wrote, or returned, more than it may;
       'crashed': it ended in another way: a signal, another exit status, no value returned.
     value: the text on standard output, or the value returned; None unless finished.
-    message: the exception, for people to read, cut to 200 characters; '' unless raised.
+    message: the exception, for people to read, cut to 200 characters and without control
+      characters; '' unless raised.
   """
 
   kind: Kind

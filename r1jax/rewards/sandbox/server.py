@@ -107,7 +107,7 @@ def _guard(server: int, trainer: int) -> None:
 
 
 def _send(control: socket.socket, **message) -> None:
-  control.sendall(json.dumps(message).encode() + b'\n')
+  control.sendall(json.dumps(message).encode())
 
 
 def _preload() -> None:
