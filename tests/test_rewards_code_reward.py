@@ -1,4 +1,6 @@
 """The reward `code`. Real programs run in the sandbox; else a fake stands in for it."""
+import concurrent.futures
+import time
 import warnings
 
 import pytest
@@ -34,6 +36,9 @@ def confined():
 HONEST = {
     'a function': ('def add(a, b):\n    return a + b', ADD),
     'a method': ('class Solution:\n    def add(self, a, b):\n        return a + b', ADD),
+    'a method of types that it does not import': (
+        'class Solution:\n  def add(self, a: Optional[int], b: int) -> int:\n    return a + b',
+        ADD),
     'a lambda': ('add = lambda a, b: a + b', ADD),
     'with a main part': (
         'def add(a, b):\n  return a + b\nif __name__ == "__main__":\n  print(add(*input()))', ADD),
@@ -244,6 +249,20 @@ def test_tests_may_come_as_they_stand_in_data(fake):
   assert judge('x', ['assert f(1) == 3']) == 1.0
   with pytest.raises(UserError, match='none of the known forms'):
     judge('x', 3)
+
+
+def test_threads_share_a_sandbox(monkeypatch):
+  made = []
+
+  def make(*settings):
+    time.sleep(0.01)
+    made.append(settings)
+    return Fake(*finished(*range(100)))
+  monkeypatch.setattr(reward, 'Sandbox', make)
+  monkeypatch.setattr(reward, '_runners', {})
+  with concurrent.futures.ThreadPoolExecutor(8) as threads:
+    list(threads.map(lambda _: judge('x', ADD, memory_mb=64), range(16)))
+  assert [settings[1:] for settings in made] == [(10.0, 64 << 20)]
 
 
 def test_tests_are_read_once_for_a_group(fake, monkeypatch):

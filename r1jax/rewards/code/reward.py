@@ -5,9 +5,9 @@ what a program printed or returned comes out, and is compared here: a program ca
 is expected nor say that it passed.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
-import functools
 import os
 import re
+import threading
 from typing import Any, Literal, Protocol
 import urllib.parse
 import warnings
@@ -22,9 +22,12 @@ from r1jax.rewards.sandbox import Outcome, Program, Sandbox, layers
 _AT_ONCE = 32           # threads that wait for programs
 _LONGEST_S = 86_400.0   # of a completion: each of its tests has a limit of its own
 _MOST_SECONDS, _MEMORY_MB = 3600, (32, 1 << 20)
+_FOR_METHODS = 'from typing import *'    # as where such problems come from
 _BY_NAME = '_r1jax_called_by_name'
 _MOST_PROBLEMS = 256    # that are kept
 _problems: dict[int, tuple[Mapping, Problem]] = {}    # by the identity of their examples
+_lock = threading.Lock()
+_runners: dict[tuple[float, int, str], 'Runner'] = {}    # by their settings
 _told: list[RuntimeError | None] = []    # the failure that a warning has named
 
 
@@ -63,7 +66,7 @@ def _check_machine(settings: Mapping[str, Any]) -> None:
 @calls.limits(at_once=_AT_ONCE, timeout_s=_LONGEST_S)
 def code_reward(
     completion: Completion, example: Mapping, *, score: Literal['all', 'share'] = 'all',
-    timeout_s: float = 6.0, memory_mb: int = 512, max_tests: int = 0, sandbox: str = '',
+    timeout_s: float = 10.0, memory_mb: int = 512, max_tests: int = 0, sandbox: str = '',
     prompt_opens_think: bool = False,
 ) -> float | None:
   """1 if the program in a completion passes all tests of its example, else 0; or the share.
@@ -74,8 +77,9 @@ def code_reward(
 
   Args:
     completion: the completion to judge.
-    example: its `'tests'` are in a form that `problems.read_problem` knows. Its `'prefix'`, if any,
-      is put before the program.
+    example: its `'tests'` are in a form that `problems.read_problem` knows. Its `'prefix'`, such as
+      imports, is put before the program; by default `from typing import *` before one with a
+      method that is tested, as these are usually written without it.
     score: 'all' tests must pass, or the 'share' of them that do counts.
     timeout_s: seconds that a test may take.
     memory_mb: MiB of memory that a test may take.
@@ -98,8 +102,7 @@ def code_reward(
   if source is None:
     return 0.0
   chosen = problem.tests[:max_tests or None]
-  program, inputs = _program(
-      '\n'.join(filter(None, (example.get('prefix'), source))), problem, chosen)
+  program, inputs = _program(source, problem, chosen, example.get('prefix'))
   passed = _run(_runner(timeout_s, memory_mb, sandbox), program, inputs, chosen,
                 stop_at_failure=score == 'all')
   if passed is None:
@@ -120,21 +123,25 @@ def _problem_of(example: Mapping) -> Problem | None:
   return known[1]
 
 
-@functools.lru_cache(maxsize=8)
 def _runner(timeout_s: float, memory_mb: int, url: str) -> Runner:
-  """What runs programs with these settings, for all threads."""
-  if url:
-    return Service(url, timeout_s=timeout_s, memory_mb=memory_mb)
-  return Sandbox(min(_AT_ONCE, os.cpu_count() or 1), timeout_s, memory_mb << 20)
+  """What runs programs with these settings, one for all threads."""
+  with _lock:
+    if (timeout_s, memory_mb, url) not in _runners:
+      _runners[timeout_s, memory_mb, url] = (
+          Service(url, timeout_s=timeout_s, memory_mb=memory_mb) if url else
+          Sandbox(min(_AT_ONCE, os.cpu_count() or 1), timeout_s, memory_mb << 20))
+    return _runners[timeout_s, memory_mb, url]
 
 
 def _program(
-    source: str, problem: Problem, tests: Sequence[Test]) -> tuple[Program, list[str | tuple]]:
+    source: str, problem: Problem, tests: Sequence[Test], prefix: str | None,
+) -> tuple[Program, list[str | tuple]]:
   """What is run, and its inputs; arguments by name are handed over by a function of our own."""
-  if problem.function is None:
-    return Program(source), [test.given for test in tests]
-  function = _function_of(source, problem.function)
-  if not any(test.named for test in tests):
+  function = problem.function and _function_of(source, problem.function)
+  if prefix is None and function and '.' in function:
+    prefix = _FOR_METHODS
+  source = f'{prefix}\n{source}' if prefix else source
+  if not function or not any(test.named for test in tests):
     return Program(source, function), [test.given for test in tests]
   owner, _, name = function.rpartition('.')
   called = f'{owner}().{name}' if owner else name
