@@ -31,6 +31,25 @@ def test_a_plan_counts_what_lies_besides():
   assert evaluated == close(3 + 1 + 1)    # the state, the reference, another model
 
 
+def test_judges_are_planned_with_their_models_beside_all_else():
+  miniature = 4 * models.num_params(models.PRESETS['miniature'])
+  judge = dict(source='miniature', max_prompt_length=40, max_new_tokens=8, rows=3, votes=2)
+  both = {'a': judge, 'b': judge | dict(rubric=({'criterion': 'x'}, {'criterion': 'y'}))}
+  _, plain = traced_zero(zero())
+  _, found = traced_zero(zero(judges=both | dict(far=dict(url='http://x', model='m'))))
+  assert [name for name in found if not name.startswith("judge '")] == list(plain)
+  for name, program in plain.items():
+    more = program_shapes.bytes_on_a_device(found[name].beside) - program_shapes.bytes_on_a_device(
+        program.beside)
+    assert more == pytest.approx(miniature, rel=0.01)    # once, though two judges name it
+  prefill = found["judge 'a': prefill"]
+  assert prefill.arguments[1].tokens.shape == (3, 40)
+  rows = zero()['stages']['zero']['prompts_per_batch'] * zero()['stages']['zero']['group_size']
+  assert prefill.times == -(-rows // 3) and found["judge 'b': prefill"].times == -(-2 * rows // 3)
+  held = program_shapes.bytes_on_a_device(prefill.beside) / miniature
+  assert held == pytest.approx(4, rel=0.01)    # the policy with its moments, and the judge
+
+
 def test_packed_rows_are_planned_as_they_are_run():
   """16 completions of 16 tokens behind prompts of 48: 5 in a row of 128, two rows a micro-batch."""
   packing = zero()['stages']['zero']['packing'] | dict(row_length=128, rows=2)

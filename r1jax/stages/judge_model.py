@@ -14,7 +14,7 @@ import numpy as np
 
 from r1jax.errors import UserError
 from r1jax.metrics.terminal import warn
-from r1jax.models import compute
+from r1jax.models import Model, compute
 from r1jax.models.compute import Compute
 from r1jax.prompting.templates import PromptFormat, encode_prompt, opens_think, stop_ids
 from r1jax.records import Prompts
@@ -73,7 +73,9 @@ def load_judge_model(
 
 
 def _format_of_artifact(artifact: Artifact | None) -> PromptFormat | None:
-  return artifact and PromptFormat(artifact.manifest.template, **artifact.manifest.prompt)
+  if artifact is None:
+    return None
+  return PromptFormat(artifact.manifest.template, **artifact.manifest.prompt)
 
 
 def artifact_of(source: str, inputs: Mapping[str, Artifact]) -> Artifact | None:
@@ -92,6 +94,12 @@ def artifact_of(source: str, inputs: Mapping[str, Artifact]) -> Artifact | None:
     raise UserError(f'{source!r} is a reward model, which does not reply: name it in '
                     'reward_models, or another model in judges')
   return artifact
+
+
+def model_path(source: str) -> str:
+  """Where the model of a judge from outside a chain is; raises as `artifact_of`."""
+  artifact = artifact_of(source, {})
+  return source if artifact is None else str(artifact.model_folder)
 
 
 def format_of(
@@ -122,6 +130,19 @@ def format_of(
                     'options empty')
   return dataclasses.replace(own, options={**own.options, **settings['options']},
                              parse_control_tokens=False)
+
+
+def rows_at_a_time(settings: Mapping[str, Any], mesh: jax.sharding.Mesh) -> int:
+  """The questions of a batch: `rows`, and as many more as the mesh needs to split them evenly."""
+  return settings['rows'] + -settings['rows'] % sharding.num_batch_shards(mesh)
+
+
+def make_sampler(
+    model: Model, settings: Mapping[str, Any], stops: tuple[int, ...], **options: Any) -> Sampler:
+  """What draws a judge's replies; `options` are others of `Sampler`."""
+  return Sampler(
+      model, group_size=settings['votes'], max_new_tokens=settings['max_new_tokens'],
+      stop_ids=stops, sampling=Sampling(temperature=settings['temperature']), **options)
 
 
 class ModelJudge:
@@ -155,12 +176,10 @@ class ModelJudge:
     check_lengths(settings, self._model.config.longest, f'judges.{name}')
     self._opened_think = opens_think(self._template, self._tokenizer)
     self._stops = stop_ids(self._template, self._tokenizer)
-    self._rows = settings['rows'] + -settings['rows'] % sharding.num_batch_shards(mesh)
-    self._sample = Sampler(
-        self._model, group_size=settings['votes'], max_new_tokens=settings['max_new_tokens'],
-        stop_ids=self._stops, sampling=Sampling(temperature=settings['temperature']),
-        compute_dtype=compute_dtype, seed=seed, chunk=chunk, rollout_sharding=rollout_sharding,
-        should_stop=should_stop)
+    self._rows = rows_at_a_time(settings, mesh)
+    self._sample = make_sampler(
+        self._model, settings, self._stops, seed=seed, compute_dtype=compute_dtype, chunk=chunk,
+        rollout_sharding=rollout_sharding, should_stop=should_stop)
 
   def ask(
       self, questions: Sequence[JudgeQuestion],
@@ -242,6 +261,6 @@ def check_judge(settings: Mapping[str, Any], where: str) -> None:
     FileNotFoundError, UserError: naming what is wrong.
   """
   artifact = artifact_of(settings['source'], {})
-  source = settings['source'] if artifact is None else str(artifact.model_folder)
+  source = model_path(settings['source'])
   check_lengths(settings, loading.model_shape(source, {}, preset=settings['preset']).longest, where)
   format_of(settings, _format_of_artifact(artifact), loading.find_tokenizer(source, {}))

@@ -1,5 +1,6 @@
 """The device programs of an iteration of the RL stage, as shapes for `r1jax.plan`."""
 from collections.abc import Callable, Mapping
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from r1jax.models import ModelConfig, compute
 from r1jax.records import Batch, PackedBatch
 from r1jax.runtime import sharding
-from r1jax.stages import evaluate, program_shapes
+from r1jax.stages import evaluate, judge_model, judges, program_shapes
 from r1jax.stages.program_shapes import IterationWork, ProgramShapes
 from r1jax.stages.rl import programs as rl_programs
 from r1jax.stages.rl.batch import BatchSpec, as_sampled, batch_shapes, updates_per_rollout
@@ -21,8 +22,8 @@ def shapes(
 ) -> program_shapes.StageShapes:
   """A rollout of one sampling pass, its scoring and its updates, and the largest evaluation.
 
-  What takes next to no time is left out: advantages, taking groups, the passes of reward models.
-  So are judges, which may take as long as the rollout.
+  Judges on the mesh reply to a question for each completion and criterion of the config. What takes
+  next to no time is left out: advantages, taking groups, the passes of reward models.
 
   Args:
     config: the stage's.
@@ -31,9 +32,18 @@ def shapes(
     mean_length: of the completions; 0: all have the greatest length. Packed rows are planned for
       completions that all have the mean length.
   """
+  mean_length = mean_length or config['sampling']['max_new_tokens']
+  models, judging = _Models(config, mesh, shape_of), _Judges(config, mesh, shape_of)
+  work = yield from program_shapes.changed(
+      judging.beside, _own_shapes(config, mesh, shape_of, models, mean_length))
+  yield from judging.shapes(beside=(
+      models.params, models.moments, models.waiting_reference, models.critic_params))
+  return work
+
+
+def _own_shapes(config, mesh, shape_of, models: '_Models', mean_length: float):
+  """`shapes` without judges."""
   longest = config['sampling']['max_new_tokens']
-  mean_length = mean_length or longest
-  models = _Models(config, mesh, shape_of)
   yield from program_shapes.sampling(
       models.programs.sample, models.model, models.params, mesh,
       prompts=config['prompts_per_batch'], group_size=config['group_size'],
@@ -78,6 +88,60 @@ class _Models:
         self.state.optimizer, self.critic and self.critic.optimizer)
     self.waiting_reference = () if 'reference' in offloaded else self.reference
     self.critic_params = self.critic and self.critic.params
+
+
+class _Judges:
+  """The judges on the mesh by name, and the placed shapes of their models."""
+
+  def __init__(self, config, mesh, shape_of):
+    self._config, self._mesh = config, mesh
+    self._settings: dict[str, tuple[dict[str, Any], int]] = {}
+    self._models: dict[tuple[str, str], tuple[Any, Any]] = {}
+    general = config['general_prompts']
+    parts = {'judge': (config, config['prompts_per_batch'] - general['prompts_per_batch']),
+             'general judge': (general, general['prompts_per_batch'])}
+    for kind, (part, prompts) in parts.items():
+      for name, given in part['judges'].items():
+        settings = judges.filled(given)
+        if settings['source'] and prompts:
+          self._settings[f'{kind} {name!r}'] = settings, prompts
+          key = settings['source'], settings['preset']
+          if key not in self._models:
+            shape = shape_of({'source': judge_model.model_path(key[0]), 'preset': key[1]})
+            model = program_shapes.model_of(config['model'], shape)
+            self._models[key] = model, program_shapes.params_of(model, mesh)
+
+  def _params(self, without: tuple[str, str] | None = None):
+    return [params for key, (_, params) in self._models.items() if key != without]
+
+  def beside(self, program: ProgramShapes) -> ProgramShapes:
+    """A program of the stage, with the judges' models in memory beside it."""
+    if not self._models:
+      return program
+    return dataclasses.replace(program, beside=(program.beside, self._params()))
+
+  def shapes(self, beside):
+    """The rollouts of all judges; `beside` is what the stage holds meanwhile."""
+    for name, (settings, prompts) in self._settings.items():
+      key = settings['source'], settings['preset']
+      model, params = self._models[key]
+      rows = judge_model.rows_at_a_time(settings, self._mesh)
+      questions = prompts * self._config['group_size'] * max(1, len(settings['rubric']))
+      batches = -(-questions // rows)
+
+      def named(program: ProgramShapes, name=name, batches=batches) -> ProgramShapes:
+        return dataclasses.replace(program, name=f'{name}: {program.name}',
+                                   times=batches * program.times, useful=batches * program.useful)
+      chunk = self._config['sampling']['chunk']
+      sampler = judge_model.make_sampler(
+          model, settings, program_shapes.STOP_IDS, chunk=chunk,
+          compute_dtype=self._config['model']['compute_dtype'],
+          rollout_sharding=self._config['sampling']['rollout_sharding'])
+      yield from program_shapes.changed(named, program_shapes.sampling(
+          sampler, model, params, self._mesh, prompts=rows,
+          prompt_length=settings['max_prompt_length'], group_size=settings['votes'],
+          max_new_tokens=settings['max_new_tokens'], chunk=chunk,
+          mean_length=settings['max_new_tokens'], beside=(beside, self._params(without=key))))
 
 
 def _scoring(config, mesh, models: _Models, mean_length: float):
