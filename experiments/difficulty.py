@@ -9,7 +9,9 @@ sometimes; `curriculum` on all of them, drawn by the running pass rate, which be
 measured one (Foster et al., arXiv:2502.12272). All are evaluated on the same held-out problems. Set
 another seed with --config.seed=1; `python -m r1jax.experiments.tabulate` combines seeds.
 
-tiny  The shipped miniature base, on two CPU cores or one TPU chip (v5e:1x1).
+tiny  The shipped miniature base, on two CPU cores or one TPU chip (v5e:1x1); about ten minutes on a
+      busy machine. Expected (docs/results.md): groups with right and wrong completions rise from
+      0.64 of all to 0.87 (filtered) and 0.78 (curriculum), and pass@1 is 0.49 to 0.50 in all three.
 
 `difficulty:tiny,debug` runs in seconds.
 """
