@@ -130,6 +130,9 @@ class _Trainer:
   def __init__(self, run: StageRun, reward_functions):
     self.run, self.config, self.mesh = run, run.config, run.mesh
     config, inputs, mesh = run.config, run.inputs, run.mesh
+    self.passing_reward = difficulty.passing_reward(config, reward_functions or config['rewards'])
+    self.chosen = difficulty.choose(config, 'train', inputs)
+    self.chosen.announce(run.name, run.console)
     policy = loading.load_model(mesh=mesh, inputs=inputs, **config['model'])
     self.model, self.tokenizer = policy.model, policy.tokenizer
     self.untrained = dataclasses.replace(policy, params=None)
@@ -137,9 +140,6 @@ class _Trainer:
     self.stop_ids = stop_ids(prompt_format(config), self.tokenizer)
     self.spec, self.updates = BatchSpec.of(config), updates_per_rollout(config)
     self.iterations = -(-config['steps'] // self.updates)
-    self.chosen = difficulty.choose(config, 'train', inputs)
-    self.chosen.announce(run.name, run.console)
-    self.passing_reward = difficulty.passing_reward(config, reward_functions or config['rewards'])
     self.prompts = PromptMixture(config, self.tokenizer, self.chosen.problems)
     evaluate.check_sources(run, self.tokenizer)
     self.reward_sources = rl_rewards.make_reward_sources(
