@@ -114,6 +114,24 @@ def test_a_batch_ends_at_its_deadline_whatever_the_server_does(server, judges): 
   ended.set()
 
 
+def test_a_server_whose_headers_never_end_is_left_at_the_deadline(server, judges):  # noqa: F811
+  ended = threading.Event()
+
+  def drip(self, status, headers, body):
+    self.wfile.write(b'HTTP/1.1 200 OK\r\n')
+    while not ended.wait(0.02):
+      try:
+        self.wfile.write(b'X')
+      except ConnectionError:
+        return
+  server.RequestHandlerClass = type('Dripping', (server.RequestHandlerClass,), {'_send': drip})
+  begun = time.monotonic()
+  with pytest.warns(UserWarning, match='did not answer 1, the first because of it took too long'):
+    got = rewards_of(judges(deadline_s=0.3), '42')
+  assert np.isnan(got.total).all() and time.monotonic() - begun < 4    # seconds of a try: 5
+  ended.set()
+
+
 def test_only_so_many_requests_run_at_once(server, judges):  # noqa: F811
   running, most, lock = [], [], threading.Lock()
 

@@ -124,7 +124,7 @@ class OutsideJudges:
 
     asked = [(question, vote) for question in questions for vote in range(votes)]
     outcomes = self._callers[name].call_all(
-        ask, asked, calls.Limits(at_once, deadline_s + server.timeout_s))
+        ask, asked, calls.Limits(at_once, deadline_s), deadline)
     replies: dict[JudgeQuestion, list[Reply]] = {question: [] for question in questions}
     faults: list[Fault] = []
     for (question, _), outcome in zip(asked, outcomes):
