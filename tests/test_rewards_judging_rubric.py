@@ -9,7 +9,7 @@ from r1jax.rewards.judging.rubric import Criterion, read_rubric, score
 CRITERIA = (Criterion('polite', 2.0), Criterion('right', 3.0), Criterion('boasts', -4.0))
 
 
-def test_the_score_is_the_share_of_positive_weights_less_pitfalls_clipped():
+def test_the_score_is_the_share_of_positive_weights_less_negative_ones_clipped():
   for met in itertools.product((0.0, 1.0, 0.5), repeat=3):
     want = (2 * met[0] + 3 * met[1] - 4 * met[2]) / 5
     assert score(CRITERIA, met) == pytest.approx(min(1, max(0, want)))
