@@ -66,8 +66,10 @@ def test_an_impossible_curriculum_is_refused(given, sentence):
 
 
 def test_the_only_reward_or_the_one_that_is_named_says_what_passes():
-  def named(rewards, **given):
-    return difficulty.passing_reward(dict(data=dict(curriculum=given)), rewards)
+  def named(rewards, judges=(), **given):
+    return difficulty.passing_reward(dict(data=dict(curriculum=given), judges=judges), rewards)
   assert named(['number'], rule='failure') == 'number'
   assert named(['format', 'number'], rule='failure', reward='number') == 'number'
   assert named(['format', 'number']) == ''
+  assert named(['format'], ['strict'], rule='failure', reward='judge/strict') == 'judge/strict'
+  assert named([], ['strict'], rule='failure') == 'judge/strict'

@@ -53,7 +53,7 @@ CURRICULUM = Section(dict(
     rule=Field('', "'learnability' draws problems by p(1 - p), 'failure' by 1 - p, where p is the "
                    "running pass rate; '' draws all alike", choices=('', *RULES)),
     reward=Field('', "the one of the stage's rewards by which a completion passes, with 1 or more; "
-                     "'' for the only one"),
+                     "'judge/<name>' for a judge; '' for the only one"),
     source=Field('', "the pass rates that the estimates begin with: an input stage of kind "
                      "'pass_rate' or the folder of its Artifact; '' for those of the filter, if "
                      'there are any', names='model'),
@@ -154,13 +154,15 @@ def make_curriculum(
       name: given[name] for name in ('rule', 'floor', 'decay')})
 
 
-def passing_reward(config: Mapping[str, Any], rewards: Iterable[str]) -> str:
-  """The one of the rewards by which completions pass for the curriculum; '' without one.
+def passing_reward(config: Mapping[str, Any], rules: Iterable[str]) -> str:
+  """The reward by which completions pass for the curriculum: a rule or a judge; '' without one.
 
   Raises:
     UserError: the config names none of them, and there is more than one.
   """
-  given, names = CURRICULUM.filled(config['data'].get('curriculum', {})), list(rewards)
+  given = CURRICULUM.filled(config['data'].get('curriculum', {}))
+  # Judges' names are those of `judge_rewards.component`, whose module depends on this one.
+  names = [*rules, *(f'judge/{name}' for name in config.get('judges', ()))]
   name = given['reward'] or (names[0] if len(names) == 1 else '')
   if given['rule'] and name not in names:
     raise UserError(f'data.curriculum.reward must name the reward by which a completion passes, '
