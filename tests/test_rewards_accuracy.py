@@ -168,6 +168,49 @@ def test_every_gsm8k_answer_is_right_and_the_next_number_wrong():
     assert reward(accuracy.gsm8k_reward, solution, solution) == 1.0
 
 
+RIGHT_FORMS = (
+    'The answer is {}.', 'He pays {} dollars per day.', '${}', 'USD {}', '{} €', r'\${}', r'{}\%',
+    r'{}\text{{ cm}}', r'{}\,\mathrm{{cm}}^2', r'{}^\circ', 'x = {}', 'AB = {}', 'about {} km/h',
+    '3 + 4 = {}', r'\displaystyle \mathbf{{{}}}', 'The answer is **{}**', 'Total: ${}', '{}元',
+    '答案：{}', '一共有{}个苹果。', '({})', '{}, as asked.')
+WRONG_FORMS = (
+    '{}1', '1{}', '{}.5', '{} thousand', '{}k', '{} dozen', '{}万', '{} or 0.7', '0.7 and {}',
+    '0.7, {}', '{}+1', '{} + 0', '1 * {}', '{}-0.7', r'{} \pm 1', 'at least {}', '> {}', 'not {}',
+    '{}x', '{}th', '3:{}', 'twice {}', '{} and a half', '{}/7', 'In 0.7 days he pays {} dollars')
+
+
+def test_units_and_words_change_no_verdict_on_gsm8k():
+  for i, solution in enumerate(gsm8k_rows()[::40]):
+    gold = solution.rpartition('#### ')[2]
+    block = ('<think>so</think> <answer>{}</answer>', r'So it is \boxed{{{}}}.')[i % 2]
+    for form in RIGHT_FORMS:
+      text = block.format(form.format(gold))
+      assert reward(accuracy.gsm8k_reward, text, solution) == 1.0, text
+    for form in WRONG_FORMS:
+      if gold not in ('0', '1'):    # 0/7 is 0
+        text = block.format(form.format(gold))
+        assert reward(accuracy.gsm8k_reward, text, solution) == 0.0, text
+
+
+def test_equal_answers_vote_together_whatever_stands_around_them():
+  keys = {accuracy.canonical_answer(text) for text in (
+      '72 dollars', '72', r'\boxed{72.0}', '<answer>He pays $72.</answer>',
+      r'\boxed{7.2\times10^1}', '<think>9</think> It is 72', '#### 72 dollars')}
+  assert keys == {'72'}
+  assert accuracy.canonical_answer('72</think> 73', prompt_opens_think=True) == '73'
+  assert accuracy.canonical_answer('72', prompt_opens_think=True) is None
+
+
+@pytest.mark.parametrize('function', [
+    accuracy.number_reward, accuracy.gsm8k_reward, accuracy.exact_match_reward])
+def test_a_thinking_that_does_not_end_has_no_answer(function):
+  for text in ('<answer>5</answer>', r'3 + 2, so \boxed{5}', '#### 5'):
+    completion = Completion(text, 1, False)
+    assert function(completion, {'answer': '5'}) == 1.0
+    assert function(completion, {'answer': '5'}, prompt_opens_think=True) == 0.0
+    assert reward(function, f'<think>{text}', '5') == 0.0
+
+
 PIECES = st.one_of(st.text(), st.sampled_from((
     '<think>', '</think>', '<answer>', '</answer>', r'\boxed{', '}', '{', '####', '\n', ' ', '42',
     '-', '.', ',', '/', '=', '(A)', 'B.', r'\frac', r'\sqrt{2}', '$', '**', '\x00', '\ud800',

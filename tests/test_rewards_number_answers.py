@@ -76,7 +76,8 @@ def test_signs_and_notation_among_words(text, number):
     ('In 3 days he pays 5 dollars.', 5), ('-4 is wrong; it is 5', 5), ('not 4 but 5', 5),
     ('1.234e3', 1234), ('**Answer:** 5', 5), ('1. He pays 5\n2. So $x = 5$.', 5), ('- It is 5', 5),
     ('x^2 = 25, so x = 5', 5), ('5 m^2', 5), ('2/5', '2/5'), ('The sum is 3+2=5 apples', 5),
-    ('Is it 4? No, it is 5', 5), ('5 dollars (five)', 5)])
+    ('It costs **$5**.', 5), ('所以答案是５。', 5), ('Thus $x = ５$.', 5), ('It is 5!', 5),
+    ('- one\n- 5 apples', 5), ('Is it 4? No, it is 5', 5), ('5 dollars (five)', 5)])
 def test_prose_gives_its_last_number(text, number):
   assert value(number_answers.read_prose(text)) == Fraction(number)
 
@@ -91,7 +92,8 @@ def test_prose_gives_its_last_number(text, number):
     'half of 5', 'twice 5', '5 squared', r'5\pi', '5 + x', '5%x', 'f(5)', '|5|', '$5!$', r'\{5\}',
     '±5', '5±1', '第5', '步骤5', '不是5', '至少5', '5 or 6 or so', '4 = 5', '5?',
     'Text\n5. Then he goes home', '#5', 'H2O', 'none', r'\frac{5}{x}', r'\frac{x}{5}', '5 hundred',
-    '5 and a half', 'x = 5y'])
+    '5 and a half', 'x = 5y', '3—5', '1 in 5',
+    'negative 5', '5 \\mod 3'])
 def test_a_piece_of_something_else_is_not_the_number_of_prose(text):
   assert value(number_answers.read_prose(f'The final answer is {text}')) != 5
 

@@ -14,6 +14,7 @@ Prose (`read_prose`) gives its last number in digits if that stands by itself.
 
 from collections.abc import Sequence
 from fractions import Fraction
+import functools
 import re
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ _PROSE_CHARACTERS = 1000
 _SIMPLE = re.compile(r'-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?')
 _LAST_DIGIT = re.compile(r'.*[0-9]', re.DOTALL)
 _OPENING_EMPHASIS = re.compile(r'(?<![\w*)\]}^.])(?:\*{1,3}|_{1,3}|`{1,3})(?=[^\s*_`])')
-_CLOSING_EMPHASIS = re.compile(r'(?<=[^\s*_`])(?:\*{1,3}|_{1,3}|`{1,3})(?![\w*(\\^{.])|`')
+_CLOSING_EMPHASIS = re.compile(r'(?<=[^\s*_`])(?:\*{1,3}|_{1,3}|`{1,3})(?![\w*(\\^{]|\.[0-9])|`')
 _TAG = re.compile(r'</?(?:b|i|u|em|p|span|strong|br|div|center|mark)(?: ?/)?>')
 # Pictures are decoration, but crosses and signs of arithmetic are not.
 _PICTURE = re.compile(
@@ -86,6 +87,7 @@ def read(text: str, explicit: bool) -> Reading | None:
   return read_answer(text) if explicit else read_prose(text)
 
 
+@functools.lru_cache(1 << 12)    # a group's completions have the same gold
 def read_gold(text: str) -> Reading | None:
   """The number that a gold is, with no more than a percent, degree or currency sign; else None."""
   if len(text) > exact_numbers.MAX_CHARACTERS:
@@ -111,7 +113,7 @@ def read_answer(text: str) -> Reading | None:
 
 def read_prose(text: str) -> Reading | None:
   """The last number of a text's last 1,000 characters, if it stands by itself; None if not."""
-  text = text[-_PROSE_CHARACTERS:]
+  text = _prepared(text[-_PROSE_CHARACTERS:])
   last = _LAST_DIGIT.match(text)
   if last is None:
     return None
@@ -119,7 +121,7 @@ def read_prose(text: str) -> Reading | None:
   text = text[start:last.end() + _AFTER_CHARACTERS]
   if start and not text[0].isspace():     # a word or number that is cut
     text = text.partition(' ')[2] or text.partition('\n')[2]
-  return _Answer(_unemphasised(_prepared(text))).last_number()
+  return _Answer(_unemphasised(text)).last_number()
 
 
 def _prepared(text: str) -> str:
@@ -181,9 +183,10 @@ class _Answer(NumbersInText):
 
   def _is_scaled(self) -> bool:
     """Whether a word such as `thousand` stands anywhere but in a number in words."""
-    inside = {i for item in self.items for i in range(item.start, item.end)}
-    return any(token.kind == 'word' and token.text.lower() in number_words.SCALES
-               for i, token in enumerate(self.tokens) if i not in inside)
+    return any(
+        token.kind == 'word' and token.text.lower() in number_words.SCALES
+        and not any(item.start <= i < item.end for item in self.items)
+        for i, token in enumerate(self.tokens))
 
   def _numerals_agree(self, value: Fraction) -> bool:
     """Whether no number in words beside those in digits is offered as another answer.

@@ -58,7 +58,7 @@ class NumbersInText:
     self.number_ends: set[int] = set()     # the tokens after numbers
     self.ends: set[int] = set()            # and those after numbers with their units
     self.numerals = self._numerals()
-    self.calls = self._calls()
+    self.calls = self._calls() if '(' in text else set()
     self._find()
 
   def _find(self) -> None:
@@ -92,18 +92,18 @@ class NumbersInText:
 
   def _numerals(self) -> list[tuple[int, int, int | None]]:
     """The numbers in words: first token, the token after the last, the value if they have one."""
-    found, i = [], 0
-    while i < len(self.tokens):
-      start = i
+    found: list[tuple[int, int, int | None]] = []
+    for start, token in enumerate(self.tokens):
+      if token.kind != 'word' or not words.is_numeral(token.text) or found and start < found[-1][1]:
+        continue
+      i = start
       while self._kind(i) == 'word' and (words.is_numeral(self._text(i)) or (
           i > start and self._text(i) == 'and' and self._kind(i + 1) == 'word'
           and words.is_numeral(self._text(i + 1))
           and self._text(i - 1).lower() in ('hundred', 'thousand'))):
         i += 1
-      if i > start:
-        spelled = ' '.join(self._text(place) for place in range(start, i))
-        found.append((start, i, words.spelled_number(spelled)))
-      i += 1
+      spelled = ' '.join(self._text(place) for place in range(start, i))
+      found.append((start, i, words.spelled_number(spelled)))
     return found
 
   def _spelled_items(self) -> list[tuple[Number | None, int]]:
@@ -202,9 +202,11 @@ class NumbersInText:
     return i, sign, self._stands_after(i, start)
 
   def _announces(self, i: int) -> bool:
-    """Whether the `-` at token `i` is a dash, as in `Answer - 72`."""
-    return (self._text(i) == '-' and not self._glued(i) and not self._glued(i + 1)
-            and self._text(i - 1).lower() in words.ANNOUNCING)
+    """Whether the `-` at token `i` is a dash, as in `Answer - 72`, or begins an item of a list."""
+    if self._text(i) != '-' or self._glued(i + 1):
+      return False
+    return self._kind(i - 1) == 'newline' or (
+        not self._glued(i) and self._text(i - 1).lower() in words.ANNOUNCING)
 
   def _sign(self, i: int) -> bool:
     """Whether the `-` or `+` at token `i` is the sign of the number after it."""
@@ -250,7 +252,7 @@ class NumbersInText:
     if text == '-':
       return self._announces(i)
     if text in (')', '!', '—', '―'):
-      return not glued or text in ('—', '―') and i > 0
+      return not glued or text in ('—', '―') and i > 0 and not self._ends_before(i)
     return text in ('?', '...', r'\\', r'\ldots', r'\dots')
 
   def _skip(self, start: int) -> int:
@@ -283,6 +285,8 @@ class NumbersInText:
     if len(word) == 1 and word.isascii() and word not in 'aAI':
       return False
     if lower in words.BOUNDS or lower in words.LABELS or lower.endswith("n't"):
+      return False
+    if i in self.number_ends and lower in ('in', 'of', 'per', 'for', 'at'):
       return False
     if lower in words.JOINING and (i in self.number_ends or lower != 'and' and i in self.ends):
       return False
