@@ -161,3 +161,9 @@ def test_no_text_crashes_it():
   for _ in range(500):
     text = ''.join(rng.choices(pieces, k=rng.randrange(30)))
     assert reward(text, rng.choice(('B', 'A, B', '2')), text) in (0, 1)
+
+
+def test_a_thinking_that_the_prompt_opened_must_end():
+  for text, value in (('<answer>B</answer>', 0.0), ('so</think> <answer>B</answer>', 1.0)):
+    assert choice.choice_reward(
+        Completion(text, 1, False), {'answer': 'B'}, prompt_opens_think=True) == value

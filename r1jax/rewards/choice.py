@@ -73,7 +73,8 @@ _FORMULA = frozenset("= + ^ < > | _ % # \\ * § ' ÷ ×".split())
 
 
 @any_accepted
-def choice_reward(completion: Completion, example: Mapping) -> float | None:
+def choice_reward(
+    completion: Completion, example: Mapping, *, prompt_opens_think: bool = False) -> float | None:
   """1 if the answer chooses exactly the gold's letters, in any order, else 0.
 
   The gold is a letter (`B`, `(b)`, `B. a dog`), several (`A, C`, `AC`, `["A", "C"]`) or a digit
@@ -83,6 +84,8 @@ def choice_reward(completion: Completion, example: Mapping) -> float | None:
   Args:
     completion: the completion to judge.
     example: its `'answer'` is the gold.
+    prompt_opens_think: whether the prompt ended with `<think>`: then there is no answer before
+      `</think>`.
 
   Returns:
     The reward, or None if the gold is no choice.
@@ -94,7 +97,8 @@ def choice_reward(completion: Completion, example: Mapping) -> float | None:
     gold = written.strip()
   if gold is None:
     return None
-  answer = extract_answer(completion.text, truncated=completion.truncated)
+  answer = extract_answer(
+      completion.text, truncated=completion.truncated, prompt_opens_think=prompt_opens_think)
   if answer is None:
     return 0.0
   options = _options(str(example.get('question', '')))
