@@ -210,7 +210,7 @@ def _all_scenario_rl(zero: ConfigDict, budget: Budget) -> dict[str, ConfigDict]:
       data=_general_data(budget), prompts_per_batch=zero.prompts_per_batch // 2,
       from_step=budget.general_from_step,
       rewards=dict(format=0.5, language=0.5, skill=0.0),    # skill, the truth, is only logged
-      reward_settings={},
+      reward_settings={}, judges={},
       reward_models={name: dict(source=name, weight=1.0) for name in reward_model.OBJECTIVES}))
   return dict(
       preference_samples=samples,

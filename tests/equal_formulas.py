@@ -408,6 +408,7 @@ n! || n(n-1)!
 \tan\theta || \frac{\sin\theta}{\cos\theta}
 \cos 36^\circ || \cos\frac{\pi}{5}
 x\sqrt{x} || x^{3/2}
+x+3 || x+\log_9 729
 \log_2 x || \frac{\log x}{\log 2}
 2\cos 2x || 2(\cos^2 x-\sin^2 x)
 \frac{1}{2}(e^x-e^{-x}) || \sinh x

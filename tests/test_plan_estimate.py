@@ -71,7 +71,8 @@ def test_every_kind_of_stage_has_its_programs():
   chain['base'] = chain['base'] | {'evaluations': one_evaluation}
   critic = zero(advantage='gae', epochs=2)['stages']['zero']
   base = dict(plain(KINDS['pretrain'].DEFAULT))
-  for name, stage in (chain | {'ppo': critic, 'corpus': base}).items():
+  rates = plain(KINDS['pass_rate'].DEFAULT) | {'model': critic['model'], 'data': critic['data']}
+  for name, stage in (chain | {'ppo': critic, 'corpus': base, 'rates': rates}).items():
     if stage['kind'] in seen and name != 'ppo':
       continue
     found, work = traced(stage, mesh, estimate.shape_finder(chain, name))
@@ -87,7 +88,7 @@ def test_every_kind_of_stage_has_its_programs():
   for kind in ('rl', 'sft'):
     assert seen[kind][-1].startswith('evaluation ') and ': decode' in seen[kind][-1]
     assert times[kind][-1] == 0 < times[kind][0]     # no part of an iteration
-  assert seen['reject'][:2] == ['reshard', 'prefill']
+  assert seen['reject'][:2] == seen['pass_rate'][:2] == ['reshard', 'prefill']
   assert seen['evaluate'][0].endswith(': reshard')
 
 

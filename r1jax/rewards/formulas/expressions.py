@@ -234,7 +234,8 @@ class _Reader:
     raise Unreadable(f'unexpected {text}')
 
   def _number(self) -> Tree:
-    short = len(self._text()) <= 3
+    # Of a subscript or exponent without braces only the first group: \log_9 729.
+    short = len(self._text()) <= 3 and self._text(-1) not in ('_', '^')
     value = number_of(self._text())
     self.place += 1
     while (short and self._kind() == 'number' and value.denominator == 1 and len(self._text()) == 3
