@@ -12,7 +12,7 @@ import runs
 
 from r1jax import metrics
 
-pytestmark = pytest.mark.optimized
+pytestmark = [pytest.mark.optimized, pytest.mark.slow]
 
 TESTS = (
     'test_sampling_sampler.py::test_pitfall_11_recorded_logprobs_equal_teacher_forced_ones',

@@ -23,6 +23,8 @@ from r1jax.stages.artifact import open_artifact
 from r1jax.stages.stage import StopRequested
 from r1jax.tokenization import load_tokenizer
 
+pytestmark = pytest.mark.slow    # most tests train
+
 # Settings that decide how a run is done, watched or measured, each with another value.
 HOW = {
     'micro_batches': dict(micro_batches=2),
