@@ -6,7 +6,8 @@ each call, in their order, as soon as it is done (see `outcomes.to_plain`). It e
 standard input ends, and so with its parent. It imports no jax.
 
 A call's time limit is a kernel timer that starts with the call. When it expires, the kernel kills
-the process whatever it is doing. What functions print goes to standard error.
+the process whatever it is doing. What functions print goes to standard error. The process has the
+lowest priority: where a rollout keeps every core busy, calls take what it leaves.
 """
 from collections.abc import Callable
 import contextlib
@@ -23,6 +24,7 @@ from r1jax.rewards import addresses, outcomes
 from r1jax.rewards.completion import Completion
 
 BEGUN = b'true'
+_NICENESS = 19
 
 
 def main() -> None:
@@ -32,8 +34,16 @@ def main() -> None:
   signal.signal(signal.SIGALRM, signal.SIG_DFL)
   with contextlib.suppress(ValueError, OSError):
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  _give_way()
   while header := sys.stdin.buffer.read(8):
     _judge(channel, *marshal.loads(sys.stdin.buffer.read(int.from_bytes(header))))
+
+
+def _give_way() -> None:
+  """Lets a rollout on the same cores go first: by the priority in a session, and of the session."""
+  os.nice(_NICENESS)
+  with contextlib.suppress(OSError), open('/proc/self/autogroup', 'w') as file:
+    file.write(str(_NICENESS))
 
 
 def _judge(channel: int, functions: list, completions: list, examples: list, calls: list) -> None:
