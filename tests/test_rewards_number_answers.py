@@ -55,7 +55,8 @@ def test_pitfall_31_a_number_among_words_and_units_is_read(text):
     '72 and above', '72 is greater than the answer', '72 times itself', '72 to the fifth', 'A72',
     'eq. 72', 'anything but 72', r'\not= 72', '144÷2', '~~72~~', '72 ❌', '8 ✖ 9', '—72',
     '72的两倍', '72的平方', '两个72', '72, ...', 'from 72', 'seventy-two hundred', 'seventy-second',
-    'f(72)'])
+    'f(72)', '72 if n is even', '72 undefined', 'null 72', 'nan 72', '72 error', 'infinity 72',
+    '72 is impossible', '72, etc.', '72 inverse', '72 per mille'])
 def test_pitfall_31_anything_but_one_number_is_not_72(text):
   assert value(number_answers.read_answer(text)) != 72
 
@@ -112,7 +113,7 @@ def test_only_the_end_of_prose_is_read():
     ('72', '71.6 = 72', False), (r'50\%', '50', True), (r'50\%', '50 percent', True),
     (r'50\%', '$50', False), (r'50\%', '0.5', False), ('$5', '5 dollars', True),
     ('$5', '5 euros', False), ('50', r'50\%', True), ('5', '5^\\circ', True),
-    (r'5^\circ', '5°', True)])
+    (r'5^\circ', '5°', True), ('50', '50‰', False), ('50‰', '50‰', True)])
 def test_answers_are_compared_with_the_gold(gold, answer, equal):
   reading = number_answers.read_answer(answer)
   assert (reading is not None

@@ -73,8 +73,11 @@ class Reading(NamedTuple):
 def equals(gold: Reading, answer: Reading) -> bool:
   """Whether an answer is the gold number, exactly or by the rule of `exact_numbers.rounds_to`.
 
-  If the gold has a percent, degree or currency sign, the answer has it, too, or has no unit.
+  If the gold has a percent, degree or currency sign, the answer has it, too, or has no unit. Only a
+  gold in per mille is answered in per mille.
   """
+  if '‰' in answer.marks - gold.marks:
+    return False
   if gold.marks and answer.marks and (
       not answer.marks & gold.marks or answer.marks & _SIGNS > gold.marks):
     return False

@@ -10,8 +10,8 @@ MAGNITUDES = frozenset(
     'sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths thousandth '
     'thousandths millionth millionths squared cubed factorial doubled tripled halved quadrupled '
     'st nd rd th ish odd plus minus divided multiplied modulo mod choose point over above below '
-    'or nor tausend millionen mille milliers quarter minimum maximum max upwards upward but'
-    .split())
+    'or nor tausend millionen mille milliers quarter minimum maximum max upwards upward but if '
+    'inverse'.split())
 HALVES = frozenset(
     'half halves third thirds quarter quarters fourth fifth eighth tenth'.split())
 # Before a number, with no verb or sign between, these make it a part or a bound.
@@ -56,7 +56,8 @@ PARTS = frozenset(
 HEDGES = frozenset(
     'or nor not neither either between versus vs wrong incorrect false untrue unless except '
     "cannot never isn't aren't wasn't weren't can't don't doesn't didn't won't couldn't shouldn't "
-    "wouldn't oder nicht ou alternatively instead".split())
+    "wouldn't oder nicht ou alternatively instead impossible undefined infinity infinite null nan "
+    "error mille etc".split())
 APPROXIMATE = frozenset('about approximately approx roughly around circa ca'.split())
 NEGATIVE = frozenset(('negative', 'minus'))
 JOINING = frozenset(
