@@ -6,6 +6,7 @@ import pathlib
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pools import FuzzPool, no_pool, pool  # noqa: F401 (fixtures)
 import pytest
 
 from r1jax.rewards import accuracy, formulas, workers
@@ -15,27 +16,6 @@ from r1jax.rewards.format import format_reward
 
 REWARDS = (accuracy.number_reward, accuracy.gsm8k_reward, choice_reward,
            accuracy.exact_match_reward, format_reward)
-
-
-class NoPool:
-  """Stands for a pool where no question may be asked."""
-
-  def equivalent(self, gold, answer):
-    raise AssertionError(f'A worker was asked whether {answer!r} is {gold!r}.')
-
-
-@pytest.fixture(autouse=True)
-def no_pool():
-  before = workers.current_pool()
-  workers.use_pool(NoPool())
-  yield
-  workers.use_pool(before)
-
-
-@pytest.fixture(scope='module')
-def pool():
-  with workers.WorkerPool(num_workers=1, timeout_s=20.0) as pool:
-    yield pool
 
 
 def reward(function, text, gold, *, truncated=False):
@@ -216,14 +196,6 @@ PIECES = st.one_of(st.text(), st.sampled_from((
     '-', '.', ',', '/', '=', '(A)', 'B.', r'\frac', r'\sqrt{2}', '$', '**', '\x00', '\ud800',
     '\u202e', '٤', '９', '99**98**97', '1e999', '9' * 5000, '(' * 200)))
 TEXTS = st.lists(PIECES, max_size=12).map(''.join)
-
-
-class FuzzPool:
-  """Answers at random within the contract, and sees that questions stay within theirs."""
-
-  def equivalent(self, gold, answer):
-    assert len(gold) <= 300 and len(answer) <= 300 and answer.isprintable()
-    return (None, False, True)[len(answer) % 3]
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)

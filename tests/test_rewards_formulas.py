@@ -6,32 +6,12 @@ import pathlib
 from equal_formulas import ASKED_EQUAL, EQUAL, pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pools import FuzzPool, no_pool, pool  # noqa: F401 (fixtures)
 import pytest
 from unequal_formulas import ASKED_UNEQUAL, UNEQUAL
 
 from r1jax.rewards import accuracy, formulas, workers
 from r1jax.rewards.completion import Completion
-
-
-class NoPool:
-  """Stands for a pool where no question may be asked."""
-
-  def equivalent(self, gold, answer):
-    raise AssertionError(f'A worker was asked whether {answer!r} is {gold!r}.')
-
-
-@pytest.fixture(autouse=True)
-def no_pool():
-  before = workers.current_pool()
-  workers.use_pool(NoPool())
-  yield
-  workers.use_pool(before)
-
-
-@pytest.fixture(scope='module')
-def pool():
-  with workers.WorkerPool(num_workers=1, timeout_s=20.0) as pool:
-    yield pool
 
 
 def test_equal_pairs_are_equal_without_a_worker():
@@ -90,14 +70,6 @@ PIECES = st.one_of(st.text(max_size=20), st.sampled_from((
     '10^{', '9^{9^{9}}', '1/0', r'\overline{3}', r'\binom', '\ud800', '\u202e', '\u221e', '９', 'é',
     'ß', '平')))
 TEXTS = st.lists(PIECES, min_size=1, max_size=14).map(''.join)
-
-
-class FuzzPool:
-  """Answers at random within the contract, and sees that questions stay within theirs."""
-
-  def equivalent(self, gold, answer):
-    assert len(answer) <= 3000 and answer.isprintable()
-    return (None, False, True)[len(answer) % 3]
 
 
 @settings(max_examples=1000, deadline=None, derandomize=True)

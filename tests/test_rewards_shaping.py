@@ -1,4 +1,6 @@
 """Rewards that shape a completion: their formulas, and texts that only seem to earn them."""
+import itertools
+
 import hypothesis
 from hypothesis import strategies as st
 import pytest
@@ -92,3 +94,41 @@ Finally, we take one away and are done.
     ('1.5 is more than 1.2 and 3.4 less than that', 0), ('</think>' + STEPS[8:-32], 0)])
 def test_a_step_says_something_new(text, want):
   assert reasoning_steps_reward(Completion(text, 9, False), {}) == pytest.approx(want)
+
+
+# What a policy could write for the reward alone: at least a hundred texts for each.
+
+TAGS = ('<think>', '</think>', '<answer>', '</answer>')
+
+
+def test_no_other_order_of_tags_counts_in_full():
+  orders = [order for length in range(5) for order in itertools.product(TAGS, repeat=length)]
+  full = [order for order in orders
+          if tag_count_reward(Completion(' x '.join(order), 9, False), {}) == 1]
+  assert len(orders) == 341 and full == [TAGS]
+
+
+def test_no_list_of_markers_without_thoughts_counts_as_steps():
+  markers = ('Step {}: ', '{}. ', '{}) ', '- ', '* ', 'First, ', 'Finally, ', '首先', '然后',
+             '### Step {}')
+  fillers = ('', 'x', 'so', 'ok ok ok ok', '7', '1 2 3 4', '...', 'go go', '好',
+             '\u200b\u200b \u200b')
+  for marker, filler in itertools.product(markers, fillers):
+    chain = '\n'.join(marker.format(n) + filler for n in range(1, 30))
+    assert reasoning_steps_reward(Completion(f'<think>{chain}</think>', 9, False), {}) == 0, chain
+
+
+def test_no_repeated_phrase_escapes_the_penalty():
+  phrases = ('a', 'so', 'wait, no', 'the answer is', '答案是', '5', '!', 'a b c d e f g')
+  joins = ('', ' ', '\n', ', ', ' \t ', '\u200b ', ' - ')
+  for phrase, join, upper in itertools.product(phrases, joins, (False, True)):
+    text = join.join((phrase.upper() if upper and n % 2 else phrase) for n in range(400))
+    if len(text.split()) > 1 or not text.isascii() or not text.isalnum():
+      assert repetition_reward(Completion(text, 9, False), {}) < -0.9, text[:40]
+
+
+def test_no_length_makes_a_wrong_answer_good():
+  answers = ('6', '5 or 6', '5!', 'not 5', '', '3 + 2', '5 thousand', '<answer>5', '5x', '[5, 6]')
+  for answer, tokens, cut in itertools.product(answers, (0, 1, 9, 500, 10**9), (False, True)):
+    text = f'<think>5</think> <answer>{answer}</answer>'
+    assert cosine(text, tokens, truncated=cut) <= -0.5
