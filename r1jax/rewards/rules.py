@@ -1,7 +1,7 @@
 """Reward functions called in worker processes, so that none holds the trainer's interpreter.
 
-These are r1jax's own, and those that a config names by their file: what another process can load by
-`addresses`. A worker gets the texts and examples of a few dozen completions at a time as plain
+These are r1jax's own, and those that `addresses.load` has loaded from a file: another process can
+load them, too. A worker gets the texts and examples of a few dozen completions at a time as plain
 data, and answers call by call (see `rule_worker`). A call that ends its process is made once more.
 Where functions compare formulas, a worker returns its questions; they are put to the pool of
 `workers`, each once, and the call is repeated with the answers.

@@ -6,12 +6,12 @@
     rewards = pending.collect()
 
 A reward function is `(completion: Completion, example: Mapping) -> float | None`; None means that
-it cannot judge the completion. r1jax's own functions, and those that are named by their file, are
-called in worker processes (see `rules`). All others are called in the background of this process,
-one after another in the order given, so a function written in a notebook may be a closure. A plain
-function is called once at a time, or in several threads if it says so; one that is a coroutine
-function (`async def`) is awaited, many calls at once. Each call has a time limit, and a batch has
-one, too. `calls.limits` declares how a function is called:
+it cannot judge the completion. r1jax's own functions, and those that `addresses.load` has loaded
+from a file, are called in worker processes (see `rules`). All others are called in the background
+of this process, one after another in the order given, so a function written in a notebook may be a
+closure. A plain function is called once at a time, or in several threads if it says so; one that is
+a coroutine function (`async def`) is awaited, many calls at once. Each call has a time limit, and a
+batch has one, too. `calls.limits` declares how a function is called:
 
     @limits(at_once=32, timeout_s=20.0)
     async def judge(completion, example): ...
