@@ -14,7 +14,7 @@ import runs
 from runs import base, compiled, no_curves  # noqa: F401  (fixtures)
 
 from r1jax import metrics
-from r1jax.models import Experts, build, experts, kv_cache
+from r1jax.models import Experts, build, experts
 from r1jax.plan import hlo
 from r1jax.records import Prompts
 from r1jax.runtime import sharding
@@ -132,10 +132,10 @@ def test_decoding_gathers_no_weights_that_lie_whole(rollout_sharding, tiny):
       x.shape, x.dtype, sharding=where), tiny.params, placed)
   with sharding.use(mesh):
     resharded = jax.eval_shape(sampler.reshard, params)
-    state = jax.eval_shape(sampler.prefill, resharded, prompts, 0)
-    cache = jax.eval_shape(lambda cache: kv_cache.with_suffix(cache, 8, 4), state.cache)
-    state = dataclasses.replace(state, cache=cache)
-    found = gathers(sampler.decode_chunk.lower(params, state, 4).compile())
+    layout = sampler.layout(4)
+    slots = jax.eval_shape(
+        lambda params: sampler.empty_slots(params, prompts, layout=layout), resharded)
+    found = gathers(sampler.decode_chunk.lower(params, slots, 4, 0, num_rows=2).compile())
   assert bool(found) == (rollout_sharding == 'train')
 
 

@@ -1,6 +1,7 @@
 """Logits, greedy decoding and exported folders against transformers + torch."""
 import json
 
+from decoding_caches import advanced, decoding_cache
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,6 @@ from r1jax.models import (
     build,
     hf_config,
     huggingface,
-    kv_cache,
     rotary,
     transformer,
 )
@@ -230,19 +230,17 @@ def test_greedy_cached_decoding_equals_generate(make_checkpoint):
   def prefill(params, tokens, lengths):
     positions, segments = transformer.prompt_segments(tokens, lengths)
     _, new_kv, _ = model.apply(params, tokens, positions=positions, segment_ids=segments)
-    return kv_cache.with_suffix(kv_cache.as_prefix(new_kv, lengths), 6, 4)
+    return decoding_cache(model.config, new_kv, lengths, group_size=3, size=steps)
 
   @jax.jit
   def step(params, tokens, positions, cache):
     hidden, new_kv, _ = model.apply(
         params, tokens, positions=positions, segment_ids=jnp.ones_like(tokens), cache=cache)
-    return jnp.argmax(model.unembed(params, hidden), -1), kv_cache.append(cache, new_kv)
+    return jnp.argmax(model.unembed(params, hidden), -1), advanced(cache, new_kv)
 
   cache = prefill(params, prompts, lengths)
   tokens, decoded = jnp.asarray(first.reshape(6, 1)), []
   for i in range(steps):
-    if i == 4:   # a larger bucket, half-way
-      cache = kv_cache.with_suffix(cache, 6, 16)
     tokens, cache = step(params, tokens, jnp.repeat(lengths, 3)[:, None] + i, cache)
     decoded.append(np.asarray(tokens))
 

@@ -1,11 +1,12 @@
 import dataclasses
 
+from decoding_caches import advanced, decoding_cache
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.models import build, kv_cache, transformer
+from r1jax.models import build, transformer
 
 
 @pytest.fixture(scope='module')
@@ -66,7 +67,7 @@ def test_a_token_sees_no_later_one(forward):
 
 
 def test_cached_decoding_equals_the_whole_sequence(tiny, prompts, forward):
-  """Three completions of each prompt; the completions' cache grows in the middle."""
+  """Three completions of each prompt."""
   rng = np.random.default_rng(2)
   completions, lengths = rng.integers(0, 40, (12, 4)), np.repeat(np.asarray(prompts.lengths), 3)
 
@@ -75,19 +76,17 @@ def test_cached_decoding_equals_the_whole_sequence(tiny, prompts, forward):
     positions, segments = transformer.prompt_segments(tokens, lengths)
     _, new_kv, _ = tiny.model.apply(
         tiny.params, tokens, positions=positions, segment_ids=segments)
-    return kv_cache.as_prefix(new_kv, lengths)
+    return decoding_cache(tiny.model.config, new_kv, lengths, group_size=3, size=4)
 
   @jax.jit
   def step(tokens, positions, cache):
     hidden, new_kv, _ = tiny.model.apply(
         tiny.params, tokens, positions=positions, segment_ids=jnp.ones_like(tokens), cache=cache)
-    return hidden[:, 0], kv_cache.append(cache, new_kv)
+    return hidden[:, 0], advanced(cache, new_kv)
 
   cache, hidden = prefill(prompts.tokens, prompts.lengths), []
   assert cache.prefix[0].keys.shape[1] == 4      # of the prompts, not of the completions
   for i in range(4):
-    if i in (0, 3):
-      cache = kv_cache.with_suffix(cache, 12, 3 if i == 0 else 5)
     column, cache = step(completions[:, i:i + 1], lengths[:, None] + i, cache)
     hidden.append(column)
 

@@ -1,17 +1,13 @@
-"""Grouped-query attention over up to three sets of keys in one softmax: exact, nothing is copied.
+"""Grouped-query attention of whole rows, over one or two sets of keys in one softmax: exact.
 
 A row's queries attend to
   prefix   the prompt, kept once for the G rows of its group,            [B, K, ·, P]
-  suffix   what the row has sampled so far, in a cache,                  [N, K, ·, S]
   self     the T tokens at hand, causally and within their segment,      [N, T, K, ·]
 with K key/value heads, R query heads for each, D head width. Scores and sums are float32. For long
-rows `attend_long` works by blocks: neither scores nor masks [T, ·] are kept.
+rows `attend_long` works by blocks: neither scores nor masks [T, ·] are kept. Rows that decode, one
+token at a time, attend as `kernels.decode` says.
 
-Keys are cached with the position axis last, values with it second to last. On a CPU, the products
-of one query per row with the suffix are written as reductions over leading axes, which XLA fuses
-with the reading of the layer's slice of the cache (1.10 s against 1.88 s for the dot-product form,
-128 steps of the 4.07M benchmark model). A TPU's compiler makes float32 copies of keys and values
-for that form, so on TPU and GPU they are dot products.
+Keys are cached with the position axis last, values with it second to last.
 """
 from collections.abc import Callable
 import functools
@@ -22,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from r1jax.kernels.attention_ids import AttentionIds
+from r1jax.kernels.decode import KeySet, decode_attention
 from r1jax.kernels.flash import flash_attention
 from r1jax.records import pytree_dataclass
 from r1jax.runtime import sharding
@@ -44,34 +41,56 @@ class KeyValue:
 
 
 class Context(NamedTuple):
-  """What a layer's attention needs besides its input: the masks of `attend`, or attention ids."""
+  """What a layer's attention needs besides its input: masks, attention ids, or cached rows."""
   sines: jax.Array | None               # [N, T, rotated width / 2]; None: nothing is rotated
   cosines: jax.Array | None
   self_mask: jax.Array | None = None    # [N, T, T] bool; None where there are ids
   prefix_mask: jax.Array | None = None
-  suffix_mask: jax.Array | None = None
   prefix: KeyValue | None = None        # of this layer
-  suffix: KeyValue | None = None
   ids: AttentionIds | None = None       # of long rows
   window: int | None = None             # with ids; otherwise the masks contain the window
   query_factors: jax.Array | None = None   # [N, T], by which queries are multiplied
+  cached: tuple[KeySet, ...] = ()       # of rows that decode, T = 1
+  layer: jax.Array | None = None        # int32 scalar: which one of the stacks in `cached`
+  shards: int = 1                       # of these rows, see `decode_attention`
 
   def attend(
       self, queries: jax.Array, keys: jax.Array, values: jax.Array, **others: Any) -> jax.Array:
-    """Attends to the cache and to these tokens, by `attend` or `attend_long`.
+    """Attends to the cache and to these tokens, by `decode`, `attend` or `attend_long`.
 
     Args:
       queries: [N, T, K, R, D].
       keys: [N, T, K, D].
       values: [N, T, K, E].
-      **others: other arguments of these functions; they may replace `prefix` and `suffix`.
+      **others: other arguments of these functions; they may replace `prefix`.
     """
-    options = dict(prefix=self.prefix, prefix_mask=self.prefix_mask,
-                   suffix=self.suffix, suffix_mask=self.suffix_mask) | others
+    if self.cached:
+      return self.decode(queries, keys, values, **others)
+    options = dict(prefix=self.prefix, prefix_mask=self.prefix_mask) | others
     if self.ids is None:
       assert self.self_mask is not None
       return attend(queries, keys, values, self.self_mask, **options)
     return attend_long(queries, keys, values, self.ids, window=self.window, **options)
+
+  def decode(
+      self, queries: jax.Array, keys: jax.Array, values: jax.Array, *,
+      scale: float | None = None, value_queries: jax.Array | None = None) -> jax.Array:
+    """Attends to what each row has cached and to its one token.
+
+    Args:
+      queries: [N, 1, K, R, D].
+      keys: [N, 1, K, D].
+      values: [N, 1, K, E].
+      scale: of the scores; None is 1/√D.
+      value_queries: [N, 1, K, R, E] or None, as for `decode_attention`.
+    """
+    assert self.layer is not None
+    scale = queries.shape[-1] ** -0.5 if scale is None else scale
+    out = decode_attention(
+        scale * queries[:, 0], keys[:, 0], values[:, 0], self.layer, self.cached,
+        value_queries=None if value_queries is None else scale * value_queries[:, 0],
+        shards=self.shards)
+    return out[:, None]
 
 
 def is_long(tokens: int, cached: int) -> bool:
@@ -88,10 +107,9 @@ class _Scored(NamedTuple):
 def attend(
     queries: jax.Array, keys: jax.Array, values: jax.Array, self_mask: jax.Array, *,
     prefix: KeyValue | None = None, prefix_mask: jax.Array | None = None,
-    suffix: KeyValue | None = None, suffix_mask: jax.Array | None = None,
     scale: float | None = None,
 ) -> jax.Array:
-  """softmax(scale·q·k)·v over prefix, suffix and self together.
+  """softmax(scale·q·k)·v over prefix and self together.
 
   Args:
     queries: [N, T, K, R, D].
@@ -100,8 +118,6 @@ def attend(
     self_mask: [N, T, T] bool, may token t see token s.
     prefix: keys and values of B prompts, N a multiple of B; rows of a group are neighbours.
     prefix_mask: [B, P] bool, which positions are real; or [N, T, P], which a token sees.
-    suffix: keys and values of each row's earlier tokens.
-    suffix_mask: [S] or [N, S] bool, which are real; or [N, T, S], which a token sees.
     scale: None is 1/√D.
 
   Returns:
@@ -113,8 +129,6 @@ def attend(
   sets = [_score_self(rows, keys, values, self_mask)]
   if prefix is not None:
     sets.append(_score_prefix(rows, prefix, prefix_mask))
-  if suffix is not None:
-    sets.append(_score_suffix(rows, suffix, suffix_mask))
   return jnp.moveaxis(_merge(sets, dtype), 3, 1).astype(dtype)
 
 
@@ -161,26 +175,6 @@ def _score_prefix(rows, prefix: KeyValue, mask) -> _Scored:
   return _Scored(scores, weigh)
 
 
-def _score_suffix(rows, suffix: KeyValue, mask) -> _Scored:
-  """Each row's own cached tokens; the module's docstring says why CPUs have a form of their own."""
-  mask = (mask[:, None, None] if mask.ndim == 3 else
-          mask.reshape((-1, 1, 1, 1, mask.shape[-1])))
-  if rows.shape[3] == 1 and sharding.platform() == 'cpu':
-    scores = jnp.sum(rows[:, :, :, 0, :, None].astype(jnp.float32) * suffix.keys[:, :, None], -2)
-    scores = scores[:, :, :, None]
-
-    def weigh(weights):
-      return jnp.sum(
-          weights[:, :, :, 0, :, None] * suffix.values[:, :, None], -2)[:, :, :, None]
-  else:
-    scores = jnp.einsum('nkrtd,nkds->nkrts', rows, suffix.keys, preferred_element_type=jnp.float32)
-
-    def weigh(weights):
-      return jnp.einsum('nkrts,nksd->nkrtd', weights, suffix.values,
-                        preferred_element_type=jnp.float32)
-  return _Scored(jnp.where(mask, scores, MASKED_SCORE), weigh)
-
-
 def _merge(sets: list[_Scored], dtype) -> jax.Array:
   """One softmax over the scores of all sets; the weights enter products as `dtype`."""
   largest = jax.lax.stop_gradient(
@@ -191,7 +185,7 @@ def _merge(sets: list[_Scored], dtype) -> jax.Array:
   return out / total
 
 
-class _KeySet(NamedTuple):
+class _LongSet(NamedTuple):
   """One set of keys of `attend_long`; its rows are all N rows, or one per group."""
   keys: jax.Array             # [rows, positions, K, D]
   values: jax.Array           # [rows, positions, K, E]
@@ -203,10 +197,9 @@ def attend_long(
     queries: jax.Array, keys: jax.Array, values: jax.Array, ids: AttentionIds, *,
     window: int | None = None,
     prefix: KeyValue | None = None, prefix_mask: jax.Array | None = None,
-    suffix: KeyValue | None = None, suffix_mask: jax.Array | None = None,
     scale: float | None = None,
 ) -> jax.Array:
-  """softmax(scale·q·k)·v over prefix, suffix and self together, in memory linear in length.
+  """softmax(scale·q·k)·v over prefix and self together, in memory linear in length.
 
   Each set of keys is attended to by blocks; results are merged by their log-sum-exps. On a mesh,
   rows are split by whole groups, heads as everywhere, and queries along 'context' too; each device
@@ -218,43 +211,29 @@ def attend_long(
     values: [N, T, K, E] of the same tokens; E is D except in latent attention.
     ids: [N, T] each, with `order`, and with `positions` where there is a window.
     window: number of positions that a token sees, including its own; None for all. The position of
-      a prompt's token is its place in the prefix, and the suffix directly precedes these tokens.
+      a prompt's token is its place in the prefix.
     prefix: keys and values of B prompts, N a multiple of B; rows of a group are neighbours.
     prefix_mask: [B, P] bool, which positions are real.
-    suffix: keys and values of each row's earlier tokens.
-    suffix_mask: [S] or [N, S] bool, which positions are real.
     scale: None is 1/√D.
 
   Returns:
     [N, T, K, R, E] in the queries' dtype.
   """
-  n, _, _, _, d = queries.shape
-  queries = queries * (d ** -0.5 if scale is None else scale)
-  all_real = AttentionIds(jnp.ones_like(ids.segment_ids), positions=ids.positions)
-
-  def cached(key_value, mask, rows, first):
-    """A cached set: all real positions are seen; `first` is the position of its first place."""
-    mask = jnp.broadcast_to(mask, (rows, mask.shape[-1])).astype(jnp.int32)
-    positions = None if window is None else jnp.broadcast_to(
-        first + jnp.arange(mask.shape[1], dtype=jnp.int32), mask.shape)
-    return _KeySet(jnp.transpose(key_value.keys, (0, 3, 1, 2)),
-                   jnp.swapaxes(key_value.values, 1, 2),
-                   all_real, AttentionIds(mask, positions=positions))
-
-  sets = [_KeySet(keys, values, ids, ids._replace(parent_ids=None))]
+  queries = queries * (queries.shape[-1] ** -0.5 if scale is None else scale)
+  sets = [_LongSet(keys, values, ids, ids._replace(parent_ids=None))]
   if prefix is not None:
-    sets.append(cached(prefix, prefix_mask, prefix.keys.shape[0], 0))
-  if suffix is not None:
-    assert suffix_mask is not None
-    first: Any = 0
-    if window is not None:
-      assert ids.positions is not None
-      first = ids.positions[:, :1] - jnp.sum(suffix_mask, -1, keepdims=True, dtype=jnp.int32)
-    sets.append(cached(suffix, suffix_mask, n, first))
+    assert prefix_mask is not None
+    mask = prefix_mask.astype(jnp.int32)
+    positions = None if window is None else jnp.broadcast_to(
+        jnp.arange(mask.shape[1], dtype=jnp.int32), mask.shape)
+    sets.append(_LongSet(
+        jnp.transpose(prefix.keys, (0, 3, 1, 2)), jnp.swapaxes(prefix.values, 1, 2),
+        AttentionIds(jnp.ones_like(ids.segment_ids), positions=ids.positions),
+        AttentionIds(mask, positions=positions)))
   return _on_mesh(functools.partial(_merge_long, window=window), queries, sets)
 
 
-def _merge_long(queries, sets: list[_KeySet], *, window):
+def _merge_long(queries, sets: list[_LongSet], *, window):
   outs, log_sum_exps = zip(*(_attend_to_set(queries, key_set, window) for key_set in sets))
   if len(sets) == 1:
     return outs[0]
@@ -263,7 +242,7 @@ def _merge_long(queries, sets: list[_KeySet], *, window):
   return sum(w * out for w, out in zip(weights, outs)).astype(queries.dtype)
 
 
-def _attend_to_set(queries, key_set: _KeySet, window):
+def _attend_to_set(queries, key_set: _LongSet, window):
   """(out [N, T, K, R, E], log-sum-exp [N, T, K, R]) over one set of keys.
 
   Rows of a group share keys, so they are one row of G·T tokens to them.
@@ -279,7 +258,7 @@ def _attend_to_set(queries, key_set: _KeySet, window):
   return split(out), split(log_sum_exp)
 
 
-def _on_mesh(run, queries, sets: list[_KeySet]):
+def _on_mesh(run, queries, sets: list[_LongSet]):
   """run(queries, sets) on each device's rows, heads and queries: XLA cannot split a kernel."""
   if not sharding.is_multi_device():
     return run(queries, sets)
@@ -291,73 +270,8 @@ def _on_mesh(run, queries, sets: list[_KeySet]):
     return jax.tree.map(lambda _: spec, ids)
   of_keys: Any = P(rows, None, heads)
   of_queries = P(rows, tokens, heads)
-  specs = [_KeySet(of_keys, of_keys, specs_of(key_set.query_ids, P(rows, tokens)),
+  specs = [_LongSet(of_keys, of_keys, specs_of(key_set.query_ids, P(rows, tokens)),
                    specs_of(key_set.key_ids, P(rows)))
            for key_set in sets]
   return jax.shard_map(run, mesh=mesh, check_vma=False, in_specs=(of_queries, specs),
                        out_specs=of_queries)(queries, sets)
-
-
-def attend_latent(
-    queries: jax.Array, latent_queries: jax.Array, keys: jax.Array, latents: jax.Array,
-    self_mask: jax.Array, *, scale: float,
-    prefix: KeyValue | None = None, prefix_mask: jax.Array | None = None,
-    suffix: KeyValue | None = None, suffix_mask: jax.Array | None = None,
-) -> jax.Array:
-  """softmax(scale·(q·k + q'·c))·c: all heads read one rotated key k and one latent c per position.
-
-  Args:
-    queries: [N, T, H, D], rotated.
-    latent_queries: [N, T, H, E], mapped into the latent's space.
-    keys: [N, T, D] of the same tokens.
-    latents: [N, T, E] of the same tokens.
-    self_mask: [N, T, T] bool, may token t see token s.
-    scale: of the scores.
-    prefix: rotated keys and latents of B prompts (K = 1), N a multiple of B.
-    prefix_mask: [B, P] bool, which positions are real.
-    suffix: rotated keys and latents of each row's earlier tokens (K = 1).
-    suffix_mask: [S] or [N, S] bool, which positions are real.
-
-  Returns:
-    [N, T, H, E] in the queries' dtype.
-  """
-  queries, latent_queries = queries * scale, latent_queries * scale
-  scores = (_einsum('nthd,nsd->nhts', queries, keys)
-            + _einsum('nthe,nse->nhts', latent_queries, latents))
-  sets = [_Scored(jnp.where(self_mask[:, None], scores, MASKED_SCORE),
-                  lambda weights: _einsum('nhts,nse->nhte', weights, latents))]
-  if prefix is not None:
-    assert prefix_mask is not None
-    b = prefix.keys.shape[0]
-    mask = jnp.repeat(prefix_mask, queries.shape[0] // b, 0)[:, None, None]
-    sets.append(_score_latents(queries, latent_queries, prefix, mask))
-  if suffix is not None:
-    assert suffix_mask is not None
-    mask = suffix_mask.reshape((-1, 1, 1, suffix_mask.shape[-1]))
-    sets.append(_score_latents(queries, latent_queries, suffix, mask))
-  return jnp.moveaxis(_merge(sets, queries.dtype), 1, 2).astype(queries.dtype)
-
-
-def _score_latents(queries, latent_queries, cached: KeyValue, mask) -> _Scored:
-  """Cached rotated keys and latents, each row of which serves a group of neighbouring rows.
-
-  Scores are [N, H, T, positions]; the mask broadcasts to them.
-  """
-  n, t, h, _ = queries.shape
-  keys, latents = cached.keys[:, 0], cached.values[:, 0]
-  rows = keys.shape[0]
-
-  def group(x):
-    return x.reshape(rows, n // rows, *x.shape[1:])
-
-  scores = (_einsum('bgthd,bds->bghts', group(queries), keys)
-            + _einsum('bgthe,bse->bghts', group(latent_queries), latents))
-  scores = jnp.where(mask, scores.reshape(n, h, t, -1), MASKED_SCORE)
-
-  def weigh(weights):
-    return _einsum('bghts,bse->bghte', group(weights), latents).reshape(n, h, t, -1)
-  return _Scored(scores, weigh)
-
-
-def _einsum(form, *operands):
-  return jnp.einsum(form, *operands, preferred_element_type=jnp.float32)

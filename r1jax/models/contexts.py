@@ -15,6 +15,8 @@ def contexts_of_kinds(
 ) -> dict[str, Context]:
   """Kind of layer -> its `Context`, without the layer's own keys and values in the cache.
 
+  With a cache that has a suffix, rows decode one token each.
+
   Args:
     config: the architecture.
     positions: [N, T] int.
@@ -22,14 +24,11 @@ def contexts_of_kinds(
     parent_ids: [N, T] int, the segment that a token sees besides its own, 0 for none; or None.
     cache: earlier tokens that all tokens see.
   """
-  seen = _cached_masks(cache)
-  count = positions.shape[1]
-  long = is_long(count, sum(mask.shape[-1] for mask in seen.values()))
-  if long:
-    order = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), positions.shape)
-    seen['ids'] = AttentionIds(_int32(segment_ids), _int32(parent_ids), order)
-  else:
-    seen['self_mask'] = _self_mask(segment_ids, parent_ids)
+  seen = near = _seen(positions, segment_ids, parent_ids, cache)
+  if 'ids' in seen:
+    near = seen | dict(ids=seen['ids']._replace(positions=_int32(positions)), window=config.window)
+  elif 'self_mask' in seen and config.window is not None:
+    near = masks_within(config.window, positions, **seen)
   factors = rotary.query_factors(config, positions)
   contexts = {}
   if set(config.kinds) - {'local', 'no_rope'}:
@@ -38,25 +37,32 @@ def contexts_of_kinds(
   if 'no_rope' in config.kinds:
     contexts['no_rope'] = Context(None, None, **seen, query_factors=factors)
   if 'local' in config.kinds:
-    assert config.window is not None
-    if long:
-      ids = seen['ids']._replace(positions=_int32(positions))
-      near = seen | dict(ids=ids, window=config.window)
-    else:
-      near = masks_within(config.window, positions, cache, **seen)
     contexts['local'] = Context(
         *rotary.tables(config, positions, local=True), **near, query_factors=factors)
   return contexts
 
 
-def masks_within(
-    window: int, positions, cache: Cache | None, self_mask, prefix_mask=None, suffix_mask=None,
-) -> dict[str, Any]:
+def _seen(positions, segment_ids, parent_ids, cache: Cache | None) -> dict[str, Any]:
+  """What tokens may see where there is no window, as fields of `Context`."""
+  if cache is not None and cache.suffix is not None:
+    assert cache.prompts is not None and positions.shape[1] == 1, 'rows decode one token at a time'
+    return dict(shards=cache.prompts.shape[0])
+  seen: dict[str, Any] = {}
+  if cache is not None:
+    size = cache.prefix[0].keys.shape[-1]
+    seen['prefix_mask'] = jnp.arange(size) < cache.prefix_lengths[:, None]
+  count = positions.shape[1]
+  if is_long(count, sum(mask.shape[-1] for mask in seen.values())):
+    order = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), positions.shape)
+    return seen | dict(ids=AttentionIds(_int32(segment_ids), _int32(parent_ids), order))
+  return seen | dict(self_mask=_self_mask(segment_ids, parent_ids))
+
+
+def masks_within(window: int, positions, self_mask, prefix_mask=None) -> dict[str, Any]:
   """Masks of layers that see `window` positions, including a token's own: [N, T, ·] each.
 
-  The position of a prompt's token is its place in the prefix; a completion's cached tokens directly
-  precede those at `positions` [N, T]. The other arguments are masks without a window, as in
-  `attention.attend`.
+  The position of a prompt's token is its place in the prefix. The other arguments are masks without
+  a window, as in `attention.attend`.
   """
   def near(others):
     return positions[:, :, None] - others[:, None, :] < window
@@ -66,21 +72,6 @@ def masks_within(
     b, size = prefix_mask.shape
     real = jnp.repeat(prefix_mask, positions.shape[0] // b, 0)[:, None]
     masks['prefix_mask'] = real & near(jnp.arange(size)[None])
-  if suffix_mask is not None:
-    assert cache is not None and cache.length is not None
-    cached = positions[:, :1] - cache.length + jnp.arange(suffix_mask.shape[-1])
-    masks['suffix_mask'] = suffix_mask & near(cached)
-  return masks
-
-
-def _cached_masks(cache: Cache | None) -> dict[str, Any]:
-  if cache is None:
-    return {}
-  masks = {'prefix_mask': cache.prefix_mask}
-  if cache.suffix is not None:
-    assert cache.length is not None
-    size = cache.suffix[0].keys.shape[-1]
-    masks['suffix_mask'] = jnp.arange(size) < cache.length
   return masks
 
 

@@ -1,30 +1,38 @@
-"""The cache of keys and values: one prefix per prompt, one growing suffix per completion."""
-from collections.abc import Callable
+"""The cache of keys and values: of prompts, which their completions share, and of completions.
+
+Token j of a completion is at column j, wherever and whenever its row began; where layers only see a
+window, columns are a ring that the window fits into.
+"""
 import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
+from r1jax.kernels import decode
 from r1jax.models.attention import KeyValue
+from r1jax.models.config import ModelConfig
 from r1jax.records import pytree_dataclass
 from r1jax.runtime import sharding
 
 # Fields of a KeyValue -> their axis of positions.
-SUFFIX_AXES = {'keys': -1, 'values': -2}
+_COLUMNS = {'keys': -1, 'values': -2}
 
 
 @pytree_dataclass
 class Cache:
   """Keys and values of earlier tokens; opaque outside `models/`.
 
-  `prefix` belongs to the B prompts: it is never written, and never copied per completion. `suffix`
-  belongs to the N completions, a multiple of B.
+  `prefix` belongs to B prompts and is never copied per completion. Without `suffix`, the rows of a
+  prompt are neighbours. With it, rows decode: `shards` × n rows, the first n of each shard's share
+  of the M rows of `suffix`, each of any prompt of its shard.
   """
-  prefix: tuple[KeyValue, ...]              # a KeyValue per stack of layers, leaves [L, B, ...]
-  prefix_mask: jax.Array                    # [B, P] bool: which prompt tokens are real
-  suffix: tuple[KeyValue, ...] | None = None  # leaves [L, N, ...]; None: no room made yet
-  length: jax.Array | None = None           # int32 scalar: tokens of each completion in `suffix`
+  prefix: tuple[KeyValue, ...]                # a KeyValue per stack of layers, leaves [L, B, ...]
+  prefix_lengths: jax.Array                   # [B] int32: real tokens of each prompt
+  suffix: tuple[KeyValue, ...] | None = None  # leaves [L, M, ...]
+  prompts: jax.Array | None = None            # [shards, n] int32: which of its shard's prompts
+  lengths: jax.Array | None = None            # [shards, n] int32: tokens of each row in `suffix`
 
 
 def as_prefix(new_kv: tuple[KeyValue, ...], lengths: jax.Array) -> Cache:
@@ -34,70 +42,160 @@ def as_prefix(new_kv: tuple[KeyValue, ...], lengths: jax.Array) -> Cache:
     new_kv: what `Model.apply` returned for the prompts, padded on the right.
     lengths: [B] int, real tokens of each prompt.
   """
-  size = new_kv[0].keys.shape[-1]
-  return Cache(_constrain(new_kv), jnp.arange(size) < lengths[:, None])
+  return Cache(_constrain(new_kv), lengths.astype(jnp.int32))
 
 
-def with_suffix(
-    cache: Cache, num_rows: int, size: int, room: Callable[..., jax.Array] | None = None) -> Cache:
-  """A cache with room for `size` tokens of each completion; tokens already in it are kept.
-
-  Args:
-    cache: a cache with a smaller suffix, or none.
-    num_rows: N, the number of completions.
-    size: tokens per completion.
-    room: `suffix_room`, or a compiled version of it; called once for each array of the suffix.
-  """
-  def grow(i: int, field: str) -> jax.Array:
-    old = None if cache.suffix is None else getattr(cache.suffix[i], field)
-    return (room or suffix_room)(
-        old, getattr(cache.prefix[i], field), field=field, num_rows=num_rows, size=size)
-
-  suffix = tuple(KeyValue(**{field: grow(i, field) for field in SUFFIX_AXES})
-                 for i in range(len(cache.prefix)))
-  length = jnp.int32(0) if cache.length is None else cache.length
-  return dataclasses.replace(cache, suffix=suffix, length=length)
-
-
-def suffix_room(
-    old: jax.Array | None, prefix: jax.Array, *, field: str, num_rows: int, size: int) -> jax.Array:
-  """One array of a suffix, zeros after the tokens of `old`.
+def empty(
+    config: ModelConfig, new_kv: tuple[KeyValue, ...], *, num_prompts: int, num_rows: int,
+    size: int, shards: int,
+) -> Cache:
+  """A cache with room for prompts and completions.
 
   Args:
-    old: the array of a smaller suffix, which the result begins with; None where there is none.
-    prefix: the same array of the prefix, [L, B, ...]; it gives the other axes and the dtype.
-    field: 'keys' or 'values'.
-    num_rows: N, the number of completions.
-    size: tokens per completion.
+    config: the architecture.
+    new_kv: what `Model.apply` returns for some prompts, or its shapes.
+    num_prompts: B.
+    num_rows: M.
+    size: tokens of a completion.
+    shards: into how many parts prompts and rows are split.
   """
-  shape = list(prefix.shape)
-  shape[1], shape[SUFFIX_AXES[field]] = num_rows, size
-  new = jnp.zeros(shape, prefix.dtype)
-  if old is not None:
-    new = jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim)
-  return _constrain(new)
+  kinds = [kind for pattern, _ in config.runs for kind in pattern]
+
+  def room(like: KeyValue, rows: int, tokens: int) -> KeyValue:
+    def one(field: str) -> jax.Array:
+      shape = list(getattr(like, field).shape)
+      shape[1], shape[_COLUMNS[field]] = rows, decode.num_columns(tokens)
+      return jnp.zeros(shape, getattr(like, field).dtype)
+    return KeyValue(**{field: one(field) for field in _COLUMNS})
+
+  def tokens_of(kind: str) -> int:
+    return min(size, config.window) if kind == 'local' and config.window else size
+  prompt_size = new_kv[0].keys.shape[_COLUMNS['keys']]
+  return Cache(
+      _constrain(tuple(room(like, num_prompts, prompt_size) for like in new_kv)),
+      jnp.ones(num_prompts, jnp.int32),
+      _constrain(tuple(room(like, num_rows, tokens_of(kind))
+                       for like, kind in zip(new_kv, kinds, strict=True))),
+      jnp.zeros((shards, num_rows // shards), jnp.int32),
+      jnp.zeros((shards, num_rows // shards), jnp.int32))
+
+
+def put_prompts(cache: Cache, new_kv: tuple[KeyValue, ...], lengths: jax.Array,
+                places: jax.Array) -> Cache:
+  """The cache with more prompts.
+
+  Args:
+    cache: from `empty`.
+    new_kv: what `Model.apply` returned for the prompts, padded on the right.
+    lengths: [shards · q] int, real tokens of each prompt.
+    places: [shards, q] int32, where each goes among the prompts of its shard; those that are there
+      no longer matter. A place beyond the last leaves its prompt out.
+  """
+  shards = places.shape[0]
+
+  def put(places, old, new):
+    def one(field, old, new):
+      new = jnp.pad(new, [(0, 0)] * (new.ndim + _COLUMNS[field])
+                    + [(0, old.shape[_COLUMNS[field]] - new.shape[_COLUMNS[field]])]
+                    + [(0, 0)] * (-1 - _COLUMNS[field]))
+      return old.at[:, places[0]].set(new.astype(old.dtype), mode='drop')
+    return KeyValue(**{field: one(field, getattr(old, field), getattr(new, field))
+                       for field in _COLUMNS})
+  prefix = tuple(_of_shards(put, shards, places, old, new)
+                 for old, new in zip(cache.prefix, new_kv))
+  known = cache.prefix_lengths.reshape(shards, -1)
+  known = jax.vmap(lambda old, at, new: old.at[at].set(new, mode='drop'))(
+      known, places, lengths.reshape(shards, -1).astype(jnp.int32))
+  return dataclasses.replace(cache, prefix=prefix, prefix_lengths=known.reshape(-1))
+
+
+def move_rows(cache: Cache, sources: jax.Array, targets: jax.Array) -> Cache:
+  """The cache with what rows of `suffix` hold copied to other rows of their shards.
+
+  Args:
+    cache: from `empty`; its `prompts` and `lengths` stay.
+    sources: [shards, m] int32, rows among those of their shard.
+    targets: [shards, m] int32; one beyond the last row copies nothing.
+  """
+  assert cache.suffix is not None
+
+  def move(sources, stack):
+    def one(x):
+      return x.at[:, sources[0, 1]].set(x[:, sources[0, 0]], mode='drop')
+    return jax.tree.map(one, stack)
+  both = jnp.stack([sources, targets], 1)
+  return dataclasses.replace(cache, suffix=tuple(
+      _of_shards(move, sources.shape[0], both, stack) for stack in cache.suffix))
 
 
 def append(cache: Cache, new_kv: tuple[KeyValue, ...]) -> Cache:
-  """The cache with one more token of each completion, written at `cache.length`.
+  """The cache with one more token of each row that decodes, after those it has.
+
+  `lengths` stay: which rows have one more token is known to the caller.
 
   Args:
     cache: with a suffix that has room for the token.
-    new_kv: what `Model.apply` returned for one token of each completion.
+    new_kv: what `Model.apply` returned for one token of each row.
   """
-  assert cache.suffix is not None and cache.length is not None
-  at = cache.length
+  assert cache.suffix is not None and cache.lengths is not None
 
-  def write(old: KeyValue, new: KeyValue, field: str) -> jax.Array:
-    array = getattr(old, field)
-    return jax.lax.dynamic_update_slice_in_dim(
-        array, getattr(new, field).astype(array.dtype), at, SUFFIX_AXES[field])
+  def write(lengths, old: KeyValue, new: KeyValue) -> KeyValue:
+    rows, columns = jnp.arange(lengths.shape[1]), lengths[0] % old.keys.shape[-1]
+    keys = jnp.moveaxis(new.keys[..., 0], 1, 0).astype(old.keys.dtype)
+    values = jnp.moveaxis(new.values[..., 0, :], 1, 0).astype(old.values.dtype)
+    return KeyValue(old.keys.at[:, rows, :, :, columns].set(keys),
+                    old.values.at[:, rows, :, columns].set(values))
+  shards = cache.lengths.shape[0]
+  return dataclasses.replace(cache, suffix=tuple(
+      _of_shards(write, shards, cache.lengths, old, new)
+      for old, new in zip(cache.suffix, new_kv)))
 
-  suffix = tuple(KeyValue(write(old, new, 'keys'), write(old, new, 'values'))
-                 for old, new in zip(cache.suffix, new_kv))
-  return dataclasses.replace(cache, suffix=suffix, length=at + 1)
+
+def _of_shards(function, shards: int, by_shard: jax.Array, *stacks: Any) -> Any:
+  """Applies function(by_shard [1, ...], stacks) to each shard's own part.
+
+  Args:
+    function: returns a tree like the first of `stacks`.
+    shards: how many.
+    by_shard: [shards, ...].
+    *stacks: KeyValues, leaves [L, rows, K, ...], rows and heads split as everywhere.
+  """
+  if not sharding.is_multi_device():
+    return function(by_shard, *stacks)
+  mesh = jax.sharding.get_abstract_mesh()
+  heads = stacks[0].keys.shape[2]
+  rows, split = sharding.spec_that_divides(mesh, (shards, heads), ('batch', 'kv_heads'))
+  stacked = P(None, rows, split)
+  return jax.shard_map(function, mesh=mesh, check_vma=False,
+                       in_specs=(P(rows), *[stacked] * len(stacks)), out_specs=stacked)(
+      by_shard, *stacks)
 
 
 def _constrain(key_values: Any) -> Any:
   """States how keys and values, leaves [L, N, K, ...], lie on the mesh."""
   return jax.tree.map(lambda x: sharding.constrain(x, None, 'batch', 'kv_heads'), key_values)
+
+
+
+def key_sets(config: ModelConfig, cache: Cache, kind: str, stack: int) -> tuple[decode.KeySet, ...]:
+  """What the rows that decode read of the prompts and of their own tokens, in a stack of layers.
+
+  Args:
+    config: the architecture.
+    cache: with a suffix.
+    kind: of the layers.
+    stack: their number among the stacks.
+  """
+  assert cache.suffix is not None and cache.prompts is not None and cache.lengths is not None
+  shards = cache.prompts.shape[0]
+  in_prompt = jnp.take_along_axis(
+      cache.prefix_lengths.reshape(shards, -1), cache.prompts, 1).reshape(-1)
+  prompts, own = cache.prompts.reshape(-1), cache.lengths.reshape(-1)
+  first, seen = jnp.zeros_like(own), own
+  if kind == 'local' and config.window is not None:
+    first = jnp.clip(in_prompt + own - config.window + 1, 0, in_prompt)
+    seen = jnp.minimum(own, config.window - 1)
+  prefix, suffix = cache.prefix[stack], cache.suffix[stack]
+  return (
+      decode.KeySet(prefix.keys, prefix.values, prompts, first, in_prompt - first),
+      decode.KeySet(suffix.keys, suffix.values, None, (own - seen) % suffix.keys.shape[-1], seen))

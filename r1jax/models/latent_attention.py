@@ -2,7 +2,7 @@
 
 Only a latent [rank] and one rotated key [rope_dim], shared by all heads, are cached per position.
 Several tokens at a time use the full form, whose keys and values are made from the latents (those
-of a prompt once for its whole group). One token at a time (decoding) uses the absorbed form:
+of a prompt once for its whole group). Rows that decode, one token at a time, use the absorbed form:
 queries are mapped into the latent's space, and latents are read as they are cached.
 """
 from flax import nnx
@@ -51,7 +51,7 @@ class LatentAttention(nnx.Module):
     keys = self._rotate(keys[:, :, None, None], context)[:, :, 0, 0]
     latents = self.latent_norm(latents)
     keys, latents = (sharding.constrain(x, 'batch', None, None) for x in (keys, latents))
-    if t == 1 and context.prefix is not None:
+    if context.cached:
       values = self._absorbed(plain, rotated, keys, latents, context)
     else:
       values = self._full(plain, rotated, keys, latents, context)
@@ -69,11 +69,10 @@ class LatentAttention(nnx.Module):
 
   def _absorbed(self, plain, rotated, keys, latents, context):
     up_keys, up_values = self._up(plain.dtype)
-    mixed = attention.attend_latent(
-        rotated, jnp.einsum('nthd,ehd->nthe', plain, up_keys), keys, latents, context.self_mask,
-        scale=self.scale, prefix=context.prefix, prefix_mask=context.prefix_mask,
-        suffix=context.suffix, suffix_mask=context.suffix_mask)
-    return jnp.einsum('nthe,ehv->nthv', mixed, up_values)
+    mixed = context.decode(
+        rotated[:, :, None], keys[:, :, None], latents[:, :, None], scale=self.scale,
+        value_queries=jnp.einsum('nthd,ehd->nthe', plain, up_keys)[:, :, None])
+    return jnp.einsum('nthe,ehv->nthv', mixed[:, :, 0], up_values)
 
   def _full(self, plain, rotated, keys, latents, context):
     def expand(keys, latents):
@@ -94,6 +93,5 @@ class LatentAttention(nnx.Module):
         jnp.concatenate([plain, rotated], -1), 'batch', 'sequence', 'kv_heads')
     out = context.attend(
         queries[:, :, :, None], *expand(keys, latents),
-        prefix=expand_cached(context.prefix), suffix=expand_cached(context.suffix),
-        scale=self.scale)
+        prefix=expand_cached(context.prefix), scale=self.scale)
     return out[:, :, :, 0]

@@ -1,12 +1,13 @@
 """The decoder-only transformer, described with flax.nnx and used from outside as pure functions.
 
 RMSNorm before attention and MLP, rotary positions, no dropout. Layers are runs of (pattern,
-repeats): the layers at one place of a pattern are stacked, and the repeats are scanned. The cache
-goes into the scan read-only and the new keys and values come out of it, so no step copies a cache.
+repeats): the layers at one place of a pattern are stacked, and the repeats are scanned. Rows that
+decode read a layer of the cache where it lies in its stack, and the new keys and values come out of
+the scan, so no step copies a cache.
 Master weights are float32; products run in `compute_dtype`; norms, routing, softmax and
 log-probabilities in float32.
 
-Departure: a layer with a window still keeps the keys and values of all positions.
+Departure: a layer with a window still keeps the keys and values of a whole prompt.
 """
 from collections.abc import Callable
 import functools
@@ -22,7 +23,7 @@ from r1jax.models.attention import Context, KeyValue
 from r1jax.models.config import ModelConfig
 from r1jax.models.contexts import contexts_of_kinds
 from r1jax.models.experts import DOWN_AXES, GATE_UP_AXES, join_gate_up
-from r1jax.models.kv_cache import Cache
+from r1jax.models.kv_cache import Cache, key_sets
 from r1jax.models.latent_attention import LatentAttention
 from r1jax.models.layers import Attention, Mlp, norm, normal, product
 from r1jax.models.moe import FLOAT32_PARAMETERS, MixtureOfExperts, Routing
@@ -215,38 +216,44 @@ class _Functions:
     new_kv: list[KeyValue] = []
     routings: list[Routing] = []
     for stacks in self.runs:
-      scanned = [(params['stacks'][stack.name], *_cached(cache, stack.number)) for stack in stacks]
-      x, (key_values, routing) = self._run_layers(stacks, x, scanned, contexts, real)
+      scanned = [(params['stacks'][stack.name], _prefix(cache, stack.number)) for stack in stacks]
+      of_stacks = [contexts[stack.kind] for stack in stacks]
+      if cache is not None and cache.suffix is not None:
+        of_stacks = [context._replace(cached=key_sets(self.config, cache, stack.kind, stack.number))
+                     for context, stack in zip(of_stacks, stacks)]
+      x, (key_values, routing) = self._run_layers(stacks, x, scanned, of_stacks, real)
       new_kv += key_values
       if routing:
         routings.append(_in_layer_order(routing))
     aux = {'routing': jax.tree.map(lambda *xs: jnp.concatenate(xs), *routings)} if routings else {}
     return model.final_norm(x), tuple(new_kv), aux
 
-  def _run_layers(self, stacks: list[_Stack], x, scanned, contexts: dict[str, Context], real):
+  def _run_layers(self, stacks: list[_Stack], x, scanned, contexts: list[Context], real):
     """One run of layers: its pattern, scanned over the repeats.
 
     Args:
       stacks: the stacks of the pattern.
       x: [N, T, width].
-      scanned: (params, prefix, suffix) of each stack, leaves [repeats, ...].
-      contexts: what attention needs, by kind of layer.
+      scanned: (params, prefix) of each stack, leaves [repeats, ...].
+      contexts: what attention needs, of each stack.
       real: [N, T] bool.
 
     Returns:
       x and ([KeyValue of each stack], [Routing of each stack with experts]), leaves [repeats, ...].
     """
-    def run_pattern(x, scanned):
+    def run_pattern(x, layer_and_scanned):
       key_values, routings = [], []
-      for stack, (params, prefix, suffix) in zip(stacks, scanned):
+      layer, scanned = layer_and_scanned
+      for stack, context, (params, prefix) in zip(stacks, contexts, scanned):
         block = nnx.merge(stack.graph, self._to_compute(params, stack.logical_axes))
-        context = contexts[stack.kind]._replace(prefix=prefix, suffix=suffix)
+        context = context._replace(prefix=prefix, layer=layer)
         x, key_value, routing = block(x, context, real)
         key_values.append(key_value)
         routings += [] if routing is None else [routing]
       return x, (key_values, routings)
-    return jax.lax.scan(
-        jax.checkpoint(run_pattern, prevent_cse=False, policy=self.policy), x, scanned)
+    repeats = jax.tree.leaves(scanned[0])[0].shape[0]
+    return jax.lax.scan(jax.checkpoint(run_pattern, prevent_cse=False, policy=self.policy), x,
+                        (jnp.arange(repeats, dtype=jnp.int32), scanned))
 
   def _to_compute(self, params, axes):
     """A layer's parameters as its products read them: on a mesh, matrices cast, then gathered.
@@ -316,11 +323,9 @@ def _logical_axes(shapes: Transformer) -> dict:
   return jax.tree_util.tree_map_with_path(axes, nnx.to_pure_dict(nnx.state(shapes, nnx.Param)))
 
 
-def _cached(cache: Cache | None, stack: int) -> tuple[KeyValue | None, KeyValue | None]:
-  """(prefix, suffix) of the stack with this number; None for what there is not."""
-  if cache is None:
-    return None, None
-  return cache.prefix[stack], None if cache.suffix is None else cache.suffix[stack]
+def _prefix(cache: Cache | None, stack: int) -> KeyValue | None:
+  """The prefix of the stack with this number, where its layers are scanned with it."""
+  return cache.prefix[stack] if cache is not None and cache.suffix is None else None
 
 
 def _in_layer_order(routings: list[Routing]) -> Routing:

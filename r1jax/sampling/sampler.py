@@ -1,14 +1,19 @@
-"""The rollout engine: each prompt is prefilled once, its G completions are decoded in a loop.
+"""The rollout engine: rows decode in slots, and a row that has finished costs nothing more.
 
-The prompt's cache is shared by its group. A loop on the host runs a donated chunk program, which
-stops as soon as every row has finished; before a chunk that needs more room, the cache of the
-completions grows to the next bucket. Each bucket is compiled once and reused by every later
-iteration.
+Each prompt is prefilled once, and its completions share its keys and values. A loop on the host
+runs a donated chunk program, which decodes one token of all rows in flight at a time. Between two
+chunks finished rows leave, waiting rows take their slots, and when nobody waits, the rows that are
+left move together and a smaller program goes on. Each size of program is compiled once and serves
+every later iteration.
 
 One random key per row and token, folded from (seed, iteration, example id, sample index, token
-index): a row's tokens depend on nothing but its own key and prompt, wherever it is in the batch.
+index): a row's tokens depend on nothing but its own key and prompt, wherever and whenever they are
+drawn.
+
+Departure: rows in flight write their keys and values each at a place of its own, not at a common
+one. So a row's sums have the same order whenever it begins, and its results the same bits.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import functools
 
@@ -21,7 +26,13 @@ from r1jax.models import kv_cache, transformer
 from r1jax.models.transformer import Model
 from r1jax.records import Prompts, Rollout, pytree_dataclass
 from r1jax.runtime import sharding
-from r1jax.sampling.draw import Sampling, draw, row_keys
+from r1jax.sampling import slots as slot_state
+from r1jax.sampling.draw import Sampling, draw
+from r1jax.sampling.schedule import Layout, Schedule, row_buckets
+from r1jax.sampling.slots import Drawn, Slots
+
+_BATCHES = 4      # of `stream` that may be under way at a time
+_REFILLED = 16    # a chunk ends where this share of the slots is empty and rows wait
 
 
 class Interrupted(Exception):
@@ -29,18 +40,15 @@ class Interrupted(Exception):
 
 
 @pytree_dataclass
-class _Decoding:
-  """The state of a rollout between chunks."""
-  cache: kv_cache.Cache
-  logits: jax.Array        # [N, V] of the next token
-  index: jax.Array         # int32: completion tokens drawn so far
-  finished: jax.Array      # [N] bool
-  lengths: jax.Array       # [N] int32: completion tokens that count
-  keys: jax.Array          # [N]
-  starts: jax.Array        # [N] int32: prompt lengths
-  tokens: jax.Array        # [N, C] int32
-  logprobs: jax.Array      # [N, C] float32, of the full distribution
-  truncated: jax.Array     # [N, C] float32, of the truncated distribution
+class _Chunk:
+  """What changes while a chunk is decoded; n rows of each shard."""
+  suffix: tuple          # of the cache, of all slots
+  lengths: jax.Array     # [shards, n] int32
+  hidden: jax.Array      # [shards, n, width]
+  active: jax.Array      # [shards, n] bool
+  finished: jax.Array    # [shards, n] bool: a stop token was drawn in this chunk
+  drawn: Drawn
+  step: jax.Array        # int32
 
 
 class Sampler:
@@ -54,43 +62,50 @@ class Sampler:
     sampling: how tokens are drawn; None: at temperature 1, without truncation.
     compute_dtype: parameters are cast to it, and resharded, once per rollout.
     seed: of the run; with the iteration, example id, sample and token index it makes the keys.
-    chunk: tokens that a device program draws before the host looks again; cache buckets are
-      multiples of it.
+    chunk: tokens that a device program draws, at most, before the host looks again.
+    slots: rows in flight at a time, on all devices together; 0: all rows of a batch.
     rollout_sharding: how this copy of the parameters lies on the ambient mesh. 'train': as in
       training; a layer's weights are gathered at every token. 'tensor': whole except for tensor and
       expert axes, as in `sharding.ROLLOUT_RULES`; rows are also split along the context axis.
     should_stop: called between chunks; if it returns True, `Interrupted` is raised.
 
   Attributes:
-    reshard: params -> params, cast and placed for decoding; a jitted program, like the next three.
-    prefill: (resharded params, Prompts, iteration) -> state.
-    room: makes an array of the cache larger, as `kv_cache.suffix_room`.
-    decode_chunk: (resharded params, donated state, end) -> (state, whether all have finished).
+    reshard: params -> params, cast and placed for decoding; a jitted program, like the next ones.
+    empty_slots: (resharded params, Prompts, layout) -> `Slots` without rows.
+    prefill: (resharded params, donated slots, Prompts, numbers, places) -> slots.
+    admit: (donated slots, what enters, iteration, layout) -> slots.
+    move: (donated slots, moves) -> slots.
+    decode_chunk: (resharded params, donated slots, steps, least, num_rows) -> (slots, active).
 
   Raises:
-    ValueError: for a group, length or chunk below 1, no stop id, or an unknown rollout_sharding.
+    ValueError: for a group, length or chunk below 1, negative slots, no stop id, or an unknown
+      rollout_sharding.
   """
 
   def __init__(
       self, model: Model, *, group_size: int, max_new_tokens: int, stop_ids: tuple[int, ...],
       sampling: Sampling | None = None, compute_dtype: str = 'float32', seed: int = 0,
-      chunk: int = 32, rollout_sharding: str = 'train',
+      chunk: int = 32, slots: int = 0, rollout_sharding: str = 'train',
       should_stop: Callable[[], bool] = lambda: False):
     checks.at_least(1, group_size=group_size, max_new_tokens=max_new_tokens, chunk=chunk)
+    checks.at_least(0, slots=slots)
     if not stop_ids:
       raise ValueError('stop_ids must have at least 1 token, got none')
     checks.word(sharding.ROLLOUT_SHARDINGS, rollout_sharding=rollout_sharding)
     self._model, self._sampling, self._seed = model, sampling or Sampling(), seed
-    self._group_size, self._max_new_tokens, self._chunk = group_size, max_new_tokens, chunk
+    self._group_size, self._max_new_tokens = group_size, max_new_tokens
+    self._chunk, self._slots = min(chunk, max_new_tokens), slots
     self._stop_tokens = np.asarray(stop_ids, np.int32)   # on the host: to compile reads constants
     self._compute_dtype, self._rollout_sharding = compute_dtype, rollout_sharding
     self._should_stop = should_stop
     self.reshard = self._program(self._reshard)
-    self.prefill = self._program(self._prefill)
-    self.room = self._program(
-        kv_cache.suffix_room, static_argnames=('field', 'num_rows', 'size'))
-    self.decode_chunk = self._program(self._decode_chunk, donate_argnames='state')
-    self._finish = jax.jit(self._to_rollout)
+    self.empty_slots = self._program(self._empty_slots, static_argnames='layout')
+    self.prefill = self._program(self._prefill, donate_argnames='slots')
+    self.admit = self._program(self._admit, donate_argnames='slots', static_argnames='layout')
+    self.move = self._program(slot_state.move, donate_argnames='slots')
+    self.decode_chunk = self._program(
+        self._decode_chunk, donate_argnames='slots', static_argnames='num_rows')
+    self._finish = self._program(slot_state.to_rollout, static_argnames='layout')
 
   def __call__(self, params, prompts: Prompts, iteration: int) -> Rollout:
     """Samples a rollout with these parameters, which are not changed.
@@ -98,82 +113,180 @@ class Sampler:
     Raises:
       Interrupted: `should_stop` returned True.
     """
-    params = self.reshard(params)
-    state = self.prefill(params, prompts, jnp.int32(iteration))
-    for begin in range(0, self._max_new_tokens, self._chunk):
+    (rollout,) = self._rollouts(params, iter([prompts]), iteration, live_batches=1)
+    return rollout
+
+  def stream(self, params, batches: Iterable[Prompts], iteration: int) -> Iterator[Rollout]:
+    """Samples a rollout of each batch of prompts, in their order; all batches have one size.
+
+    Rows of later batches take the slots of rows that have finished, so that no batch waits for the
+    slowest row of the one before it. A batch is asked for when its rows could begin.
+
+    Raises:
+      Interrupted: `should_stop` returned True.
+    """
+    return self._rollouts(params, iter(batches), iteration, live_batches=_BATCHES)
+
+  def layout(self, num_prompts: int, batches: int = 1) -> Layout:
+    """The sizes of the arrays for batches of so many prompts, on the ambient mesh."""
+    with self._rules():
+      shards = sharding.num_shards('batch', num_prompts)
+    return Layout.of(shards=shards, prompts=num_prompts, group_size=self._group_size,
+                     slots=self._slots, batches=batches)
+
+  def _rollouts(self, params, batches: Iterator[Prompts], iteration: int,
+                live_batches: int) -> Iterator[Rollout]:
+    first = next(batches, None)
+    if first is None:
+      return
+    params, layout = self.reshard(params), self.layout(first.lengths.shape[0], live_batches)
+    schedule, slots = Schedule(layout), self.empty_slots(params, first, layout=layout)
+    prompts: list[Prompts] = []
+    following: Prompts | None = first
+    buckets = row_buckets(layout.slots)
+    while True:
+      while following is not None and schedule.has_room and schedule.wants_rows:
+        prompts.append(following)
+        schedule.add_batch()
+        following = next(batches, None)
+      slots = self._fill(params, slots, schedule, prompts, iteration)
+      if not schedule.alive:
+        return
       if self._should_stop():
         raise Interrupted('the rollout was interrupted between two chunks')
-      end = min(begin + self._chunk, self._max_new_tokens)
-      cache = kv_cache.with_suffix(state.cache, state.finished.shape[0], end, self._grow)
-      state = dataclasses.replace(state, cache=cache)
-      state, done = self.decode_chunk(params, state, jnp.int32(end))
-      if end < self._max_new_tokens and sharding.to_host(done):
-        break
-    return self._finish(prompts, state)
+      if schedule.waits or following is not None:
+        least = layout.slots - max(1, layout.slots // _REFILLED)
+      else:
+        slots, buckets = self._shrink(slots, schedule, buckets)
+        least = buckets[1] if len(buckets) > 1 else 0
+      slots, active = self.decode_chunk(
+          params, slots, np.int32(self._chunk), np.int32(min(least, schedule.alive - 1)),
+          num_rows=buckets[0])
+      schedule.finish(sharding.to_host(active))
+      while (batch := schedule.pop_completed()) is not None:
+        yield self._finish(slots.completions, prompts[batch], np.int32(batch), layout=layout)
+
+  def _fill(self, params, slots: Slots, schedule: Schedule, prompts: list[Prompts],
+            iteration: int) -> Slots:
+    """Prefills what the empty slots need, and lets rows enter."""
+    while (found := schedule.prefill()) is not None:
+      batch, numbers, places = found
+      slots = self.prefill(params, slots, prompts[batch], numbers, places)
+    entering = schedule.admit()
+    if entering is None:
+      return slots
+    return self.admit(slots, entering, np.int32(iteration), layout=schedule.layout)
+
+  def _shrink(self, slots: Slots, schedule: Schedule, buckets: list[int],
+              ) -> tuple[Slots, list[int]]:
+    """(the slots, the sizes of programs from the least that holds all rows on)."""
+    place = max(i for i, size in enumerate(buckets) if size >= schedule.alive)
+    if place:
+      for moves in schedule.move(buckets[place]):
+        slots = self.move(slots, moves)
+    return slots, buckets[place:]
+
+  def _rules(self):
+    return sharding.rules(sharding.ROLLOUT_SHARDINGS[self._rollout_sharding])
 
   def _program(self, function: Callable, **options):
     """The function jitted; it is traced under the rules of this rollout's sharding."""
     @functools.wraps(function)
     def traced(*args, **keywords):
-      with sharding.rules(sharding.ROLLOUT_SHARDINGS[self._rollout_sharding]):
+      with self._rules():
         return function(*args, **keywords)
     return jax.jit(traced, **options)
-
-  def _grow(self, old: jax.Array | None, prefix: jax.Array, **shape) -> jax.Array:
-    """As `room`; deletes the old array before the next one grows: never two whole caches."""
-    new = self.room(old, prefix, **shape)
-    if old is not None:
-      old.delete()
-    return new
 
   def _reshard(self, params):
     return transformer.for_decoding(params, self._compute_dtype, self._model.logical_axes)
 
-  def _prefill(self, params, prompts: Prompts, iteration) -> _Decoding:
-    prompts = sharding.constrain_rows(prompts)
-    positions, segments = transformer.prompt_segments(prompts.tokens, prompts.lengths)
+  def _empty_slots(self, params, prompts: Prompts, *, layout: Layout) -> Slots:
+    shape = layout.shards * layout.prefilled, prompts.tokens.shape[1]
+    hidden, new_kv = jax.eval_shape(self._run_prompts, params, jax.ShapeDtypeStruct(
+        shape, jnp.int32), jax.ShapeDtypeStruct(shape[:1], jnp.int32))
+    cache = kv_cache.empty(
+        self._model.config, new_kv, num_prompts=layout.shards * layout.prompt_slots,
+        num_rows=layout.shards * layout.slots, size=self._max_new_tokens, shards=layout.shards)
+    return slot_state.empty(cache, hidden, layout, self._max_new_tokens)
+
+  def _run_prompts(self, params, tokens, lengths):
+    """(the hidden states of the prompts' last tokens, all keys and values)."""
+    positions, segments = transformer.prompt_segments(tokens, lengths)
     hidden, new_kv, _ = self._model.apply(
-        params, prompts.tokens, positions=positions, segment_ids=segments)
-    last = jnp.take_along_axis(hidden, prompts.lengths[:, None, None] - 1, 1)[:, 0]
-    logits = jnp.repeat(self._model.unembed(params, last), self._group_size, 0)
-    n = logits.shape[0]
-    shape = n, self._max_new_tokens
-    return _Decoding(
-        cache=kv_cache.as_prefix(new_kv, prompts.lengths),
-        logits=sharding.constrain(logits, 'batch', None), index=jnp.int32(0),
-        finished=jnp.zeros(n, bool), lengths=jnp.zeros(n, jnp.int32),
-        keys=row_keys(self._seed, iteration, prompts.example_ids, self._group_size),
-        starts=jnp.repeat(prompts.lengths, self._group_size), tokens=jnp.zeros(shape, jnp.int32),
-        logprobs=jnp.zeros(shape, jnp.float32), truncated=jnp.zeros(shape, jnp.float32))
+        params, tokens, positions=positions, segment_ids=segments)
+    return jnp.take_along_axis(hidden, lengths[:, None, None] - 1, 1)[:, 0], new_kv
 
-  def _decode_chunk(self, params, state: _Decoding, end) -> tuple[_Decoding, jax.Array]:
-    def is_decoding(state: _Decoding):
-      return (state.index < end) & ~jnp.all(state.finished)
+  def _prefill(self, params, slots: Slots, prompts: Prompts, numbers, places) -> Slots:
+    chosen = slot_state.choose_prompts(prompts, numbers)
+    hidden, new_kv = self._run_prompts(params, chosen.tokens, chosen.lengths)
+    return slot_state.put_prompts(slots, new_kv, hidden, chosen, places)
 
-    state = jax.lax.while_loop(is_decoding, functools.partial(self._step, params), state)
-    return state, jnp.all(state.finished)
+  def _admit(self, slots: Slots, entering, iteration, *, layout: Layout) -> Slots:
+    key = jax.random.fold_in(jax.random.key(self._seed), iteration)
+    return slot_state.admit(slots, entering, key, layout)
 
-  def _step(self, params, state: _Decoding) -> _Decoding:
-    """Draws one token per row and computes the logits of the next one."""
-    keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.index)
-    tokens, full, truncated = draw(keys, state.logits, self._sampling)
+  def _decode_chunk(
+      self, params, slots: Slots, steps, least, *, num_rows: int) -> tuple[Slots, jax.Array]:
+    """At most `steps` tokens of the first `num_rows` rows of each shard.
+
+    It ends early where no shard has more than `least` rows that go on.
+    """
+    def first_rows(x):
+      return x[:, :num_rows]
+    cache = slots.cache
+    assert cache.suffix is not None and cache.lengths is not None
+    before = first_rows(cache.lengths)
+    shape = *before.shape, self._chunk
+    floats = jnp.zeros(shape, jnp.float32)
+    chunk = _Chunk(cache.suffix, before, first_rows(slots.hidden), first_rows(slots.active),
+                   jnp.zeros_like(before, bool),
+                   Drawn(jnp.zeros(shape, jnp.int32), floats, floats), jnp.int32(0))
+
+    def goes_on(chunk: _Chunk):
+      return (chunk.step < steps) & (jnp.max(jnp.sum(chunk.active, 1)) > least)
+    keys, prompts = first_rows(slots.keys), first_rows(cache.prompts)
+    chunk = jax.lax.while_loop(
+        goes_on, functools.partial(self._step, params, cache, keys, prompts), chunk)
+    active = slots.active.at[:, :num_rows].set(chunk.active)
+    slots = dataclasses.replace(
+        slots, hidden=slots.hidden.at[:, :num_rows].set(chunk.hidden), active=active,
+        cache=dataclasses.replace(cache, suffix=chunk.suffix,
+                                  lengths=cache.lengths.at[:, :num_rows].set(chunk.lengths)),
+        completions=slot_state.keep(slots.completions, first_rows(slots.rows), before,
+                                    chunk.lengths, chunk.finished, chunk.drawn))
+    return slots, active
+
+  def _step(self, params, cache: kv_cache.Cache, keys, prompts, chunk: _Chunk) -> _Chunk:
+    """Draws one token per row and computes the hidden state that the next one is drawn from."""
+    def by_row(x):
+      return sharding.constrain_rows(x.reshape(-1, *x.shape[2:]))
+
+    def by_shard(x):
+      return x.reshape(*chunk.lengths.shape, *x.shape[1:])
+    drawing = jax.vmap(jax.random.fold_in)(by_row(keys), by_row(chunk.lengths))
+    logits = sharding.constrain(
+        self._model.unembed(params, by_row(chunk.hidden)), 'batch', None)
+    tokens, full, truncated = draw(drawing, logits, self._sampling)
+    at_hand = dataclasses.replace(
+        cache, suffix=chunk.suffix, prompts=prompts,
+        lengths=jnp.where(chunk.active, chunk.lengths, 0))
+    in_prompt = jax.vmap(jnp.take)(cache.prefix_lengths.reshape(prompts.shape[0], -1), prompts)
     hidden, new_kv, _ = self._model.apply(
-        params, tokens[:, None], positions=(state.starts + state.index)[:, None],
-        segment_ids=jnp.ones_like(tokens)[:, None], cache=state.cache)
+        params, tokens[:, None], positions=by_row(in_prompt + chunk.lengths)[:, None],
+        segment_ids=jnp.ones_like(tokens)[:, None], cache=at_hand)
 
     def write(table, column):
-      return jax.lax.dynamic_update_slice_in_dim(table, column[:, None], state.index, 1)
+      return jax.lax.dynamic_update_slice_in_dim(table, by_shard(column)[..., None], chunk.step, 2)
+    stopped = chunk.active & by_shard(self._is_stop(tokens))
+    lengths = chunk.lengths + chunk.active
+    written = kv_cache.append(at_hand, new_kv).suffix
+    assert written is not None
+    return _Chunk(
+        suffix=written, lengths=lengths,
+        hidden=by_shard(hidden[:, 0]), finished=chunk.finished | stopped,
+        active=chunk.active & ~stopped & (lengths < self._max_new_tokens),
+        drawn=Drawn(write(chunk.drawn.tokens, tokens), write(chunk.drawn.logprobs, full),
+                    write(chunk.drawn.truncated, truncated)), step=chunk.step + 1)
 
-    return dataclasses.replace(
-        state, cache=kv_cache.append(state.cache, new_kv),
-        logits=sharding.constrain(self._model.unembed(params, hidden[:, 0]), 'batch', None),
-        index=state.index + 1,
-        finished=state.finished | jnp.isin(tokens, self._stop_tokens),
-        lengths=state.lengths + jnp.where(state.finished, 0, 1),
-        tokens=write(state.tokens, tokens), logprobs=write(state.logprobs, full),
-        truncated=write(state.truncated, truncated))
-
-  def _to_rollout(self, prompts: Prompts, state: _Decoding) -> Rollout:
-    mask = jnp.arange(self._max_new_tokens) < state.lengths[:, None]
-    return Rollout(prompts, state.tokens, mask.astype(jnp.float32), state.logprobs,
-                   state.truncated, state.finished)
+  def _is_stop(self, tokens):
+    return jnp.isin(tokens, self._stop_tokens)

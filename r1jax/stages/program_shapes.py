@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.errors import UserError
-from r1jax.models import PRESETS, Model, ModelConfig, attention, build, compute, kv_cache
+from r1jax.models import PRESETS, Model, ModelConfig, build, compute
 from r1jax.records import Prompts
 from r1jax.runtime import sharding
 from r1jax.sampling import sampler
@@ -142,9 +142,6 @@ def sampling(
 ) -> Generator[ProgramShapes, Any, None]:
   """The programs of one rollout of `prompts` × `group_size` completions of the greatest length.
 
-  Decoding of a chunk is compiled with the smallest cache and with the largest. Its time grows with
-  the cache, so each of the two stands for half of all chunks.
-
   Args:
     run: the stage's own sampler, made with the settings that follow.
     model: of the policy.
@@ -166,79 +163,24 @@ def sampling(
   cast = yield ProgramShapes('reshard', run.reshard, (params,), beside=beside, followed=True)
   if cast is None:
     return
-  state = yield ProgramShapes(
-      'prefill', run.prefill, (cast, Prompts(
-          ints(prompts, prompt_length), ints(prompts), ints(prompts)), scalar('int32')),
-      useful=of_prompts, beside=(params, beside), followed=True)
-  if state is None:
+  layout, given = run.layout(prompts), Prompts(
+      ints(prompts, prompt_length), ints(prompts), ints(prompts))
+  slots = yield ProgramShapes('slots', run.empty_slots, (cast, given), beside=(params, beside),
+                              keywords=dict(layout=layout), followed=True)
+  if slots is None:
     return
-  yield from _decoding(run, params, cast, state, rows=prompts * group_size, chunk=chunk,
-                       max_new_tokens=max_new_tokens, useful=whole - of_prompts, beside=beside)
-
-
-def _decoding(
-    run: sampler.Sampler, params, cast, state, *, rows: int, chunk: int, max_new_tokens: int,
-    useful: float, beside,
-) -> Generator[ProgramShapes, Any, None]:
-  """The programs of the first chunk and of the last, which stand for all chunks.
-
-  Args:
-    run: the sampler.
-    params: the placed shapes of the parameters.
-    cast: those of the parameters as the sampler takes them.
-    state: what `run.prefill` returns.
-    rows: completions.
-    chunk: tokens decoded between two looks of the host.
-    max_new_tokens: the greatest length of a completion.
-    useful: floating-point operations of all chunks.
-    beside: what else is in memory.
-  """
-  chunks = -(-max_new_tokens // chunk)
-  cache, compiled = state.cache, min(2, chunks)
-  sizes = {'first': min(chunk, max_new_tokens), 'last': max_new_tokens}
-  for which, size in list(sizes.items())[:chunks]:
-    if which == 'last':   # the cache that it replaces holds all chunks but this one
-      cache = _with_room(cache, rows, (chunks - 1) * chunk)
-    cache = yield from _grow(
-        run, cache, rows, size, f'cache, {which} chunk', chunks / compiled,
-        (params, cast, dataclasses.replace(state, cache=()), beside))
-    if cache is None:
-      return
-    yield ProgramShapes(
-        f'decode, {which} chunk', run.decode_chunk,
-        (cast, dataclasses.replace(state, cache=cache), scalar('int32')),
-        times=chunks / compiled, useful=useful / compiled,
-        unknown_trips=min(chunk, max_new_tokens), beside=(params, beside))
-
-
-def _with_room(cache, rows: int, size: int):
-  """A cache with room for so many tokens of completions, placed as it was."""
-  bare = dataclasses.replace(cache, suffix=None)
-  room = jax.eval_shape(lambda: kv_cache.with_suffix(bare, rows, size)).suffix
-  return dataclasses.replace(
-      cache, suffix=place(room, jax.tree.map(lambda x: x.sharding, cache.suffix)))
-
-
-def _grow(
-    run: sampler.Sampler, cache, rows: int, size: int, name: str, times: float, beside,
-) -> Generator[ProgramShapes, Any, Any]:
-  """The programs that enlarge a cache, one array after another; returns the larger cache."""
-  empty: Any = None
-  suffix = cache.suffix or tuple(attention.KeyValue(empty, empty) for _ in cache.prefix)
-  for i, like in enumerate(cache.prefix):
-    for field in kv_cache.SUFFIX_AXES:
-      old = getattr(suffix[i], field)
-      others = (cache.prefix, suffix[:i], suffix[i + 1:],
-                dataclasses.replace(suffix[i], **{field: None}))
-      of_stack = f' {i}' if len(suffix) > 1 else ''
-      new = yield ProgramShapes(
-          f'{name}: {field}{of_stack}', run.room, (old, getattr(like, field)), times=times,
-          keywords=dict(field=field, num_rows=rows, size=size), beside=(others, beside),
-          followed=True)
-      if new is None:
-        return None
-      suffix = (*suffix[:i], dataclasses.replace(suffix[i], **{field: new}), *suffix[i + 1:])
-  return dataclasses.replace(cache, suffix=suffix, length=scalar('int32'))
+  times = -(-layout.prompts // layout.prefilled)
+  at = ints(layout.shards, layout.prefilled)
+  slots = yield ProgramShapes(
+      'prefill', run.prefill, (cast, slots, given, at, at), times=times, useful=of_prompts,
+      beside=(params, beside), followed=True)
+  if slots is None:
+    return
+  chunks = -(-max_new_tokens // chunk) * -(-layout.rows // layout.slots)
+  yield ProgramShapes(
+      'decode', run.decode_chunk, (cast, slots, scalar('int32'), scalar('int32')),
+      keywords=dict(num_rows=layout.slots), times=chunks, useful=whole - of_prompts,
+      unknown_trips=min(chunk, max_new_tokens), beside=(params, beside))
 
 
 def scalar(dtype: str = 'float32') -> jax.ShapeDtypeStruct:

@@ -1,0 +1,180 @@
+"""Attention of one token per row to cached keys and values, of which each row reads its own.
+
+The cache is a stack over layers that is read where it lies: nothing of it is copied but the block
+at hand. Softmax and sums are float32 and go block by block, beginning with the token itself. A
+block beyond what a row has changes nothing of that row, bit for bit, so a row's result depends
+neither on its place nor on the rows beside it.
+
+On a CPU, rows are taken in tiles, and the blocks of a tile end where its longest row does. On a GPU
+a loop whose length depends on the data would wait for the host at each step, so there the one block
+has all columns.
+"""
+from collections.abc import Sequence
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from r1jax.runtime import sharding
+
+MASKED_SCORE = -1e30   # finite, so that a fully masked block stays finite
+TILE = 8               # rows, at most
+BLOCK = 64             # columns
+FEW_QUERIES = 8        # per key; up to so many a CPU reduces faster than it multiplies matrices
+
+
+class KeySet(NamedTuple):
+  """Cached keys and values that rows read while they decode, stacked over L layers.
+
+  Row n reads `counts[n]` columns from `firsts[n]` on; after the last column comes the first. With
+  S above BLOCK, S is a multiple of it (`num_columns`).
+  """
+  keys: jax.Array            # [L, M, K, D, S]
+  values: jax.Array          # [L, M, K, S, E]
+  owners: jax.Array | None   # [N] int32: which of the M a row reads; None: row n reads the n-th
+  firsts: jax.Array          # [N] int32
+  counts: jax.Array          # [N] int32, at most S
+
+
+class _Sums(NamedTuple):
+  """What online softmax keeps of the columns so far."""
+  largest: jax.Array    # [N, K, R] the largest score
+  total: jax.Array      # [N, K, R] Σ exp(score − largest)
+  weighted: jax.Array   # [N, K, R, E] Σ exp(score − largest)·value
+
+
+def num_columns(size: int) -> int:
+  """The least number of columns, at least `size`, that a cache may have."""
+  return size if size <= BLOCK else -(-size // BLOCK) * BLOCK
+
+
+def decode_attention(
+    queries: jax.Array, own_keys: jax.Array, own_values: jax.Array, layer: jax.Array,
+    sets: Sequence[KeySet], *, value_queries: jax.Array | None = None, shards: int = 1,
+) -> jax.Array:
+  """softmax(q·k)·v over the token itself and all sets together.
+
+  Args:
+    queries: [N, K, R, D], scaled.
+    own_keys: [N, K, D] of the same tokens.
+    own_values: [N, K, E] likewise.
+    layer: int32 scalar, the layer of the stacks.
+    sets: what each row has cached.
+    value_queries: [N, K, R, E]; scores are then q·k + value_query·v, as in latent attention.
+    shards: on a mesh, into how many the rows are split. `owners` count within a shard.
+
+  Returns:
+    [N, K, R, E] in the queries' dtype.
+  """
+  operands = queries, own_keys, own_values, value_queries, tuple(sets)
+  if not sharding.is_multi_device():
+    return _attend(layer, *operands)
+  mesh = jax.sharding.get_abstract_mesh()
+  rows, heads = sharding.spec_that_divides(mesh, (shards, queries.shape[1]), ('batch', 'kv_heads'))
+  by_row = P(rows, heads)
+
+  def spec(x):
+    return P(rows) if x.ndim == 1 else P(None, rows, heads)
+  specs = (*jax.tree.map(lambda x: by_row, operands[:-1]), jax.tree.map(spec, tuple(sets)))
+  return jax.shard_map(_attend, mesh=mesh, check_vma=False, in_specs=(P(), *specs),
+                       out_specs=by_row)(layer, *operands)
+
+
+def _attend(layer, queries, own_keys, own_values, value_queries, sets: tuple[KeySet, ...]):
+  dtype = queries.dtype
+  as_float = functools.partial(jax.tree.map, lambda x: x.astype(jnp.float32))
+  own = as_float((queries, own_keys, own_values, value_queries))
+  if sharding.platform() == 'gpu':
+    return _attend_rows(layer, 0, own, sets, whole=True).astype(dtype)
+  num_rows = queries.shape[0]
+  tile = max(size for size in range(1, TILE + 1) if num_rows % size == 0)
+
+  def attend_tile(i, out):
+    start = i * tile
+    cut = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, tile), own)
+    found = _attend_rows(layer, start, cut, [_cut(one, start, tile) for one in sets], whole=False)
+    return jax.lax.dynamic_update_slice_in_dim(out, found.astype(dtype), start, 0)
+  shape = *queries.shape[:3], own_values.shape[-1]
+  return jax.lax.fori_loop(0, num_rows // tile, attend_tile, jnp.zeros(shape, dtype))
+
+
+def _cut(one: KeySet, start, tile: int) -> KeySet:
+  """A set as the rows of a tile read it."""
+  fields = {name: jax.lax.dynamic_slice_in_dim(getattr(one, name), start, tile)
+            for name in ('owners', 'firsts', 'counts') if getattr(one, name) is not None}
+  return one._replace(**fields)
+
+
+def _attend_rows(layer, start, own, sets: Sequence[KeySet], *, whole: bool):
+  """The rows from `start` on; `own` and all of the sets but the stacks are of these rows."""
+  queries, own_keys, own_values, value_queries = own
+  score = jnp.sum(queries * own_keys[:, :, None], -1)
+  if value_queries is not None:
+    score += jnp.sum(value_queries * own_values[:, :, None], -1)
+  weighted = jnp.broadcast_to(own_values[:, :, None], (*score.shape, own_values.shape[-1]))
+  sums = _Sums(score, jnp.ones_like(score), weighted)
+  for one in sets:
+    columns = one.keys.shape[-1]
+    width = columns if whole else min(BLOCK, columns)
+    add = functools.partial(_add_block, layer, start, queries, value_queries, one, width)
+    if width == columns:
+      sums = add(0, sums)
+    else:
+      first, last = _bounds(one, columns, width)
+      sums = jax.lax.fori_loop(first, last, add, sums)
+  return sums.weighted / sums.total[..., None]
+
+
+def _bounds(one: KeySet, columns: int, width: int):
+  """The first block that a row reads, and the one after the last."""
+  ends = one.firsts + one.counts
+  wraps, reads = ends > columns, one.counts > 0
+  first = jnp.min(jnp.where(wraps, 0, jnp.where(reads, one.firsts, columns)))
+  last = jnp.max(jnp.where(wraps, columns, jnp.where(reads, ends, 0)))
+  return first // width, -(-last // width)
+
+
+def _add_block(layer, start, queries, value_queries, one: KeySet, width: int, block, sums: _Sums):
+  keys, values = _read(layer, start, queries.shape[0], one, width, block)
+  scores = _scores(queries, keys)
+  if value_queries is not None:
+    scores += _scores(value_queries, jnp.swapaxes(values, -1, -2))
+  columns = block * width + jnp.arange(width)
+  seen = (columns - one.firsts[:, None]) % one.keys.shape[-1] < one.counts[:, None]
+  scores = jnp.where(seen[:, None, None], scores, MASKED_SCORE)
+  largest = jnp.maximum(sums.largest, jnp.max(scores, -1))
+  kept, weights = jnp.exp(sums.largest - largest), jnp.exp(scores - largest[..., None])
+  return _Sums(largest, sums.total * kept + jnp.sum(weights, -1),
+               sums.weighted * kept[..., None] + _weigh(weights, values))
+
+
+def _read(layer, start, num_rows: int, one: KeySet, width: int, block):
+  """Keys [rows, K, D, width] and values [rows, K, width, E] of a block, float32."""
+  _, _, heads, depth, _ = one.keys.shape
+  of_keys, of_values = (heads, depth, width), (heads, width, one.values.shape[-1])
+  at = block * width
+
+  def slices(row, count):
+    return (jax.lax.dynamic_slice(one.keys, (layer, row, 0, 0, at), (1, count, *of_keys))[0],
+            jax.lax.dynamic_slice(one.values, (layer, row, 0, at, 0), (1, count, *of_values))[0])
+  if one.owners is None:
+    found = slices(start, num_rows)
+  else:
+    found = jax.tree.map(lambda x: x[:, 0], jax.vmap(lambda row: slices(row, 1))(one.owners))
+  return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+
+
+def _scores(queries, keys):
+  """[N, K, R, columns] of queries [N, K, R, D] and keys [N, K, D, columns]."""
+  if queries.shape[2] <= FEW_QUERIES:
+    return jnp.sum(queries[..., None] * keys[:, :, None], -2)
+  return jnp.einsum('nkrd,nkdc->nkrc', queries, keys)
+
+
+def _weigh(weights, values):
+  """[N, K, R, E] of weights [N, K, R, columns] and values [N, K, columns, E]."""
+  if weights.shape[2] <= FEW_QUERIES:
+    return jnp.sum(weights[..., None] * values[:, :, None], -2)
+  return jnp.einsum('nkrc,nkce->nkre', weights, values)

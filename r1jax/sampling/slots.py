@@ -1,0 +1,187 @@
+"""The device's side of the rollout engine: what slots hold, and how rows enter, move and leave.
+
+Arrays that are not caches have a leading axis of shards: the parts into which a mesh splits prompts
+and rows. No function here moves anything between them.
+"""
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from r1jax.models import kv_cache
+from r1jax.records import Prompts, Rollout, pytree_dataclass
+from r1jax.runtime import sharding
+from r1jax.sampling.schedule import NONE, Layout
+
+
+@pytree_dataclass
+class Completions:
+  """What the rows of the batches under way have drawn."""
+  tokens: jax.Array        # [shards, kept rows, C] int32
+  logprobs: jax.Array      # [shards, kept rows, C] float32, of the full distribution
+  truncated: jax.Array     # [shards, kept rows, C] float32, of the truncated distribution
+  lengths: jax.Array       # [shards, kept rows] int32
+  finished: jax.Array      # [shards, kept rows] bool: a stop token was drawn
+
+
+@pytree_dataclass
+class Slots:
+  """The rows in flight, the prompts that they share, and all completions."""
+  cache: kv_cache.Cache
+  hidden: jax.Array          # [shards, slots, width] from which a row's next token is drawn
+  active: jax.Array          # [shards, slots] bool: a row is here, and goes on
+  keys: jax.Array            # [shards, slots] of the rows
+  rows: jax.Array            # [shards, slots] int32, the row's place among the completions
+  prompt_hidden: jax.Array   # [shards, prompt slots, width] from which first tokens are drawn
+  example_ids: jax.Array     # [shards, prompt slots] int32
+  completions: Completions
+
+
+@pytree_dataclass
+class Drawn:
+  """The tokens that n rows of each shard drew in one chunk of T steps, by step."""
+  tokens: jax.Array      # [shards, n, T] int32
+  logprobs: jax.Array    # [shards, n, T] float32
+  truncated: jax.Array   # [shards, n, T] float32
+
+
+def empty(cache: kv_cache.Cache, hidden: jax.ShapeDtypeStruct, layout: Layout, size: int) -> Slots:
+  """Slots without rows; `hidden` has the width and dtype of hidden states, `size` is C."""
+  shards, slots, kept = layout.shards, layout.slots, layout.rows * layout.batches
+
+  def zeros(*shape, dtype: Any = jnp.int32):
+    return sharding.constrain(jnp.zeros((shards, *shape), dtype), 'batch')
+  floats = zeros(kept, size, dtype=jnp.float32)
+  return Slots(
+      cache=cache, hidden=zeros(slots, hidden.shape[-1], dtype=hidden.dtype),
+      active=zeros(slots, dtype=bool), rows=zeros(slots),
+      keys=jnp.broadcast_to(jax.random.key(0), (shards, slots)),
+      prompt_hidden=zeros(layout.prompt_slots, hidden.shape[-1], dtype=hidden.dtype),
+      example_ids=zeros(layout.prompt_slots),
+      completions=Completions(zeros(kept, size), floats, floats, zeros(kept),
+                              zeros(kept, dtype=bool)))
+
+
+def by_shard(function: Callable, *operands: Any) -> Any:
+  """The function of each shard's own part of the operands, whose leaves are [shards, ...]."""
+  function = jax.vmap(function)
+  if not sharding.is_multi_device():
+    return function(*operands)
+  shards = jax.tree.leaves(operands)[0].shape[0]
+  (rows,) = sharding.spec_that_divides(jax.sharding.get_abstract_mesh(), (shards,), ('batch',))
+  return jax.shard_map(function, mesh=jax.sharding.get_abstract_mesh(), check_vma=False,
+                       in_specs=P(rows), out_specs=P(rows))(*operands)
+
+
+def choose_prompts(prompts: Prompts, numbers: jax.Array) -> Prompts:
+  """The prompts of these numbers [shards, q], counted within their shards: q·shards prompts."""
+  shards = numbers.shape[0]
+  own = jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[1:]), prompts)
+  chosen = by_shard(lambda x, at: jax.tree.map(lambda leaf: leaf[at], x), own, numbers)
+  return sharding.constrain_rows(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chosen))
+
+
+def put_prompts(
+    slots: Slots, new_kv: Any, hidden: jax.Array, prompts: Prompts, places: jax.Array) -> Slots:
+  """The slots with prompts that were prefilled.
+
+  Args:
+    slots: those before.
+    new_kv: their keys and values.
+    hidden: [q·shards, width], of their last tokens.
+    prompts: what was prefilled.
+    places: [shards, q] as for `kv_cache.put_prompts`.
+  """
+  def put(old, at, new):
+    return old.at[at].set(new, mode='drop')
+  shape = places.shape
+  return dataclasses.replace(
+      slots, cache=kv_cache.put_prompts(slots.cache, new_kv, prompts.lengths, places),
+      prompt_hidden=by_shard(put, slots.prompt_hidden, places, hidden.reshape(*shape, -1)),
+      example_ids=by_shard(put, slots.example_ids, places, prompts.example_ids.reshape(shape)))
+
+
+def admit(slots: Slots, entering: jax.Array, key: jax.Array, layout: Layout) -> Slots:
+  """The slots after rows have entered.
+
+  Args:
+    slots: those before.
+    entering: [4, shards, slots] int32, as `Schedule.admit` returns it.
+    key: of the rollout; a row's is folded from it, its example id and its sample.
+    layout: the sizes.
+  """
+  def enter(entering, prompt_hidden, example_ids, hidden, active, keys, rows, prompts, lengths):
+    prompt, sample, row, batch = entering
+    enters = prompt != NONE
+    ids = example_ids[prompt]
+    new_keys = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(key, i), s))(ids, sample)
+    new_rows = batch % layout.batches * layout.rows + row
+    return (jnp.where(enters[:, None], prompt_hidden[prompt], hidden), active | enters,
+            jnp.where(enters, new_keys, keys), jnp.where(enters, new_rows, rows),
+            jnp.where(enters, prompt, prompts), jnp.where(enters, 0, lengths))
+  hidden, active, keys, rows, prompts, lengths = by_shard(
+      enter, jnp.swapaxes(entering, 0, 1), slots.prompt_hidden, slots.example_ids, slots.hidden,
+      slots.active, slots.keys, slots.rows, slots.cache.prompts, slots.cache.lengths)
+  return dataclasses.replace(
+      slots, hidden=hidden, active=active, keys=keys, rows=rows,
+      cache=dataclasses.replace(slots.cache, prompts=prompts, lengths=lengths))
+
+
+def move(slots: Slots, moves: jax.Array) -> Slots:
+  """The slots after rows have moved; `moves` [2, shards, m] as `Schedule.move` returns it."""
+  sources, targets = moves
+  cache = kv_cache.move_rows(slots.cache, sources, targets)
+  state = slots.hidden, slots.active, slots.keys, slots.rows, cache.prompts, cache.lengths
+
+  def move_own(state, source, target):
+    return jax.tree.map(lambda x: x.at[target].set(x[source], mode='drop'), state)
+  hidden, active, keys, rows, prompts, lengths = by_shard(move_own, state, sources, targets)
+  active = by_shard(
+      lambda active, source, target: active.at[
+          jnp.where(target < active.shape[0], source, active.shape[0])].set(False, mode='drop'),
+      active, sources, targets)
+  return dataclasses.replace(
+      slots, hidden=hidden, active=active, keys=keys, rows=rows,
+      cache=dataclasses.replace(cache, prompts=prompts, lengths=lengths))
+
+
+def keep(completions: Completions, rows: jax.Array, before: jax.Array, lengths: jax.Array,
+         finished: jax.Array, drawn: Drawn) -> Completions:
+  """The completions with a chunk's tokens.
+
+  Args:
+    completions: those before.
+    rows: [shards, n] int32, the place of each row that was decoded.
+    before: [shards, n] int32, its tokens before the chunk.
+    lengths: [shards, n] int32, its tokens after it; a row without new ones is left alone.
+    finished: [shards, n] bool: a stop token was drawn in the chunk.
+    drawn: the tokens.
+  """
+  def put(kept: Completions, rows, before, lengths, finished, drawn: Drawn) -> Completions:
+    count, size = kept.tokens.shape
+    steps = jnp.arange(drawn.tokens.shape[1])
+    new = steps < (lengths - before)[:, None]
+    columns = jnp.where(new, before[:, None] + steps, size)
+    rows = jnp.where(lengths > before, rows, count)
+    tables = {name: getattr(kept, name).at[rows[:, None], columns].set(
+        getattr(drawn, name), mode='drop') for name in ('tokens', 'logprobs', 'truncated')}
+    return Completions(**tables, lengths=kept.lengths.at[rows].set(lengths, mode='drop'),
+                       finished=kept.finished.at[rows].set(finished, mode='drop'))
+  return by_shard(put, completions, rows, before, lengths, finished, drawn)
+
+
+def to_rollout(
+    completions: Completions, prompts: Prompts, batch: jax.Array, layout: Layout) -> Rollout:
+  """The rollout of a batch: of all batches, the one with this number."""
+  first = batch % layout.batches * layout.rows
+
+  def of_batch(x):
+    own = jax.lax.dynamic_slice_in_dim(x, first, layout.rows, 1)
+    return sharding.constrain_rows(own.reshape(-1, *x.shape[2:]))
+  kept = jax.tree.map(of_batch, completions)
+  mask = jnp.arange(kept.tokens.shape[1]) < kept.lengths[:, None]
+  return Rollout(prompts, kept.tokens, mask.astype(jnp.float32), jnp.where(mask, kept.logprobs, 0),
+                 jnp.where(mask, kept.truncated, 0), kept.finished)
