@@ -1,4 +1,5 @@
 """Whether parameters are numbers at all."""
+import functools
 from typing import Any
 
 import jax
@@ -7,9 +8,27 @@ import jax.numpy as jnp
 from r1jax.runtime import sharding
 
 
-def all_finite(tree: Any) -> jax.Array:
-  """Whether all numbers of a tree of arrays are finite: a bool scalar on the devices."""
-  return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+def all_finite(tree: Any, alike: Any = None) -> jax.Array:
+  """Whether all numbers of a tree of arrays are finite: a bool scalar on the devices.
+
+  Args:
+    tree: the arrays.
+    alike: a tree. Where the same structure occurs several times in `tree`, as that of parameters
+      does in their moments, arrays at the same place of it that have the same shape are reduced
+      together: a reduction for each array takes long to compile.
+  """
+  structure = jax.tree.structure(alike)
+
+  def is_alike(x):
+    return alike is not None and jax.tree.structure(x) == structure
+
+  together: dict[tuple, list[jax.Array]] = {}
+  for number, part in enumerate(jax.tree.leaves(tree, is_leaf=is_alike)):
+    for place, x in enumerate(jax.tree.leaves(part)):
+      together.setdefault((place, x.shape) if is_alike(part) else (number, ()), []).append(x)
+  return jnp.stack([
+      functools.reduce(jnp.logical_and, map(jnp.isfinite, arrays)).all()
+      for arrays in together.values()]).all()
 
 
 def not_finite(params: Any, dtype: str = 'float32') -> list[str]:

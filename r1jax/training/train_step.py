@@ -87,7 +87,8 @@ def make_update(loss: Callable, optimizer: optax.GradientTransformation, *,
 
     # The change is computed twice: to keep it until all of it is known to be finite would take the
     # memory of parameters and moments once more.
-    finite = jnp.isfinite(value) & jnp.isfinite(norm) & all_finite(changed()[:2])
+    finite = (jnp.isfinite(value) & jnp.isfinite(norm)
+              & all_finite(changed()[:2], alike=state.params))
     params, optimizer_state, measured = jax.lax.cond(finite, changed, unchanged)
     state = TrainState(
         params, optimizer_state, state.step + 1,
