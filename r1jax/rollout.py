@@ -37,21 +37,27 @@ def submit_rewards(
       lambda: Rewards.concatenate(hosts.together(pending.collect)).scatter(rows))
 
 
-def length_bucket(lengths: np.ndarray, limit: int) -> int:
-  """The width that a batch is cut to: the next multiple of a unit that holds every length.
+def batch_widths(limit: int) -> tuple[int, ...]:
+  """The widths that batches are cut to: half of `limit`, rounded up to a multiple of 32, and all.
 
-  The unit is an eighth of `limit`, rounded up to a multiple of 32. So short completions are trained
-  at the cost of short ones, and at most eight shapes are compiled.
+  Each is another program for an update, and all are compiled in the first iteration. So they are
+  few: more of them would save at most half of the update of a batch without long completions.
+
+  Args:
+    limit: the largest length of a completion, in tokens.
+  """
+  half = 32 * -(-limit // 64)
+  return (half, limit) if half < limit else (limit,)
+
+
+def length_bucket(lengths: np.ndarray, limit: int) -> int:
+  """The smallest of `batch_widths` that holds every length.
 
   Args:
     lengths: [N] int, of completions in tokens, at most `limit`.
     limit: the largest length, in tokens.
-
-  Returns:
-    A width from the largest length to `limit`.
   """
-  unit = 32 * -(-limit // 256)
-  return min(limit, unit * -(-int(lengths.max()) // unit))
+  return min(width for width in batch_widths(limit) if width >= lengths.max())
 
 
 def make_batch(rollout: Rollout, length: int | None = None) -> Batch:

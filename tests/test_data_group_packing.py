@@ -50,8 +50,9 @@ def test_every_completion_is_whole_in_one_row_behind_its_prompt(groups, length, 
   assert packing.num_micro_batches == -(-used // num_rows)
   assert not segments[used:].any()
   lower = [segments[row].astype(bool).sum() for row in range(used)]
-  for one in range(used):     # no two rows could have been one
-    assert all(lower[one] + lower[other] > length for other in range(one))
+  filled = (members[:used] < completions.size).all(1)     # that take no more completions
+  for one in np.flatnonzero(~filled):     # no two rows could have been one
+    assert all(lower[one] + lower[other] > length for other in np.flatnonzero(~filled[:one]))
 
 
 def test_rows_are_full_of_lengths_as_rollouts_have_them():
@@ -65,13 +66,13 @@ def test_rows_are_full_of_lengths_as_rollouts_have_them():
     assert real / (packing.num_micro_batches * 4096) > 0.9     # copies of prompts left out
 
 
-def test_shapes_depend_on_settings_more_than_on_lengths():
+def test_shapes_depend_on_settings_and_never_on_lengths():
   pack = functools.partial(pack_groups, row_length=64, num_rows=2, longest=40)
-  shapes = {tuple(x.shape for x in jax.tree.leaves(pack(
-      np.full(4, 8), np.full(16, size)))) for size in (5, 11, 17, 32)}
-  assert len(shapes) == 1
-  many = pack(np.full(4, 1), np.full(16, 1))
-  assert many.completions.shape[2] == 32 and many.num_micro_batches == 1
+  packings = [pack(np.full(4, 8), np.full(40, size)) for size in (0, 1, 5, 11, 17, 32)]
+  packings.append(pack(np.full(4, 1), np.append(np.full(36, 1), np.full(4, 39))))
+  assert len({tuple(x.shape for x in jax.tree.leaves(packing)) for packing in packings}) == 1
+  assert packings[0].completions.shape[2] == 32     # of which a row has at most so many
+  assert packings[0].num_micro_batches == 1 and (packings[0].completions[0] < 40).sum() == 40
 
 
 @pytest.mark.parametrize('arguments, message', [

@@ -13,15 +13,14 @@ from r1jax.rewards.suite import Rewards
 
 
 @pytest.mark.parametrize('limit', [1, 20, 32, 33, 100, 256, 257, 1000, 32_768])
-def test_length_buckets_hold_every_length_and_are_few(limit):
+def test_batches_have_one_of_two_widths_that_holds_every_length(limit):
   rng = np.random.default_rng(limit)
   lengths = np.unique(np.append(rng.integers(1, limit + 1, 500), [1, limit]))
   buckets = [rollouts.length_bucket(np.array([1, length]), limit) for length in lengths]
-  unit = 32 * -(-limit // 256)
-  assert all(bucket % 32 == 0 or bucket == limit for bucket in buckets)
   assert all(length <= bucket <= limit for length, bucket in zip(lengths, buckets))
-  assert all(bucket - length < unit for length, bucket in zip(lengths, buckets))
-  assert len(set(buckets)) <= 8 and sorted(buckets) == buckets
+  assert set(buckets) == set(rollouts.batch_widths(limit)) and sorted(buckets) == buckets
+  assert len(set(buckets)) <= 2 and buckets[0] <= limit / 2 + 32
+  assert all(bucket % 32 == 0 or bucket == limit for bucket in buckets)
 
 
 @pytest.fixture

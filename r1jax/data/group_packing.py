@@ -15,11 +15,12 @@ def pack_groups(
   This is best fit decreasing. Groups are placed from the largest to the smallest, and the
   completions of a group from the longest to the shortest. Each goes into the fullest row that has
   room for it, and for a copy of its prompt if it is the first of its group in that row; among
-  equally full rows the oldest is taken; if none has room, a new row is started.
+  equally full rows the oldest is taken; if none has room, a new row is started. A row takes at most
+  M completions, 16 · ⌈T / longest⌉ or all N.
 
-  The result depends only on the arguments. The shapes depend on less, so that a program that takes
-  packings is compiled for few shapes: K depends on N, `longest`, `row_length` and `num_rows`, and M
-  is one of 8, 32, 128, ...
+  The result depends only on the arguments. The shapes do not depend on the lengths, so that a
+  program that takes packings is compiled once: K and M depend on N, `longest`, `row_length` and
+  `num_rows`.
 
   Args:
     prompt_lengths: [B], each at least 1.
@@ -36,12 +37,12 @@ def pack_groups(
   """
   prompts, completions = np.asarray(prompt_lengths), np.asarray(completion_lengths)
   _check_lengths(prompts, completions, row_length, longest)
-  rows = _best_fit_rows(prompts, completions.reshape(prompts.size, -1), row_length)
-  num_slots = 8    # M
-  while num_slots < max(sum(map(len, row.values())) for row in rows):
-    num_slots *= 4
-  # Any two rows have more than T tokens together, or they would be one row.
-  most_rows = min(completions.size, 2 * completions.size * longest // row_length + 1)
+  num_slots = min(completions.size, 16 * -(-row_length // longest))    # M
+  rows = _best_fit_rows(prompts, completions.reshape(prompts.size, -1), row_length, num_slots)
+  # Of the rows with fewer than M completions, any two have more than T tokens together, or they
+  # would be one row.
+  most_rows = min(completions.size, 2 * completions.size * longest // row_length + 1
+                  + completions.size // num_slots)
   num_micro_batches = -(-most_rows // num_rows)
   by_place = num_micro_batches, num_rows, row_length
   by_slot = num_micro_batches, num_rows, num_slots
@@ -77,28 +78,32 @@ def _check_lengths(
 
 
 def _best_fit_rows(
-    prompts: np.ndarray, completions: np.ndarray, row_length: int) -> list[dict[int, list[int]]]:
+    prompts: np.ndarray, completions: np.ndarray, row_length: int, num_slots: int,
+) -> list[dict[int, list[int]]]:
   """The completion numbers of each row by their prompt's number.
 
   Args:
     prompts: [B] lengths.
     completions: [B, G] lengths.
     row_length: T.
+    num_slots: M.
   """
   room = np.zeros(completions.size, np.int64)    # of each row
+  slots = np.zeros(completions.size, np.int64)   # likewise
   rows: list[dict[int, list[int]]] = []
   for b in np.argsort(-(prompts + completions.sum(1)), kind='stable').tolist():
     copy = np.full(completions.size, prompts[b])    # what prompt b would still take of each row
     for g in np.argsort(-completions[b], kind='stable').tolist():
       left = room[:len(rows)] - copy[:len(rows)] - completions[b, g]
-      fits = left >= 0
+      fits = (left >= 0) & (slots[:len(rows)] > 0)
       if fits.any():
         row = int(np.where(fits, left, row_length).argmin())
       else:
         row = len(rows)
         rows.append({})
-        room[row] = row_length
+        room[row], slots[row] = row_length, num_slots
       room[row] -= copy[row] + completions[b, g]
+      slots[row] -= 1
       copy[row] = 0
       rows[row].setdefault(b, []).append(b * completions.shape[1] + g)
   return rows

@@ -140,8 +140,9 @@ def join_rounds(
     config: the stage's.
     take: from the batch of all rounds to that of `groups`, for dynamic sampling.
   """
-  length = rollouts.length_bucket(lengths_of(rounds, config['group_size'])[groups],
-                                  config['sampling']['max_new_tokens'])
+  length = config['sampling']['max_new_tokens']
+  if not config['packing']['row_length']:    # packed rows have no padding to save
+    length = rollouts.length_bucket(lengths_of(rounds, config['group_size'])[groups], length)
   batches = [rollouts.make_batch(drawn.rollout, length) for drawn in rounds]
   if not config['dynamic_sampling_rounds']:
     return batches[0]
