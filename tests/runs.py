@@ -48,6 +48,19 @@ def compiled(tmp_path_factory):
   jax.experimental.compilation_cache.compilation_cache.reset_cache()
 
 
+@pytest.fixture
+def compilations():
+  """The names of the programs that are compiled from now on."""
+  names = []
+
+  def listener(event, seconds, **keywords):
+    if event == '/jax/core/compile/backend_compile_duration':
+      names.append(keywords.get('fun_name'))
+  jax.monitoring.register_event_duration_secs_listener(listener)
+  yield names
+  jax.monitoring.unregister_event_duration_listener(listener)
+
+
 @pytest.fixture(scope='module', autouse=True)
 def no_curves():
   """Where this is imported, no curves are drawn: that takes a third of a tiny run."""

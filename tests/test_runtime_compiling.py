@@ -5,21 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import compilations  # noqa: F401 (fixture)
 
 from r1jax.runtime import compiling, sharding
-
-
-@pytest.fixture
-def compilations():
-  """The names of the programs that are compiled from now on."""
-  names = []
-
-  def listener(event, seconds, **keywords):
-    if event == '/jax/core/compile/backend_compile_duration':
-      names.append(keywords.get('fun_name'))
-  jax.monitoring.register_event_duration_secs_listener(listener)
-  yield names
-  jax.monitoring.unregister_event_duration_listener(listener)
 
 
 @pytest.fixture

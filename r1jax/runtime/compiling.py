@@ -34,6 +34,7 @@ class Threads:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     self._pool = concurrent.futures.ThreadPoolExecutor(
         number or min(max(2, cores or 1), _MOST_THREADS), thread_name_prefix='compile')
+    self._futures: list[concurrent.futures.Future] = []
 
   def __enter__(self) -> 'Threads':
     return self
@@ -45,9 +46,16 @@ class Threads:
     """Waits for what is being compiled; what has not begun is dropped, and compiled when called."""
     self._pool.shutdown(cancel_futures=True)
 
+  def wait(self) -> None:
+    """Waits until all is compiled; errors are raised by the calls."""
+    concurrent.futures.wait(self._futures)
+    self._futures.clear()
+
   def submit(self, function: Callable, *arguments) -> concurrent.futures.Future:
     """Calls a function in one of the threads; the first submitted are called first."""
-    return self._pool.submit(function, *arguments)
+    future = self._pool.submit(function, *arguments)
+    self._futures.append(future)
+    return future
 
 
 class Prepared:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from r1jax.records import Batch
+from r1jax.records import Batch, Prompts, Rollout
 from r1jax.stages import program_shapes
 from r1jax.stages.rl.programs import SEQUENCE_ADVANTAGES
 
@@ -76,6 +76,16 @@ def batch_shapes(
       old_logprobs=by_token if spec.old_logprobs else None,
       reference_logprobs=by_token if spec.reference_logprobs else None,
       old_values=by_token if spec.values else None, returns=by_token if spec.values else None)
+
+
+def rollout_shapes(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> Rollout:
+  """The placed shapes of a rollout of one sampling pass; arguments as for `batch_shapes`."""
+  batch = batch_shapes(config, mesh, prompts=config['prompts_per_batch'],
+                       length=config['sampling']['max_new_tokens'])
+  prompts = Prompts(batch.prompt_tokens, batch.prompt_lengths, batch.prompt_lengths)
+  finished = program_shapes.table(mesh, batch.completion_tokens.shape[0], dtype='bool')
+  return Rollout(prompts, batch.completion_tokens, batch.completion_mask, batch.behaviour_logprobs,
+                 batch.behaviour_logprobs, finished)
 
 
 def as_sampled(batch: Batch) -> Batch:

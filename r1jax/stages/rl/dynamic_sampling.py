@@ -9,8 +9,6 @@ penalty.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from r1jax import rollout as rollouts
@@ -129,8 +127,8 @@ def sampling_metrics(
 
 
 def join_rounds(
-    rounds: Sequence[Round], groups: np.ndarray, config: Mapping[str, Any],
-    take: Callable[[Batch], Batch],
+    rounds: Sequence[Round], groups: np.ndarray, config: Mapping[str, Any], *,
+    cut: Callable[..., Batch], exchange: Callable[..., Batch],
 ) -> Batch:
   """The batch of these groups of all rounds, with nothing but what was sampled.
 
@@ -138,12 +136,16 @@ def join_rounds(
     rounds: one round, all of whose groups are taken, or those of dynamic sampling.
     groups: [B] the numbers of the groups, counted over all rounds.
     config: the stage's.
-    take: from the batch of all rounds to that of `groups`, for dynamic sampling.
+    cut: as in `programs.DevicePrograms`.
+    exchange: likewise, with NumPy arrays of numbers and bools; for dynamic sampling.
   """
   length = config['sampling']['max_new_tokens']
   if not config['packing']['row_length']:    # packed rows have no padding to save
     length = rollouts.length_bucket(lengths_of(rounds, config['group_size'])[groups], length)
-  batches = [rollouts.make_batch(drawn.rollout, length) for drawn in rounds]
-  if not config['dynamic_sampling_rounds']:
-    return batches[0]
-  return take(jax.tree.map(lambda *parts: jnp.concatenate(parts), *batches))
+  batches = [cut(drawn.rollout, length=length) for drawn in rounds]
+  batch = batches[0]
+  if config['dynamic_sampling_rounds']:
+    number, place = np.divmod(groups.astype(np.int32), config['prompts_per_batch'])
+    for index, other in enumerate(batches):
+      batch = exchange(batch, other, place, number == index)
+  return batch

@@ -1,18 +1,27 @@
-"""The device programs of an iteration of the RL stage, as shapes for `r1jax.plan`."""
+"""The device programs of an iteration of RL, as shapes: for `r1jax.plan`, and to prepare them."""
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
+import itertools
 from typing import Any
 
 import jax
 import numpy as np
 
-from r1jax.models import ModelConfig, compute
+from r1jax.models import Model, ModelConfig, compute
 from r1jax.records import Batch, PackedBatch
-from r1jax.runtime import sharding
+from r1jax.rollout import batch_widths
+from r1jax.runtime import compiling, sharding
 from r1jax.stages import evaluate, judge_model, judges, program_shapes
 from r1jax.stages.program_shapes import IterationWork, ProgramShapes
 from r1jax.stages.rl import programs as rl_programs
-from r1jax.stages.rl.batch import BatchSpec, as_sampled, batch_shapes, updates_per_rollout
+from r1jax.stages.rl.batch import (
+    BatchSpec,
+    as_sampled,
+    batch_shapes,
+    rollout_shapes,
+    updates_per_rollout,
+)
 from r1jax.training import optimizers, scalar_head
 
 
@@ -33,12 +42,46 @@ def shapes(
       completions that all have the mean length.
   """
   mean_length = mean_length or config['sampling']['max_new_tokens']
-  models, judging = _Models(config, mesh, shape_of), _Judges(config, mesh, shape_of)
+  model = program_shapes.model_of(config['model'], shape_of(config['model']))
+  optimizer = optimizers.make_optimizer(**config['optimizer'])
+  critic_optimizer = optimizers.make_optimizer(**config['critic']['optimizer'])
+  programs = rl_programs.make_programs(
+      model, optimizer, critic_optimizer, config, program_shapes.STOP_IDS, lambda: False)
+  models = _Models(config, mesh, model, programs, optimizer, critic_optimizer)
+  judging = _Judges(config, mesh, shape_of)
   work = yield from program_shapes.changed(
       judging.beside, _own_shapes(config, mesh, shape_of, models, mean_length))
   yield from judging.shapes(beside=(
       models.params, models.moments, models.waiting_reference, models.critic_params))
   return work
+
+
+def prepare(
+    threads: compiling.Threads, config: Mapping[str, Any], mesh: jax.sharding.Mesh, model: Model,
+    programs: rl_programs.DevicePrograms, optimizer, critic_optimizer,
+) -> None:
+  """Begins to compile what a run does with its rollouts, whatever their lengths.
+
+  Small programs come first: XLA generates code in the order in which it is asked for.
+
+  Args:
+    threads: where to compile.
+    config: the stage's.
+    mesh: of the run's devices.
+    model: the policy's.
+    programs: the run's own.
+    optimizer: as for `rl_programs.make_programs`.
+    critic_optimizer: likewise.
+  """
+  models = _Models(config, mesh, model, programs, optimizer, critic_optimizer)
+  longest = config['sampling']['max_new_tokens']
+  lengths = (longest,) if config['packing']['row_length'] else batch_widths(longest)
+  for shapes in (functools.partial(_around, config, mesh, programs),
+                 functools.partial(_scoring, config, mesh, models, longest),
+                 functools.partial(_updates, config, mesh, models, longest)):
+    for program in itertools.chain.from_iterable(map(shapes, lengths)):
+      if isinstance(program.function, compiling.Program):    # not replaced
+        program.function.prepare(threads, *program.arguments, **program.keywords)
 
 
 def _own_shapes(config, mesh, shape_of, models: '_Models', mean_length: float):
@@ -69,12 +112,8 @@ class _Models:
       the parameters of the policy.
   """
 
-  def __init__(self, config, mesh, shape_of):
-    self.model = program_shapes.model_of(config['model'], shape_of(config['model']))
-    optimizer = optimizers.make_optimizer(**config['optimizer'])
-    critic_optimizer = optimizers.make_optimizer(**config['critic']['optimizer'])
-    self.programs = rl_programs.make_programs(
-        self.model, optimizer, critic_optimizer, config, program_shapes.STOP_IDS, lambda: False)
+  def __init__(self, config, mesh, model, programs, optimizer, critic_optimizer):
+    self.model, self.programs = model, programs
     self.params = program_shapes.params_of(self.model, mesh)
     self.state = program_shapes.state_of(
         self.params, optimizer, self.model.logical_axes, mesh)
@@ -144,11 +183,11 @@ class _Judges:
           mean_length=settings['max_new_tokens'], beside=(beside, self._params(without=key))))
 
 
-def _scoring(config, mesh, models: _Models, mean_length: float):
-  """The programs that score a batch before its updates."""
+def _scoring(config, mesh, models: _Models, mean_length: float, length: int = 0):
+  """The programs that score a batch, of the greatest length or of this one, before its updates."""
   spec, programs = BatchSpec.of(config), models.programs
   useful = compute.scoring(models.model.config, *_lengths(config, mean_length)).scored
-  batch, trips = _packed(config, mesh, as_sampled(_batch(config, mesh)), mean_length)
+  batch, trips = _packed(config, mesh, as_sampled(_batch(config, mesh, length)), mean_length)
   times = spec.old_logprobs + spec.reference_logprobs
   if times:
     yield ProgramShapes(
@@ -161,15 +200,16 @@ def _scoring(config, mesh, models: _Models, mean_length: float):
         beside=(models.state.params, models.moments, models.waiting_reference))
 
 
-def _updates(config, mesh, models: _Models, mean_length: float):
-  """The updates of the policy and of the critic."""
+def _updates(config, mesh, models: _Models, mean_length: float, length: int = 0):
+  """The updates of the policy and of the critic; arguments as for `_scoring`."""
   programs, critic, updates = models.programs, models.critic, updates_per_rollout(config)
-  batch, trips = _packed(config, mesh, _batch(config, mesh, config['mini_batches']), mean_length)
+  batch, trips = _packed(
+      config, mesh, _batch(config, mesh, length, config['mini_batches']), mean_length)
   normalizers = rl_programs.Normalizers(*sharding.shapes_on(
       [program_shapes.scalar()] * len(rl_programs.Normalizers._fields), mesh))
   useful = compute.training(models.model.config, *_lengths(config, mean_length), remat=False,
                             times=config['epochs']).trained
-  whole = () if config['mini_batches'] == 1 else _batch(config, mesh)
+  whole = () if config['mini_batches'] == 1 else _batch(config, mesh, length)
   yield ProgramShapes(
       'update', programs.update, (models.state, batch, normalizers), times=updates,
       useful=useful, unknown_trips=trips, beside=(models.waiting_reference, critic, whole))
@@ -187,10 +227,32 @@ def _lengths(config, mean_length: float) -> tuple[list[int], list[list[int]]]:
           [[int(mean_length)] * config['group_size']] * prompts)
 
 
-def _batch(config, mesh, mini_batches: int = 1) -> Batch:
-  """The placed shapes of one of so many mini-batches, with completions of the greatest length."""
+def _around(config, mesh, programs: rl_programs.DevicePrograms, length: int):
+  """The programs between a rollout and its updates that take next to no time, but are compiled."""
+  count, mini_batches = config['prompts_per_batch'], config['mini_batches']
+  ready = _batch(config, mesh, length)
+  sampled = as_sampled(ready)
+  groups, chosen = sharding.shapes_on(
+      [jax.ShapeDtypeStruct((count,), dtype) for dtype in ('int32', 'bool')], mesh)
+  coefficient = jax.ShapeDtypeStruct((), 'float32', weak_type=True)
+  rows = program_shapes.table(mesh, count * config['group_size'])
+  yield ProgramShapes(
+      'cut', programs.cut, (rollout_shapes(config, mesh),), keywords=dict(length=length))
+  if config['dynamic_sampling_rounds']:
+    yield ProgramShapes('exchange', programs.exchange, (sampled, sampled, groups, chosen))
+  scored = dataclasses.replace(ready, advantages=None, returns=None)
+  yield ProgramShapes('advantages', programs.compute_advantages, (scored, rows, coefficient))
+  if mini_batches > 1:
+    part = jax.ShapeDtypeStruct((count // mini_batches,), 'int32')
+    yield ProgramShapes('take', programs.take, (ready, sharding.shapes_on(part, mesh)))
+  batch, _ = _packed(config, mesh, _batch(config, mesh, length, mini_batches), length)
+  yield ProgramShapes('normalizers', programs.normalizers, (batch, coefficient))
+
+
+def _batch(config, mesh, length: int = 0, mini_batches: int = 1) -> Batch:
+  """The placed shapes of one of so many mini-batches; 0: its completions have the limit."""
   return batch_shapes(config, mesh, prompts=config['prompts_per_batch'] // mini_batches,
-                      length=config['sampling']['max_new_tokens'])
+                      length=length or config['sampling']['max_new_tokens'])
 
 
 def _packed(config, mesh, batch: Batch, mean_length: float) -> tuple[Batch | PackedBatch, int]:

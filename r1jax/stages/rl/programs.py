@@ -20,7 +20,8 @@ from r1jax.masked import masked_max, masked_sum
 from r1jax.models import Model
 from r1jax.models.moe import Routing
 from r1jax.records import Batch, PackedBatch, Packing, Rollout, Rows
-from r1jax.runtime import sharding
+from r1jax.rollout import make_batch
+from r1jax.runtime import compiling, sharding
 from r1jax.sampling.draw import Sampling
 from r1jax.sampling.sampler import Sampler
 from r1jax.stages import auxiliary
@@ -41,24 +42,32 @@ NO_CORRECTION = 'none'
 
 
 class DevicePrograms(NamedTuple):
-  """The jitted functions of the stage; without a critic, its two are never called.
+  """The programs of the stage; without a critic, its two are never called.
 
-  If the config packs, `score`, `value` and the updates take a PackedBatch as `pack` makes it.
+  All but `sample` can be prepared. If the config packs, `score`, `value`, `normalizers` and the
+  updates take a PackedBatch as `pack` makes it.
 
   Attributes:
     sample: (params, Prompts, iteration) -> Rollout.
+    cut: (Rollout, length=C) -> the Batch of its first C columns.
     score: (params, Batch) -> log-probabilities [N, C].
     value: (the critic's params, Batch) -> values [N, C].
     compute_advantages: (Batch, rewards [N], KL coefficient) -> (Batch, metrics).
     take: (Batch, numbers of groups) -> the Batch of these groups.
+    exchange: (Batch, other Batch, numbers of groups [B], from_other [B]) -> the Batch, but group b
+      is that of this number in the other one where from_other[b].
+    normalizers: (Batch, KL coefficient) -> Normalizers.
     update: (TrainState, Batch, Normalizers) -> (TrainState, metrics).
     update_critic: the same for the critic.
   """
   sample: Callable[..., Rollout]
+  cut: Callable
   score: Callable
   value: Callable
   compute_advantages: Callable
   take: Callable
+  exchange: Callable
+  normalizers: Callable
   update: Callable
   update_critic: Callable
 
@@ -258,7 +267,7 @@ def make_programs(
     model: Model, optimizer, critic_optimizer, settings: Mapping[str, Any],
     stops: tuple[int, ...], should_stop: Callable[[], bool],
 ) -> DevicePrograms:
-  """The jitted programs of a run.
+  """The programs of a run.
 
   Args:
     model: the policy's, and the critic's backbone.
@@ -286,41 +295,59 @@ def make_programs(
   def values(params, given: MicroBatch) -> jax.Array:
     return micro_batch_values(model, params, given)[1]
 
-  @jax.jit
-  def take(batch: Batch, groups: jax.Array) -> Batch:
-    num_groups = batch.prompt_lengths.shape[0]
-
-    def of_groups(x):
-      return x.reshape(num_groups, -1, *x.shape[1:])[groups].reshape(-1, *x.shape[1:])
-    return sharding.constrain_rows(jax.tree.map(of_groups, batch))
+  def normalizers(given: Batch | PackedBatch, kl_coefficient: jax.Array) -> Normalizers:
+    batch = given.batch if isinstance(given, PackedBatch) else given
+    return batch_normalizers(
+        batch.completion_mask, kl_coefficient, num_rows(given),
+        aggregation=settings['loss']['aggregation'],
+        max_length=settings['sampling']['max_new_tokens'])
 
   def update(loss, optimizer, after=None):
-    return jax.jit(train_step.make_update(
+    return compiling.Program(train_step.make_update(
         loss, optimizer, num_micro_batches=settings['micro_batches'],
         split=split if packed else None, after=after), donate_argnums=0)
 
   return DevicePrograms(
-      sample, in_micro_batches(logprobs), in_micro_batches(values),
-      jax.jit(make_compute_advantages(settings)), take,
+      sample, compiling.Program(_cut, static_argnames='length'),
+      in_micro_batches(logprobs), in_micro_batches(values),
+      compiling.Program(make_compute_advantages(settings)), compiling.Program(_take),
+      compiling.Program(_exchange), compiling.Program(normalizers),
       update(make_loss(model, settings), optimizer,
              auxiliary.after_update(model.config, settings['experts'])),
       update(make_value_loss(model, settings), critic_optimizer))
 
 
+def _cut(rollout: Rollout, *, length: int) -> Batch:
+  return sharding.constrain_rows(make_batch(rollout, length))
+
+
+def _take(batch: Batch, groups: jax.Array) -> Batch:
+  num_groups = batch.prompt_lengths.shape[0]
+
+  def of_groups(x):
+    return x.reshape(num_groups, -1, *x.shape[1:])[groups].reshape(-1, *x.shape[1:])
+  return sharding.constrain_rows(jax.tree.map(of_groups, batch))
+
+
+def _exchange(batch: Batch, other: Batch, groups: jax.Array, from_other: jax.Array) -> Batch:
+  def exchange(x, taken):
+    chosen = jnp.repeat(from_other, x.shape[0] // from_other.size)
+    return jnp.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), taken, x)
+  return sharding.constrain_rows(jax.tree.map(exchange, batch, _take(other, groups)))
+
+
 def _in_micro_batches(one: Callable, count: int) -> Callable:
-  """whole(params, batch), jitted: one(params, micro-batch) -> [n, C] for `count` in turn."""
-  @jax.jit
+  """The program (params, batch) -> [N, C] of one(params, micro-batch), for `count` in turn."""
   def whole(params, batch: Batch):
     parts = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
     parts = sharding.constrain_rows(parts, None)
     out = jax.lax.map(functools.partial(one, params), parts)
     return out.reshape(-1, out.shape[-1])
-  return whole
+  return compiling.Program(whole)
 
 
 def _in_packed_micro_batches(one: Callable) -> Callable:
-  """whole(params, packed), jitted: one(params, micro-batch) -> [R·M, C], scattered to [N, C]."""
-  @jax.jit
+  """The program (params, packed) -> [N, C] of one(params, micro-batch) -> [R·M, C]."""
   def whole(params, packed: PackedBatch):
     count, part = split(packed)
 
@@ -328,7 +355,7 @@ def _in_packed_micro_batches(one: Callable) -> Callable:
       chosen = packed.packing.completions[index].reshape(-1)
       return out.at[chosen].set(one(params, part(index)), mode='drop')
     return jax.lax.fori_loop(0, count, put, jnp.zeros(packed.batch.completion_mask.shape))
-  return whole
+  return compiling.Program(whole)
 
 
 def split(packed: PackedBatch) -> tuple[jax.Array, Callable]:
@@ -336,7 +363,6 @@ def split(packed: PackedBatch) -> tuple[jax.Array, Callable]:
   return packed.packing.num_micro_batches, functools.partial(micro_batch, packed)
 
 
-@functools.partial(jax.jit, static_argnames=('aggregation', 'max_length'))
 def batch_normalizers(
     mask, kl_coefficient, num_rows=1.0, *, aggregation, max_length) -> Normalizers:
   """The normalizers of a batch.

@@ -77,7 +77,7 @@ CRITIC = Section(dict(
     optimizer=Section(optimizer(1e-5), 'AdamW')), "of advantage='gae'")
 
 PACKING = Section(dict(
-    row_length=Field(0, 'tokens of a row; 0: not packed but padded to half or all of max_new_tokens',
+    row_length=Field(0, 'tokens of a row; 0: padded to half or all of max_new_tokens instead',
                      at_least=0),
     rows=Field(1, 'rows of a micro-batch, at least one for each part of the mesh', at_least=1)),
     'scoring and updates on rows full of prompts and completions', how=True)

@@ -28,7 +28,7 @@ from r1jax.models import compute
 from r1jax.prompting.templates import stop_ids
 from r1jax.records import Batch, PackedBatch, Rollout
 from r1jax.rewards.suite import Rewards, checked_functions
-from r1jax.runtime import hardware, hosts, sharding
+from r1jax.runtime import compiling, hardware, hosts, sharding
 from r1jax.runtime.storage import Path
 from r1jax.sampling import text as rollout_text
 from r1jax.sampling.sampler import Interrupted
@@ -40,6 +40,7 @@ from r1jax.stages.function_identity import function_identity
 from r1jax.stages.loop import TrainingLoop, as_floats, is_due
 from r1jax.stages.rl import checkpoints, dynamic_sampling, health
 from r1jax.stages.rl import metrics as rl_metrics
+from r1jax.stages.rl import plan as rl_plan
 from r1jax.stages.rl import programs as rl_programs
 from r1jax.stages.rl import rewards as rl_rewards
 from r1jax.stages.rl import state as rl_state
@@ -97,11 +98,12 @@ def run(
   with sharding.use(run.mesh):
     if run.finished:
       return evaluate.complete(run)
-    trainer = _Trainer(run, reward_functions)
-    try:
-      trainer.train()
-    finally:
-      trainer.close()
+    with compiling.Threads() as threads:
+      trainer = _Trainer(run, reward_functions, threads)
+      try:
+        trainer.train()
+      finally:
+        trainer.close()
     return _finish(run, trainer.trained(), trainer.chosen.scores())
 
 
@@ -127,8 +129,8 @@ def _finish(
 class _Trainer:
   """One run: what it has loaded, and the walk of a batch."""
 
-  def __init__(self, run: StageRun, reward_functions):
-    self.run, self.config, self.mesh = run, run.config, run.mesh
+  def __init__(self, run: StageRun, reward_functions, threads: compiling.Threads):
+    self.run, self.config, self.mesh, self.threads = run, run.config, run.mesh, threads
     config, inputs, mesh = run.config, run.inputs, run.mesh
     self.passing_reward = difficulty.passing_reward(config, reward_functions or config['rewards'])
     self.chosen = difficulty.choose(config, 'train', inputs)
@@ -153,6 +155,9 @@ class _Trainer:
     state.curriculum = difficulty.make_curriculum(config, self.chosen, inputs)
     self.loop = TrainingLoop(run)
     self.state = checkpoints.restore(self.loop, state, config, mesh)
+    if self.state.position.iteration < self.iterations:
+      rl_plan.prepare(
+          threads, config, mesh, self.model, self.programs, optimizer, critic_optimizer)
     self.state.offload_reference()
     self.state.offload_optimizers()
     position = self.state.position
@@ -201,8 +206,7 @@ class _Trainer:
         config, self._num_general())
     groups, unequal = self._choose_groups(rounds)
     batch = dynamic_sampling.join_rounds(
-        rounds, groups, config,
-        take=lambda whole: self.programs.take(whole, sharding.place(groups, self.mesh)))
+        rounds, groups, config, cut=self.programs.cut, exchange=self._exchange)
     with watch('score'):
       scored = self._score(batch)
     with watch('rewards'):
@@ -218,7 +222,7 @@ class _Trainer:
     prompts, next_counters = self.prompts.batch(counters, self._num_general(), order)
     owners = sharding.owners(self.mesh, len(prompts.examples))
     with self.loop.watch('rollout'):
-      rollout = self._sample(prompts)
+      rollout = sharding.place(self._sample(prompts), self.mesh, batch=True)
       completions = rollout_text.read_rollout(
           rollout, owners, self.tokenizer, self.stop_ids, self.mesh)
     with self.loop.watch('rewards'):
@@ -237,6 +241,9 @@ class _Trainer:
     except Interrupted:
       self._stop()
 
+  def _exchange(self, batch: Batch, other: Batch, *chosen: np.ndarray) -> Batch:
+    return self.programs.exchange(batch, other, *sharding.place(chosen, self.mesh))
+
   def _score(self, batch: Batch) -> Batch:
     """The batch with the log-probabilities and values that this config needs."""
     spec, state, scored = self.spec, self.state, {}
@@ -249,7 +256,7 @@ class _Trainer:
       scored['reference_logprobs'] = self.programs.score(state.reference_on_device(), packed)
     if state.critic is not None:
       scored['old_values'] = self.programs.value(state.critic.params, packed)
-    return dataclasses.replace(batch, **scored)
+    return sharding.place(dataclasses.replace(batch, **scored), self.mesh, batch=True)
 
   def _compute_advantages(
       self, scored: Batch, rewards: Rewards, groups: np.ndarray) -> tuple[Batch, dict[str, float]]:
@@ -268,15 +275,12 @@ class _Trainer:
     epoch, part = divmod(update, count)
     rng = np.random.default_rng((config['seed'], self.state.position.iteration, epoch))
     groups = np.split(rng.permutation(config['prompts_per_batch']), count)[part]
-    return self.programs.take(batch, sharding.place(groups, self.mesh))
+    return self.programs.take(batch, sharding.place(groups.astype(np.int32), self.mesh))
 
   def _update(self, batch: Batch) -> None:
     """One update of the policy, and of the critic if there is one."""
     state, position, given = self.state, self.state.position, self._packed(batch)
-    normalizers = rl_programs.batch_normalizers(
-        batch.completion_mask, position.kl_coefficient, rl_programs.num_rows(given),
-        aggregation=self.config['loss']['aggregation'],
-        max_length=self.config['sampling']['max_new_tokens'])
+    normalizers = self.programs.normalizers(given, position.kl_coefficient)
     state.policy, measured = self.programs.update(state.policy, given, normalizers)
     if state.critic is not None:
       state.critic, of_critic = self.programs.update_critic(state.critic, given, normalizers)
@@ -389,6 +393,7 @@ class _Trainer:
     if is_due(position.iteration, config['checkpoint_every'], self.iterations):
       self._save()
     self._stop_if_dead()
+    self.threads.wait()    # after the first iteration nothing is compiled
 
   def _steps_done(self) -> int:
     return self.state.position.iteration * self.updates + self.state.position.update
