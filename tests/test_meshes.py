@@ -131,11 +131,11 @@ def test_decoding_gathers_no_weights_that_lie_whole(rollout_sharding, tiny):
   params = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=where), tiny.params, placed)
   with sharding.use(mesh):
-    resharded = jax.eval_shape(sampler.reshard, params)
+    resharded = jax.eval_shape(sampler.programs.reshard, params)
     layout = sampler.layout(4)
     slots = jax.eval_shape(
-        lambda params: sampler.empty_slots(params, prompts, layout=layout), resharded)
-    found = gathers(sampler.decode_chunk.lower(params, slots, 4, 0, num_rows=2).compile())
+        lambda params: sampler.programs.empty_slots(params, prompts, layout=layout), resharded)
+    found = gathers(sampler.programs.decode_chunk.lower(params, slots, 4, 0, num_rows=2).compile())
   assert bool(found) == (rollout_sharding == 'train')
 
 

@@ -1,14 +1,18 @@
+import dataclasses
 import logging
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from whole_batch_sampler import sample_whole_batches
 
 from r1jax.models import build
 from r1jax.records import Prompts
+from r1jax.runtime import sharding
 from r1jax.sampling.draw import Sampling
-from r1jax.sampling.sampler import Interrupted, Sampler
+from r1jax.sampling.drawing import Interrupted
+from r1jax.sampling.sampler import Sampler
 from r1jax.training.logprobs import completion_logprobs
 
 GREEDY = Sampling(temperature=0)
@@ -127,10 +131,104 @@ def test_pitfall_03_the_stop_token_is_inside_the_mask_and_nothing_after_it(sampl
   assert len({*np.asarray(rollout.tokens).ravel()} & {*STOPS}) > 1
 
 
-def test_the_chunk_changes_no_token(sampler, tiny, prompts):
-  want, got = (sampler(chunk=chunk)(tiny.params, prompts, 0) for chunk in (6, 4))
-  np.testing.assert_array_equal(got.mask, want.mask)
-  np.testing.assert_array_equal(kept(got), kept(want))
+FIELDS = ('tokens', 'mask', 'behaviour_logprobs', 'truncated_logprobs', 'finished')
+
+
+def many_prompts(tiny, count=12):
+  rng = np.random.default_rng(7)
+  arrays = rng.integers(0, 40, (count, 6)), rng.integers(1, 7, count), rng.permutation(count) + 3
+  return Prompts(*(jnp.asarray(array, jnp.int32) for array in arrays))
+
+
+def fields(rollout):
+  """What a rollout says, by name; zero where its mask is."""
+  return {name: np.asarray(rollout.finished) if name == 'finished' else kept(rollout, name)
+          for name in FIELDS}
+
+
+def same_bits(rollout, other):
+  want = fields(other)
+  for name, values in fields(rollout).items():
+    np.testing.assert_array_equal(values, want[name], err_msg=name)
+
+
+def nearly_equal(rollout, other):
+  """The very same tokens, and log-probabilities up to rounding."""
+  want = fields(other)
+  for name, values in fields(rollout).items():
+    np.testing.assert_allclose(values, want[name], atol=2e-5 * ('logprobs' in name), err_msg=name)
+
+
+@pytest.mark.parametrize('sampling', [Sampling(), TRUNCATING, GREEDY])
+def test_it_draws_what_a_sampler_without_slots_draws(sampling, sampler, tiny):
+  prompts = many_prompts(tiny)
+  settings = dict(group_size=3, max_new_tokens=20, stop_ids=STOPS, sampling=sampling)
+  want = sample_whole_batches(tiny.model, tiny.params, prompts, 4, **settings)
+  assert len(set(want.mask.sum(1))) > 5 or sampling is GREEDY
+  got = sampler(**settings, chunk=4, slots=10)(tiny.params, prompts, 4)
+  nearly_equal(got, want)
+
+
+@pytest.mark.parametrize('slots', [1, 7])
+def test_slots_change_no_token(slots, sampler, tiny):
+  prompts = many_prompts(tiny)
+  want = sampler(group_size=3, max_new_tokens=20, chunk=4, slots=10)(tiny.params, prompts, 0)
+  got = sampler(group_size=3, max_new_tokens=20, slots=slots, chunk=20)(tiny.params, prompts, 0)
+  nearly_equal(got, want)       # products of another number of rows are rounded differently
+
+
+def test_the_chunk_changes_no_bit_and_the_order_of_prompts_no_token(sampler, tiny):
+  prompts, order = many_prompts(tiny), np.random.default_rng(1).permutation(12)
+  sample = sampler(group_size=3, max_new_tokens=20, chunk=4, slots=10)
+  want = sample(tiny.params, prompts, 0)
+  got = sampler(group_size=3, max_new_tokens=20, chunk=1, slots=10)(tiny.params, prompts, 0)
+  same_bits(got, want)
+  other = sample(tiny.params, jax.tree.map(lambda x: x[order], prompts), 0)
+  rows = np.arange(36).reshape(12, 3)[order].reshape(-1)
+  nearly_equal(other, dataclasses.replace(
+      other, **{name: np.asarray(getattr(want, name))[rows] for name in FIELDS}))
+
+
+def test_rows_that_are_left_go_on_in_smaller_programs(sampler, tiny):
+  prompts = many_prompts(tiny, 16)
+  want = sampler(max_new_tokens=40, chunk=40, slots=8)(tiny.params, prompts, 0)
+  sample = sampler(max_new_tokens=40, chunk=2)
+  sizes, decode = [], sample.programs.decode_chunk
+
+  def counted(*arguments, num_rows):
+    sizes.append(num_rows)
+    return decode(*arguments, num_rows=num_rows)
+  sample.programs = sample.programs._replace(decode_chunk=counted)
+  nearly_equal(sample(tiny.params, prompts, 0), want)
+  assert sizes[0] == 32 and len(set(sizes)) > 2 and sizes == sorted(sizes, reverse=True)
+
+
+def test_a_stream_gives_each_batch_the_bits_that_it_has_alone(sampler, tiny):
+  whole = many_prompts(tiny, 20)
+  batches = [Prompts(*(x[i:i + 4] for x in (whole.tokens, whole.lengths, whole.example_ids)))
+             for i in range(0, 20, 4)]
+  sample, asked = sampler(max_new_tokens=30, chunk=2, slots=5), []
+
+  def give():
+    for batch in batches:
+      asked.append(len(asked))
+      yield batch
+  for number, rollout in enumerate(sample.stream(tiny.params, give(), 3)):
+    same_bits(rollout, sampler(max_new_tokens=30, chunk=30)(tiny.params, batches[number], 3))
+    if number == 0:
+      assert 1 < len(asked) < 5       # later rows have begun; not all batches were asked for
+  assert number == 4 and list(sample.stream(tiny.params, iter(()), 3)) == []
+
+
+def test_on_a_mesh_each_shard_has_slots_of_its_own(sampler, tiny):
+  prompts = many_prompts(tiny)
+  want = sampler(group_size=3, max_new_tokens=20)(tiny.params, prompts, 0)
+  with sharding.use(sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])):
+    got = Sampler(tiny.model, group_size=3, max_new_tokens=20, stop_ids=STOPS, slots=10, chunk=4,
+                  rollout_sharding='tensor')(
+        sharding.place(tiny.params, jax.sharding.get_mesh()), sharding.place(
+            prompts, jax.sharding.get_mesh(), batch=True), 0)
+  nearly_equal(got, want)
 
 
 def test_it_stops_early_and_when_asked(sampler, tiny, prompts):
@@ -175,6 +273,7 @@ def test_no_recompilation_from_one_iteration_to_the_next(sampler, tiny, prompts,
     (dict(group_size=0), 'group_size must be at least 1, got 0'),
     (dict(max_new_tokens=0), 'max_new_tokens must be at least 1, got 0'),
     (dict(chunk=0), 'chunk must be at least 1, got 0'),
+    (dict(slots=-1), 'slots must be at least 0, got -1'),
     (dict(stop_ids=()), 'stop_ids must have at least 1 token'),
     (dict(rollout_sharding='tensr'), "rollout_sharding='tensr' is unknown: did you mean 'tensor'")])
 def test_impossible_samplers_are_refused(settings, message, sampler):

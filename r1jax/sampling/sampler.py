@@ -11,11 +11,14 @@ index): a row's tokens depend on nothing but its own key and prompt, wherever an
 drawn.
 
 Departure: rows in flight write their keys and values each at a place of its own, not at a common
-one. So a row's sums have the same order whenever it begins, and its results the same bits.
+one. So the sums of a row's attention have the same order whenever it begins: the chunk and the
+order of prompts change no bit of it. Products of another number of rows may be rounded differently.
 """
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import functools
+import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,18 +28,14 @@ from r1jax import checks
 from r1jax.models import kv_cache, transformer
 from r1jax.models.transformer import Model
 from r1jax.records import Prompts, Rollout, pytree_dataclass
-from r1jax.runtime import sharding
+from r1jax.runtime import compiling, sharding
 from r1jax.sampling import slots as slot_state
 from r1jax.sampling.draw import Sampling, draw
-from r1jax.sampling.schedule import Layout, Schedule, row_buckets
+from r1jax.sampling.drawing import Drawing, SlotPrograms
+from r1jax.sampling.schedule import Layout
 from r1jax.sampling.slots import Drawn, Slots
 
-_BATCHES = 4      # of `stream` that may be under way at a time
-_REFILLED = 16    # a chunk ends where this share of the slots is empty and rows wait
-
-
-class Interrupted(Exception):
-  """A rollout was stopped because the run is to stop; nothing of it is kept."""
+_BATCHES = 4    # of `stream` that may be under way at a time
 
 
 @pytree_dataclass
@@ -70,12 +69,7 @@ class Sampler:
     should_stop: called between chunks; if it returns True, `Interrupted` is raised.
 
   Attributes:
-    reshard: params -> params, cast and placed for decoding; a jitted program, like the next ones.
-    empty_slots: (resharded params, Prompts, layout) -> `Slots` without rows.
-    prefill: (resharded params, donated slots, Prompts, numbers, places) -> slots.
-    admit: (donated slots, what enters, iteration, layout) -> slots.
-    move: (donated slots, moves) -> slots.
-    decode_chunk: (resharded params, donated slots, steps, least, num_rows) -> (slots, active).
+    programs: the jitted programs.
 
   Raises:
     ValueError: for a group, length or chunk below 1, negative slots, no stop id, or an unknown
@@ -98,14 +92,16 @@ class Sampler:
     self._stop_tokens = np.asarray(stop_ids, np.int32)   # on the host: to compile reads constants
     self._compute_dtype, self._rollout_sharding = compute_dtype, rollout_sharding
     self._should_stop = should_stop
-    self.reshard = self._program(self._reshard)
-    self.empty_slots = self._program(self._empty_slots, static_argnames='layout')
-    self.prefill = self._program(self._prefill, donate_argnames='slots')
-    self.admit = self._program(self._admit, donate_argnames='slots', static_argnames='layout')
-    self.move = self._program(slot_state.move, donate_argnames='slots')
-    self.decode_chunk = self._program(
-        self._decode_chunk, donate_argnames='slots', static_argnames='num_rows')
-    self._finish = self._program(slot_state.to_rollout, static_argnames='layout')
+    self._threads: compiling.Threads | None = None
+    donated = dict(donate_argnames='slots')
+    self.programs = SlotPrograms(
+        reshard=self._program(self._reshard),
+        empty_slots=self._program(self._empty_slots, static_argnames='layout'),
+        prefill=self._program(self._prefill, **donated),
+        admit=self._program(self._admit, **donated, static_argnames='layout'),
+        move=self._program(slot_state.move, **donated),
+        decode_chunk=self._program(self._decode_chunk, **donated, static_argnames='num_rows'),
+        to_rollout=self._program(slot_state.to_rollout, static_argnames='layout'))
 
   def __call__(self, params, prompts: Prompts, iteration: int) -> Rollout:
     """Samples a rollout with these parameters, which are not changed.
@@ -113,8 +109,11 @@ class Sampler:
     Raises:
       Interrupted: `should_stop` returned True.
     """
-    (rollout,) = self._rollouts(params, iter([prompts]), iteration, live_batches=1)
-    return rollout
+    return self.begin(params, prompts, iteration).finish()
+
+  def begin(self, params, prompts: Prompts, iteration: int) -> Drawing:
+    """Dispatches the first chunk of a rollout, and waits for nothing."""
+    return self._draw(params, iter([prompts]), iteration, batches_at_a_time=1)
 
   def stream(self, params, batches: Iterable[Prompts], iteration: int) -> Iterator[Rollout]:
     """Samples a rollout of each batch of prompts, in their order; all batches have one size.
@@ -125,7 +124,24 @@ class Sampler:
     Raises:
       Interrupted: `should_stop` returned True.
     """
-    return self._rollouts(params, iter(batches), iteration, live_batches=_BATCHES)
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+      return iter(())
+    return self._draw(params, itertools.chain([first], batches), iteration,
+                      batches_at_a_time=_BATCHES).rollouts()
+
+  def compile_in(self, threads: compiling.Threads) -> None:
+    """Lets the next rollout have its programs for fewer rows compiled in these threads."""
+    self._threads = threads
+
+  def _draw(self, params, batches: Iterator[Prompts], iteration: int, *,
+            batches_at_a_time: int) -> Drawing:
+    threads, self._threads = self._threads, None
+    return Drawing(
+        self.programs, params, batches, iteration, chunk=self._chunk,
+        layout=functools.partial(self.layout, batches=batches_at_a_time),
+        should_stop=self._should_stop, threads=threads)
 
   def layout(self, num_prompts: int, batches: int = 1) -> Layout:
     """The sizes of the arrays for batches of so many prompts, on the ambient mesh."""
@@ -134,68 +150,16 @@ class Sampler:
     return Layout.of(shards=shards, prompts=num_prompts, group_size=self._group_size,
                      slots=self._slots, batches=batches)
 
-  def _rollouts(self, params, batches: Iterator[Prompts], iteration: int,
-                live_batches: int) -> Iterator[Rollout]:
-    first = next(batches, None)
-    if first is None:
-      return
-    params, layout = self.reshard(params), self.layout(first.lengths.shape[0], live_batches)
-    schedule, slots = Schedule(layout), self.empty_slots(params, first, layout=layout)
-    prompts: list[Prompts] = []
-    following: Prompts | None = first
-    buckets = row_buckets(layout.slots)
-    while True:
-      while following is not None and schedule.has_room and schedule.wants_rows:
-        prompts.append(following)
-        schedule.add_batch()
-        following = next(batches, None)
-      slots = self._fill(params, slots, schedule, prompts, iteration)
-      if not schedule.alive:
-        return
-      if self._should_stop():
-        raise Interrupted('the rollout was interrupted between two chunks')
-      if schedule.waits or following is not None:
-        least = layout.slots - max(1, layout.slots // _REFILLED)
-      else:
-        slots, buckets = self._shrink(slots, schedule, buckets)
-        least = buckets[1] if len(buckets) > 1 else 0
-      slots, active = self.decode_chunk(
-          params, slots, np.int32(self._chunk), np.int32(min(least, schedule.alive - 1)),
-          num_rows=buckets[0])
-      schedule.finish(sharding.to_host(active))
-      while (batch := schedule.pop_completed()) is not None:
-        yield self._finish(slots.completions, prompts[batch], np.int32(batch), layout=layout)
-
-  def _fill(self, params, slots: Slots, schedule: Schedule, prompts: list[Prompts],
-            iteration: int) -> Slots:
-    """Prefills what the empty slots need, and lets rows enter."""
-    while (found := schedule.prefill()) is not None:
-      batch, numbers, places = found
-      slots = self.prefill(params, slots, prompts[batch], numbers, places)
-    entering = schedule.admit()
-    if entering is None:
-      return slots
-    return self.admit(slots, entering, np.int32(iteration), layout=schedule.layout)
-
-  def _shrink(self, slots: Slots, schedule: Schedule, buckets: list[int],
-              ) -> tuple[Slots, list[int]]:
-    """(the slots, the sizes of programs from the least that holds all rows on)."""
-    place = max(i for i, size in enumerate(buckets) if size >= schedule.alive)
-    if place:
-      for moves in schedule.move(buckets[place]):
-        slots = self.move(slots, moves)
-    return slots, buckets[place:]
-
   def _rules(self):
     return sharding.rules(sharding.ROLLOUT_SHARDINGS[self._rollout_sharding])
 
-  def _program(self, function: Callable, **options):
+  def _program(self, function: Callable, **options: Any) -> compiling.Program:
     """The function jitted; it is traced under the rules of this rollout's sharding."""
     @functools.wraps(function)
     def traced(*args, **keywords):
       with self._rules():
         return function(*args, **keywords)
-    return jax.jit(traced, **options)
+    return compiling.Program(traced, **options)
 
   def _reshard(self, params):
     return transformer.for_decoding(params, self._compute_dtype, self._model.logical_axes)

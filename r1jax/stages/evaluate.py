@@ -20,7 +20,8 @@ from r1jax.rewards.suite import REWARDS, RewardSuite, named_rewards
 from r1jax.runtime import hosts, ownership, sharding
 from r1jax.runtime.storage import Path, to_json
 from r1jax.sampling.draw import Sampling
-from r1jax.sampling.sampler import Interrupted, Sampler
+from r1jax.sampling.drawing import Interrupted
+from r1jax.sampling.sampler import Sampler
 from r1jax.stages import datasets, loading, program_shapes
 from r1jax.stages.artifact import TRAINED, Artifact, identities, open_artifact
 from r1jax.stages.config import Field, Section, plain
@@ -150,7 +151,8 @@ def make_sampler(
   return Sampler(
       model, group_size=config['completions_per_problem'],
       max_new_tokens=sampling.pop('max_new_tokens'),
-      chunk=sampling.pop('chunk'), rollout_sharding=sampling.pop('rollout_sharding'),
+      chunk=sampling.pop('chunk'), slots=sampling.pop('slots'),
+      rollout_sharding=sampling.pop('rollout_sharding'),
       sampling=Sampling(**sampling), stop_ids=stops,
       compute_dtype=config['model']['compute_dtype'], seed=config['seed'], should_stop=should_stop)
 

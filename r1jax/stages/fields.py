@@ -99,7 +99,9 @@ def sampling(*, greedy: bool) -> Section:
       top_p=Field(1.0, 'share of the probability that is kept', above=0, at_most=1),
       min_p=Field(0.0, "least probability that is kept, as a share of the likeliest token's",
                   at_least=0, at_most=1),
-      chunk=Field(32, 'tokens drawn by one device program', at_least=1, how=True),
+      chunk=Field(32, 'tokens drawn by one device program, at most', at_least=1, how=True),
+      slots=Field(0, 'completions drawn at a time, on all devices together, while others wait; 0: '
+                     'all of a batch', at_least=0, how=True),
       rollout_sharding=Field(
           'train', "how the sampler's weights lie on the mesh: as in training, or split by tensor",
           choices=tuple(sharding.ROLLOUT_SHARDINGS), how=True)), 'how completions are drawn')

@@ -25,7 +25,7 @@ from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import PendingRewards
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.storage import Path, to_json
-from r1jax.sampling.sampler import Interrupted
+from r1jax.sampling.drawing import Interrupted
 from r1jax.stages import datasets, difficulty, evaluate, loading, program_shapes
 from r1jax.stages.artifact import Artifact, open_artifact
 from r1jax.stages.config import Field, Section, plain

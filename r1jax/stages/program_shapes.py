@@ -160,25 +160,27 @@ def sampling(
                            [[int(mean_length)] * group_size] * prompts).sampled
   of_prompts = compute.sampling(model.config, [prompt_length] * prompts, [[0]] * prompts).sampled
   ints = functools.partial(table, mesh, dtype='int32')
-  cast = yield ProgramShapes('reshard', run.reshard, (params,), beside=beside, followed=True)
+  programs = run.programs
+  cast = yield ProgramShapes('reshard', programs.reshard, (params,), beside=beside, followed=True)
   if cast is None:
     return
   layout, given = run.layout(prompts), Prompts(
       ints(prompts, prompt_length), ints(prompts), ints(prompts))
-  slots = yield ProgramShapes('slots', run.empty_slots, (cast, given), beside=(params, beside),
-                              keywords=dict(layout=layout), followed=True)
+  slots = yield ProgramShapes(
+      'slots', programs.empty_slots, (cast, given), beside=(params, beside),
+      keywords=dict(layout=layout), followed=True)
   if slots is None:
     return
   times = -(-layout.prompts // layout.prefilled)
   at = ints(layout.shards, layout.prefilled)
   slots = yield ProgramShapes(
-      'prefill', run.prefill, (cast, slots, given, at, at), times=times, useful=of_prompts,
+      'prefill', programs.prefill, (cast, slots, given, at, at), times=times, useful=of_prompts,
       beside=(params, beside), followed=True)
   if slots is None:
     return
   chunks = -(-max_new_tokens // chunk) * -(-layout.rows // layout.slots)
   yield ProgramShapes(
-      'decode', run.decode_chunk, (cast, slots, scalar('int32'), scalar('int32')),
+      'decode', programs.decode_chunk, (cast, slots, scalar('int32'), scalar('int32')),
       keywords=dict(num_rows=layout.slots), times=chunks, useful=whole - of_prompts,
       unknown_trips=min(chunk, max_new_tokens), beside=(params, beside))
 

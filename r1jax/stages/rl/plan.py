@@ -12,6 +12,7 @@ from r1jax.models import Model, ModelConfig, compute
 from r1jax.records import Batch, PackedBatch
 from r1jax.rollout import batch_widths
 from r1jax.runtime import compiling, sharding
+from r1jax.sampling.sampler import Sampler
 from r1jax.stages import evaluate, judge_model, judges, program_shapes
 from r1jax.stages.program_shapes import IterationWork, ProgramShapes
 from r1jax.stages.rl import programs as rl_programs
@@ -73,6 +74,8 @@ def prepare(
     optimizer: as for `rl_programs.make_programs`.
     critic_optimizer: likewise.
   """
+  if isinstance(programs.sample, Sampler):    # not replaced
+    programs.sample.compile_in(threads)
   models = _Models(config, mesh, model, programs, optimizer, critic_optimizer)
   longest = config['sampling']['max_new_tokens']
   lengths = (longest,) if config['packing']['row_length'] else batch_widths(longest)
@@ -80,7 +83,7 @@ def prepare(
                  functools.partial(_scoring, config, mesh, models, longest),
                  functools.partial(_updates, config, mesh, models, longest)):
     for program in itertools.chain.from_iterable(map(shapes, lengths)):
-      if isinstance(program.function, compiling.Program):    # not replaced
+      if isinstance(program.function, compiling.Program):
         program.function.prepare(threads, *program.arguments, **program.keywords)
 
 

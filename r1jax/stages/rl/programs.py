@@ -281,7 +281,8 @@ def make_programs(
   sampling = dict(settings['sampling'])
   sample = Sampler(
       model, group_size=settings['group_size'], max_new_tokens=sampling.pop('max_new_tokens'),
-      chunk=sampling.pop('chunk'), rollout_sharding=sampling.pop('rollout_sharding'),
+      chunk=sampling.pop('chunk'), slots=sampling.pop('slots'),
+      rollout_sharding=sampling.pop('rollout_sharding'),
       sampling=Sampling(**sampling), stop_ids=stops,
       seed=settings['seed'], compute_dtype=settings['model']['compute_dtype'],
       should_stop=should_stop)

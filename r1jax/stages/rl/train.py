@@ -31,7 +31,7 @@ from r1jax.rewards.suite import Rewards, checked_functions
 from r1jax.runtime import compiling, hardware, hosts, sharding
 from r1jax.runtime.storage import Path
 from r1jax.sampling import text as rollout_text
-from r1jax.sampling.sampler import Interrupted
+from r1jax.sampling.drawing import Interrupted
 from r1jax.stages import auxiliary, difficulty, evaluate, loading
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.config import plain

@@ -1,0 +1,145 @@
+"""Rollouts that are being drawn: the loop on the host that keeps the slots full."""
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from r1jax.records import Prompts, Rollout
+from r1jax.runtime import sharding
+from r1jax.runtime.compiling import Program, Threads
+from r1jax.sampling.schedule import Layout, Schedule, row_buckets
+from r1jax.sampling.slots import Slots
+
+_REFILLED = 16    # a chunk ends where this share of the slots is empty and rows wait
+
+
+class Interrupted(Exception):
+  """A rollout was stopped because the run is to stop; nothing of it is kept."""
+
+
+class SlotPrograms(NamedTuple):
+  """The device programs of a sampler; slots are donated.
+
+  Attributes:
+    reshard: params -> params, cast and placed for decoding.
+    empty_slots: (resharded params, Prompts, layout) -> `Slots` without rows.
+    prefill: (resharded params, slots, Prompts, numbers, places) -> slots.
+    admit: (slots, what enters, iteration, layout) -> slots.
+    move: (slots, moves) -> slots.
+    decode_chunk: (resharded params, slots, steps, least, num_rows) -> (slots, active).
+    to_rollout: (`Completions`, Prompts, number of the batch, layout) -> Rollout.
+  """
+  reshard: Program
+  empty_slots: Program
+  prefill: Program
+  admit: Program
+  move: Program
+  decode_chunk: Program
+  to_rollout: Program
+
+
+class Drawing:
+  """Rollouts of batches of prompts, one after another; the first chunk is dispatched."""
+
+  def __init__(
+      self, programs: SlotPrograms, params: Any, batches: Iterator[Prompts], iteration: int, *,
+      layout: Callable[[int], Layout], chunk: int, should_stop: Callable[[], bool],
+      threads: Threads | None = None):
+    """Begins with the first batch; waits for nothing.
+
+    Args:
+      programs: of the sampler.
+      params: of the model.
+      batches: at least one, all of one size; the next one is asked for when its rows could begin.
+      iteration: part of the random keys.
+      layout: from the number of prompts of a batch to the sizes of the arrays.
+      chunk: steps that a program decodes, at most.
+      should_stop: asked before all further chunks.
+      threads: where programs for fewer rows are compiled ahead; None: when they are needed.
+    """
+    self._programs, self._iteration, self._batches = programs, np.int32(iteration), batches
+    self._chunk, self._should_stop, self._threads = chunk, should_stop, threads
+    self._following: Prompts | None = next(batches)
+    self._params = programs.reshard(params)
+    self._layout = layout(self._following.lengths.shape[0])
+    self._schedule = Schedule(self._layout)
+    self._buckets = row_buckets(self._layout.slots)
+    self._prompts: list[Prompts] = []
+    self._slots: Slots = programs.empty_slots(self._params, self._following, layout=self._layout)
+    self._active: jax.Array | None = None    # of the chunk that runs; None: all rows are drawn
+    self._dispatch()
+
+  def rollouts(self) -> Iterator[Rollout]:
+    """The rollout of each batch, in their order; the next chunk runs when one is returned.
+
+    Raises:
+      Interrupted: `should_stop` returned True; no program of these rollouts runs any more.
+    """
+    while self._active is not None:
+      if self._should_stop():
+        self.cancel()
+        raise Interrupted('the rollout was interrupted between two chunks')
+      self._schedule.finish(sharding.to_host(self._active))
+      completed = []
+      while (batch := self._schedule.pop_completed()) is not None:
+        completed.append(self._programs.to_rollout(
+            self._slots.completions, self._prompts[batch], np.int32(batch), layout=self._layout))
+      self._dispatch()
+      yield from completed
+
+  def finish(self) -> Rollout:
+    """The rollout of a single batch; raises as `rollouts`."""
+    (rollout,) = self.rollouts()
+    return rollout
+
+  def cancel(self) -> None:
+    """Waits for the chunk that runs."""
+    jax.block_until_ready(self._active)
+
+  def _dispatch(self) -> None:
+    """Fills the slots and dispatches the next chunk, unless all rows are drawn."""
+    schedule, layout = self._schedule, self._layout
+    while self._following is not None and schedule.has_room and schedule.wants_rows:
+      self._prompts.append(self._following)
+      schedule.add_batch()
+      self._following = next(self._batches, None)
+    self._fill()
+    if not schedule.alive:
+      self._active = None
+      return
+    if schedule.waits or self._following is not None:
+      least = layout.slots - max(1, layout.slots // _REFILLED)
+    else:
+      self._shrink()
+      least = self._buckets[1] if len(self._buckets) > 1 else 0
+    self._prepare()
+    self._slots, self._active = self._programs.decode_chunk(
+        self._params, self._slots, np.int32(self._chunk),
+        np.int32(min(least, schedule.alive - 1)), num_rows=self._buckets[0])
+
+  def _prepare(self) -> None:
+    """Has the programs for fewer rows compiled, once."""
+    if self._threads is not None:
+      for size in self._buckets:
+        self._programs.decode_chunk.prepare(
+            self._threads, self._params, self._slots, np.int32(0), np.int32(0), num_rows=size)
+      self._threads = None
+
+  def _fill(self) -> None:
+    """Prefills what the empty slots need, and lets rows enter."""
+    while (found := self._schedule.prefill()) is not None:
+      batch, numbers, places = found
+      self._slots = self._programs.prefill(
+          self._params, self._slots, self._prompts[batch], numbers, places)
+    if (entering := self._schedule.admit()) is not None:
+      self._slots = self._programs.admit(
+          self._slots, entering, self._iteration, layout=self._layout)
+
+  def _shrink(self) -> None:
+    """Goes on with the smallest program that holds all rows."""
+    place = max(i for i, size in enumerate(self._buckets) if size >= self._schedule.alive)
+    if place:
+      for moves in self._schedule.move(self._buckets[place]):
+        self._slots = self._programs.move(self._slots, moves)
+    self._buckets = self._buckets[place:]
