@@ -114,7 +114,7 @@ def _step(steps: Steps, half, i):
 def _of_tile(tile: int, x) -> pl.BlockSpec:
   """Of an array [N, K, ·, ·]."""
   return pl.BlockSpec((tile, *x.shape[1:]), lambda half, i, steps, layer: (
-      steps.rows[_step(steps, half, i)] // tile, 0, 0, 0))
+      jax.lax.div(steps.rows[_step(steps, half, i)], tile), 0, 0, 0))
 
 
 def _of_set(i: int, shape: SetShape, keys, values, *scales) -> list[pl.BlockSpec]:
@@ -125,8 +125,8 @@ def _of_set(i: int, shape: SetShape, keys, values, *scales) -> list[pl.BlockSpec
 
     def at(half, step, steps, layer):
       place = steps.places[i][_step(steps, half, step)]
-      where = [layer[0], place // shape.num_blocks, 0, 0, 0]
-      where[2 + axis] = place % shape.num_blocks
+      where = [layer[0], jax.lax.div(place, shape.num_blocks), 0, 0, 0]
+      where[2 + axis] = jax.lax.rem(place, shape.num_blocks)
       return tuple(where)
     return pl.BlockSpec(tuple(sizes), at)
   return [of(keys, 2), of(values, shape.values_axis), *(of(x, 2) for x in scales)]
@@ -136,10 +136,13 @@ def _kernel(steps, layer, of_queries, of_tokens, sets, out, *state, tile, shapes
   half, i = pl.program_id(0), pl.program_id(1)
   step, last = _step(steps, half, i), steps.starts[half] + steps.counts[half] - 1
   row, is_step = steps.rows[step], i < steps.counts[half]
-  first = row // tile * tile
+
+  def first_of_tile(row):
+    return jax.lax.div(row, tile) * tile     # Mosaic's // wants to know the chip
+  first = first_of_tile(row)
 
   def leaves(other):
-    return steps.rows[other] // tile * tile != first
+    return first_of_tile(steps.rows[other]) != first
 
   @pl.when(is_step & ((i == 0) | leaves(jnp.maximum(step - 1, 0))))
   def _():
@@ -148,10 +151,10 @@ def _kernel(steps, layer, of_queries, of_tokens, sets, out, *state, tile, shapes
   for number, shape in enumerate(shapes):
     @pl.when(is_step & (steps.kinds[step] == number))
     def _(number=number, shape=shape):
+      rows, block = steps.sets[number], jax.lax.rem(steps.places[number][step], shape.num_blocks)
       read = functools.partial(
           _attend, of_queries=of_queries, key_set=sets[number], shape=shape, state=state,
-          dtype=dtype, begin=steps.places[number][step] % shape.num_blocks * shape.block)
-      rows = steps.sets[number]
+          dtype=dtype, begin=block * shape.block)
       if shape.shared:
         _for_owner(rows, row, first, read, tile=tile, heads=out.shape[2])
       else:

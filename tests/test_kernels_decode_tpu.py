@@ -234,3 +234,11 @@ def test_its_cost_is_counted_by_what_rows_read():
   assert cost.total() == (64 * 1224 * 10, 1000 + 4096 * (64 * 1024 + 8 * 200))
   assert cost.total(own=300, shared=72) == (64 * 372 * 10, 1000 + 4096 * (64 * 428 + 8 * 136))
   assert cost.total(own=9999, shared=0) == (64 * 1024 * 10, 1000 + 4096 * 64 * 1024)
+
+
+def test_it_lowers_for_tpu_where_there_is_none():
+  for case in CASES.values():
+    arguments, value_queries = made(case)
+    traced = jax.jit(functools.partial(decode_tpu.decode_attention)).trace(
+        *arguments, value_queries=value_queries)
+    assert traced.lower(lowering_platforms=('tpu',)).as_text().count('tpu_custom_call') == 1
