@@ -7,7 +7,7 @@ neither on its place nor on the rows beside it.
 
 On a CPU, rows are taken in tiles, and the blocks of a tile end where its longest row does. On a GPU
 a loop whose length depends on the data would wait for the host at each step, so there the one block
-has all columns.
+has all columns. On a TPU this is a Pallas kernel (`decode_tpu`).
 """
 from collections.abc import Sequence
 import functools
@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from r1jax.kernels import decode_steps
+from r1jax.kernels.decode_steps import Steps
 from r1jax.runtime import sharding
 
 MASKED_SCORE = -1e30   # finite, so that a fully masked block stays finite
@@ -28,14 +30,16 @@ FEW_QUERIES = 8        # per key; up to so many a CPU reduces faster than it mul
 class KeySet(NamedTuple):
   """Cached keys and values that rows read while they decode, stacked over L layers.
 
-  Row n reads `counts[n]` columns from `firsts[n]` on; after the last column comes the first. With
-  S above BLOCK, S is a multiple of it (`num_columns`).
+  Row n reads `counts[n]` columns from `firsts[n]` on; after the last column comes the first. S is
+  such as `num_columns` returns. Scales multiply the keys and values of a column.
   """
   keys: jax.Array            # [L, M, K, D, S]
   values: jax.Array          # [L, M, K, S, E]
   owners: jax.Array | None   # [N] int32: which of the M a row reads; None: row n reads the n-th
   firsts: jax.Array          # [N] int32
   counts: jax.Array          # [N] int32, at most S
+  key_scales: jax.Array | None = None     # [L, M, K, S] float32, of int8 or float8 keys
+  value_scales: jax.Array | None = None
 
 
 class _Sums(NamedTuple):
@@ -47,12 +51,38 @@ class _Sums(NamedTuple):
 
 def num_columns(size: int) -> int:
   """The least number of columns, at least `size`, that a cache may have."""
+  if sharding.platform() == 'tpu':
+    return decode_steps.padded_columns(size)
   return size if size <= BLOCK else -(-size // BLOCK) * BLOCK
+
+
+def make_steps(sets: Sequence[KeySet], *, shards: int = 1) -> tuple[Steps, ...] | None:
+  """What `decode_attention` does in each layer alike: on TPU, which blocks its kernel reads.
+
+  XLA does not move this out of a loop over layers, so call it before the loop.
+
+  Args:
+    sets: what each row has cached.
+    shards: as for `decode_attention`.
+  """
+  if sharding.platform() != 'tpu':
+    return None
+  sets = tuple(sets)
+  if not sharding.is_multi_device():
+    return _make_steps(sets)
+  mesh, rows, heads = _split(shards, sets[0].keys.shape[2])
+  return jax.shard_map(_make_steps, mesh=mesh, check_vma=False, out_specs=P(rows),
+                       in_specs=(_specs_of_sets(sets, rows, heads),))(sets)
+
+
+def _make_steps(sets: tuple[KeySet, ...]) -> tuple[Steps, ...]:
+  return decode_steps.make_steps(len(sets[0].counts), sets)
 
 
 def decode_attention(
     queries: jax.Array, own_keys: jax.Array, own_values: jax.Array, layer: jax.Array,
-    sets: Sequence[KeySet], *, value_queries: jax.Array | None = None, shards: int = 1,
+    sets: Sequence[KeySet], *, value_queries: jax.Array | None = None,
+    steps: tuple[Steps, ...] | None = None, shards: int = 1,
 ) -> jax.Array:
   """softmax(q·k)·v over the token itself and all sets together.
 
@@ -63,29 +93,42 @@ def decode_attention(
     layer: int32 scalar, the layer of the stacks.
     sets: what each row has cached.
     value_queries: [N, K, R, E]; scores are then q·k + value_query·v, as in latent attention.
+    steps: what `make_steps` returned for these sets; None: it is called here.
     shards: on a mesh, into how many the rows are split. `owners` count within a shard.
 
   Returns:
     [N, K, R, E] in the queries' dtype.
   """
-  operands = queries, own_keys, own_values, value_queries, tuple(sets)
+  operands, sets = (queries, own_keys, own_values, value_queries), tuple(sets)
   if not sharding.is_multi_device():
-    return _attend(layer, *operands)
-  mesh = jax.sharding.get_abstract_mesh()
-  rows, heads = sharding.spec_that_divides(mesh, (shards, queries.shape[1]), ('batch', 'kv_heads'))
+    return _attend(layer, operands, sets, steps)
+  mesh, rows, heads = _split(shards, queries.shape[1])
   by_row = P(rows, heads)
-
-  def spec(x):
-    return P(rows) if x.ndim == 1 else P(None, rows, heads)
-  specs = (*jax.tree.map(lambda x: by_row, operands[:-1]), jax.tree.map(spec, tuple(sets)))
-  return jax.shard_map(_attend, mesh=mesh, check_vma=False, in_specs=(P(), *specs),
-                       out_specs=by_row)(layer, *operands)
+  return jax.shard_map(
+      _attend, mesh=mesh, check_vma=False, out_specs=by_row,
+      in_specs=(P(), by_row, _specs_of_sets(sets, rows, heads), P(rows)))(
+          layer, operands, sets, steps)
 
 
-def _attend(layer, queries, own_keys, own_values, value_queries, sets: tuple[KeySet, ...]):
+def _split(shards: int, num_heads: int):
+  """The mesh, and its axes that split rows and heads."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh, *sharding.spec_that_divides(mesh, (shards, num_heads), ('batch', 'kv_heads'))
+
+
+def _specs_of_sets(sets: tuple[KeySet, ...], rows, heads):
+  return jax.tree.map(lambda x: P(rows) if x.ndim == 1 else P(None, rows, heads), sets)
+
+
+def _attend(layer, operands, sets: tuple[KeySet, ...], steps):
+  queries, own_keys, own_values, value_queries = operands
+  if sharding.platform() == 'tpu':
+    from r1jax.kernels import decode_tpu  # imports Pallas, which only TPUs need
+    return decode_tpu.decode_attention(
+        queries, own_keys, own_values, layer, sets, value_queries=value_queries, steps=steps)
   dtype = queries.dtype
   as_float = functools.partial(jax.tree.map, lambda x: x.astype(jnp.float32))
-  own = as_float((queries, own_keys, own_values, value_queries))
+  own = as_float(operands)
   if sharding.platform() == 'gpu':
     return _attend_rows(layer, 0, own, sets, whole=True).astype(dtype)
   num_rows = queries.shape[0]
@@ -152,18 +195,22 @@ def _add_block(layer, start, queries, value_queries, one: KeySet, width: int, bl
 
 def _read(layer, start, num_rows: int, one: KeySet, width: int, block):
   """Keys [rows, K, D, width] and values [rows, K, width, E] of a block, float32."""
-  _, _, heads, depth, _ = one.keys.shape
-  of_keys, of_values = (heads, depth, width), (heads, width, one.values.shape[-1])
-  at = block * width
-
   def slices(row, count):
-    return (jax.lax.dynamic_slice(one.keys, (layer, row, 0, 0, at), (1, count, *of_keys))[0],
-            jax.lax.dynamic_slice(one.values, (layer, row, 0, at, 0), (1, count, *of_values))[0])
+    def cut(x, axis):
+      if x is None:
+        return None
+      begin, sizes = [layer, row] + [0] * (x.ndim - 2), [1, count, *x.shape[2:]]
+      begin[axis], sizes[axis] = block * width, width
+      return jax.lax.dynamic_slice(x, begin, sizes)[0].astype(jnp.float32)
+    return (cut(one.keys, -1), cut(one.values, -2), cut(one.key_scales, -1),
+            cut(one.value_scales, -1))
   if one.owners is None:
     found = slices(start, num_rows)
   else:
     found = jax.tree.map(lambda x: x[:, 0], jax.vmap(lambda row: slices(row, 1))(one.owners))
-  return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+  keys, values, key_scales, value_scales = found
+  return (keys if key_scales is None else keys * key_scales[:, :, None],
+          values if value_scales is None else values * value_scales[..., None])
 
 
 def _scores(queries, keys):

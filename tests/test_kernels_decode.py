@@ -1,11 +1,13 @@
 """Attention of rows that decode against one plain softmax in float64."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.kernels import decode
-from r1jax.kernels.decode import KeySet, decode_attention
+from r1jax.kernels import decode, decode_tpu
+from r1jax.kernels.decode import KeySet, decode_attention, make_steps
 from r1jax.runtime import sharding
 
 L, K, R, D, E = 3, 2, 2, 4, 5
@@ -54,12 +56,22 @@ def case(rng, rows, prompts, prefix, suffix, heads=R):
           np.int32(1), sets)
 
 
+@pytest.fixture
+def on(monkeypatch):
+  """Takes this machine for another platform; the kernel for TPU is then interpreted."""
+  def take_for(platform):
+    monkeypatch.setattr(sharding, 'platform', lambda: platform)
+    kernel = functools.partial(decode_tpu.decode_attention, interpret=True)
+    monkeypatch.setattr(decode_tpu, 'decode_attention', kernel)
+  return take_for
+
+
 @pytest.mark.parametrize('latent', [False, True])
 @pytest.mark.parametrize('rows, prefix, suffix, heads', [(4, 5, 7, R), (24, 128, 192, 2),
                                                          (7, 64, 128, 9)])
 @pytest.mark.parametrize('platform', ['cpu', 'gpu'])
-def test_sets_are_merged_exactly(platform, rows, prefix, suffix, heads, latent, monkeypatch):
-  monkeypatch.setattr(sharding, 'platform', lambda: platform)
+def test_sets_are_merged_exactly(platform, rows, prefix, suffix, heads, latent, on):
+  on(platform)
   rng = np.random.default_rng(rows)
   operands = case(rng, rows, 3, prefix, suffix, heads)
   more = dict(value_queries=draw(rng, rows, K, heads, E)) if latent else {}
@@ -82,7 +94,27 @@ def test_a_row_has_the_same_bits_wherever_it_is_and_whatever_is_beside_it():
   np.testing.assert_array_equal(got, want[order])
 
 
-def test_on_a_mesh_owners_count_within_their_shard():
+@pytest.mark.parametrize('platform', ['cpu', 'tpu'])
+def test_scales_multiply_keys_and_values(platform, on):
+  on(platform)
+  rng = np.random.default_rng(3)
+  *operands, sets = case(rng, 7, 3, 64, 128)
+
+  def scaled(one):
+    """(in int8 with scales, what that is)."""
+    scales = [rng.uniform(0.01, 0.02, (*one.keys.shape[:3], one.keys.shape[-1])) for _ in range(2)]
+    keys, values = ((50 * x).astype(np.int8) for x in (one.keys, one.values))
+    of_keys, of_values = (x.astype(np.float32) for x in scales)
+    return (one._replace(keys=keys, values=values, key_scales=of_keys, value_scales=of_values),
+            one._replace(keys=keys * of_keys[:, :, :, None], values=values * of_values[..., None]))
+  given, meant = zip(*map(scaled, sets))
+  got = jax.jit(decode_attention)(*operands, given)
+  np.testing.assert_allclose(got, by_hand(*operands, meant), atol=2e-5)
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'tpu'])
+def test_on_a_mesh_owners_count_within_their_shard(platform, on):
+  on(platform)
   rng = np.random.default_rng(2)
   queries, keys, values, layer, (prefix, suffix) = case(rng, 8, 4, 5, 7)
   suffix = suffix._replace(keys=suffix.keys[:, :8], values=suffix.values[:, :8])
@@ -91,12 +123,15 @@ def test_on_a_mesh_owners_count_within_their_shard():
   whole = prefix._replace(owners=here.owners + 2 * shard)
   want = by_hand(queries, keys, values, layer, (whole, suffix))
   with sharding.use(sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])):
-    got = jax.jit(lambda *x: decode_attention(*x, shards=2))(
-        queries, keys, values, layer, (here, suffix))
+    def attend(*operands):
+      return decode_attention(*operands, steps=make_steps(operands[-1], shards=2), shards=2)
+    got = jax.jit(attend)(queries, keys, values, layer, (here, suffix))
   np.testing.assert_allclose(got, want, atol=2e-5)
 
 
-def test_columns_are_whole_blocks_where_there_are_several():
+def test_columns_are_whole_blocks_where_there_are_several(on):
   assert [decode.num_columns(size) for size in (1, 63, 64, 65, 128, 129)] == [
       1, 63, 64, 128, 128, 192]
+  on('tpu')
+  assert [decode.num_columns(size) for size in (1, 64, 128, 129)] == [128, 128, 128, 256]
   assert jnp.isfinite(decode.MASKED_SCORE)

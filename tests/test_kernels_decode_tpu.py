@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 
 from r1jax.kernels import decode_steps, decode_tpu
+from r1jax.kernels.decode import KeySet
 from r1jax.kernels.decode_cost import DecodeCost, SetCost
-
-
-class KeySet(NamedTuple):
-  keys: jax.Array
-  values: jax.Array
-  owners: jax.Array | None
-  firsts: jax.Array
-  counts: jax.Array
-  key_scales: jax.Array | None = None
-  value_scales: jax.Array | None = None
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from r1jax.kernels.attention_ids import AttentionIds
 from r1jax.kernels.decode import KeySet, decode_attention
+from r1jax.kernels.decode_steps import Steps
 from r1jax.kernels.flash import flash_attention
 from r1jax.records import pytree_dataclass
 from r1jax.runtime import sharding
@@ -51,6 +52,7 @@ class Context(NamedTuple):
   window: int | None = None             # with ids; otherwise the masks contain the window
   query_factors: jax.Array | None = None   # [N, T], by which queries are multiplied
   cached: tuple[KeySet, ...] = ()       # of rows that decode, T = 1
+  steps: tuple[Steps, ...] | None = None   # of `cached`, see `decode.make_steps`
   layer: jax.Array | None = None        # int32 scalar: which one of the stacks in `cached`
   shards: int = 1                       # of these rows, see `decode_attention`
 
@@ -89,7 +91,7 @@ class Context(NamedTuple):
     out = decode_attention(
         scale * queries[:, 0], keys[:, 0], values[:, 0], self.layer, self.cached,
         value_queries=None if value_queries is None else scale * value_queries[:, 0],
-        shards=self.shards)
+        steps=self.steps, shards=self.shards)
     return out[:, None]
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from r1jax.kernels import decode
+from r1jax.kernels.cache_write import write_tokens
 from r1jax.models.attention import KeyValue
 from r1jax.models.config import ModelConfig
 from r1jax.records import pytree_dataclass
@@ -140,11 +141,9 @@ def append(cache: Cache, new_kv: tuple[KeyValue, ...]) -> Cache:
   assert cache.suffix is not None and cache.lengths is not None
 
   def write(lengths, old: KeyValue, new: KeyValue) -> KeyValue:
-    rows, columns = jnp.arange(lengths.shape[1]), lengths[0] % old.keys.shape[-1]
-    keys = jnp.moveaxis(new.keys[..., 0], 1, 0).astype(old.keys.dtype)
-    values = jnp.moveaxis(new.values[..., 0, :], 1, 0).astype(old.values.dtype)
-    return KeyValue(old.keys.at[:, rows, :, :, columns].set(keys),
-                    old.values.at[:, rows, :, columns].set(values))
+    columns = lengths[0] % old.keys.shape[-1]
+    return KeyValue(write_tokens(old.keys, new.keys[..., 0], columns, axis=-1),
+                    write_tokens(old.values, new.values[..., 0, :], columns, axis=-2))
   shards = cache.lengths.shape[0]
   return dataclasses.replace(cache, suffix=tuple(
       _of_shards(write, shards, cache.lengths, old, new)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.kernels import flash
+from r1jax.kernels.decode import KeySet, make_steps
 from r1jax.models.attention import Context, KeyValue
 from r1jax.models.config import ModelConfig
 from r1jax.models.contexts import contexts_of_kinds
@@ -219,7 +220,7 @@ class _Functions:
       scanned = [(params['stacks'][stack.name], _prefix(cache, stack.number)) for stack in stacks]
       of_stacks = [contexts[stack.kind] for stack in stacks]
       if cache is not None and cache.suffix is not None:
-        of_stacks = [context._replace(cached=key_sets(self.config, cache, stack.kind, stack.number))
+        of_stacks = [_decoding(context, key_sets(self.config, cache, stack.kind, stack.number))
                      for context, stack in zip(of_stacks, stacks)]
       x, (key_values, routing) = self._run_layers(stacks, x, scanned, of_stacks, real)
       new_kv += key_values
@@ -321,6 +322,11 @@ def _logical_axes(shapes: Transformer) -> dict:
     stacked = (None,) if 'stacks' in names else ()
     return stacked + LOGICAL_AXES[names[-1]]
   return jax.tree_util.tree_map_with_path(axes, nnx.to_pure_dict(nnx.state(shapes, nnx.Param)))
+
+
+def _decoding(context: Context, cached: tuple[KeySet, ...]) -> Context:
+  """The context of layers whose rows read these sets."""
+  return context._replace(cached=cached, steps=make_steps(cached, shards=context.shards))
 
 
 def _prefix(cache: Cache | None, stack: int) -> KeyValue | None:
