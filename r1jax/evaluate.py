@@ -1,6 +1,6 @@
 """Evaluation: pass@k, majority vote, readability and skills, of n completions per problem."""
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import math
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from r1jax import rollout as rollouts
 from r1jax.data import curation
 from r1jax.data.prompts import PromptBatch, PromptStream
+from r1jax.records import Prompts
 from r1jax.rewards import accuracy
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.format import format_reward
@@ -16,6 +17,7 @@ from r1jax.rewards.suite import WITHOUT_VOTES, PendingRewards, Rewards, RewardSu
 from r1jax.rewards.text_statistics import reflective_words
 from r1jax.runtime import sharding
 from r1jax.sampling import text as rollout_text
+from r1jax.sampling.sampler import Sampler
 from r1jax.tokenization import Tokenizer
 
 
@@ -280,18 +282,26 @@ def _language_consistency(
 
 
 def draw(
-    sample: Callable, params, prompts: PromptBatch, rewards: RewardSuite, tokenizer: Tokenizer, *,
-    stop_ids: Sequence[int], iteration: int = 0, mesh=None,
-) -> tuple[list[Completion], PendingRewards]:
-  """Draws the completions of a batch of prompts; returns them while they are being judged.
+    sampler: Sampler, params, batches: Iterable[PromptBatch], rewards: RewardSuite,
+    tokenizer: Tokenizer, *, stop_ids: Sequence[int], iteration: int = 0, mesh=None,
+) -> Iterator[tuple[PromptBatch, list[Completion], PendingRewards]]:
+  """Draws the completions of batches of prompts; gives each batch while it is being judged.
 
-  Arguments as for `evaluate`.
+  The rows of a batch do not wait for the slowest one of the batch before: a batch is asked for some
+  time before the one before it is given. Arguments as for `evaluate`.
   """
-  device = rollout_text.device_prompts(prompts)
-  result = sample(params, sharding.place(device, mesh, batch=True) if mesh else device, iteration)
-  owners = sharding.owners(mesh, len(prompts.examples))
-  read = rollout_text.read_rollout(result, owners, tokenizer, stop_ids, mesh)
-  return read, rollouts.submit_rewards(rewards, read, prompts.examples, owners)
+  under_way: deque[PromptBatch] = deque()
+
+  def on_devices() -> Iterator[Prompts]:
+    for prompts in batches:
+      under_way.append(prompts)
+      device = rollout_text.device_prompts(prompts)
+      yield sharding.place(device, mesh, batch=True) if mesh else device
+  for rollout in sampler.stream(params, on_devices(), iteration):
+    prompts = under_way.popleft()
+    owners = sharding.owners(mesh, len(prompts.examples))
+    read = rollout_text.read_rollout(rollout, owners, tokenizer, stop_ids, mesh)
+    yield prompts, read, rollouts.submit_rewards(rewards, read, prompts.examples, owners)
 
 
 def verdicts(rewards: Rewards) -> np.ndarray:
@@ -300,7 +310,7 @@ def verdicts(rewards: Rewards) -> np.ndarray:
 
 
 def evaluate(
-    sample: Callable, params, stream: PromptStream, rewards: RewardSuite, tokenizer: Tokenizer, *,
+    sampler: Sampler, params, stream: PromptStream, rewards: RewardSuite, tokenizer: Tokenizer, *,
     num_problems: int, num_samples: int, stop_ids: Sequence[int],
     prompt_opens_think: bool = False, ks: Sequence[int] = (1, 8), iteration: int = 0,
     mesh=None,
@@ -308,7 +318,7 @@ def evaluate(
   """Draws `num_samples` completions for the first `num_problems` of a stream, and scores them.
 
   Args:
-    sample: a `sampler.Sampler` with group_size = num_samples.
+    sampler: with group_size = num_samples.
     params: the parameters of the model.
     stream: the prompts, not shuffled.
     rewards: a suite with one reward, the accuracy that decides what is correct.
@@ -325,18 +335,16 @@ def evaluate(
     (scores, rows): what `scores` returns, and a row for each completion, as
     `rollout.sample_rows` makes them.
   """
-  completions: list[Completion] = []
-  problems: list[Mapping] = []
-  pending = []    # of batches whose rewards are being computed
-  counter = 0
-  while len(completions) < num_problems * num_samples:
-    prompts = stream.batch(counter)
-    counter = prompts.next_counter
-    read, promise = draw(sample, params, prompts, rewards, tokenizer, stop_ids=stop_ids,
-                         iteration=iteration, mesh=mesh)
-    problems += prompts.examples
-    pending.append((prompts, read, promise))
-    completions += read
+  def batches() -> Iterator[PromptBatch]:
+    counter = asked = 0
+    while asked < num_problems:
+      prompts = stream.batch(counter)
+      counter, asked = prompts.next_counter, asked + len(prompts.examples)
+      yield prompts
+  pending = list(draw(sampler, params, batches(), rewards, tokenizer, stop_ids=stop_ids,
+                      iteration=iteration, mesh=mesh))
+  completions = [completion for _, read, _ in pending for completion in read]
+  problems = [example for prompts, _, _ in pending for example in prompts.examples]
   correct: list[float] = []
   rows: list[dict] = []
   for prompts, read, promise in pending:

@@ -102,8 +102,8 @@ def test_programs_have_no_votes():
                has_votes=False)
   assert not any(name.startswith('majority') for name in got) and got['pass@1'][0] == 0.5
   with RewardSuite({'code': (lambda completion, example: 1.0, 1.0)}) as rewards:
-    got, _ = evaluate(always_1, None, Counting(), rewards, Numbers(), num_problems=2, num_samples=2,
-                      stop_ids=(50,))
+    got, _ = evaluate(Streaming(always_1), None, Counting(), rewards, Numbers(), num_problems=2,
+                      num_samples=2, stop_ids=(50,))
   assert got['pass@1'][0] == 1 and 'majority@2' not in got
 
 
@@ -112,6 +112,16 @@ class Numbers:
 
   def decode_completion(self, ids, stop_ids):
     return ''.join(f'<answer>{i}</answer>' for i in ids if i not in stop_ids)
+
+
+class Streaming:
+  """A sampler that draws a batch as `sample` does."""
+
+  def __init__(self, sample):
+    self.sample = sample
+
+  def stream(self, params, batches, iteration):
+    return (self.sample(params, prompts, iteration) for prompts in batches)
 
 
 class Counting:
@@ -143,7 +153,7 @@ def test_evaluate_draws_each_problem_and_judges_it_by_its_own_example():
 
   with RewardSuite({'right': (right, 1.0)}) as rewards:
     got, records = evaluate(
-        sample, 'params', Counting(), rewards, Numbers(), num_problems=5, num_samples=2,
+        Streaming(sample), 'params', Counting(), rewards, Numbers(), num_problems=5, num_samples=2,
         stop_ids=(50,), iteration=3, ks=(1, 2))
   assert got['pass@1'][0] == pytest.approx(0.8) and got['pass@2'][0] == 1      # of 0, 1, 2, 3, 4
   assert [record['example_id'] for record in records] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]

@@ -19,6 +19,7 @@ from r1jax.runtime.storage import Path
 from r1jax.stages import loading, pass_rate
 from r1jax.stages.artifact import open_artifact
 from r1jax.stages.loop import TrainingLoop
+from r1jax.stages.stage import StopRequested
 
 
 def rate_config(**fields):
@@ -60,16 +61,28 @@ def test_a_stage_that_is_stopped_goes_on_where_it_was(measured, tmp_path, monkey
   """What was being judged is saved before the stage ends, and not drawn again."""
   drawn, draw = [], evaluation.draw
 
-  def noting(sample, params, prompts, *arguments, **settings):
-    drawn.append(prompts.example_ids.tolist())
-    return draw(sample, params, prompts, *arguments, **settings)
+  def noting(sample, params, batches, *arguments, **settings):
+    def noted():
+      for prompts in batches:
+        drawn.append(prompts.example_ids.tolist())
+        yield prompts
+    return draw(sample, params, noted(), *arguments, **settings)
   monkeypatch.setattr(evaluation, 'draw', noting)
-  # Batches of two chunks, and a question before each chunk.
-  artifact, sentences = runs.finish(lambda stop: pass_rate.run(
-      rate_config(), {}, tmp_path, should_stop=stop), [1, 4])
-  for sentence, step in zip(sentences, (0, 4)):
-    assert f'its state after step {step} is saved' in sentence
-  assert drawn == [[0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7], [8, 9, 0, 1]]
+  save, saved = TrainingLoop.save, []
+
+  def noting_save(*arguments, **settings):
+    saved.append(len(drawn))
+    return save(*arguments, **settings)
+  monkeypatch.setattr(TrainingLoop, 'save', noting_save)
+
+  def run(should_stop):
+    return pass_rate.run(rate_config(), {}, tmp_path, should_stop=should_stop)
+  for should_stop, step in ((lambda: True, 0), (lambda: bool(saved), 8)):
+    with pytest.raises(StopRequested, match=f'its state after step {step} is saved'):
+      run(should_stop)
+  begun = len(drawn)
+  artifact = run(lambda: False)
+  assert drawn.count([0, 1, 2, 3]) == 2 and drawn[begun:] == [[8, 9, 0, 1]]
   runs.assert_same(tmp_path, measured)
   assert artifact.identity == open_artifact(measured).identity
 
@@ -125,7 +138,7 @@ def test_long_prompts_are_skipped_and_a_number_of_problems_can_be_set(measured, 
 def test_the_plan_is_that_of_a_rollout(problems, iterations):
   mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
   programs, work = traced(rate_config(problems=problems), mesh, lambda model: runs.SHAPE)
-  assert [program.name for program in programs][:2] == ['reshard', 'prefill']
+  assert [program.name for program in programs][:3] == ['reshard', 'slots', 'prefill']
   prompts = min(problems or 4, 4)
   assert programs[1].arguments[1].tokens.shape == (prompts, 32)
   assert (work.iterations, work.tokens) == (iterations, prompts * 4 * 16)

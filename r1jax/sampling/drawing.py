@@ -51,7 +51,7 @@ class Drawing:
     Args:
       programs: of the sampler.
       params: of the model.
-      batches: at least one, all of one size; the next one is asked for when its rows could begin.
+      batches: at least one, all of one size; asked for one ahead of their first row.
       iteration: part of the random keys.
       layout: from the number of prompts of a batch to the sizes of the arrays.
       chunk: steps that a program decodes, at most.

@@ -119,7 +119,7 @@ class Sampler:
     """Samples a rollout of each batch of prompts, in their order; all batches have one size.
 
     Rows of later batches take the slots of rows that have finished, so that no batch waits for the
-    slowest row of the one before it. A batch is asked for when its rows could begin.
+    slowest row of the one before it. Batches are asked for one ahead of their first row.
 
     Raises:
       Interrupted: `should_stop` returned True.

@@ -6,6 +6,7 @@ that was killed goes on where it was. A completion's random key depends on its e
 do not depend on the batches.
 """
 import bisect
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
@@ -134,6 +135,9 @@ def _problem_stream(
   return stream if fitting == prompts else of_size(fitting)
 
 
+_Judged = tuple[PromptBatch, list[Completion], PendingRewards]
+
+
 class _Batch(NamedTuple):
   """Problems whose completions are being judged."""
   prompts: PromptBatch
@@ -180,27 +184,36 @@ class _Measuring:
     self._writer = metrics.JsonlWriter(
         run.workdir / _PARTS, key='example_id', resume=self._position.last + 1)
 
-  def measure(
-      self, draw: Callable[[PromptBatch], tuple[list[Completion], PendingRewards]]) -> None:
-    """Draws batch after batch; while one is being judged, the next one is drawn.
+  def measure(self, draw: Callable[[Iterator[PromptBatch]], Iterator[_Judged]]) -> None:
+    """Keeps batch after batch; while one is being judged, the next ones are drawn.
+
+    Args:
+      draw: from batches of prompts to these, their completions and the rewards to come.
 
     Raises:
       StopRequested: `draw` was interrupted; all that was drawn before is saved.
     """
-    waiting = None
-    try:
+    asked: deque[tuple[int, int]] = deque()    # of batches under way: new problems, place after
+
+    def batches() -> Iterator[PromptBatch]:
       for prompts, num_new, place in self._batches():
+        asked.append((num_new, place))
+        yield prompts
+    waiting, drawn = None, draw(batches())
+    try:
+      while True:
         with self._loop.watch('step'):
-          drawn = draw(prompts)
+          judged = next(drawn, None)
         if waiting:
           self._keep(waiting)
-        waiting = _Batch(prompts, num_new, place, *drawn, self._loop.watch.pop())
+        if judged is None:
+          break
+        prompts, completions, pending = judged
+        waiting = _Batch(prompts, *asked.popleft(), completions, pending, self._loop.watch.pop())
     except Interrupted:
       if waiting:
         self._keep(waiting)
       self._loop.stop(self.place)
-    if waiting:
-      self._keep(waiting)
     if not self._at_most or self._position.measured < self._at_most:
       self.place = self._total    # what is left is too long
     self._loop.wait()
@@ -274,8 +287,8 @@ def _measure(run: StageRun, loaded: loading.LoadedModel, stream: PromptStream) -
   with TrainingLoop(run, keep=1) as loop, evaluate.make_rewards(
       run.config, stream.source, prompt_opens_think) as rewards:
     measuring = _Measuring(run, loop, loaded.model.config, stream)
-    measuring.measure(lambda prompts: evaluation.draw(
-        sample, loaded.params, prompts, rewards, tokenizer, stop_ids=stops, mesh=run.mesh))
+    measuring.measure(lambda batches: evaluation.draw(
+        sample, loaded.params, batches, rewards, tokenizer, stop_ids=stops, mesh=run.mesh))
   return measuring.place
 
 
