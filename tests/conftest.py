@@ -1,5 +1,6 @@
 """What the tests share: eight virtual devices, strict ranks, a tiny model, its prompts."""
 import os
+import tempfile
 
 # Read when jax starts. Without PJRT_NPROC, collectives of many devices deadlock on few cores.
 _FLAGS = ['--xla_force_host_platform_device_count=8']
@@ -7,13 +8,19 @@ _FLAGS = ['--xla_force_host_platform_device_count=8']
 # which take half of the time of compiling, are left out (jax 0.12 ignores that). test_optimized.py
 # runs some of the tests with this variable, as users compile programs.
 if 'R1JAX_TEST_OPTIMIZED' not in os.environ:
-  _FLAGS += ['--xla_backend_optimization_level=0',
-             '--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters',
+  _FLAGS += ['--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters',
              '--xla_cpu_parallel_codegen_split_count=1']
+  os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 # Flags of the environment come last, and win.
 os.environ['XLA_FLAGS'] = ' '.join((*_FLAGS, os.environ.get('XLA_FLAGS', '')))
 os.environ['PJRT_NPROC'] = '32'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# What one process has compiled, the others of these tests read: workers and those that tests start.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _programs = tempfile.TemporaryDirectory(prefix='r1jax_programs_', ignore_cleanup_errors=True)
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _programs.name
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
 import collections
 from typing import NamedTuple
@@ -30,6 +37,14 @@ from r1jax.records import Prompts
 def pytest_configure(config):
   config.addinivalue_line('markers', 'slow: takes more than a few seconds')
   config.addinivalue_line('markers', 'optimized: runs programs with the optimisations of users')
+  if config.pluginmanager.has_plugin('xdist'):
+    config.option.loadscopereorder = False    # files in order, not those of many tests first
+
+
+def pytest_collection_modifyitems(items):
+  """Files with slow tests come first, so that no worker is left alone with one at the end."""
+  slow = {item.path for item in items if item.get_closest_marker('slow')}
+  items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_terminal_summary(terminalreporter):

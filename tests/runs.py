@@ -26,26 +26,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 SHAPE = ModelConfig(family='qwen3', vocab_size=512, width=16, num_layers=1, num_heads=2,
                     num_kv_heads=1, head_dim=8, mlp_width=32, qk_norm=True, max_length=256)
 DATA = dict(name='miniature', size=64, seed=0, min_steps=2, max_steps=4)
-COMPILING = {'jax_persistent_cache_min_compile_time_secs': 0,
-             'jax_persistent_cache_min_entry_size_bytes': -1,
-             'jax_disable_most_optimizations': True}
 # What is measured of time is no part of a run's result.
 TIMED = ('timing_s/', 'tokens_per_second', 'model_flops_utilisation')
 
 
-@pytest.fixture(scope='module')
-def compiled(tmp_path_factory):
-  """A folder of programs compiled in haste, for this process and those it starts."""
-  folder = tmp_path_factory.getbasetemp() / 'compiled'
-  settings = {'jax_compilation_cache_dir': str(folder), **COMPILING}
-  before = {name: jax.config.values[name] for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  jax.experimental.compilation_cache.compilation_cache.reset_cache()
-  yield str(folder)
-  for name, value in before.items():
-    jax.config.update(name, value)
-  jax.experimental.compilation_cache.compilation_cache.reset_cache()
+@pytest.fixture(scope='session')
+def compiled():
+  """The folder of the programs that conftest.py lets processes share."""
+  return os.environ['JAX_COMPILATION_CACHE_DIR']
 
 
 @pytest.fixture
@@ -229,8 +217,7 @@ def free_port():
 def start(*arguments, compiled, **environment):
   """Starts `python *arguments` beside this process, with the same devices."""
   environment |= {
-      'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1', 'JAX_COMPILATION_CACHE_DIR': compiled,
-      **{name.upper(): str(value) for name, value in COMPILING.items()}}
+      'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1', 'JAX_COMPILATION_CACHE_DIR': compiled}
   return subprocess.Popen(
       [sys.executable, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
       text=True, cwd=ROOT, env=os.environ | environment)

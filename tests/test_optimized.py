@@ -23,7 +23,7 @@ TESTS = (
 def run(*arguments, cwd=runs.ROOT, **variables):
   """Runs `python -m ARGUMENTS` without the flags of these tests; returns what it printed."""
   environment = {name: value for name, value in os.environ.items()
-                 if name not in ('XLA_FLAGS', 'PJRT_NPROC')}
+                 if name not in ('XLA_FLAGS', 'PJRT_NPROC', 'JAX_DISABLE_MOST_OPTIMIZATIONS')}
   done = subprocess.run([sys.executable, '-m', *arguments], env=environment | variables, cwd=cwd,
                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
   assert done.returncode == 0, done.stdout
