@@ -52,7 +52,7 @@ def counted(run, monkeypatch, compilations):
 
 
 @pytest.mark.parametrize('fields', [
-    dict(steps=8, mini_batches=2, kl_coefficient=0.1, reference_refresh=2,
+    dict(steps=8, mini_batches=2, kl_coefficient=0.1, reference_refresh=4,
          dynamic_sampling_rounds=1),
     dict(steps=4, packing=dict(row_length=96, rows=1), advantage='gae'),
 ], ids=['padded', 'packed'])

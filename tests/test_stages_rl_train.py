@@ -208,7 +208,8 @@ def no_compute(monkeypatch):
   def refuse(*_):
     raise AssertionError('something is about to be computed')
   monkeypatch.setattr(rl_programs, 'make_programs',
-                      lambda *_: rl_programs.DevicePrograms(*[refuse] * 10))
+                      lambda *_: rl_programs.DevicePrograms(
+                          *[refuse] * len(rl_programs.DevicePrograms._fields)))
 
 
 def unfitting_base(base, folder):

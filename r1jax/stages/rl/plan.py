@@ -2,7 +2,6 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-import itertools
 from typing import Any
 
 import jax
@@ -79,12 +78,15 @@ def prepare(
   models = _Models(config, mesh, model, programs, optimizer, critic_optimizer)
   longest = config['sampling']['max_new_tokens']
   lengths = (longest,) if config['packing']['row_length'] else batch_widths(longest)
-  for shapes in (functools.partial(_around, config, mesh, programs),
-                 functools.partial(_scoring, config, mesh, models, longest),
-                 functools.partial(_updates, config, mesh, models, longest)):
-    for program in itertools.chain.from_iterable(map(shapes, lengths)):
-      if isinstance(program.function, compiling.Program):
-        program.function.prepare(threads, *program.arguments, **program.keywords)
+  by_length = (functools.partial(_around, config, mesh, programs),
+               functools.partial(_scoring, config, mesh, models, longest),
+               functools.partial(_updates, config, mesh, models, longest))
+  wanted = [program for shapes in by_length for length in lengths for program in shapes(length)]
+  if config['reference_refresh'] and models.reference is not None:
+    wanted.insert(0, ProgramShapes('copy', programs.copy, (models.params,)))
+  for program in wanted:
+    if isinstance(program.function, compiling.Program):
+      program.function.prepare(threads, *program.arguments, **program.keywords)
 
 
 def _own_shapes(config, mesh, shape_of, models: '_Models', mean_length: float):

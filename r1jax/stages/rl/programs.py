@@ -59,6 +59,7 @@ class DevicePrograms(NamedTuple):
     normalizers: (Batch, KL coefficient) -> Normalizers.
     update: (TrainState, Batch, Normalizers) -> (TrainState, metrics).
     update_critic: the same for the critic.
+    copy: parameters -> a copy.
   """
   sample: Callable[..., Rollout]
   cut: Callable
@@ -70,6 +71,7 @@ class DevicePrograms(NamedTuple):
   normalizers: Callable
   update: Callable
   update_critic: Callable
+  copy: Callable
 
 
 class Normalizers(NamedTuple):
@@ -315,7 +317,12 @@ def make_programs(
       compiling.Program(_exchange), compiling.Program(normalizers),
       update(make_loss(model, settings), optimizer,
              auxiliary.after_update(model.config, settings['experts'])),
-      update(make_value_loss(model, settings), critic_optimizer))
+      update(make_value_loss(model, settings), critic_optimizer), compiling.Program(copied))
+
+
+def copied(params):
+  """A copy of parameters, when it is compiled."""
+  return jax.tree.map(jnp.copy, params)
 
 
 def _cut(rollout: Rollout, *, length: int) -> Batch:

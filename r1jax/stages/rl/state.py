@@ -5,7 +5,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -17,6 +16,7 @@ from r1jax.stages import loading
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.reward_model.model import load_reward_model
 from r1jax.stages.rl.batch import BatchSpec
+from r1jax.stages.rl.programs import copied
 from r1jax.stages.rl.prompts import Counters
 from r1jax.training import scalar_head, train_step
 
@@ -76,9 +76,9 @@ class RunState:
     if 'reference' in self.in_host_memory:
       self.reference = sharding.in_host_memory(self.reference)
 
-  def replace_reference(self, step: int) -> None:
+  def replace_reference(self, step: int, copy: Callable[[Any], Any]) -> None:
     """Makes a copy of the policy after so many updates the new reference."""
-    self.reference = jax.tree.map(jnp.copy, self.policy.params)
+    self.reference = copy(self.policy.params)
     self.position.reference_step = step
     self.offload_reference()
 
@@ -114,7 +114,7 @@ def begin(
   """
   spec = BatchSpec.of(config)
   state = init_train_state(policy.params, optimizer, policy.model.logical_axes, mesh)
-  reference = jax.tree.map(jnp.copy, policy.params) if spec.reference_logprobs else None
+  reference = jax.jit(copied)(policy.params) if spec.reference_logprobs else None
   critic = init_train_state(
       _critic_params(config, policy, inputs, mesh), critic_optimizer,
       scalar_head.scalar_axes(policy.model), mesh) if spec.values else None
@@ -134,7 +134,7 @@ def init_train_state(
 
 
 def _init_on_copies(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-  return train_step.init_state(jax.tree.map(jnp.copy, params), optimizer)
+  return train_step.init_state(copied(params), optimizer)
 
 
 def _critic_params(

@@ -389,7 +389,7 @@ class _Trainer:
       warn(f'stage {self.run.name!r}: {warning}')
     refresh = config['reference_refresh']
     if refresh and step // refresh > (step - self.updates) // refresh:
-      state.replace_reference(step)
+      state.replace_reference(step, self.programs.copy)
     if is_due(position.iteration, config['checkpoint_every'], self.iterations):
       self._save()
     self._stop_if_dead()
