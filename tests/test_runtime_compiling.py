@@ -61,6 +61,19 @@ def test_static_arguments_choose_among_the_prepared(threads, compilations):
   assert program(x, size=1).tolist() == [0]
 
 
+def test_a_caller_can_ask_whether_it_would_wait():
+  begun, release = threading.Event(), threading.Event()
+  program = compiling.Program(lambda x: x * 2)
+  with compiling.Threads(1) as threads:
+    threads.submit(lambda: (begun.set(), release.wait(60)))
+    begun.wait(60)
+    program.prepare(threads, shape(2))
+    assert program.is_compiling(jnp.ones(2)) and not program.is_compiling(jnp.ones(3))
+    release.set()
+    threads.wait()
+    assert not program.is_compiling(jnp.ones(2))
+
+
 def test_donated_arguments_are_donated(threads):
   program = compiling.Program(lambda x: x + 1, donate_argnums=0)
   program.prepare(threads, shape(8))

@@ -82,6 +82,10 @@ class Prepared:
     """The compiled program; waits for it, and raises what the compiler raised."""
     return self._future.result()
 
+  def done(self) -> bool:
+    """Whether the compiler has ended."""
+    return self._future.done()
+
   def outputs(self) -> Any:
     """The placed shapes of what the program returns; waits until it is compiled."""
     compiled = self.compiled()
@@ -116,21 +120,34 @@ class Program:
     Raises:
       Exception: the function cannot be traced. An error of the compiler is raised by the call.
     """
-    for prepared in self._prepared:
-      if prepared.fits(arguments, static):
-        return prepared
+    found = self._find(arguments, static)
+    if found is not None:
+      return found
     lowered = self._jitted.lower(*arguments, **static)
     arguments = jax.tree.map(_shape, arguments)
     prepared = Prepared(arguments, static, threads.submit(lowered.compile))
     self._prepared.append(prepared)
     return prepared
 
+  def is_compiling(self, *arguments, **static) -> bool:
+    """Whether a call would wait for one of the threads.
+
+    For a caller that has another program with the same results. Of several hosts, which must make
+    the same choice, each is told False.
+    """
+    prepared = self._find(arguments, static)
+    return prepared is not None and not prepared.done() and jax.process_count() == 1
+
   def __call__(self, *arguments, **static):
     """Calls the function; raises what its compiler or `jax.jit` raises."""
-    for prepared in self._prepared:
-      if prepared.fits(arguments, static):
-        return prepared.compiled()(*arguments)
+    prepared = self._find(arguments, static)
+    if prepared is not None:
+      return prepared.compiled()(*arguments)
     return self._jitted(*arguments, **static)
+
+  def _find(self, arguments: tuple, static: dict[str, Any]) -> Prepared | None:
+    return next((prepared for prepared in self._prepared
+                 if prepared.fits(arguments, static)), None)
 
   def lower(self, *arguments, **static) -> jax.stages.Lowered:
     """As that of a jitted function."""
