@@ -93,7 +93,8 @@ def _tiny(zero: ConfigDict) -> None:
       name='miniature', size=20_000, seed=0, min_steps=5, max_steps=8,
       cache=''))    # a folder here keeps the problems as a TFDS dataset
   zero.max_prompt_length = 48
-  zero.prompts_per_batch, zero.group_size, zero.micro_batches = 16, 16, 8
+  zero.prompts_per_batch, zero.group_size = 16, 16
+  zero.packing.row_length, zero.packing.rows = 512, 2    # one program for all lengths
   zero.steps = 120
   zero.sampling.max_new_tokens = 128
   zero.rewards = ConfigDict({'number': 1.0, 'format': 0.5})
@@ -170,7 +171,9 @@ def _large(zero: ConfigDict, size: str) -> None:
 
 def _debug(zero: ConfigDict, max_new_tokens: int) -> None:
   """Two updates on a few short completions, and evaluations on a few problems."""
-  zero.steps, zero.prompts_per_batch, zero.group_size, zero.micro_batches = 2, 4, 4, 2
+  zero.steps, zero.prompts_per_batch, zero.group_size = 2, 4, 4
+  if not zero.packing.row_length:
+    zero.micro_batches = 2
   zero.sampling.max_new_tokens, zero.sampling.chunk = max_new_tokens, 8
   zero.checkpoint_every = 1
   for config in zero.evaluations.values():
