@@ -181,7 +181,7 @@ def test_gradients_are_finite_and_reach_every_parameter_but_the_balancing_bias(n
 @EXPERTS
 def test_bfloat16_routes_in_float32_in_the_sampler_too(name, made):
   model, params, _ = made(name)
-  halved = transformer.cast(params, 'bfloat16')
+  halved = transformer.for_decoding(params, 'bfloat16', model.logical_axes)
   for path, leaf in jax.tree_util.tree_leaves_with_path(halved):
     wide = path[-1].key in ('router', 'balancing_bias')
     assert leaf.dtype == ('float32' if wide else 'bfloat16'), path

@@ -24,8 +24,10 @@ import math
 import jax
 import jax.numpy as jnp
 
+from r1jax.models import quantized
 from r1jax.models.grouped_product import grouped_product
 from r1jax.models.layers import ACTIVATIONS
+from r1jax.models.quantized import Matrix, Quantized
 from r1jax.runtime import sharding
 
 # Logical axes of the experts' weights, [E, D, 2, W] and [E, W, D].
@@ -44,7 +46,7 @@ MIN_BLOCK = 2048
 
 
 def apply_experts(
-    x: jax.Array, chosen: jax.Array, weights: jax.Array, gate_up: jax.Array, down: jax.Array,
+    x: jax.Array, chosen: jax.Array, weights: jax.Array, gate_up: Matrix, down: Matrix,
     activation: str,
 ) -> jax.Array:
   """Σ over a token's experts of weight · expert(token).
@@ -68,13 +70,15 @@ def apply_experts(
   mesh = jax.sharding.get_abstract_mesh()
   tokens = sharding.spec_that_divides(mesh, x.shape[:2], ('batch', 'sequence'))
   of_gate_up = _spec_of_gate_up(mesh, gate_up)
-  of_down = sharding.spec_that_divides(mesh, down.shape, DOWN_AXES)
   axis, embed, split = of_gate_up[0], of_gate_up[1], of_gate_up[-1]
+  specs_of_gate_up = jax.tree.map(functools.partial(_spec_of_gate_up, mesh), gate_up)
+  specs_of_down = jax.tree.map(
+      lambda x: sharding.spec_that_divides(mesh, x.shape, DOWN_AXES), down)
 
   def local(x, chosen, weights, gate_up, down):
     if embed is not None:
-      gate_up = _gather(gate_up, embed, GATE_UP_AXES.index('embed'))
-      down = _gather(down, embed, DOWN_AXES.index('embed'))
+      gate_up = _gather_split(gate_up, embed, GATE_UP_AXES.index('embed'))
+      down = _gather_split(down, embed, DOWN_AXES.index('embed'))
     operands = x, chosen, weights, gate_up, down
     if axis is None:
       out = run(*operands)
@@ -84,7 +88,8 @@ def apply_experts(
     return out if split is None else jax.lax.psum(out, split)
   return jax.shard_map(
       local, mesh=mesh, check_vma=False, out_specs=tokens,
-      in_specs=(tokens, tokens, tokens, of_gate_up, of_down))(x, chosen, weights, gate_up, down)
+      in_specs=(tokens, tokens, tokens, specs_of_gate_up, specs_of_down))(
+          x, chosen, weights, gate_up, down)
 
 
 def join_gate_up(gate_up: jax.Array) -> jax.Array:
@@ -99,6 +104,13 @@ def join_gate_up(gate_up: jax.Array) -> jax.Array:
   return sharding.constrain(
       jnp.swapaxes(columns, -3, -2).reshape(*leading, width, 2 * wide),
       *[None] * (len(leading) - 1), 'expert', 'embed', 'mlp' if shards > 1 else None)
+
+
+def _gather_split(weight: Matrix, names, axis: int) -> Matrix:
+  """A weight whose `axis` is gathered; a quantised one's scales are whole along it already."""
+  if isinstance(weight, Quantized):
+    return Quantized(_gather(weight.values, names, axis), weight.scales)
+  return _gather(weight, names, axis)
 
 
 def _spec_of_gate_up(mesh, gate_up):
@@ -165,7 +177,7 @@ def _exchange(run: Callable, x, chosen, weights, gate_up, down, *, axis, peers, 
 
 
 def run_experts(
-    x: jax.Array, chosen: jax.Array, weights: jax.Array, gate_up: jax.Array, down: jax.Array,
+    x: jax.Array, chosen: jax.Array, weights: jax.Array, gate_up: Matrix, down: Matrix,
     activation: str, first: jax.Array | int | None = None, share: int = 1,
 ) -> jax.Array:
   """Σ over a token's experts at hand of weight · expert(token), on one device.
@@ -200,8 +212,8 @@ def run_experts(
     flat = jnp.where((flat >= 0) & (flat < count), flat, count)
   order = jnp.argsort(flat, stable=True)
   sizes = jnp.zeros(count, jnp.int32).at[flat].add(1)
-  gate_up = gate_up.reshape(count, width, -1).astype(x.dtype)
-  down = down.astype(x.dtype)
+  gate_up = quantized.merge_last(gate_up, 2)
+  gate_up, down = (y if isinstance(y, Quantized) else y.astype(x.dtype) for y in (gate_up, down))
   block = max(MIN_BLOCK, -(-2 * flat.size // share))   # twice an even load is still one block
   if first is not None and block < flat.size:
     mixed = _in_blocks(
@@ -218,14 +230,14 @@ def _all_experts(tokens, chosen, weights, gate_up, down, activation):
   Plain products read a layer's experts where they lie in the scanned stack; grouped products have
   them copied out of it first, and so read them three times.
   """
-  count, width = gate_up.shape[:2]
+  count = gate_up.shape[0]
   share = jnp.sum(jax.nn.one_hot(chosen, count, dtype=jnp.float32)
                   * weights.astype(jnp.float32)[..., None], 1)
-  both = jnp.einsum('nd,edf->nef', tokens, gate_up.reshape(count, width, -1).astype(tokens.dtype))
+  both = quantized.einsum('nd,edf->nef', tokens, quantized.merge_last(gate_up, 2))
   gate, up = jnp.split(both, 2, -1)
   # An expert that a token was not routed to must add nothing even where it overflows.
   hidden = jnp.where(share[..., None] != 0, ACTIVATIONS[activation](gate) * up, 0)
-  each = jnp.einsum('new,ewd->end', hidden, down.astype(tokens.dtype))
+  each = quantized.einsum('new,ewd->end', hidden, down)
   return jnp.einsum('end,ne->nd', each, share, preferred_element_type=jnp.float32)
 
 

@@ -2,9 +2,10 @@
 import jax
 import jax.numpy as jnp
 
+from r1jax.models.quantized import Matrix, Quantized
 
-@jax.custom_vjp
-def grouped_product(rows: jax.Array, matrices: jax.Array, sizes: jax.Array) -> jax.Array:
+
+def grouped_product(rows: jax.Array, matrices: Matrix, sizes: jax.Array) -> jax.Array:
   """Multiplies each group of rows with its matrix.
 
   On TPU this is `jax.lax.ragged_dot`. Elsewhere ragged_dot multiplies every row with every matrix,
@@ -13,29 +14,44 @@ def grouped_product(rows: jax.Array, matrices: jax.Array, sizes: jax.Array) -> j
 
   Args:
     rows: [M, A], sorted by group.
-    matrices: [E, A, B].
+    matrices: [E, A, B]; quantised ones have no gradients.
     sizes: [E] int, rows of each group; they add up to M or less, and carry no gradient.
 
   Returns:
     [M, B] in the rows' dtype; rows after the last group are arbitrary.
   """
+  if not isinstance(matrices, Quantized):
+    return _grouped(rows, matrices, sizes)
+  group = jnp.repeat(jnp.arange(sizes.size), sizes, total_repeat_length=rows.shape[0])
+  products = _run(rows, matrices.values, sizes)
+  return (products * matrices.scales[group, 0]).astype(rows.dtype)
+
+
+def _run(rows, matrices, sizes):
   return jax.lax.platform_dependent(
-      rows, matrices, sizes, tpu=jax.lax.ragged_dot, default=_blocked_product)
+      rows, matrices, sizes, tpu=_ragged_product, default=_blocked_product)
+
+
+_grouped = jax.custom_vjp(_run)
 
 
 def _grouped_forward(rows, matrices, sizes):
-  return grouped_product(rows, matrices, sizes), (rows, matrices, sizes)
+  return _run(rows, matrices, sizes), (rows, matrices, sizes)
 
 
 def _grouped_backward(saved, d_out):
   rows, matrices, sizes = saved
-  d_rows = grouped_product(d_out, jnp.swapaxes(matrices, 1, 2), sizes)
+  d_rows = _grouped(d_out, jnp.swapaxes(matrices, 1, 2), sizes)
   d_matrices = jax.lax.platform_dependent(
       rows, d_out, sizes, tpu=_ragged_outer, default=_blocked_outer)
   return d_rows, d_matrices.astype(matrices.dtype), None
 
 
-grouped_product.defvjp(_grouped_forward, _grouped_backward)
+_grouped.defvjp(_grouped_forward, _grouped_backward)
+
+
+def _ragged_product(rows, matrices, sizes):
+  return jax.lax.ragged_dot(rows, matrices.astype(rows.dtype), sizes)
 
 
 def _ragged_outer(rows, d_out, sizes):
@@ -78,7 +94,7 @@ def _blocked_product(rows, matrices, sizes):
     # A block may reach into the next group's rows; that group's own block comes later and wins.
     group, start, _ = place(block)
     taken = jax.lax.dynamic_slice_in_dim(padded, start, size)
-    matrix = jax.lax.dynamic_index_in_dim(matrices, group, keepdims=False)
+    matrix = jax.lax.dynamic_index_in_dim(matrices, group, keepdims=False).astype(rows.dtype)
     value = jnp.matmul(taken, matrix, preferred_element_type=jnp.float32)
     return jax.lax.dynamic_update_slice_in_dim(out, value.astype(out.dtype), start, 0)
 

@@ -9,7 +9,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from r1jax.models import attention, rotary
+from r1jax.models import attention, quantized, rotary
 from r1jax.models.attention import KeyValue
 from r1jax.models.config import ModelConfig, YarnScaling
 from r1jax.models.layers import RMSNorm, normal, out_deviation, product
@@ -39,13 +39,13 @@ class LatentAttention(nnx.Module):
 
   def __call__(self, x, context: attention.Context) -> tuple[jax.Array, KeyValue]:
     """Applies attention to x [N, T, width]; returns its output and what to cache of the tokens."""
-    query_rank, h, d = self.query.shape
-    n, t, width = x.shape
+    _, h, d = self.query.shape
+    n, t, _ = x.shape
     latents, keys = jnp.split(product(x, self.compress[...]), (self.config.rank,), -1)
     queries = x
     if self.query_norm is not None and self.query_compress is not None:
       queries = self.query_norm(product(x, self.query_compress[...]))
-    queries = product(queries, self.query[...].reshape(query_rank, -1)).reshape(n, t, h, d)
+    queries = product(queries, self.query[...]).reshape(n, t, h, d)
     plain, rotated = jnp.split(queries, (d - self.config.rope_dim,), -1)
     rotated = self._rotate(rotated[:, :, :, None], context)[..., 0, :]
     keys = self._rotate(keys[:, :, None, None], context)[:, :, 0, 0]
@@ -55,29 +55,29 @@ class LatentAttention(nnx.Module):
       values = self._absorbed(plain, rotated, keys, latents, context)
     else:
       values = self._full(plain, rotated, keys, latents, context)
-    out = product(values.reshape(n, t, -1), self.out[...].reshape(-1, width))
+    out = product(values.reshape(n, t, -1), self.out[...])
     return out, KeyValue(jnp.swapaxes(keys, 1, 2)[:, None], latents[:, None])
 
   def _rotate(self, x, context):
     return rotary.rotate(
         x, context.sines, context.cosines, interleaved=self.config.interleaved)
 
-  def _up(self, dtype):
+  def _up(self):
     """Maps from the latent to every head: (keys [rank, H, D], values [rank, H, E])."""
     keys_width = self.key_value.shape[2] - self.config.value_dim
-    return jnp.split(self.key_value[...].astype(dtype), (keys_width,), -1)
+    return self.key_value[..., :keys_width], self.key_value[..., keys_width:]
 
   def _absorbed(self, plain, rotated, keys, latents, context):
-    up_keys, up_values = self._up(plain.dtype)
+    up_keys, up_values = self._up()
     mixed = context.decode(
         rotated[:, :, None], keys[:, :, None], latents[:, :, None], scale=self.scale,
-        value_queries=jnp.einsum('nthd,ehd->nthe', plain, up_keys)[:, :, None])
-    return jnp.einsum('nthe,ehv->nthv', mixed[:, :, 0], up_values)
+        value_queries=quantized.einsum('nthd,ehd->nthe', plain, up_keys)[:, :, None])
+    return quantized.einsum('nthe,ehv->nthv', mixed[:, :, 0], up_values)
 
   def _full(self, plain, rotated, keys, latents, context):
     def expand(keys, latents):
       """Keys and values of all heads: [..., S, D], [..., S, E] -> both [..., S, H, ·]."""
-      both = product(latents, self.key_value[...].reshape(latents.shape[-1], -1))
+      both = product(latents, self.key_value[...])
       both = both.reshape(*latents.shape[:-1], *self.key_value.shape[1:])
       own, values = jnp.split(both, (plain.shape[-1],), -1)
       shared = jnp.broadcast_to(keys[..., None, :], (*own.shape[:-1], keys.shape[-1]))

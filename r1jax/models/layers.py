@@ -10,9 +10,10 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from r1jax.models import attention, rotary
+from r1jax.models import attention, quantized, rotary
 from r1jax.models.attention import KeyValue
 from r1jax.models.config import ModelConfig
+from r1jax.models.quantized import Matrix
 from r1jax.runtime import sharding
 
 ACTIVATIONS = {
@@ -47,16 +48,22 @@ def normal(rngs: nnx.Rngs, shape: tuple[int, ...], deviation: float = 0.02) -> n
   return nnx.Param(deviation * jax.random.normal(rngs.params(), shape))
 
 
-def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-  """Multiplies x [..., A] with a matrix [A, B], as a product of two matrices.
+def product(x: jax.Array, matrix: Matrix) -> jax.Array:
+  """Multiplies x [..., A] with a matrix [A..., B...], whose axes are merged to [A, B].
 
   With more axes, XLA transposes activations in the backward pass: nearly twice the time on a CPU.
   Where a mesh splits the positions of rows, leading axes cannot be merged and are kept.
   """
+  matrix = quantized.as_two_axes(matrix, x.shape[-1])
   if sharding.num_shards('sequence') > 1:
-    return x @ matrix.astype(x.dtype)
-  rows = x.reshape(-1, x.shape[-1]) @ matrix.astype(x.dtype)
-  return rows.reshape(*x.shape[:-1], -1)
+    return _matmul(x, matrix)
+  return _matmul(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], -1)
+
+
+def _matmul(x, matrix):
+  if isinstance(matrix, quantized.Quantized):
+    return quantized.einsum('nta,ab->ntb' if x.ndim == 3 else 'na,ab->nb', x, matrix)
+  return x @ matrix.astype(x.dtype)
 
 
 def out_deviation(config: ModelConfig) -> float:
@@ -78,8 +85,8 @@ class Attention(nnx.Module):
 
   def __call__(self, x, context: attention.Context) -> tuple[jax.Array, KeyValue]:
     """Applies attention to x [N, T, width]; returns its output and the tokens' keys and values."""
-    width, k, heads, d = self.qkv.shape
-    qkv = product(x, self.qkv[...].reshape(width, -1)).reshape(*x.shape[:-1], k, heads, d)
+    _, k, heads, d = self.qkv.shape
+    qkv = product(x, self.qkv[...]).reshape(*x.shape[:-1], k, heads, d)
     if self.qkv_bias is not None:
       qkv = qkv + self.qkv_bias[...].astype(x.dtype)
     queries, keys, values = qkv[..., :-2, :], qkv[..., -2:-1, :], qkv[..., -1, :]
@@ -94,7 +101,7 @@ class Attention(nnx.Module):
     queries = sharding.constrain(queries, 'batch', 'sequence', 'kv_heads')
     keys, values = (sharding.constrain(x, 'batch', None, 'kv_heads') for x in (keys, values))
     heads_out = context.attend(queries, keys, values, scale=self.scale).reshape(*x.shape[:-1], -1)
-    out = product(heads_out, self.out[...].reshape(-1, width))
+    out = product(heads_out, self.out[...])
     return out, KeyValue(jnp.transpose(keys, (0, 2, 3, 1)), jnp.transpose(values, (0, 2, 1, 3)))
 
 
@@ -110,8 +117,8 @@ class Mlp(nnx.Module):
   def __call__(self, x):
     """Applies the MLP to x [N, T, width]."""
     if sharding.num_shards('mlp') > 1:   # a split last axis cannot be merged with the one before it
-      both = jnp.einsum('ntd,dgf->ntgf', x, self.gate_up[...].astype(x.dtype))
+      both = quantized.einsum('ntd,dgf->ntgf', x, self.gate_up[...])
       gate, up = both[..., 0, :], both[..., 1, :]
     else:
-      gate, up = jnp.split(product(x, self.gate_up[...].reshape(x.shape[-1], -1)), 2, -1)
+      gate, up = jnp.split(product(x, self.gate_up[...]), 2, -1)
     return product(ACTIVATIONS[self.activation](gate) * up, self.down[...])

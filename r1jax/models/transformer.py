@@ -20,6 +20,7 @@ import numpy as np
 
 from r1jax.kernels import flash
 from r1jax.kernels.decode import KeySet, make_steps
+from r1jax.models import quantized
 from r1jax.models.attention import Context, KeyValue
 from r1jax.models.config import ModelConfig
 from r1jax.models.contexts import contexts_of_kinds
@@ -28,6 +29,7 @@ from r1jax.models.kv_cache import Cache, key_sets
 from r1jax.models.latent_attention import LatentAttention
 from r1jax.models.layers import Attention, Mlp, norm, normal, product
 from r1jax.models.moe import FLOAT32_PARAMETERS, MixtureOfExperts, Routing
+from r1jax.models.quantized import Quantized
 from r1jax.runtime import sharding
 
 
@@ -67,7 +69,7 @@ class PredictionHead(nnx.Module):
   def __call__(self, hidden, following, context: Context, real):
     """Applies the head to hidden states and the embeddings of the next tokens, [N, T, width]."""
     both = jnp.concatenate([self.embedding_norm(following), self.hidden_norm(hidden)], -1)
-    x = product(both, self.projection[...].reshape(both.shape[-1], -1))
+    x = product(both, self.projection[...])
     x, _, routing = self.block(x, context, real)
     return self.final_norm(x), routing
 
@@ -265,11 +267,13 @@ class _Functions:
     def one(path, x, axes):
       if not {'embed', 'rank'} & set(axes):
         return x
-      x = x if path[-1].key in FLOAT32_PARAMETERS else x.astype(self.dtype)
-      return x if 'expert' in axes else sharding.gathered(x, *axes)
+      if not isinstance(x, Quantized) and path[-1].key not in FLOAT32_PARAMETERS:
+        x = x.astype(self.dtype)
+      return x if 'expert' in axes else quantized.gathered(x, *axes)
     if not sharding.is_multi_device():
       return params
-    return jax.tree_util.tree_map_with_path(one, params, axes)
+    return jax.tree_util.tree_map_with_path(
+        one, params, axes, is_leaf=lambda x: isinstance(x, Quantized))
 
   def _embed(self, model: Transformer, tokens):
     table = sharding.gathered(model.embedding[...].astype(self.dtype), *LOGICAL_AXES['embedding'])
@@ -346,29 +350,29 @@ def _shift(x: jax.Array, by: int) -> jax.Array:
   return jnp.pad(x[:, by:], ((0, 0), (0, min(by, x.shape[1]))))
 
 
-def cast(params: Any, compute_dtype: str) -> Any:
-  """Casts parameters to the compute dtype; those that route tokens stay float32, as they are used.
-
-  The sampler casts once per rollout, not once per token.
-  """
-  return jax.tree_util.tree_map_with_path(
-      lambda path, x: x if path[-1].key in FLOAT32_PARAMETERS else x.astype(compute_dtype), params)
-
-
-def for_decoding(params: Any, compute_dtype: str, logical_axes: Any) -> Any:
+def for_decoding(
+    params: Any, compute_dtype: str, logical_axes: Any, *, weight_dtype: str = '') -> Any:
   """The parameters as decoding reads them fastest; `apply` and `unembed` accept them too.
 
-  They are cast, placed by the sharding rules in force, and gate and up projections of experts are
-  joined (`experts.join_gate_up`).
+  They are cast, except those that route tokens, or the layers' matrices quantised
+  (`quantized.SUMMED_AXES`); placed by the sharding rules in force; and gate and up projections of
+  experts are joined (`experts.join_gate_up`). The sampler does so once per rollout.
 
   Args:
     params: of the model.
     compute_dtype: the dtype to cast to.
     logical_axes: `Model.logical_axes`.
+    weight_dtype: one of `quantized.WEIGHT_DTYPES`; '' for the compute dtype.
   """
-  params = sharding.constrain_tree(cast(params, compute_dtype), logical_axes)
-  return jax.tree_util.tree_map_with_path(
-      lambda path, x: join_gate_up(x) if path[-1].key == 'experts_gate_up' else x, params)
+  def one(path, x, axes):
+    name = path[-1].key
+    if weight_dtype and name in quantized.SUMMED_AXES:
+      x = quantized.quantize(x, quantized.SUMMED_AXES[name], weight_dtype)
+    elif name not in FLOAT32_PARAMETERS:
+      x = x.astype(compute_dtype)
+    x = jax.tree.map(lambda array: sharding.constrain(array, *axes), x)
+    return jax.tree.map(join_gate_up, x) if name == 'experts_gate_up' else x
+  return jax.tree_util.tree_map_with_path(one, params, logical_axes)
 
 
 def prompt_segments(tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import checks
-from r1jax.models import kv_cache, transformer
+from r1jax.models import kv_cache, quantized, transformer
 from r1jax.models.transformer import Model
 from r1jax.records import Prompts, Rollout, pytree_dataclass
 from r1jax.runtime import compiling, sharding
@@ -60,6 +60,8 @@ class Sampler:
     stop_ids: tokens that end a completion; the one drawn is part of it and of its mask.
     sampling: how tokens are drawn; None: at temperature 1, without truncation.
     compute_dtype: parameters are cast to it, and resharded, once per rollout.
+    weight_dtype: of the layers' matrices while sampling, one of `quantized.WEIGHT_DTYPES`; '' for
+      the compute dtype.
     seed: of the run; with the iteration, example id, sample and token index it makes the keys.
     chunk: tokens that a device program draws, at most, before the host looks again.
     slots: rows in flight at a time, on all devices together; 0: all rows of a batch.
@@ -73,24 +75,26 @@ class Sampler:
 
   Raises:
     ValueError: for a group, length or chunk below 1, negative slots, no stop id, or an unknown
-      rollout_sharding.
+      rollout_sharding or weight_dtype.
   """
 
   def __init__(
       self, model: Model, *, group_size: int, max_new_tokens: int, stop_ids: tuple[int, ...],
-      sampling: Sampling | None = None, compute_dtype: str = 'float32', seed: int = 0,
-      chunk: int = 32, slots: int = 0, rollout_sharding: str = 'train',
+      sampling: Sampling | None = None, compute_dtype: str = 'float32', weight_dtype: str = '',
+      seed: int = 0, chunk: int = 32, slots: int = 0, rollout_sharding: str = 'train',
       should_stop: Callable[[], bool] = lambda: False):
     checks.at_least(1, group_size=group_size, max_new_tokens=max_new_tokens, chunk=chunk)
     checks.at_least(0, slots=slots)
     if not stop_ids:
       raise ValueError('stop_ids must have at least 1 token, got none')
     checks.word(sharding.ROLLOUT_SHARDINGS, rollout_sharding=rollout_sharding)
+    checks.word(('', *quantized.WEIGHT_DTYPES), weight_dtype=weight_dtype)
     self._model, self._sampling, self._seed = model, sampling or Sampling(), seed
     self._group_size, self._max_new_tokens = group_size, max_new_tokens
     self._chunk, self._slots = min(chunk, max_new_tokens), slots
     self._stop_tokens = np.asarray(stop_ids, np.int32)   # on the host: to compile reads constants
-    self._compute_dtype, self._rollout_sharding = compute_dtype, rollout_sharding
+    self._compute_dtype, self._weight_dtype = compute_dtype, weight_dtype
+    self._rollout_sharding = rollout_sharding
     self._should_stop = should_stop
     self._threads: compiling.Threads | None = None
     donated = dict(donate_argnames='slots')
@@ -162,7 +166,8 @@ class Sampler:
     return compiling.Program(traced, **options)
 
   def _reshard(self, params):
-    return transformer.for_decoding(params, self._compute_dtype, self._model.logical_axes)
+    return transformer.for_decoding(params, self._compute_dtype, self._model.logical_axes,
+                                    weight_dtype=self._weight_dtype)
 
   def _empty_slots(self, params, prompts: Prompts, *, layout: Layout) -> Slots:
     shape = layout.shards * layout.prefilled, prompts.tokens.shape[1]
