@@ -23,7 +23,8 @@ GSM8K = runs.ROOT / os.environ.get('R1JAX_GSM8K', '../shared/data/gsm8k')
 NAMES = ('reward', 'reward_std', 'rewards/number/mean', 'rewards/format/mean',
          'frac_reward_zero_std', 'entropy', 'clip_ratio/low', 'clip_ratio/high',
          'completions/mean_length', 'completions/clipped_ratio',
-         'sampling/logprob_difference/mean', 'sampling/logprob_difference/max', 'grad_norm',
+         'sampling/logprob_difference/mean', 'sampling/logprob_difference/max', 'sampling/kl_k3',
+         'grad_norm',
          'loss', 'timing_s/step', 'timing_s/rollout', 'timing_s/update', 'tokens_per_second',
          'reflective_words', 'repetition', 'language_mixing', 'skipped_updates')
 

@@ -11,6 +11,7 @@ s_b·Σ_a x_a·q_ab. An int8 number is exact in bfloat16. Only what a product re
 converted.
 """
 from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 import jax
@@ -126,6 +127,21 @@ def _times(x, names: str, scales, of_scales: str):
   aligned = jnp.transpose(aligned, [order.index(name) for name in shared])
   aligned = jnp.expand_dims(aligned, [i for i, name in enumerate(names) if name not in shared])
   return (x * aligned).astype(x.dtype)
+
+
+def kept_in_loop(params: Any, x: jax.Array) -> Any:
+  """The parameters, made to depend on `x`, which changes in the loop that reads them.
+
+  A scan of one layer is no loop to XLA, which then converts that layer's eight-bit numbers before
+  the loop over tokens, and reads the wide copy at every token. (Layers that a scan takes out of a
+  stack need no such barrier, and would be copied by it.)
+  """
+  def one(leaf):
+    if not isinstance(leaf, Quantized):
+      return leaf
+    values, _ = jax.lax.optimization_barrier((leaf.values, x))
+    return dataclasses.replace(leaf, values=values)
+  return jax.tree.map(one, params, is_leaf=lambda leaf: isinstance(leaf, Quantized))
 
 
 def gathered(matrix: Matrix, *logical_axes: str | None) -> Matrix:

@@ -244,17 +244,20 @@ class _Functions:
     Returns:
       x and ([KeyValue of each stack], [Routing of each stack with experts]), leaves [repeats, ...].
     """
+    repeats = jax.tree.leaves(scanned[0])[0].shape[0]
+
     def run_pattern(x, layer_and_scanned):
       key_values, routings = [], []
       layer, scanned = layer_and_scanned
       for stack, context, (params, prefix) in zip(stacks, contexts, scanned):
+        if repeats == 1:
+          params = quantized.kept_in_loop(params, x)
         block = nnx.merge(stack.graph, self._to_compute(params, stack.logical_axes))
         context = context._replace(prefix=prefix, layer=layer)
         x, key_value, routing = block(x, context, real)
         key_values.append(key_value)
         routings += [] if routing is None else [routing]
       return x, (key_values, routings)
-    repeats = jax.tree.leaves(scanned[0])[0].shape[0]
     return jax.lax.scan(jax.checkpoint(run_pattern, prevent_cse=False, policy=self.policy), x,
                         (jnp.arange(repeats, dtype=jnp.int32), scanned))
 

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from r1jax.errors import UserError
-from r1jax.models import PRESETS, huggingface
+from r1jax.models import PRESETS, huggingface, quantized
 from r1jax.prompting import chat, templates
 from r1jax.rewards import parameters, suite
 from r1jax.runtime import sharding
@@ -99,6 +99,9 @@ def sampling(*, greedy: bool) -> Section:
       top_p=Field(1.0, 'share of the probability that is kept', above=0, at_most=1),
       min_p=Field(0.0, "least probability that is kept, as a share of the likeliest token's",
                   at_least=0, at_most=1),
+      weight_dtype=Field(
+          '', "type of the layers' matrices while completions are drawn, with a scale per output "
+              "channel; '' for the compute dtype", choices=('', *quantized.WEIGHT_DTYPES)),
       chunk=Field(32, 'tokens drawn by one device program, at most', at_least=1, how=True),
       slots=Field(0, 'completions drawn at a time, on all devices together, while others wait; 0: '
                      'all of a batch', at_least=0, how=True),

@@ -8,7 +8,7 @@ import jax
 
 from r1jax.records import Batch, Prompts, Rollout
 from r1jax.stages import program_shapes
-from r1jax.stages.rl.programs import SEQUENCE_ADVANTAGES
+from r1jax.stages.rl import programs as rl_programs
 
 SAMPLED = ('prompt_tokens', 'prompt_lengths', 'completion_tokens', 'completion_mask',
            'behaviour_logprobs')
@@ -19,7 +19,8 @@ class BatchSpec:
   """What a batch holds besides what was sampled, by the fields of `rl.DEFAULT`.
 
   Attributes:
-    old_logprobs: a rollout has several updates. With one, they are the policy's own.
+    old_logprobs: a rollout has several updates. With one, they are the policy's own, and the token
+      rewards take those of the sampler, unless it differs.
     reference_logprobs: there is a KL to the reference.
     values: there is a critic; the batch has its values, and the returns that it learns.
     token_advantages: an advantage for each token [N, C], not for each completion [N].
@@ -32,11 +33,13 @@ class BatchSpec:
   @classmethod
   def of(cls, config: Mapping[str, Any]) -> 'BatchSpec':
     """The one that the stage's config needs."""
+    in_reward = config['kl_coefficient'] and config['kl_place'] == 'reward'
     return cls(
-        old_logprobs=updates_per_rollout(config) > 1,
+        old_logprobs=updates_per_rollout(config) > 1 or (
+            in_reward and rl_programs.sampler_differs(config)),
         reference_logprobs=bool(config['kl_coefficient']),
         values=config['advantage'] == 'gae',
-        token_advantages=config['advantage'] not in SEQUENCE_ADVANTAGES)
+        token_advantages=config['advantage'] not in rl_programs.SEQUENCE_ADVANTAGES)
 
   @property
   def num_scorings(self) -> int:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import advantages, losses
+from r1jax import advantages, divergences, losses
 from r1jax.data.group_packing import pack_groups
 from r1jax.masked import masked_max, masked_sum
 from r1jax.models import Model
@@ -38,7 +38,8 @@ SEQUENCE_ADVANTAGES: dict[str, Callable[..., jax.Array]] = {
     'batch_normalized': advantages.batch_normalized,
 }
 ADVANTAGES = (*SEQUENCE_ADVANTAGES, 'reinforce_pp', 'gae')
-NO_CORRECTION = 'none'
+# `config.loss.correction`, besides `losses.CORRECTIONS`.
+NO_CORRECTION, AUTO_CORRECTION = 'none', 'auto'
 
 
 class DevicePrograms(NamedTuple):
@@ -155,6 +156,19 @@ def _inputs(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
           batch.completion_mask)
 
 
+def sampler_differs(settings: Mapping[str, Any]) -> bool:
+  """Whether completions are drawn from another model than the trainer's, by the stage's config."""
+  return bool(settings['sampling']['weight_dtype'])
+
+
+def correction_of(settings: Mapping[str, Any]) -> str | None:
+  """The correction of the policy loss that the config asks for; None: none."""
+  chosen = settings['loss']['correction']
+  if chosen == AUTO_CORRECTION:
+    return 'token_truncate' if sampler_differs(settings) else None
+  return None if chosen == NO_CORRECTION else chosen
+
+
 def make_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
   """loss(params, MicroBatch, Normalizers) for `train_step.make_update`.
 
@@ -162,10 +176,8 @@ def make_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
     model: the policy's.
     settings: the fields of `rl.DEFAULT`.
   """
-  options = dict(settings['loss'])
-  corrected = options['correction'] != NO_CORRECTION
-  if not corrected:
-    del options['correction']
+  correction = correction_of(settings)
+  options = dict(settings['loss']) | {'correction': correction or losses.CORRECTIONS[0]}
   options['dual_clip'] = options['dual_clip'] or None
   adapts_old = bool(options.pop('old_kl_coefficient'))
 
@@ -181,18 +193,35 @@ def make_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
         logprobs, batch.old_logprobs, batch.advantages, batch.completion_mask,
         normalizer=normalizers.loss, token_count=normalizers.token_count, entropies=entropies,
         reference_logprobs=batch.reference_logprobs, kl_estimator=settings['kl_estimator'],
-        behaviour_logprobs=batch.behaviour_logprobs if corrected else None,
+        behaviour_logprobs=batch.behaviour_logprobs if correction else None,
         max_length=settings['sampling']['max_new_tokens'], **options, **kl)
     trainer = logprobs if batch.old_logprobs is None else batch.old_logprobs
-    difference = jnp.abs(trainer - batch.behaviour_logprobs)
-    measured |= {
-        'sampling/logprob_difference/mean':
-            masked_sum(difference, batch.completion_mask) / normalizers.token_count,
-        'sampling/logprob_difference/max': masked_max(difference, batch.completion_mask)}
+    measured |= sampler_metrics(trainer - batch.behaviour_logprobs, batch.completion_mask,
+                                normalizers.token_count)
     balancing, counted = auxiliary.balance(
         routings, None, model.config, settings['experts'], normalizers.num_rows)
     return value + balancing, jax.lax.stop_gradient(measured | counted)
   return loss
+
+
+def sampler_metrics(
+    log_ratios: jax.Array, mask: jax.Array, token_count: jax.Array) -> dict[str, jax.Array]:
+  """How far the trainer's log-probabilities are from those that the sampler recorded.
+
+  Args:
+    log_ratios: [n, C], log π_trainer − log π_sampler of the sampled tokens.
+    mask: [n, C], 0 on what is not counted.
+    token_count: divides the sums; the tokens of the whole batch.
+
+  Returns:
+    The mean and the largest absolute difference, and KL(π_sampler ‖ π_trainer) per token by k3.
+  """
+  log_ratios = jnp.where(mask != 0, log_ratios, 0)
+  difference = jnp.abs(log_ratios)
+  return {
+      'sampling/logprob_difference/mean': masked_sum(difference, mask) / token_count,
+      'sampling/logprob_difference/max': masked_max(difference, mask),
+      'sampling/kl_k3': masked_sum(divergences.exp_excess(log_ratios), mask) / token_count}
 
 
 def make_value_loss(model: Model, settings: Mapping[str, Any]) -> Callable:
@@ -285,6 +314,7 @@ def make_programs(
       model, group_size=settings['group_size'], max_new_tokens=sampling.pop('max_new_tokens'),
       chunk=sampling.pop('chunk'), slots=sampling.pop('slots'),
       rollout_sharding=sampling.pop('rollout_sharding'),
+      weight_dtype=sampling.pop('weight_dtype'),
       sampling=Sampling(**sampling), stop_ids=stops,
       seed=settings['seed'], compute_dtype=settings['model']['compute_dtype'],
       should_stop=should_stop)

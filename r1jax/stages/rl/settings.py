@@ -60,8 +60,11 @@ LOSS = Section(dict(
                       choices=losses.AGGREGATIONS),
     entropy_coefficient=Field(0.0, 'of the entropy bonus'),
     old_kl_coefficient=Field(0.0, 'of the KL to the old policy', at_least=0),
-    correction=Field('none', 'importance weights for the mismatch of sampler and trainer',
-                     choices=(rl_programs.NO_CORRECTION, *losses.CORRECTIONS)),
+    correction=Field('auto', 'importance weights for the mismatch of sampler and trainer; '
+                             "'auto': 'token_truncate' where sampling.weight_dtype makes one, "
+                             'else none',
+                     choices=(rl_programs.AUTO_CORRECTION, rl_programs.NO_CORRECTION,
+                              *losses.CORRECTIONS)),
     correction_low=Field(0.0, 'lower bound of these weights', at_least=0),
     correction_high=Field(2.0, 'upper bound of these weights', above=0)),
     'keywords of `losses.policy_loss`')
