@@ -1,4 +1,7 @@
 """Eight-bit weights: how far rounding moves them, and products that equal those of rounded ones."""
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ from test_models_families import CONFIGS
 
 from r1jax.models import build, experts, quantized, transformer
 from r1jax.models.quantized import Quantized, dequantize, quantize
+from r1jax.plan import hlo
 from r1jax.runtime import sharding
 from r1jax.sampling.sampler import Sampler
 
@@ -145,7 +149,7 @@ def test_a_mesh_rounds_as_one_device_does(
   assert not down.values.sharding.is_fully_replicated
   for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(alone[0]),
                                 jax.tree.leaves(split[0])):
-    if one.dtype == jnp.int8 and path[-2].key != 'experts_gate_up':   # which is laid out by device
+    if one.dtype == jnp.int8 and 'gate_up' not in path[-2].key:   # these are laid out by device
       np.testing.assert_array_equal(one, other)
   np.testing.assert_array_equal(split[1].tokens * split[1].mask, alone[1].tokens * alone[1].mask)
   np.testing.assert_allclose(split[1].behaviour_logprobs * split[1].mask,
@@ -155,3 +159,26 @@ def test_a_mesh_rounds_as_one_device_does(
 def test_an_unknown_weight_dtype_is_refused(tiny):
   with pytest.raises(ValueError, match="weight_dtype='int4' is unknown: .*int8"):
     Sampler(tiny.model, group_size=1, max_new_tokens=1, stop_ids=(1,), weight_dtype='int4')
+
+
+@pytest.mark.parametrize('repeats', [1, 3])
+def test_no_loop_over_tokens_begins_with_a_wide_copy_of_the_matrices(repeats, tiny):
+  """Not even of the only layer of a run, which is no loop to XLA."""
+  config = dataclasses.replace(tiny.model.config, num_layers=repeats, mlp_width=29,
+                               layers=((('dense',), repeats),))
+  model = build(config)
+  params = jax.jit(model.init)(jax.random.key(0))
+  int8 = transformer.for_decoding(params, 'float32', model.logical_axes, weight_dtype='int8')
+  segments = jnp.ones((2, 1), jnp.int32)
+
+  @jax.jit
+  def run(params, tokens):
+    def step(_, tokens):
+      hidden, _, _ = model.apply(params, tokens, positions=segments, segment_ids=segments)
+      return jnp.argmax(model.unembed(params, hidden), -1).astype(jnp.int32)
+    return jax.lax.fori_loop(0, 5, step, tokens)
+  module = hlo.parse(run.lower(int8, segments).compile().as_text())
+  sizes = {x.size for x in jax.tree.leaves(int8) if x.dtype == jnp.int8}
+  before = [one for one in module.computations[module.entry].values()
+            for shape in one.shapes if shape.dtype == 'f32' and math.prod(shape.dims) in sizes]
+  assert not before

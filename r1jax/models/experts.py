@@ -57,7 +57,7 @@ def apply_experts(
     x: [N, T, D] tokens.
     chosen: [N, T, k] int, the experts of each token.
     weights: [N, T, k], the weight of each.
-    gate_up: [E, D, 2, W], or [E, D, 2·W] from `join_gate_up`.
+    gate_up: [E, D, 2, W], or [E, D, 2·W] from `layers.join_gate_up`.
     down: [E, W, D].
     activation: a key of `layers.ACTIVATIONS`.
 
@@ -90,20 +90,6 @@ def apply_experts(
       local, mesh=mesh, check_vma=False, out_specs=tokens,
       in_specs=(tokens, tokens, tokens, specs_of_gate_up, specs_of_down))(
           x, chosen, weights, gate_up, down)
-
-
-def join_gate_up(gate_up: jax.Array) -> jax.Array:
-  """Experts' weights [..., E, D, 2, W] as [..., E, D, 2·W], so that products read them as stored.
-
-  A TPU lays out the last two axes in tiles, so the two are not the same in memory. Where W is split
-  over devices, each device has its gates and then its ups: no weight moves between devices.
-  """
-  *leading, width, _, wide = gate_up.shape
-  shards = sharding.num_shards('mlp', wide)
-  columns = gate_up.reshape(*leading, width, 2, shards, wide // shards)
-  return sharding.constrain(
-      jnp.swapaxes(columns, -3, -2).reshape(*leading, width, 2 * wide),
-      *[None] * (len(leading) - 1), 'expert', 'embed', 'mlp' if shards > 1 else None)
 
 
 def _gather_split(weight: Matrix, names, axis: int) -> Matrix:

@@ -33,14 +33,14 @@ class LatentAttention(nnx.Module):
     self.query_norm = RMSNorm(latent.query_rank, _EPSILON) if latent.query_rank else None
     self.latent_norm = RMSNorm(latent.rank, _EPSILON)
     self.config = latent
+    self.heads = h, c.head_dim
     self.scale = c.head_dim ** -0.5
     if isinstance(c.rope_scaling, YarnScaling):
       self.scale *= rotary.yarn_mscale(c.rope_scaling, c.rope_scaling.mscale_all_dim) ** 2
 
   def __call__(self, x, context: attention.Context) -> tuple[jax.Array, KeyValue]:
     """Applies attention to x [N, T, width]; returns its output and what to cache of the tokens."""
-    _, h, d = self.query.shape
-    n, t, _ = x.shape
+    (h, d), (n, t, _) = self.heads, x.shape
     latents, keys = jnp.split(product(x, self.compress[...]), (self.config.rank,), -1)
     queries = x
     if self.query_norm is not None and self.query_compress is not None:

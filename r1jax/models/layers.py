@@ -66,6 +66,49 @@ def _matmul(x, matrix):
   return x @ matrix.astype(x.dtype)
 
 
+def join_heads(matrix: jax.Array, *axes: str | None) -> jax.Array:
+  """The columns of all heads, [..., heads, ...], as one axis.
+
+  A TPU lays out the last two axes in tiles, and reads a matrix where it lies in its stack only if
+  these are rows and columns. Where the devices do not divide the heads, nothing is joined.
+
+  Args:
+    matrix: one or a stack of them.
+    *axes: its logical axes; those of the heads' columns, which come last, are None.
+  """
+  at, name = max((i, axis) for i, axis in enumerate(axes) if axis)
+  if sharding.num_shards(name, matrix.shape[at]) != sharding.num_shards(name):
+    return matrix
+  return sharding.constrain(matrix.reshape(*matrix.shape[:at], -1), *axes[:at + 1])
+
+
+def join_gate_up(gate_up: jax.Array, *axes: str | None) -> jax.Array:
+  """Gates and ups [..., width, 2, W] as the columns [..., width, 2·W], see `join_heads`.
+
+  Where W is split over devices, each device has its gates and then its ups: no weight moves between
+  devices. Where the devices do not divide W, nothing is joined.
+
+  Args:
+    gate_up: the matrices.
+    *axes: their logical axes.
+  """
+  *leading, _, wide = gate_up.shape
+  shards = sharding.num_shards('mlp', wide)
+  if shards != sharding.num_shards('mlp'):
+    return gate_up
+  columns = gate_up.reshape(*leading, 2, shards, wide // shards)
+  joined = jnp.swapaxes(columns, -3, -2).reshape(*leading, 2 * wide)
+  return sharding.constrain(joined, *axes[:-2], 'mlp')
+
+
+def split_gate_up(columns: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """(gates, ups) [..., W] of products with what `join_gate_up` returned, [..., 2·W]."""
+  *leading, both = columns.shape
+  parts = columns.reshape(*leading, sharding.num_shards('mlp'), 2, -1)
+  gate, up = parts[..., 0, :], parts[..., 1, :]
+  return gate.reshape(*leading, both // 2), up.reshape(*leading, both // 2)
+
+
 def out_deviation(config: ModelConfig) -> float:
   """Standard deviation, at initialisation, of the two matrices per layer that write to x."""
   return 0.02 / (2 * config.num_layers) ** 0.5
@@ -82,11 +125,11 @@ class Attention(nnx.Module):
     self.query_norm = norm(c, d) if c.qk_norm else None
     self.key_norm = norm(c, d) if c.qk_norm else None
     self.scale = None if c.query_scale is None else c.query_scale ** -0.5
+    self.heads = k, r + 2, d
 
   def __call__(self, x, context: attention.Context) -> tuple[jax.Array, KeyValue]:
     """Applies attention to x [N, T, width]; returns its output and the tokens' keys and values."""
-    _, k, heads, d = self.qkv.shape
-    qkv = product(x, self.qkv[...]).reshape(*x.shape[:-1], k, heads, d)
+    qkv = product(x, self.qkv[...]).reshape(*x.shape[:-1], *self.heads)
     if self.qkv_bias is not None:
       qkv = qkv + self.qkv_bias[...].astype(x.dtype)
     queries, keys, values = qkv[..., :-2, :], qkv[..., -2:-1, :], qkv[..., -1, :]
@@ -116,9 +159,12 @@ class Mlp(nnx.Module):
 
   def __call__(self, x):
     """Applies the MLP to x [N, T, width]."""
-    if sharding.num_shards('mlp') > 1:   # a split last axis cannot be merged with the one before it
-      both = quantized.einsum('ntd,dgf->ntgf', x, self.gate_up[...])
+    gate_up = self.gate_up[...]
+    if gate_up.ndim == 2:
+      gate, up = split_gate_up(product(x, gate_up))
+    elif sharding.num_shards('mlp') > 1:   # a split last axis cannot be merged with another
+      both = quantized.einsum('ntd,dgf->ntgf', x, gate_up)
       gate, up = both[..., 0, :], both[..., 1, :]
     else:
-      gate, up = jnp.split(product(x, self.gate_up[...]), 2, -1)
+      gate, up = jnp.split(product(x, gate_up), 2, -1)
     return product(ACTIVATIONS[self.activation](gate) * up, self.down[...])

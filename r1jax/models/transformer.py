@@ -24,10 +24,18 @@ from r1jax.models import quantized
 from r1jax.models.attention import Context, KeyValue
 from r1jax.models.config import ModelConfig
 from r1jax.models.contexts import contexts_of_kinds
-from r1jax.models.experts import DOWN_AXES, GATE_UP_AXES, join_gate_up
+from r1jax.models.experts import DOWN_AXES, GATE_UP_AXES
 from r1jax.models.kv_cache import Cache, key_sets
 from r1jax.models.latent_attention import LatentAttention
-from r1jax.models.layers import Attention, Mlp, norm, normal, product
+from r1jax.models.layers import (
+    Attention,
+    Mlp,
+    join_gate_up,
+    join_heads,
+    norm,
+    normal,
+    product,
+)
 from r1jax.models.moe import FLOAT32_PARAMETERS, MixtureOfExperts, Routing
 from r1jax.models.quantized import Quantized
 from r1jax.runtime import sharding
@@ -272,6 +280,8 @@ class _Functions:
         return x
       if not isinstance(x, Quantized) and path[-1].key not in FLOAT32_PARAMETERS:
         x = x.astype(self.dtype)
+      if x.ndim < len(axes):    # joined for decoding
+        axes = [axis for axis in axes if axis]
       return x if 'expert' in axes else quantized.gathered(x, *axes)
     if not sharding.is_multi_device():
       return params
@@ -353,13 +363,19 @@ def _shift(x: jax.Array, by: int) -> jax.Array:
   return jnp.pad(x[:, by:], ((0, 0), (0, min(by, x.shape[1]))))
 
 
+# Matrices that are joined to rows and columns for decoding. Those of experts always are; for others
+# in bfloat16 libtpu prefers another layout, and would keep copies of the joined stacks.
+_JOINS = {'qkv': join_heads, 'query': join_heads, 'gate_up': join_gate_up,
+          'experts_gate_up': join_gate_up}
+
+
 def for_decoding(
     params: Any, compute_dtype: str, logical_axes: Any, *, weight_dtype: str = '') -> Any:
   """The parameters as decoding reads them fastest; `apply` and `unembed` accept them too.
 
   They are cast, except those that route tokens, or the layers' matrices quantised
-  (`quantized.SUMMED_AXES`); placed by the sharding rules in force; and gate and up projections of
-  experts are joined (`experts.join_gate_up`). The sampler does so once per rollout.
+  (`quantized.SUMMED_AXES`); placed by the sharding rules in force; and the columns of some are
+  joined (`layers.join_heads`, `layers.join_gate_up`). The sampler does so once per rollout.
 
   Args:
     params: of the model.
@@ -374,7 +390,9 @@ def for_decoding(
     elif name not in FLOAT32_PARAMETERS:
       x = x.astype(compute_dtype)
     x = jax.tree.map(lambda array: sharding.constrain(array, *axes), x)
-    return jax.tree.map(join_gate_up, x) if name == 'experts_gate_up' else x
+    if name in _JOINS and (isinstance(x, Quantized) or 'expert' in axes):
+      return jax.tree.map(lambda array: _JOINS[name](array, *axes), x)
+    return x
   return jax.tree_util.tree_map_with_path(one, params, logical_axes)
 
 
