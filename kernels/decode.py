@@ -180,37 +180,33 @@ def _bounds(one: KeySet, columns: int, width: int):
 
 
 def _add_block(layer, start, queries, value_queries, one: KeySet, width: int, block, sums: _Sums):
-  keys, values = _read(layer, start, queries.shape[0], one, width, block)
-  scores = _scores(queries, keys)
+  keys, values, *scales = _read(layer, start, queries.shape[0], one, width, block)
+  of_keys, of_values = (1 if x is None else x[:, :, None] for x in scales)
+  scores = _scores(queries, keys) * of_keys
   if value_queries is not None:
-    scores += _scores(value_queries, jnp.swapaxes(values, -1, -2))
+    scores += _scores(value_queries, jnp.swapaxes(values, -1, -2)) * of_values
   columns = block * width + jnp.arange(width)
   seen = (columns - one.firsts[:, None]) % one.keys.shape[-1] < one.counts[:, None]
   scores = jnp.where(seen[:, None, None], scores, MASKED_SCORE)
   largest = jnp.maximum(sums.largest, jnp.max(scores, -1))
   kept, weights = jnp.exp(sums.largest - largest), jnp.exp(scores - largest[..., None])
   return _Sums(largest, sums.total * kept + jnp.sum(weights, -1),
-               sums.weighted * kept[..., None] + _weigh(weights, values))
+               sums.weighted * kept[..., None] + _weigh(weights * of_values, values))
 
 
 def _read(layer, start, num_rows: int, one: KeySet, width: int, block):
-  """Keys [rows, K, D, width] and values [rows, K, width, E] of a block, float32."""
-  def slices(row, count):
-    def cut(x, axis):
-      if x is None:
-        return None
+  """Of a block, float32: keys [rows, K, D, width], values [rows, K, width, E] and their scales."""
+  stacks = one.keys, one.values, one.key_scales, one.value_scales
+
+  def cut(row, count):
+    def of_stack(x, axis):
       begin, sizes = [layer, row] + [0] * (x.ndim - 2), [1, count, *x.shape[2:]]
       begin[axis], sizes[axis] = block * width, width
       return jax.lax.dynamic_slice(x, begin, sizes)[0].astype(jnp.float32)
-    return (cut(one.keys, -1), cut(one.values, -2), cut(one.key_scales, -1),
-            cut(one.value_scales, -1))
+    return [None if x is None else of_stack(x, axis) for x, axis in zip(stacks, (-1, -2, -1, -1))]
   if one.owners is None:
-    found = slices(start, num_rows)
-  else:
-    found = jax.tree.map(lambda x: x[:, 0], jax.vmap(lambda row: slices(row, 1))(one.owners))
-  keys, values, key_scales, value_scales = found
-  return (keys if key_scales is None else keys * key_scales[:, :, None],
-          values if value_scales is None else values * value_scales[..., None])
+    return cut(start, num_rows)
+  return jax.tree.map(lambda x: x[:, 0], jax.vmap(lambda row: cut(row, 1))(one.owners))
 
 
 def _scores(queries, keys):

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from r1jax.models import kv_cache
 
 
-def decoding_cache(config, new_kv, lengths, *, group_size, size):
+def decoding_cache(config, new_kv, lengths, *, group_size, size, cache_dtype=''):
   """A cache for `group_size` completions of each prompt, a prompt's together."""
   count = lengths.shape[0]
   cache = kv_cache.empty(config, new_kv, num_prompts=count, num_rows=count * group_size, size=size,
-                         shards=1)
+                         shards=1, cache_dtype=cache_dtype)
   cache = kv_cache.put_prompts(cache, new_kv, lengths, jnp.arange(count)[None])
   return dataclasses.replace(cache, prompts=jnp.repeat(jnp.arange(count), group_size)[None])
 

@@ -137,8 +137,8 @@ def test_a_mesh_rounds_as_one_device_does(
   params = random_params(model)
 
   def sample(params, prompts):
-    sampler = Sampler(model, weight_dtype='int8', rollout_sharding=rollout_sharding, group_size=2,
-                      max_new_tokens=4, stop_ids=(3, 8), chunk=4)
+    sampler = Sampler(model, weight_dtype='int8', cache_dtype='int8', group_size=2, chunk=4,
+                      max_new_tokens=4, stop_ids=(3, 8), rollout_sharding=rollout_sharding)
     return sampler.reshard(params), sampler(params, prompts, 0)
   alone = sample(params, prompts)
   mesh = sharding.make_mesh(2, 2, jax.devices()[:8], expert=2)

@@ -20,6 +20,7 @@ INT8 = dict(sampling=dict(weight_dtype='int8'))
 
 @pytest.mark.parametrize('fields, want', [
     ({}, None), (INT8, 'token_truncate'),
+    (dict(sampling=dict(cache_dtype='float8_e4m3fn')), 'token_truncate'),
     (INT8 | dict(loss=dict(correction='none')), None),
     (INT8 | dict(loss=dict(correction='sequence_mask')), 'sequence_mask'),
     (dict(loss=dict(correction='token_mask')), 'token_mask')])

@@ -36,9 +36,13 @@ class KeyValue:
 
   Latent attention keeps the rotated key, which all heads share, as `keys`, and the latent, from
   which values and the rest of the keys are made, as `values`; K is then 1, and their D differ.
+
+  In eight bits, they are multiplied with their scales, one per position and head.
   """
-  keys: jax.Array      # [..., K, D, positions]
-  values: jax.Array    # [..., K, positions, D]
+  keys: jax.Array                          # [..., K, D, positions]
+  values: jax.Array                        # [..., K, positions, D]
+  key_scales: jax.Array | None = None      # [..., K, positions] float32
+  value_scales: jax.Array | None = None    # [..., K, positions] float32
 
 
 class Context(NamedTuple):

@@ -2,8 +2,13 @@
 
 Token j of a completion is at column j, wherever and whenever its row began; where layers only see a
 window, columns are a ring that the window fits into.
+
+Keys and values may be kept in eight bits. They are rounded when they are cached: a token attends to
+itself, and the tokens of a prompt to each other while it is prefilled, as they were computed.
 """
+from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -12,13 +17,14 @@ from jax.sharding import PartitionSpec as P
 
 from r1jax.kernels import decode
 from r1jax.kernels.cache_write import write_tokens
+from r1jax.models import quantized
 from r1jax.models.attention import KeyValue
 from r1jax.models.config import ModelConfig
 from r1jax.records import pytree_dataclass
 from r1jax.runtime import sharding
 
 # Fields of a KeyValue -> their axis of positions.
-_COLUMNS = {'keys': -1, 'values': -2}
+_COLUMNS = {'keys': -1, 'values': -2, 'key_scales': -1, 'value_scales': -1}
 
 
 @pytree_dataclass
@@ -48,7 +54,7 @@ def as_prefix(new_kv: tuple[KeyValue, ...], lengths: jax.Array) -> Cache:
 
 def empty(
     config: ModelConfig, new_kv: tuple[KeyValue, ...], *, num_prompts: int, num_rows: int,
-    size: int, shards: int,
+    size: int, shards: int, cache_dtype: str = '',
 ) -> Cache:
   """A cache with room for prompts and completions.
 
@@ -59,15 +65,16 @@ def empty(
     num_rows: M.
     size: tokens of a completion.
     shards: into how many parts prompts and rows are split.
+    cache_dtype: one of `quantized.CACHE_DTYPES`; '' for that of `new_kv`.
   """
   kinds = [kind for pattern, _ in config.runs for kind in pattern]
 
   def room(like: KeyValue, rows: int, tokens: int) -> KeyValue:
-    def one(field: str) -> jax.Array:
-      shape = list(getattr(like, field).shape)
+    def one(x: jax.Array, field: str) -> jax.Array:
+      shape = list(x.shape)
       shape[1], shape[_COLUMNS[field]] = rows, decode.num_columns(tokens)
-      return jnp.zeros(shape, getattr(like, field).dtype)
-    return KeyValue(**{field: one(field) for field in _COLUMNS})
+      return jnp.zeros(shape, x.dtype)
+    return _by_field(one, jax.eval_shape(functools.partial(_stored, dtype=cache_dtype), like))
 
   def tokens_of(kind: str) -> int:
     return min(size, config.window) if kind == 'local' and config.window else size
@@ -95,13 +102,12 @@ def put_prompts(cache: Cache, new_kv: tuple[KeyValue, ...], lengths: jax.Array,
   shards = places.shape[0]
 
   def put(places, old, new):
-    def one(field, old, new):
+    def one(old, new, field):
       new = jnp.pad(new, [(0, 0)] * (new.ndim + _COLUMNS[field])
                     + [(0, old.shape[_COLUMNS[field]] - new.shape[_COLUMNS[field]])]
                     + [(0, 0)] * (-1 - _COLUMNS[field]))
       return old.at[:, places[0]].set(new.astype(old.dtype), mode='drop')
-    return KeyValue(**{field: one(field, getattr(old, field), getattr(new, field))
-                       for field in _COLUMNS})
+    return _by_field(one, old, _as_in(old, new))
   prefix = tuple(_of_shards(put, shards, places, old, new)
                  for old, new in zip(cache.prefix, new_kv))
   known = cache.prefix_lengths.reshape(shards, -1)
@@ -142,8 +148,11 @@ def append(cache: Cache, new_kv: tuple[KeyValue, ...]) -> Cache:
 
   def write(lengths, old: KeyValue, new: KeyValue) -> KeyValue:
     columns = lengths[0] % old.keys.shape[-1]
-    return KeyValue(write_tokens(old.keys, new.keys[..., 0], columns, axis=-1),
-                    write_tokens(old.values, new.values[..., 0, :], columns, axis=-2))
+
+    def one(old, new, field):
+      axis = _COLUMNS[field]
+      return write_tokens(old, jnp.squeeze(new, axis), columns, axis=axis)
+    return _by_field(one, old, _as_in(old, new))
   shards = cache.lengths.shape[0]
   return dataclasses.replace(cache, suffix=tuple(
       _of_shards(write, shards, cache.lengths, old, new)
@@ -170,10 +179,30 @@ def _of_shards(function, shards: int, by_shard: jax.Array, *stacks: Any) -> Any:
       by_shard, *stacks)
 
 
+def _stored(new: KeyValue, dtype: Any) -> KeyValue:
+  """Keys and values as a cache of this dtype keeps them; '' for their own."""
+  if not dtype:
+    return new
+  keys = quantized.quantize(new.keys, (-2,), dtype)
+  values = quantized.quantize(new.values, (-1,), dtype)
+  return KeyValue(keys.values, values.values, keys.scales[..., 0, :], values.scales[..., 0])
+
+
+def _as_in(cached: KeyValue, new: KeyValue) -> KeyValue:
+  """New keys and values as `cached` keeps its own."""
+  return _stored(new, '' if cached.key_scales is None else cached.keys.dtype)
+
+
+def _by_field(function: Callable[..., jax.Array], *key_values: KeyValue) -> KeyValue:
+  """A KeyValue of function(arrays of a field, its name), for the fields that there are."""
+  return KeyValue(**{
+      name: function(*(getattr(one, name) for one in key_values), name)
+      for name in _COLUMNS if getattr(key_values[0], name) is not None})
+
+
 def _constrain(key_values: Any) -> Any:
   """States how keys and values, leaves [L, N, K, ...], lie on the mesh."""
   return jax.tree.map(lambda x: sharding.constrain(x, None, 'batch', 'kv_heads'), key_values)
-
 
 
 def key_sets(config: ModelConfig, cache: Cache, kind: str, stack: int) -> tuple[decode.KeySet, ...]:
@@ -195,6 +224,9 @@ def key_sets(config: ModelConfig, cache: Cache, kind: str, stack: int) -> tuple[
     first = jnp.clip(in_prompt + own - config.window + 1, 0, in_prompt)
     seen = jnp.minimum(own, config.window - 1)
   prefix, suffix = cache.prefix[stack], cache.suffix[stack]
+  begin = (own - seen) % suffix.keys.shape[-1]
   return (
-      decode.KeySet(prefix.keys, prefix.values, prompts, first, in_prompt - first),
-      decode.KeySet(suffix.keys, suffix.values, None, (own - seen) % suffix.keys.shape[-1], seen))
+      decode.KeySet(prefix.keys, prefix.values, prompts, first, in_prompt - first,
+                    prefix.key_scales, prefix.value_scales),
+      decode.KeySet(suffix.keys, suffix.values, None, begin, seen,
+                    suffix.key_scales, suffix.value_scales))

@@ -62,6 +62,8 @@ class Sampler:
     compute_dtype: parameters are cast to it, and resharded, once per rollout.
     weight_dtype: of the layers' matrices while sampling, one of `quantized.WEIGHT_DTYPES`; '' for
       the compute dtype.
+    cache_dtype: of cached keys and values, one of `quantized.CACHE_DTYPES`; '' for the compute
+      dtype.
     seed: of the run; with the iteration, example id, sample and token index it makes the keys.
     chunk: tokens that a device program draws, at most, before the host looks again.
     slots: rows in flight at a time, on all devices together; 0: all rows of a batch.
@@ -75,26 +77,27 @@ class Sampler:
 
   Raises:
     ValueError: for a group, length or chunk below 1, negative slots, no stop id, or an unknown
-      rollout_sharding or weight_dtype.
+      rollout_sharding, weight_dtype or cache_dtype.
   """
 
   def __init__(
       self, model: Model, *, group_size: int, max_new_tokens: int, stop_ids: tuple[int, ...],
       sampling: Sampling | None = None, compute_dtype: str = 'float32', weight_dtype: str = '',
-      seed: int = 0, chunk: int = 32, slots: int = 0, rollout_sharding: str = 'train',
-      should_stop: Callable[[], bool] = lambda: False):
+      cache_dtype: str = '', seed: int = 0, chunk: int = 32, slots: int = 0,
+      rollout_sharding: str = 'train', should_stop: Callable[[], bool] = lambda: False):
     checks.at_least(1, group_size=group_size, max_new_tokens=max_new_tokens, chunk=chunk)
     checks.at_least(0, slots=slots)
     if not stop_ids:
       raise ValueError('stop_ids must have at least 1 token, got none')
     checks.word(sharding.ROLLOUT_SHARDINGS, rollout_sharding=rollout_sharding)
     checks.word(('', *quantized.WEIGHT_DTYPES), weight_dtype=weight_dtype)
+    checks.word(('', *quantized.CACHE_DTYPES), cache_dtype=cache_dtype)
     self._model, self._sampling, self._seed = model, sampling or Sampling(), seed
     self._group_size, self._max_new_tokens = group_size, max_new_tokens
     self._chunk, self._slots = min(chunk, max_new_tokens), slots
     self._stop_tokens = np.asarray(stop_ids, np.int32)   # on the host: to compile reads constants
-    self._compute_dtype, self._weight_dtype = compute_dtype, weight_dtype
-    self._rollout_sharding = rollout_sharding
+    self._compute_dtype, self._rollout_sharding = compute_dtype, rollout_sharding
+    self._weight_dtype, self._cache_dtype = weight_dtype, cache_dtype
     self._should_stop = should_stop
     self._threads: compiling.Threads | None = None
     donated = dict(donate_argnames='slots')
@@ -175,7 +178,8 @@ class Sampler:
         shape, jnp.int32), jax.ShapeDtypeStruct(shape[:1], jnp.int32))
     cache = kv_cache.empty(
         self._model.config, new_kv, num_prompts=layout.shards * layout.prompt_slots,
-        num_rows=layout.shards * layout.slots, size=self._max_new_tokens, shards=layout.shards)
+        num_rows=layout.shards * layout.slots, size=self._max_new_tokens, shards=layout.shards,
+        cache_dtype=self._cache_dtype)
     return slot_state.empty(cache, hidden, layout, self._max_new_tokens)
 
   def _run_prompts(self, params, tokens, lengths):

@@ -153,7 +153,7 @@ def make_sampler(
       max_new_tokens=sampling.pop('max_new_tokens'),
       chunk=sampling.pop('chunk'), slots=sampling.pop('slots'),
       rollout_sharding=sampling.pop('rollout_sharding'),
-      weight_dtype=sampling.pop('weight_dtype'),
+      weight_dtype=sampling.pop('weight_dtype'), cache_dtype=sampling.pop('cache_dtype'),
       sampling=Sampling(**sampling), stop_ids=stops,
       compute_dtype=config['model']['compute_dtype'], seed=config['seed'], should_stop=should_stop)
 

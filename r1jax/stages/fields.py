@@ -102,6 +102,9 @@ def sampling(*, greedy: bool) -> Section:
       weight_dtype=Field(
           '', "type of the layers' matrices while completions are drawn, with a scale per output "
               "channel; '' for the compute dtype", choices=('', *quantized.WEIGHT_DTYPES)),
+      cache_dtype=Field(
+          '', "type of cached keys and values, with a scale per token and head; '' for the compute "
+              'dtype', choices=('', *quantized.CACHE_DTYPES)),
       chunk=Field(32, 'tokens drawn by one device program, at most', at_least=1, how=True),
       slots=Field(0, 'completions drawn at a time, on all devices together, while others wait; 0: '
                      'all of a batch', at_least=0, how=True),

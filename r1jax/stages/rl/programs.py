@@ -158,7 +158,7 @@ def _inputs(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
 
 def sampler_differs(settings: Mapping[str, Any]) -> bool:
   """Whether completions are drawn from another model than the trainer's, by the stage's config."""
-  return bool(settings['sampling']['weight_dtype'])
+  return any(settings['sampling'][name] for name in ('weight_dtype', 'cache_dtype'))
 
 
 def correction_of(settings: Mapping[str, Any]) -> str | None:
@@ -314,7 +314,7 @@ def make_programs(
       model, group_size=settings['group_size'], max_new_tokens=sampling.pop('max_new_tokens'),
       chunk=sampling.pop('chunk'), slots=sampling.pop('slots'),
       rollout_sharding=sampling.pop('rollout_sharding'),
-      weight_dtype=sampling.pop('weight_dtype'),
+      weight_dtype=sampling.pop('weight_dtype'), cache_dtype=sampling.pop('cache_dtype'),
       sampling=Sampling(**sampling), stop_ids=stops,
       seed=settings['seed'], compute_dtype=settings['model']['compute_dtype'],
       should_stop=should_stop)

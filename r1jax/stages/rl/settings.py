@@ -61,8 +61,8 @@ LOSS = Section(dict(
     entropy_coefficient=Field(0.0, 'of the entropy bonus'),
     old_kl_coefficient=Field(0.0, 'of the KL to the old policy', at_least=0),
     correction=Field('auto', 'importance weights for the mismatch of sampler and trainer; '
-                             "'auto': 'token_truncate' where sampling.weight_dtype makes one, "
-                             'else none',
+                             "'auto': 'token_truncate' where sampling.weight_dtype or "
+                             'sampling.cache_dtype makes one, else none',
                      choices=(rl_programs.AUTO_CORRECTION, rl_programs.NO_CORRECTION,
                               *losses.CORRECTIONS)),
     correction_low=Field(0.0, 'lower bound of these weights', at_least=0),
