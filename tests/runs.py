@@ -27,7 +27,7 @@ SHAPE = ModelConfig(family='qwen3', vocab_size=512, width=16, num_layers=1, num_
                     num_kv_heads=1, head_dim=8, mlp_width=32, qk_norm=True, max_length=256)
 DATA = dict(name='miniature', size=64, seed=0, min_steps=2, max_steps=4)
 # What is measured of time is no part of a run's result.
-TIMED = ('timing_s/', 'tokens_per_second', 'model_flops_utilisation')
+TIMED = ('timing_s/', 'device_idle', 'tokens_per_second', 'model_flops_utilisation')
 
 
 @pytest.fixture(scope='session')

@@ -24,9 +24,9 @@ NAMES = ('reward', 'reward_std', 'rewards/number/mean', 'rewards/format/mean',
          'frac_reward_zero_std', 'entropy', 'clip_ratio/low', 'clip_ratio/high',
          'completions/mean_length', 'completions/clipped_ratio',
          'sampling/logprob_difference/mean', 'sampling/logprob_difference/max', 'sampling/kl_k3',
-         'grad_norm',
-         'loss', 'timing_s/step', 'timing_s/rollout', 'timing_s/update', 'tokens_per_second',
-         'reflective_words', 'repetition', 'language_mixing', 'skipped_updates')
+         'grad_norm', 'loss', 'timing_s/step', 'timing_s/rollout', 'timing_s/update', 'device_idle',
+         'tokens_per_second', 'reflective_words', 'repetition', 'language_mixing',
+         'skipped_updates')
 
 
 def load(name):

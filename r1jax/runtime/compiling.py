@@ -20,6 +20,8 @@ from typing import Any
 
 import jax
 
+from r1jax.runtime.device_time import dispatched
+
 _MOST_THREADS = 8
 
 
@@ -142,8 +144,8 @@ class Program:
     """Calls the function; raises what its compiler or `jax.jit` raises."""
     prepared = self._find(arguments, static)
     if prepared is not None:
-      return prepared.compiled()(*arguments)
-    return self._jitted(*arguments, **static)
+      return dispatched(prepared.compiled()(*arguments))
+    return dispatched(self._jitted(*arguments, **static))
 
   def _find(self, arguments: tuple, static: dict[str, Any]) -> Prepared | None:
     return next((prepared for prepared in self._prepared

@@ -16,6 +16,7 @@ from r1jax.errors import UserError
 from r1jax.metrics.terminal import warn
 from r1jax.records import TrainState
 from r1jax.runtime import hosts, ownership, sharding
+from r1jax.runtime.device_time import IdleMeter
 from r1jax.stages.stage import StageRun
 from r1jax.training import finite
 
@@ -114,6 +115,11 @@ class TrainingLoop:
     self._exit.callback(self._writer.close)
     self.progress = self._exit.enter_context(
         metrics.Progress(total, done=done, console=self._run.console))
+    self._idle = self._exit.enter_context(IdleMeter())
+
+  def pop_times(self) -> dict[str, float]:
+    """The seconds of `watch` and 'device_idle', the share of the time since the last call."""
+    return self.watch.pop() | {'device_idle': self._idle.pop()}
 
   def log(self, step: int, measured: Mapping[str, float], *, done: int | None = None) -> None:
     """Writes the metrics of a step, and shows them; `done` is for the progress line if not step."""

@@ -14,6 +14,7 @@ from r1jax.models import Model, compute
 from r1jax.models.streaming import all_finite
 from r1jax.prompting.templates import PromptFormat, Question
 from r1jax.runtime import hosts, sharding
+from r1jax.runtime.device_time import dispatched
 from r1jax.runtime.storage import Path, to_json
 from r1jax.stages import loading
 from r1jax.stages.artifact import Artifact, open_artifact
@@ -84,7 +85,7 @@ def make_rewards(loaded: RewardModel, *, rows: int, mesh: jax.sharding.Mesh) -> 
     for start in range(0, len(questions), rows):
       batch = Encoded(*(array[start:start + rows] for array in encoded))
       filled = Encoded(*(_fill(array, rows) for array in batch))
-      out = program(loaded.params, sharding.place(filled, mesh, batch=True))
+      out = dispatched(program(loaded.params, sharding.place(filled, mesh, batch=True)))
       found.append(sharding.to_host(out)[:len(batch.prompt_lengths)])
     return Scored(np.concatenate(found),
                   compute.scoring(loaded.model.config, *token_counts(encoded)))

@@ -373,7 +373,7 @@ class _Trainer:
     """Logs the iteration, moves on to the next one, and saves the state if that is due."""
     config, state, position = self.config, self.state, self.state.position
     measured = rl_metrics.iteration_metrics(
-        position.measured, self.loop.watch.pop(), updates_done=self.updates - self.first_update,
+        position.measured, self.loop.pop_times(), updates_done=self.updates - self.first_update,
         remat=config['model']['remat'], peak_flops=self.peak_flops)
     self.first_update = 0
     if config['kl_coefficient'] or config['loss']['old_kl_coefficient']:
