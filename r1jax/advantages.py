@@ -431,7 +431,7 @@ def overlong_penalty(lengths: jax.Array, *, max_length: int, buffer: int) -> jax
     buffer: the number of tokens before it in which the penalty grows; 4,096 in DAPO.
 
   Returns:
-    float32 of that shape, without gradient.
+    float32 of that shape, without gradient; a NumPy array if `lengths` is one.
 
   Raises:
     ValueError: for a buffer that is not between 1 and max_length.
@@ -439,4 +439,4 @@ def overlong_penalty(lengths: jax.Array, *, max_length: int, buffer: int) -> jax
   if not 1 <= buffer <= max_length:
     raise ValueError(f'buffer must be between 1 and max_length={max_length}, got {buffer}')
   beyond = lengths.astype(jnp.float32) - (max_length - buffer)
-  return -jnp.clip(beyond / buffer, 0, 1)
+  return -(beyond / buffer).clip(0, 1)

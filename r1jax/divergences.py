@@ -14,8 +14,11 @@ imply a good gradient as a term of a loss:
 All are computed in float32, in nats, and carry gradients to every argument unless they say
 otherwise.
 """
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r1jax import checks
 from r1jax.records import pytree_dataclass
@@ -217,7 +220,10 @@ def entropy(logits: jax.Array) -> jax.Array:
 
 @pytree_dataclass
 class KLController:
-  """The state of an adaptive KL coefficient, saved with a run like an optimizer's state."""
+  """The state of an adaptive KL coefficient, saved with a run like an optimizer's state.
+
+  With a NumPy scalar all is computed on the host.
+  """
   coefficient: jax.Array    # float32 scalar, β
 
 
@@ -254,8 +260,9 @@ def double_or_halve(
     ValueError: for a target of 0 or less.
   """
   checks.at_least(0, strictly=True, target=target)
-  factor = jnp.where(kl > 1.5 * target, 2.0, jnp.where(kl < target / 1.5, 0.5, 1.0))
-  return KLController(controller.coefficient * factor)
+  xp = _module_of(controller)
+  factor = xp.where(kl > 1.5 * target, 2.0, xp.where(kl < target / 1.5, 0.5, 1.0))
+  return KLController(controller.coefficient * xp.float32(factor))
 
 
 def proportional(
@@ -279,6 +286,12 @@ def proportional(
     ValueError: for a target or a horizon of 0 or less.
   """
   checks.at_least(0, strictly=True, target=target, horizon=horizon)
-  error = jnp.clip(kl / target - 1, -0.2, 0.2)
-  factor = 1 + jnp.where(jnp.isnan(error), 0, error) * num_samples / horizon
+  xp = _module_of(controller)
+  error = xp.float32(kl / target - 1).clip(-0.2, 0.2)
+  factor = 1 + xp.float32(xp.where(xp.isnan(error), 0, error)) * num_samples / horizon
   return KLController(controller.coefficient * factor)
+
+
+def _module_of(controller: KLController) -> Any:
+  """NumPy for a controller on the host, else jax.numpy."""
+  return np if isinstance(controller.coefficient, np.floating) else jnp

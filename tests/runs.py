@@ -119,6 +119,32 @@ def by_bytes(completion, example):
   return sum(completion.text.encode()) % 11 / 10
 
 
+class NotingSampler:
+  """A sampler of which a test takes note.
+
+  Args:
+    sampler: the one that does the work.
+    begun: called with (params, prompts, iteration).
+    drawn: called with (the rollout, iteration); what it returns is used in its place.
+  """
+
+  def __init__(self, sampler, begun=lambda *_: None, drawn=lambda rollout, _: rollout):
+    self._sampler, self._begun, self._drawn = sampler, begun, drawn
+
+  def __getattr__(self, name):
+    return getattr(self._sampler, name)
+
+  def begin(self, params, prompts, iteration):
+    self._begun(params, prompts, iteration)
+    drawing = self._sampler.begin(params, prompts, iteration)
+    finish = drawing.finish
+
+    def noting_finish(*arguments):
+      return self._drawn(finish(*arguments), iteration)
+    drawing.finish = noting_finish
+    return drawing
+
+
 def run_resumable(base, workdir, should_stop=lambda: False):
   """A run with all that resuming must restore; its questions whether to stop can be counted.
 

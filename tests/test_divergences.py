@@ -187,6 +187,16 @@ def test_proportional_follows_rlhf():
         after.coefficient, 0.2 * (1 + error * 256 / 10_000), rtol=1e-6)
 
 
+@pytest.mark.parametrize('measured', [0.0, 0.0999, 0.2, 1.7, np.nan, np.inf])
+def test_a_controller_on_the_host_computes_the_same(measured):
+  for rule, settings in ((divergences.double_or_halve, {}),
+                         (divergences.proportional, dict(horizon=300.0, num_samples=7))):
+    on_host = rule(divergences.KLController(np.float32(0.3)), measured, target=0.1, **settings)
+    on_device = rule(divergences.init_controller(0.3), measured, target=0.1, **settings)
+    assert type(on_host.coefficient) is np.float32
+    np.testing.assert_array_equal(on_host.coefficient, on_device.coefficient)
+
+
 def test_controllers_are_pytrees_that_a_jitted_loop_can_carry():
   def loop(controller):
     def step(controller, kl):

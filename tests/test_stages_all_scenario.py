@@ -52,10 +52,9 @@ def mixed(base, general, tmp_path_factory):
   def noting(*arguments):
     programs = make_programs(*arguments)
 
-    def sample(params, prompts, iteration):
+    def begun(params, prompts, iteration):
       shapes.add(tuple(x.shape for x in jax.tree.leaves(prompts)))
-      return programs.sample(params, prompts, iteration)
-    return programs._replace(sample=sample)
+    return programs._replace(sample=runs.NotingSampler(programs.sample, begun))
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(rl_programs, 'make_programs', noting)
     run_mixed(base, general, workdir)

@@ -33,8 +33,7 @@ def counted(run, monkeypatch, compilations):
 
   def forcing(*arguments):
     programs = make_programs(*arguments)
-    return programs._replace(sample=lambda params, prompts, iteration: with_lengths(
-        programs.sample(params, prompts, iteration), iteration))
+    return programs._replace(sample=runs.NotingSampler(programs.sample, drawn=with_lengths))
 
   def noting_write(*arguments):
     lines[0] += 1

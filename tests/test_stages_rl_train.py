@@ -19,6 +19,7 @@ from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import evaluate, rl
 from r1jax.stages.rl import programs as rl_programs
+from r1jax.stages.rl.prompts import PromptMixture
 from r1jax.tokenization import load_tokenizer
 
 BYTES = {'bytes': (runs.by_bytes, 1.0)}
@@ -29,20 +30,28 @@ def in_bytes(tree):
 
 
 class Recorder:
-  """Wraps a run's device programs: what each was called with, parameters as bytes."""
+  """Wraps a run's device programs: what each was called with, parameters as bytes.
+
+  `events` has in their order what was dispatched and what was written.
+  """
 
   def __init__(self, monkeypatch):
     self.samples, self.iterations, self.scores = [], [], []
-    self.updates, self.measured = [], []
+    self.updates, self.measured, self.events = [], [], []
+    for writer in (metrics.RolloutWriter, metrics.MetricWriter):
+      monkeypatch.setattr(writer, 'write', self._noted(writer.__name__, writer.write))
     make_programs = rl_programs.make_programs
 
     def wrapped(*arguments):
       programs = make_programs(*arguments)
 
-      def sample(params, prompts, iteration):
-        rollout = programs.sample(params, prompts, iteration)
-        self.samples.append((in_bytes(params), rollout))
+      def begun(params, prompts, iteration):
+        self.events.append('rollout')
+        self.samples.append([in_bytes(params)])
         self.iterations.append(iteration)
+
+      def drawn(rollout, iteration):
+        self.samples[-1].append(rollout)
         return rollout
 
       def score(params, batch):
@@ -51,6 +60,7 @@ class Recorder:
         return logprobs
 
       def update(state, batch, normalizers):
+        self.events.append('update')
         before = in_bytes(state.params)
         kept = jax.tree.map(np.asarray, batch)
         state, measured = programs.update(state, batch, normalizers)
@@ -58,8 +68,15 @@ class Recorder:
         self.measured.append(jax.device_get(measured))
         return state, measured
 
-      return programs._replace(sample=sample, score=score, update=update)
+      return programs._replace(sample=runs.NotingSampler(programs.sample, begun, drawn),
+                               score=score, update=update)
     monkeypatch.setattr(rl_programs, 'make_programs', wrapped)
+
+  def _noted(self, event, function):
+    def call(*arguments):
+      self.events.append(event)
+      return function(*arguments)
+    return call
 
 
 # What a run leaves.
@@ -90,6 +107,27 @@ def test_a_stage_runs_from_a_notebook_with_a_closure_as_reward(notebook):
     assert record['reward'] == pytest.approx(2 * record['rewards/noting/mean'])
   assert artifact.manifest.kind == 'rl' and artifact.manifest.template == 'miniature'
   assert huggingface.read_config(artifact.model_folder) == runs.SHAPE
+
+
+def test_the_host_logs_while_the_next_program_runs(notebook):
+  assert notebook[1].events == [
+      'rollout', 'update', 'RolloutWriter', 'rollout', 'MetricWriter', 'update', 'RolloutWriter',
+      'MetricWriter']
+
+
+def test_what_the_next_rollout_lacks_is_said_once_the_iteration_is_saved(
+    base, tmp_path, monkeypatch):
+  batch = PromptMixture.batch
+
+  def failing_batch(self, counters, *arguments):
+    if counters.reasoning:
+      raise OSError('the file of the prompts is gone')
+    return batch(self, counters, *arguments)
+  monkeypatch.setattr(PromptMixture, 'batch', failing_batch)
+  with pytest.raises(OSError, match='the file of the prompts is gone'):
+    rl.run(runs.rl_config(base, rewards={}), {}, tmp_path, reward_functions=BYTES)
+  assert [record['step'] for record in metrics.read_metrics(tmp_path)] == [1]
+  assert runs.last_checkpoint(tmp_path)[0] == 1
 
 
 def test_the_exported_model_is_the_last_checkpoint(notebook, base):

@@ -4,8 +4,8 @@ Each `compiling.Program` says what it has dispatched, and so can others:
 
     scores = dispatched(program(params, batch))
 
-An `IdleMeter` measures, in one thread, when the outputs are ready. Where nobody measures, this costs
-nothing.
+An `IdleMeter` measures, in one thread, when the outputs are ready. Where nobody measures, this
+costs nothing.
 """
 import queue
 import threading

@@ -18,7 +18,15 @@ from r1jax.models.compute import Compute
 from r1jax.records import Batch, Rollout
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import PendingRewards, Rewards
+from r1jax.sampling.drawing import Drawing
 from r1jax.stages.rl.prompts import Counters
+
+
+class BegunRound(NamedTuple):
+  """One sampling pass that has begun on the devices."""
+  prompts: PromptBatch
+  next_counters: Counters        # of the prompts after these
+  drawing: Drawing
 
 
 class Round(NamedTuple):

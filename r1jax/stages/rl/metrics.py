@@ -3,14 +3,12 @@ from collections.abc import Mapping, Sequence
 import math
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from r1jax import divergences
 from r1jax import rollout as rollouts
 from r1jax.models import ModelConfig, compute
 from r1jax.rewards.suite import Rewards
-from r1jax.runtime import sharding
 from r1jax.stages.rl.batch import BatchSpec
 from r1jax.stages.rl.dynamic_sampling import Round, lengths_of
 from r1jax.tokenization import Tokenizer
@@ -114,13 +112,15 @@ def next_kl_coefficient(
   """
   settings = config['kl_controller']
   kl: Any = measured['kl_old' if config['loss']['old_kl_coefficient'] else 'kl']
-  controller = divergences.KLController(jnp.float32(coefficient))
-  if settings['rule'] == 'double_or_halve':
-    controller = divergences.double_or_halve(controller, kl, target=settings['target'])
-  elif settings['rule'] == 'proportional':
-    controller = divergences.proportional(
-        controller, kl * measured['completions/mean_length'], target=settings['target'],
-        horizon=settings['horizon'],
-        num_samples=config['prompts_per_batch'] * config['group_size'])
-  following = float(sharding.to_host(controller.coefficient))
+  on_host: Any = np.float32(coefficient)
+  controller = divergences.KLController(on_host)
+  with np.errstate(over='ignore', invalid='ignore'):
+    if settings['rule'] == 'double_or_halve':
+      controller = divergences.double_or_halve(controller, kl, target=settings['target'])
+    elif settings['rule'] == 'proportional':
+      controller = divergences.proportional(
+          controller, kl * measured['completions/mean_length'], target=settings['target'],
+          horizon=settings['horizon'],
+          num_samples=config['prompts_per_batch'] * config['group_size'])
+  following = float(controller.coefficient)
   return following if math.isfinite(following) else coefficient

@@ -5,7 +5,7 @@ relatives) or of tokens (REINFORCE++, GAE with a critic), with the KL to the ref
 reward if the config says so. Every policy loss is `losses.policy_loss` with the settings of
 `config.loss`.
 """
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ class DevicePrograms(NamedTuple):
   updates take a PackedBatch as `pack` makes it.
 
   Attributes:
-    sample: (params, Prompts, iteration) -> Rollout.
+    sample: (params, Prompts, iteration) -> Rollout; `begin` returns once it has begun.
     cut: (Rollout, length=C) -> the Batch of its first C columns.
     score: (params, Batch) -> log-probabilities [N, C].
     value: (the critic's params, Batch) -> values [N, C].
@@ -62,7 +62,7 @@ class DevicePrograms(NamedTuple):
     update_critic: the same for the critic.
     copy: parameters -> a copy.
   """
-  sample: Callable[..., Rollout]
+  sample: Sampler
   cut: Callable
   score: Callable
   value: Callable
@@ -94,12 +94,20 @@ class Normalizers(NamedTuple):
 MicroBatch = Batch | tuple[Rows, Batch]
 
 
-def pack(batch: Batch, settings: Mapping[str, Any], mesh: jax.sharding.Mesh) -> PackedBatch:
+def pack(
+    batch: Batch, settings: Mapping[str, Any], mesh: jax.sharding.Mesh,
+    lengths: Sequence[np.ndarray] | None = None,
+) -> PackedBatch:
   """A batch with its packing by `config.packing`; the rows are a multiple of the mesh's parts.
 
-  Only the lengths come to the host.
+  Args:
+    batch: what is packed.
+    settings: the stage's config.
+    mesh: over which rows are split.
+    lengths: of the prompts [B] and of the completions [N]; None: they come to the host, which
+      waits for all that is dispatched.
   """
-  prompts, completions = sharding.to_host(
+  prompts, completions = lengths or sharding.to_host(
       (batch.prompt_lengths, jnp.sum(batch.completion_mask != 0, 1)))
   longest = batch.prompt_tokens.shape[1] + batch.completion_tokens.shape[1]
   packing = pack_lengths(prompts, completions, longest, settings, mesh)

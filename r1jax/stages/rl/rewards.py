@@ -25,7 +25,6 @@ from r1jax.rewards.suite import (
   RewardSuite,
   named_rewards,
 )
-from r1jax.runtime import sharding
 from r1jax.runtime.storage import Path
 from r1jax.stages import judge_rewards
 from r1jax.stages.artifact import Artifact
@@ -214,8 +213,8 @@ def penalise_overlong(
 ) -> Rewards:
   """Rewards with DAPO's penalty for the last `buffer` tokens added, as the component 'overlong'."""
   lengths: Any = np.asarray([completion.num_tokens for completion in completions])
-  penalty = sharding.to_host(advantages.overlong_penalty(
-      lengths, max_length=max_length, buffer=buffer)).astype(float)
+  penalty: Any = advantages.overlong_penalty(
+      lengths, max_length=max_length, buffer=buffer).astype(float)
   return dataclasses.replace(rewards, total=rewards.total + penalty,
                              components=rewards.components | {'overlong': penalty})
 

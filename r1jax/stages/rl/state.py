@@ -32,7 +32,8 @@ class RunPosition:
     general_counter: that in the general data.
     kl_coefficient: the present one.
     reference_step: the number of updates of the policy that the reference is a copy of.
-    measured: metrics of this iteration so far, those of the rollout and of each update.
+    measured: metrics of this iteration so far, those of the rollout and of each update; arrays
+      while they are being computed, numbers where they are saved.
     symptoms: counts of what `rl.health` warns of.
   """
   iteration: int = 0
@@ -41,7 +42,7 @@ class RunPosition:
   general_counter: int = 0
   kl_coefficient: float = 0.0
   reference_step: int = 0
-  measured: list[dict[str, float]] = dataclasses.field(default_factory=list)
+  measured: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   symptoms: dict[str, int] = dataclasses.field(default_factory=dict)
 
   @property

@@ -13,20 +13,21 @@ the reports:
 All-scenario RL mixes general prompts into the batch (`rl.prompts`), judged by their own rewards.
 """
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
 
 from r1jax import metrics
 from r1jax import rollout as rollouts
-from r1jax.data.prompts import Order, PromptBatch
+from r1jax.data.prompts import Order
 from r1jax.metrics.terminal import warn
 from r1jax.models import compute
 from r1jax.prompting.templates import stop_ids
-from r1jax.records import Batch, PackedBatch, Rollout
+from r1jax.records import Batch, PackedBatch
 from r1jax.rewards.suite import Rewards, checked_functions
 from r1jax.runtime import compiling, hardware, hosts, sharding
 from r1jax.runtime.storage import Path
@@ -45,7 +46,7 @@ from r1jax.stages.rl import programs as rl_programs
 from r1jax.stages.rl import rewards as rl_rewards
 from r1jax.stages.rl import state as rl_state
 from r1jax.stages.rl.batch import BatchSpec, updates_per_rollout
-from r1jax.stages.rl.dynamic_sampling import Round
+from r1jax.stages.rl.dynamic_sampling import BegunRound, Round
 from r1jax.stages.rl.prompts import Counters, PromptMixture
 from r1jax.stages.rl.settings import OWN_REWARDS, SETTINGS
 from r1jax.stages.stage import StageRun, begin, draw_curves, leave_artifact, owns_folder
@@ -126,6 +127,9 @@ def _finish(
       compute=compute.from_metrics(logged) + evaluate.computed(table, run.workdir))
 
 
+_Result = TypeVar('_Result')
+
+
 class _Trainer:
   """One run: what it has loaded, and the walk of a batch."""
 
@@ -162,6 +166,9 @@ class _Trainer:
     self.state.offload_optimizers()
     position = self.state.position
     self.first_update = position.update      # of this process, in this iteration
+    self.begun: BegunRound | None = None     # the first sampling pass of the next iteration
+    self.unlogged: Callable[[], None] | None = None    # logs the rollout, once an update runs
+    self.lengths: list[np.ndarray] | None = None       # of prompts and completions, by group
     self.loop.start(self.iterations, done=position.iteration, next_step=self._steps_done() + 1)
     self.rollout_writer = metrics.RolloutWriter(
         run.workdir, resume_iteration=position.iteration + bool(position.update))
@@ -178,7 +185,9 @@ class _Trainer:
     self.reward_sources.close()
     self.loop.close()
 
-  # The walk.
+  # The walk. Programs that are dispatched run while the host goes on. So it logs, writes and reads
+  # results once the next program is dispatched: an update runs while the rollout before it is
+  # logged, the first tokens of a rollout are drawn while the iteration before it is.
 
   def train(self) -> None:
     """The iterations that are still to do."""
@@ -190,11 +199,9 @@ class _Trainer:
         if state.batch is None:
           state.batch = self._make_batch()
         with watch('update'):
-          state.onload_optimizers()
-          for update in range(state.position.update, self.updates):
-            self._update(self._mini_batch(state.batch, update))
-          state.offload_optimizers()
-      self._end_iteration()
+          self._make_updates(state.batch)
+          measured = self._advance()
+      self._end_iteration(measured)
       self._stop_if_asked()
     self.loop.wait()
 
@@ -202,9 +209,10 @@ class _Trainer:
     """A rollout becomes a batch: it is sampled, scored and rewarded, and gets its advantages."""
     config, watch, position = self.config, self.loop.watch, self.state.position
     rounds = dynamic_sampling.sample_rounds(
-        functools.partial(self._sample_round, self._order()), self._collect, position.counters,
-        config, self._num_general())
+        self._sample_round, self._collect, position.counters, config, self._num_general())
     groups, unequal = self._choose_groups(rounds)
+    self.lengths = [np.concatenate([drawn.prompts.prompt_lengths for drawn in rounds])[groups],
+                    dynamic_sampling.lengths_of(rounds, config['group_size'])[groups]]
     batch = dynamic_sampling.join_rounds(
         rounds, groups, config, cut=self.programs.cut, exchange=self._exchange)
     with watch('score'):
@@ -214,32 +222,32 @@ class _Trainer:
     position.counter, position.general_counter = rounds[-1].next_counters
     self._follow(rounds, rewards)
     batch, measured = self._compute_advantages(scored, rewards, groups)
-    self._log_rollout(rounds, rewards, groups, unequal, measured)
+    self.unlogged = functools.partial(
+        self._log_rollout, rounds, rewards, groups, unequal, measured)
     return batch
 
-  def _sample_round(self, order: Order | None, counters: Counters) -> Round:
+  def _begin_round(self, counters: Counters) -> BegunRound:
+    """A sampling pass that has begun on the devices."""
+    prompts, next_counters = self.prompts.batch(counters, self._num_general(), self._order())
+    on_device = sharding.place(rollout_text.device_prompts(prompts), self.mesh, batch=True)
+    drawing = self.programs.sample.begin(
+        self.state.policy.params, on_device, self.state.position.iteration)
+    return BegunRound(prompts, next_counters, drawing)
+
+  def _sample_round(self, counters: Counters) -> Round:
     """One sampling pass; its rewards are being computed when this returns."""
-    prompts, next_counters = self.prompts.batch(counters, self._num_general(), order)
-    owners = sharding.owners(self.mesh, len(prompts.examples))
     with self.loop.watch('rollout'):
-      rollout = sharding.place(self._sample(prompts), self.mesh, batch=True)
+      begun, self.begun = self.begun or self._begin_round(counters), None
+      owners = sharding.owners(self.mesh, len(begun.prompts.examples))
+      rollout = sharding.place(
+          self._unless_interrupted(begun.drawing.finish), self.mesh, batch=True)
       completions = rollout_text.read_rollout(
           rollout, owners, self.tokenizer, self.stop_ids, self.mesh)
     with self.loop.watch('rewards'):
-      try:
-        pending, judging = self.reward_sources.submit(
-            completions, prompts.examples, self._num_general(), owners)
-      except Interrupted:
-        self._stop()
-    return Round(prompts, next_counters, rollout, completions, pending, judging)
-
-  def _sample(self, prompts: PromptBatch) -> Rollout:
-    on_device = sharding.place(rollout_text.device_prompts(prompts), self.mesh, batch=True)
-    try:
-      return self.programs.sample(
-          self.state.policy.params, on_device, self.state.position.iteration)
-    except Interrupted:
-      self._stop()
+      pending, judging = self._unless_interrupted(functools.partial(
+          self.reward_sources.submit, completions, begun.prompts.examples, self._num_general(),
+          owners))
+    return Round(begun.prompts, begun.next_counters, rollout, completions, pending, judging)
 
   def _exchange(self, batch: Batch, other: Batch, *chosen: np.ndarray) -> Batch:
     return self.programs.exchange(batch, other, *sharding.place(chosen, self.mesh))
@@ -259,27 +267,54 @@ class _Trainer:
     return sharding.place(dataclasses.replace(batch, **scored), self.mesh, batch=True)
 
   def _compute_advantages(
-      self, scored: Batch, rewards: Rewards, groups: np.ndarray) -> tuple[Batch, dict[str, float]]:
+      self, scored: Batch, rewards: Rewards, groups: np.ndarray,
+  ) -> tuple[Batch, dict[str, jax.Array]]:
     """(the batch of these groups, ready for updates; metrics)."""
     total = rewards.total.reshape(-1, self.config['group_size'])[groups].reshape(-1)
     batch, measured = self.programs.compute_advantages(
         scored, sharding.place(total.astype(np.float32), self.mesh, batch=True),
         self.state.position.kl_coefficient)
-    return sharding.place(batch, self.mesh, batch=True), as_floats(measured)
+    return sharding.place(batch, self.mesh, batch=True), measured
 
-  def _mini_batch(self, batch: Batch, update: int) -> Batch:
-    """The part of the groups for one update; each epoch has them in another order."""
+  def _make_updates(self, batch: Batch) -> None:
+    """The updates of a batch that are still to do; the last one still runs."""
+    state, position = self.state, self.state.position
+    state.onload_optimizers()
+    for update in range(position.update, self.updates):
+      measured = self._update(self._mini_batch(batch, update))
+      if self.unlogged is not None:
+        self.unlogged()
+        self.unlogged = None
+      position.update += 1
+      position.measured = [*map(as_floats, position.measured), measured]
+      if position.update < self.updates:
+        self._stop_if_asked()
+    state.offload_optimizers()
+
+  def _advance(self) -> list[dict[str, float]]:
+    """Moves on to the next iteration, whose rollout begins; returns what this one measured."""
+    state, position = self.state, self.state.position
+    measured, position.measured = position.measured, []
+    position.iteration, position.update, state.batch = position.iteration + 1, 0, None
+    if position.iteration < self.iterations:
+      with contextlib.suppress(Exception):    # it is raised where the rollout is needed
+        self.begun = self._begin_round(position.counters)
+    return list(map(as_floats, measured))
+
+  def _mini_batch(self, batch: Batch, update: int) -> Batch | PackedBatch:
+    """The groups for one update, as it takes them; each epoch has them in another order."""
     config, count = self.config, self.config['mini_batches']
     if count == 1:
-      return batch
+      return self._packed(batch)
     epoch, part = divmod(update, count)
     rng = np.random.default_rng((config['seed'], self.state.position.iteration, epoch))
     groups = np.split(rng.permutation(config['prompts_per_batch']), count)[part]
-    return self.programs.take(batch, sharding.place(groups.astype(np.int32), self.mesh))
+    part = self.programs.take(batch, sharding.place(groups.astype(np.int32), self.mesh))
+    return self._packed(part, groups)
 
-  def _update(self, batch: Batch) -> None:
-    """One update of the policy, and of the critic if there is one."""
-    state, position, given = self.state, self.state.position, self._packed(batch)
+  def _update(self, given: Batch | PackedBatch) -> dict[str, jax.Array]:
+    """The metrics of one update of the policy, and of the critic if there is one."""
+    state, position = self.state, self.state.position
     normalizers = self.programs.normalizers(given, position.kl_coefficient)
     state.policy, measured = self.programs.update(state.policy, given, normalizers)
     if state.critic is not None:
@@ -287,10 +322,7 @@ class _Trainer:
       measured |= {f'critic/{name}': value for name, value in of_critic.items()}
     if isinstance(given, PackedBatch):
       measured['packing/fill'] = rl_programs.packing_fill(given.packing)
-    position.update += 1
-    position.measured.append(as_floats(measured))
-    if position.update < self.updates:
-      self._stop_if_asked()
+    return measured
 
   # Around the walk.
 
@@ -341,19 +373,23 @@ class _Trainer:
           max_length=config['sampling']['max_new_tokens'])
     return rewards
 
-  def _packed(self, batch: Batch) -> Batch | PackedBatch:
-    """The batch as the programs take it."""
-    packs = self.config['packing']['row_length']
-    return rl_programs.pack(batch, self.config, self.mesh) if packs else batch
+  def _packed(
+      self, batch: Batch, groups: np.ndarray | slice = slice(None)) -> Batch | PackedBatch:
+    """These groups of the whole batch, as the programs take them."""
+    if not self.config['packing']['row_length']:
+      return batch
+    lengths = self.lengths and [array[groups].reshape(-1) for array in self.lengths]
+    return rl_programs.pack(batch, self.config, self.mesh, lengths)
 
   def _log_rollout(
       self, rounds: Sequence[Round], rewards: Rewards, groups: np.ndarray,
-      unequal: np.ndarray | None, measured: dict[str, float],
+      unequal: np.ndarray | None, of_batch: dict[str, jax.Array],
   ) -> None:
     """Keeps the metrics of a rollout, and writes its completions."""
     config, position = self.config, self.state.position
     completions, group_size = dynamic_sampling.completions_of(rounds), config['group_size']
-    measured = dynamic_sampling.sampling_metrics(rounds, groups, unequal, group_size) | measured
+    measured = dynamic_sampling.sampling_metrics(rounds, groups, unequal, group_size)
+    measured |= as_floats(of_batch)
     measured |= rollouts.rollout_metrics(completions, rewards, group_size=group_size)
     measured |= rl_rewards.truths(rewards)
     measured |= self.state.curriculum.metrics() if self.state.curriculum else {}
@@ -369,19 +405,17 @@ class _Trainer:
     if position.iteration % config['print_samples_every'] == 0:
       self.loop.progress.show_samples(samples[:1] + samples[-1:])
 
-  def _end_iteration(self) -> None:
-    """Logs the iteration, moves on to the next one, and saves the state if that is due."""
+  def _end_iteration(self, of_parts: Sequence[Mapping[str, float]]) -> None:
+    """Logs an iteration by what its parts measured, and saves the state if that is due."""
     config, state, position = self.config, self.state, self.state.position
     measured = rl_metrics.iteration_metrics(
-        position.measured, self.loop.pop_times(), updates_done=self.updates - self.first_update,
+        of_parts, self.loop.pop_times(), updates_done=self.updates - self.first_update,
         remat=config['model']['remat'], peak_flops=self.peak_flops)
     self.first_update = 0
     if config['kl_coefficient'] or config['loss']['old_kl_coefficient']:
       measured['kl_coefficient'] = position.kl_coefficient
       position.kl_coefficient = rl_metrics.next_kl_coefficient(
           config, position.kl_coefficient, measured)
-    position.iteration, position.update, position.measured = position.iteration + 1, 0, []
-    state.batch = None
     step = self._steps_done()
     self.loop.log(step, measured, done=position.iteration)
     position.symptoms, warnings = health.warnings(position.symptoms, measured, config)
@@ -399,6 +433,8 @@ class _Trainer:
     return self.state.position.iteration * self.updates + self.state.position.update
 
   def _save(self) -> None:
+    position = self.state.position
+    position.measured = list(map(as_floats, position.measured))
     checkpoints.save(self.loop, self.state, self._steps_done())
 
   def _stop_if_dead(self) -> None:
@@ -410,6 +446,15 @@ class _Trainer:
     if self.run.should_stop():
       self._stop()
 
+  def _unless_interrupted(self, call: Callable[[], _Result]) -> _Result:
+    """The result of a call, in which the run may be asked to stop."""
+    try:
+      return call()
+    except Interrupted:
+      self._stop()
+
   def _stop(self) -> NoReturn:
     self._save()
+    if self.begun is not None:
+      self.begun.drawing.cancel()
     self.loop.stop(self._steps_done())
