@@ -14,27 +14,53 @@ from r1jax.rewards.text_statistics import reflective_words, repetition
 from r1jax.runtime import hosts
 
 
+class RolloutRewards:
+  """The rewards of a rollout, some of whose completions may be judged while others are drawn.
+
+  Each host judges the groups that it owns.
+  """
+
+  def __init__(
+      self, suite: RewardSuite | OutsideJudges, examples: Sequence[Mapping], owners: np.ndarray,
+      group_size: int):
+    """Begins a batch of the suite, which `end` must end.
+
+    Args:
+      suite: the rewards.
+      examples: the B examples that are answered, one for each group.
+      owners: [B] as for `text.read_rollout`.
+      group_size: G.
+    """
+    self._examples, self._group_size = examples, group_size
+    self._owners = np.repeat(owners, group_size)
+    own = np.flatnonzero(self._owners == hosts.index()).tolist()
+    self._missing = {n: place for place, n in enumerate(own)}
+    self._batch = suite.begin(group_size=group_size)
+
+  def add(self, completions: Mapping[int, Completion]) -> None:
+    """Has completions judged, by their numbers of N; those that are judged already are not."""
+    new = [n for n in completions if n in self._missing]
+    self._batch.add([self._missing.pop(n) for n in new], [completions[n] for n in new],
+                    [self._examples[n // self._group_size] for n in new])
+
+  def end(self, completions: Sequence[Completion]) -> PendingRewards:
+    """Has the rest of all N completions judged.
+
+    All hosts call this, and `collect` of what it returns, together; all get all rewards.
+    """
+    self.add(dict(enumerate(completions)))
+    pending = self._batch.end()
+    return PendingRewards(
+        lambda: Rewards.concatenate(hosts.together(pending.collect)).scatter(self._owners))
+
+
 def submit_rewards(
     suite: RewardSuite | OutsideJudges, completions: Sequence[Completion],
     examples: Sequence[Mapping], owners: np.ndarray,
 ) -> PendingRewards:
-  """Starts computing the rewards of N completions; each host judges the groups that it owns.
-
-  All hosts call this, and `collect` of what it returns, together; all get all rewards.
-
-  Args:
-    suite: the rewards.
-    completions: N completions, by group.
-    examples: the B examples that they answer, one for each group.
-    owners: [B] as for `text.read_rollout`.
-  """
+  """Starts computing the rewards of N completions, by group; as `RolloutRewards` of all at once."""
   group_size = len(completions) // len(examples)
-  rows = np.repeat(owners, group_size)
-  own = np.flatnonzero(rows == hosts.index()).tolist()
-  pending = suite.submit([completions[n] for n in own], [examples[n // group_size] for n in own],
-                         group_size=group_size)
-  return PendingRewards(
-      lambda: Rewards.concatenate(hosts.together(pending.collect)).scatter(rows))
+  return RolloutRewards(suite, examples, owners, group_size).end(completions)
 
 
 def batch_widths(limit: int) -> tuple[int, ...]:

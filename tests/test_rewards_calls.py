@@ -1,5 +1,6 @@
 """Functions called on a batch: order, how many at once, and what takes too long."""
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 import contextvars
 import functools
 import threading
@@ -47,6 +48,39 @@ KINDS = pytest.mark.parametrize('kind', [plain, coroutine, hidden_coroutine])
 @pytest.mark.parametrize('count', [0, 1, 50])
 def test_outcomes_are_in_order(caller, kind, count):
   assert outcomes_of(kind(lambda i: -i), count, caller) == [-i for i in range(count)]
+
+
+@KINDS
+def test_calls_begin_while_more_are_to_come(caller, kind):
+  feed, called, running, most = calls.Feed(), threading.Event(), [0], [0]
+
+  def count(i):
+    running[0] += 1
+    most[0] = max(most[0], running[0])
+    called.set()
+    running[0] -= 1
+    return -i
+  with ThreadPoolExecutor(1) as beside:
+    found = beside.submit(caller.call_all, kind(count), feed, calls.Limits(2, FOREVER))
+    for wave in (range(3), range(3, 4), range(4, 20)):
+      called.clear()
+      feed.add((i,) for i in wave)
+      assert called.wait(FOREVER)
+    assert not found.done()
+    feed.end()
+    assert found.result() == [-i for i in range(20)]
+  assert most[0] <= 2
+
+
+def test_a_feed_that_ends_late_has_its_deadline_then(caller):
+  feed, ended = calls.Feed(), threading.Event()
+  feed.add([(0,), (1,)])
+  with ThreadPoolExecutor(1) as beside:
+    found = beside.submit(
+        caller.call_all, lambda i: ended.wait(FOREVER), feed, calls.Limits(1, FOREVER))
+    feed.end(deadline=time.monotonic())
+    assert found.result() == [calls.TIMED_OUT] * 2
+  ended.set()
 
 
 @KINDS

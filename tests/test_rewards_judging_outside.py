@@ -50,6 +50,23 @@ def by_answer(number, request):
   return 200, {}, reply(f'Verdict: {said}')
 
 
+def test_completions_that_come_early_are_asked_about_at_once(server, judges):  # noqa: F811
+  asked = threading.Event()
+
+  def answer(number, request):
+    asked.set()
+    return by_answer(number, request)
+  server.answer = answer
+  batch = judges().begin()
+  batch.add([3, 1], [Completion(text, 1, False) for text in ('is it?', 'no')], [EXAMPLE] * 2)
+  assert asked.wait(60)
+  texts = 'It is 42', 'It is 42', 'no'
+  batch.add([0, 2, 4], [Completion(text, 1, False) for text in texts], [EXAMPLE] * 3)
+  got = batch.end().collect()
+  np.testing.assert_array_equal(got.components['judge/x'], [1, 0, 1, np.nan, 0])
+  assert len(server.requests) == got.counters['asked/judge/x'] == 3
+
+
 def test_rewards_are_verdicts_and_equal_answers_are_asked_about_once(server, judges):  # noqa: F811
   server.answer = by_answer
   got = rewards_of(judges(), 'It is 42', 'no', 'It is 42', 'is it?', '')

@@ -364,3 +364,47 @@ def test_rewards_of_all_hosts_are_put_into_the_order_of_the_rows():
   got = Rewards.concatenate(parts).scatter(owners)
   assert_same(got, whole)
   assert got.counters == {'timeouts': 6}
+
+
+# Completions that come a few at a time.
+
+def test_what_has_come_is_judged_before_the_rest_and_all_is_as_if_submitted_at_once():
+  judged = threading.Event()
+
+  def noting(given, example):
+    judged.set()
+    return len(given.text) / 8
+  functions = {'noting': (noting, 1.0)} | named_rewards({'number': 2.0, 'format': 0.5})
+  texts = [f'<think>so</think> <answer>{n % 3}</answer>' + 'a' * n for n in range(8)]
+  examples = [{'answer': '1'}] * 8
+  with RewardSuite(functions) as suite:
+    want = suite.submit([completion(text) for text in texts], examples, group_size=4).collect()
+    judged.clear()
+    batch = suite.begin(group_size=4)
+    for places in ([5, 2], [7], [0, 1, 3, 4, 6]):
+      if places[0] == 7:
+        assert judged.wait(60)    # though six are to come
+      batch.add(places, [completion(texts[n]) for n in places], [examples[n] for n in places])
+    got = batch.end().collect()
+  np.testing.assert_array_equal(got.total, want.total)
+  assert got.counters == want.counters and got.components.keys() == want.components.keys()
+  for name, values in want.components.items():
+    np.testing.assert_array_equal(got.components[name], values)
+
+
+def test_a_failure_names_the_place_of_a_completion_that_came_early():
+  def failing(given, example):
+    return {'bad': math.nan}.get(given.text, 0.0)
+  with RewardSuite({'failing': (failing, 1.0)}) as suite:
+    batch = suite.begin()
+    batch.add([2], [completion('bad')], [{}])
+    batch.add([0, 1], [completion('good')] * 2, [{}] * 2)
+    with pytest.raises(ValueError, match="'failing' returned nan for completion 2"):
+      batch.end().collect()
+
+
+@pytest.mark.parametrize('wait', [True, False])
+def test_a_suite_closes_though_a_batch_has_not_ended(wait):
+  suite = RewardSuite(named_rewards({'format': 1.0}) | {'one': (lambda *_: 1.0, 1.0)})
+  suite.begin().add([1], [completion('x')], [{}])
+  suite.close(wait=wait)

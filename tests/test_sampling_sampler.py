@@ -203,6 +203,21 @@ def test_rows_that_are_left_go_on_in_smaller_programs(sampler, tiny):
   assert sizes[0] == 32 and len(set(sizes)) > 2 and sizes == sorted(sizes, reverse=True)
 
 
+def test_rows_that_finish_early_are_told_once_while_others_are_drawn(sampler, tiny):
+  told = {}
+
+  def on_rows(rows, tokens, lengths, finished):
+    assert rows.tolist() == sorted({*rows.tolist()} - told.keys())
+    told.update(zip(rows.tolist(), zip(tokens, lengths, finished)))
+  sample = sampler(max_new_tokens=40, chunk=2)
+  rollout = sample.begin(tiny.params, many_prompts(tiny, 16), 0).finish(on_rows)
+  lengths = np.sum(rollout.mask, 1)
+  assert 2 < len(told) < lengths.size and {*np.flatnonzero(lengths < lengths.max() - 2)} <= {*told}
+  for row, (tokens, length, finished) in told.items():
+    assert length == lengths[row] and finished == rollout.finished[row]
+    np.testing.assert_array_equal(tokens[:length], rollout.tokens[row, :length])
+
+
 def test_a_stream_gives_each_batch_the_bits_that_it_has_alone(sampler, tiny):
   whole = many_prompts(tiny, 20)
   batches = [Prompts(*(x[i:i + 4] for x in (whole.tokens, whole.lengths, whole.example_ids)))

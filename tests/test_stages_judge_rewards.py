@@ -43,11 +43,11 @@ def test_judges_are_rewards_beside_rules_and_reward_models():
       {'good': JudgeReward(2.0, Judge(), stub), 'safe': JudgeReward(
           4.0, Judge(objective='safety'), other)})
   sources = rl_rewards.RewardSources(source)
-  pending, taken = sources.submit(
-      completions_of('a', 'b', 'a', 'c', '', 'b'),
+  begun = sources.begin(
       [dict(question='q', answer='r'), dict(question='q', answer='r', objective='helpfulness'),
        dict(question='p', objective='safety')],
-      num_general=0, owners=np.zeros(3, int))
+      num_general=0, owners=np.zeros(3, int), group_size=2)
+  pending, taken = begun.end(completions_of('a', 'b', 'a', 'c', '', 'b'))
   got = pending.collect()
   sources.close()
   nan = np.nan
@@ -64,9 +64,9 @@ def test_a_judge_alone_makes_the_reward():
   source = rl_rewards.RewardSource(
       None, {}, {'good': JudgeReward(2.0, Judge(), Stub(a='Verdict: yes'))},
       prompt_opens_think=True)
-  pending, _ = rl_rewards.RewardSources(source).submit(
-      completions_of('thought</think>a', 'never closed'), [dict(question='q')], num_general=0,
-      owners=np.zeros(1, int))
+  pending, _ = rl_rewards.RewardSources(source).begin(
+      [dict(question='q')], num_general=0, owners=np.zeros(1, int), group_size=2).end(
+          completions_of('thought</think>a', 'never closed'))
   np.testing.assert_array_equal(pending.collect().total, [2, 0])
 
 

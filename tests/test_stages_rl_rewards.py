@@ -60,8 +60,8 @@ def test_each_part_has_its_own_rewards_united_by_name():
                               models_of(safety=1.0)))
   examples = [dict(question='q', objective=objective) for objective in (None, *OBJECTIVES)]
   completions = completions_of(6)
-  pending, judging = sources.submit(
-      completions, examples, num_general=2, owners=np.zeros(len(examples), int))
+  pending, judging = sources.begin(
+      examples, num_general=2, owners=np.zeros(len(examples), int), group_size=2).end(completions)
   got = pending.collect()
   sources.close()
   assert judging.scored_tokens == 2
@@ -115,7 +115,8 @@ def test_what_no_source_judged_has_no_total_and_a_rule_does_not_hide_what_a_mode
   source = rl_rewards.RewardSource(RewardSuite({'rule': (rule, 1.0)}), models_of(safety=1.0))
   sources = rl_rewards.RewardSources(source)
   examples = [dict(question='q', objective=objective) for objective in OBJECTIVES]
-  pending, _ = sources.submit(completions_of(4), examples, num_general=0, owners=np.zeros(2, int))
+  pending, _ = sources.begin(
+      examples, num_general=0, owners=np.zeros(2, int), group_size=2).end(completions_of(4))
   got = pending.collect()
   sources.close()
   assert np.isnan(got.total).tolist() == [False, True, False, False]

@@ -6,7 +6,7 @@ happens. No limit can end a call that keeps the interpreter for itself, such as 
 that backtracks.
 """
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 import contextlib
 import contextvars
 import dataclasses
@@ -102,6 +102,49 @@ def is_async(function: Callable) -> bool:
       getattr(function, '__call__', None))  # noqa: B004
 
 
+class Feed:
+  """Arguments of calls, a few at a time: calls begin with those that are there.
+
+  Attributes:
+    arguments: those so far.
+    ended: whether no more will come.
+    deadline: the time, by `time.monotonic`, when all that has no outcome is `TIMED_OUT`; infinite
+      until the feed has ended.
+    changed: held while these change, and notified then.
+  """
+
+  def __init__(self) -> None:
+    self.arguments: list[tuple] = []
+    self.ended = False
+    self.deadline = math.inf
+    self.changed = threading.Condition()
+
+  def add(self, arguments: Iterable[tuple]) -> None:
+    """Adds the arguments of more calls."""
+    with self.changed:
+      self.arguments += arguments
+      self.changed.notify_all()
+
+  def end(self, deadline: float = math.inf) -> None:
+    """Says that no more will come."""
+    with self.changed:
+      self.ended, self.deadline = True, deadline
+      self.changed.notify_all()
+
+  def waves(self) -> Iterator[list[tuple]]:
+    """All arguments in order, each time those that have come meanwhile."""
+    done = 0
+    while True:
+      with self.changed:
+        while not self.ended and len(self.arguments) == done:
+          self.changed.wait()
+        wave = self.arguments[done:]
+      if not wave:
+        return
+      done += len(wave)
+      yield wave
+
+
 class Caller:
   """Calls functions on batches, one batch after the other; an event loop of its own runs tasks."""
 
@@ -112,9 +155,12 @@ class Caller:
     self._stopped = False
 
   def call_all(
-      self, function: Callable, arguments: Arguments, limited: Limits, deadline: float = math.inf,
+      self, function: Callable, arguments: Arguments | Feed, limited: Limits,
+      deadline: float = math.inf,
   ) -> list[Any]:
     """The outcome of `function(*arguments[i])` for each i, in their order.
+
+    It returns once the arguments have ended, or a call has failed.
 
     An outcome is what the call returned, `Failed` or `TIMED_OUT`. After a failure no further call
     begins: the outcomes up to the first `Failed` are complete. Calls see the context variables of
@@ -124,20 +170,26 @@ class Caller:
       function: a plain or a coroutine function; also a plain one that returns what can be awaited.
       arguments: of each call.
       limited: how many calls run at once, and how long each may take.
-      deadline: the time, by `time.monotonic`, when all that has no outcome is `TIMED_OUT`.
+      deadline: the time, by `time.monotonic`, when all that has no outcome is `TIMED_OUT`; a feed
+        has its own.
 
     Raises:
       RuntimeError: `stop` was called before the calls had ended.
     """
+    if isinstance(arguments, Feed):
+      feed = arguments
+    else:
+      feed = Feed()
+      feed.add(arguments)
+      feed.end(deadline)
     if not is_async(function):
-      outcomes = self._run(_Threads(function, arguments), limited, deadline)
+      outcomes = self._run(_Threads(function, feed), limited)
       first = next((outcome for outcome in outcomes if isinstance(outcome, Failed)), None)
       if first is None or not isinstance(first.error, _IsAwaitable):
         return outcomes
       if limited.at_once == 1:
         limited = dataclasses.replace(limited, at_once=_AT_ONCE)
-    return self._run(
-        _Tasks(function, arguments, limited.at_once, self._loop), limited, deadline)
+    return self._run(_Tasks(function, feed, limited.at_once, self._loop), limited)
 
   def stop(self) -> None:
     """Abandons the calls that are running, and begins no more."""
@@ -150,19 +202,17 @@ class Caller:
     """Ends the event loop."""
     self._loop.close()
 
-  def _run(
-      self, lanes: '_Threads | _Tasks', limited: Limits, deadline: float) -> list[Any]:
+  def _run(self, lanes: '_Threads | _Tasks', limited: Limits) -> list[Any]:
     with self._lock:
       self._calls = calls = lanes.calls
       if self._stopped:
         calls.abandon()
-    if not calls.settled and time.monotonic() < deadline:
-      lanes.start(min(limited.at_once, len(calls.outcomes)))
     while not calls.settled:
-      lanes.replace(calls.wait(limited.timeout_s, deadline))
+      lanes.start(calls.lanes_wanted(limited.at_once))
+      lanes.replace(calls.wait(limited))
     if self._stopped:
       raise RuntimeError('these calls were abandoned, because their caller was stopped')
-    return calls.outcomes
+    return calls.outcomes()
 
 
 class _IsAwaitable(Exception):
@@ -172,12 +222,17 @@ class _IsAwaitable(Exception):
 class _Calls:
   """Calls that lanes, threads or tasks, take in order."""
 
-  def __init__(self, count: int):
-    self.outcomes: list[Any] = [None] * count
-    self._begun = self._ended = 0
+  def __init__(self, feed: Feed):
+    self._feed, self._changed = feed, feed.changed
+    self._outcomes: dict[int, Any] = {}
+    self._begun = self._lanes = 0
     self._failed = False
     self._running: dict[_Lane, tuple[int, float]] = {}
-    self._changed = threading.Condition()
+
+  def outcomes(self) -> list[Any]:
+    """Those of all arguments so far; None for calls that were not made."""
+    with self._changed:
+      return [self._outcomes.get(index) for index in range(len(self._feed.arguments))]
 
   @property
   def settled(self) -> bool:
@@ -185,14 +240,27 @@ class _Calls:
     with self._changed:
       return self._is_settled()
 
-  def take(self, lane: _Lane) -> int | None:
-    """Begins a lane's next call; None if there is none."""
+  def lanes_wanted(self, at_once: int) -> int:
+    """How many lanes to start, for calls that wait and where no more than these run at once."""
     with self._changed:
-      if self._failed or self._begun == len(self.outcomes):
+      if self._failed or time.monotonic() >= self._feed.deadline:
+        return 0
+      return max(0, min(at_once - self._lanes, len(self._feed.arguments) - self._begun))
+
+  def started(self, count: int) -> None:
+    """Takes note of lanes that are being started."""
+    with self._changed:
+      self._lanes += count
+
+  def take(self, lane: _Lane) -> tuple[Any, ...] | None:
+    """Begins a lane's next call: its arguments; None if there is none, and the lane ends."""
+    with self._changed:
+      if self._failed or self._begun == len(self._feed.arguments):
+        self._lanes -= 1
         return None
       index, self._begun = self._begun, self._begun + 1
       self._running[lane] = index, time.monotonic()
-      return index
+      return self._feed.arguments[index]
 
   def put(self, lane: _Lane, outcome: Any) -> bool:
     """Ends a lane's call; False if the lane has been abandoned."""
@@ -208,51 +276,56 @@ class _Calls:
     """Lets no call begin, and waits for none."""
     with self._changed:
       for lane in list(self._running):
-        self._end(lane, TIMED_OUT)
+        self._abandon(lane)
       self._failed = True
       self._changed.notify_all()
 
-  def wait(self, timeout_s: float, deadline: float) -> list[_Lane]:
-    """Waits until all is settled or a call may be late; abandons the late ones' lanes.
+  def wait(self, limited: Limits) -> list[_Lane]:
+    """Waits until all is settled, more is to do or a call may be late; abandons late ones' lanes.
 
     After the deadline all are late, and what has not begun has timed out.
     """
     with self._changed:
       now = time.monotonic()
       begun = min((start for _, start in self._running.values()), default=now)
-      until = min(begun + timeout_s, deadline)
-      if not self._is_settled():
+      until = min(begun + limited.timeout_s, self._feed.deadline)
+      if not self._is_settled() and not self.lanes_wanted(limited.at_once):
         self._changed.wait(None if until == math.inf else max(0.0, until - now))
-      now = time.monotonic()
+      now, deadline = time.monotonic(), self._feed.deadline
       late = [lane for lane, (_, start) in self._running.items()
-              if now - start >= timeout_s or now >= deadline]
+              if now - start >= limited.timeout_s or now >= deadline]
       for lane in late:
-        self._end(lane, TIMED_OUT)
+        self._abandon(lane)
       if now >= deadline and not self._failed:
-        left = len(self.outcomes) - self._begun
-        self.outcomes[self._begun:] = [TIMED_OUT] * left
-        self._begun, self._ended = self._begun + left, self._ended + left
+        count = len(self._feed.arguments)
+        self._outcomes |= dict.fromkeys(range(self._begun, count), TIMED_OUT)
+        self._begun = count
       return late
+
+  def _abandon(self, lane: _Lane) -> None:
+    self._end(lane, TIMED_OUT)
+    self._lanes -= 1
 
   def _end(self, lane: _Lane, outcome: Any) -> None:
     index, _ = self._running.pop(lane)
-    self.outcomes[index] = outcome
-    self._ended += 1
+    self._outcomes[index] = outcome
     self._failed |= isinstance(outcome, Failed)
 
   def _is_settled(self) -> bool:
-    return self._ended == len(self.outcomes) or (self._failed and not self._running)
+    all_are_there = self._feed.ended and len(self._outcomes) == len(self._feed.arguments)
+    return all_are_there or (self._failed and not self._running)
 
 
 class _Threads:
   """Lanes of a plain function."""
 
-  def __init__(self, function: Callable, arguments: Arguments):
-    self.calls = _Calls(len(arguments))
-    self._function, self._arguments = function, arguments
+  def __init__(self, function: Callable, feed: Feed):
+    self.calls = _Calls(feed)
+    self._function = function
 
   def start(self, count: int) -> None:
     """Starts so many lanes."""
+    self.calls.started(count)
     for _ in range(count):
       threading.Thread(target=contextvars.copy_context().run, args=(self._lane,), daemon=True,
                        name='reward').start()
@@ -263,9 +336,9 @@ class _Threads:
 
   def _lane(self) -> None:
     lane = threading.current_thread()
-    while (index := self.calls.take(lane)) is not None:
+    while (arguments := self.calls.take(lane)) is not None:
       try:
-        outcome = self._function(*self._arguments[index])
+        outcome = self._function(*arguments)
         if inspect.isawaitable(outcome):
           getattr(outcome, 'close', lambda: None)()
           outcome = Failed(_IsAwaitable())
@@ -278,14 +351,17 @@ class _Threads:
 class _Tasks:
   """Lanes of a coroutine function."""
 
-  def __init__(self, function: Callable, arguments: Arguments, at_once: int, loop: 'EventLoop'):
-    self.calls = _Calls(len(arguments))
-    self._function, self._arguments = function, arguments
+  def __init__(self, function: Callable, feed: Feed, at_once: int, loop: 'EventLoop'):
+    self.calls = _Calls(feed)
+    self._function = function
     self._at_once, self._loop = at_once, loop
     self._futures: list = []    # an event loop does not keep its tasks alive
 
   def start(self, count: int) -> None:
     """Starts so many lanes."""
+    if not count:
+      return
+    self.calls.started(count)
     self._loop.renew_if_blocked()
     self._futures += [self._loop.submit(self._lane()) for _ in range(count)]
 
@@ -300,9 +376,9 @@ class _Tasks:
   async def _lane(self) -> None:
     lane = asyncio.current_task()
     assert lane is not None
-    while (index := self.calls.take(lane)) is not None:
+    while (arguments := self.calls.take(lane)) is not None:
       try:
-        outcome = self._function(*self._arguments[index])
+        outcome = self._function(*arguments)
         if inspect.isawaitable(outcome):
           outcome = await outcome
       except asyncio.CancelledError:    # it was late, or its loop was given up

@@ -18,12 +18,12 @@ batch has one, too. `calls.limits` declares how a function is called:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 import dataclasses
 import functools
 import math
 import time
-from typing import Any
+from typing import Any, TypeVar
 import warnings
 
 import numpy as np
@@ -41,6 +41,7 @@ from r1jax.rewards.rules import Rules, rule_of
 from r1jax.rewards.skills import skill_reward
 
 RewardFunction = Callable[[Completion, Mapping], float | None]
+_Found = TypeVar('_Found')
 
 REWARDS: dict[str, RewardFunction] = {
     'format': format_reward,
@@ -189,6 +190,64 @@ class PendingRewards:
     return self._wait()
 
 
+class Arriving:
+  """The completions of a batch that come a few at a time, and are judged as they come.
+
+  Attributes:
+    feed: of (completion, example), in the order in which they come.
+  """
+
+  def __init__(self) -> None:
+    self.feed = calls.Feed()
+    self._places: list[int] = []
+
+  def add(
+      self, places: Sequence[int], completions: Sequence[Completion], examples: Sequence[Mapping],
+  ) -> None:
+    """Adds completions.
+
+    Args:
+      places: where they are in the batch.
+      completions: as many.
+      examples: those that they answer.
+    """
+    self._places += places
+    self.feed.add(zip(completions, examples, strict=True))
+
+  def in_order(self, found: Sequence[_Found]) -> list[_Found | None]:
+    """What was found of completions as they came, by their places; None where nothing was."""
+    by_place = dict(zip(self._places, found))
+    return [by_place.get(place) for place in range(len(self._places))]
+
+
+class RewardBatch(Arriving):
+  """A batch of a suite."""
+
+  def __init__(self, timeout_s: float):
+    """Made by `RewardSuite.begin`; all calls may take `timeout_s` after the last one has come."""
+    super().__init__()
+    self._timeout_s = timeout_s
+    self._taken_up = False
+    self._rewards: Future[Rewards] = Future()
+
+  def end(self) -> PendingRewards:
+    """The rewards of all completions, in the order of their places; none may be missing."""
+    with self.feed.changed:
+      self.feed.end(time.monotonic() + self._timeout_s if self._taken_up else math.inf)
+    return PendingRewards(self._rewards.result)
+
+  def compute(self, judge: Callable[['RewardBatch'], Rewards]) -> None:
+    """Judges the completions, in a thread of the suite; returns once all have come."""
+    with self.feed.changed:
+      self._taken_up = True
+      if self.feed.ended:
+        self.feed.end(time.monotonic() + self._timeout_s)
+    try:
+      self._rewards.set_result(judge(self))
+    except BaseException as error:    # for whoever collects
+      self._rewards.set_exception(error)
+
+
 class RewardSuite:
   """Reward functions with weights, and the worker processes that some of them use."""
 
@@ -224,6 +283,7 @@ class RewardSuite:
     self._in_rules = {rule.name for rule in rules if rule}
     self._batch_timeout_s = batch_timeout_s
     self._told: set[str] = set()    # whose time limit was passed
+    self._open: RewardBatch | None = None    # the last one that has begun
 
   @property
   def weights(self) -> dict[str, float]:
@@ -250,9 +310,19 @@ class RewardSuite:
     if group_size < 1 or len(completions) % group_size:
       raise ValueError(f'group_size must divide the {len(completions)} completions, got '
                        f'{group_size}.')
-    future = self._background.submit(
-        self._compute, tuple(completions), tuple(examples), group_size)
-    return PendingRewards(future.result)
+    batch = self.begin(group_size=group_size)
+    batch.add(range(len(completions)), completions, examples)
+    return batch.end()
+
+  def begin(self, *, group_size: int = 1) -> RewardBatch:
+    """A batch whose completions come a few at a time; `submit` is this with all at once.
+
+    Its `end` must be called, and before it no other batch is judged.
+    """
+    batch = RewardBatch(self._batch_timeout_s)
+    self._open = batch
+    self._background.submit(batch.compute, functools.partial(self._compute, group_size))
+    return batch
 
   def close(self, *, wait: bool = True) -> None:
     """Ends threads and workers.
@@ -265,6 +335,8 @@ class RewardSuite:
       self._caller.stop()
       self._rules.stop()
       self._pool.stop()
+    if self._open is not None:
+      self._open.feed.end()    # its completions will not come
     self._background.shutdown()
     self._caller.close()
     self._rules.close()
@@ -280,44 +352,52 @@ class RewardSuite:
   def __exit__(self, exception: type[BaseException] | None, *_: Any) -> None:
     self.close(wait=exception is None)
 
-  def _compute(
-      self, completions: Sequence[Completion], examples: Sequence[Mapping], group_size: int,
-  ) -> Rewards:
-    deadline = time.monotonic() + self._batch_timeout_s
+  def _compute(self, group_size: int, batch: RewardBatch) -> Rewards:
     before = self._counters()
-    asked = workers.AskedOnce(self._pool, deadline)
+    asked = workers.AskedOnce(self._pool, lambda: batch.feed.deadline)
     workers.use_pool(asked)
     found: dict[str, list] = {}
     with ThreadPoolExecutor(max_workers=1) as beside:
-      ruled = beside.submit(self._rules.judge, completions, examples, asked, deadline)
+      ruled = beside.submit(self._judge_by_rules, batch.feed, asked)
       for name, (function, _) in self._functions.items():
         if name not in self._in_rules:
-          found[name] = self._call(function, completions, examples, deadline)
+          found[name] = self._call(function, batch.feed)
           if any(map(outcomes.is_failure, found[name])):
             break
     found |= ruled.result()
     components, counters = {}, {}
-    for name, outcome in found.items():
+    for name, in_turn in found.items():
+      outcome = batch.in_order(in_turn)
       components[name] = np.array(
           [outcomes.read(name, one, index) for index, one in enumerate(outcome)], float)
       late = [index for index, one in enumerate(outcome) if one is calls.TIMED_OUT]
       counters[f'unjudged/{name}'] = int(np.isnan(components[name]).sum())
       counters[f'timeouts/{name}'] = len(late)
       if late:
-        self._tell(name, late, time.monotonic() >= deadline)
+        self._tell(name, late, time.monotonic() >= batch.feed.deadline)
     counters |= {kind: count - before[kind] for kind, count in self._counters().items()}
     counters['repeats'] = asked.repeats
     return Rewards.weigh(
         {name: components[name] for name in self._functions}, self.weights, counters,
         group_size=group_size)
 
-  def _call(
-      self, function: RewardFunction, completions: Sequence[Completion],
-      examples: Sequence[Mapping], deadline: float,
-  ) -> list:
+  def _judge_by_rules(self, feed: calls.Feed, asked: workers.AskedOnce) -> dict[str, list]:
+    """The outcomes of all rules by name, for the completions in the order in which they come."""
+    found: dict[str, list] = {name: [] for name in self._in_rules}
+    failed = False
+    for wave in feed.waves():
+      if failed:
+        continue    # until all have come
+      deadline = min(feed.deadline, time.monotonic() + self._batch_timeout_s)
+      completions, examples = zip(*wave)
+      for name, outcome in self._rules.judge(completions, examples, asked, deadline).items():
+        found[name] += outcome
+        failed = failed or any(map(outcomes.is_failure, outcome))
+    return found
+
+  def _call(self, function: RewardFunction, feed: calls.Feed) -> list:
     """The outcomes of a function that only this process can call."""
-    found = self._caller.call_all(
-        function, [*zip(completions, examples)], calls.limits_of(function), deadline)
+    found = self._caller.call_all(function, feed, calls.limits_of(function))
     return [outcomes.of_local(one) for one in found]
 
   def _counters(self) -> dict[str, int]:

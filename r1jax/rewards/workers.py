@@ -5,6 +5,7 @@ A worker runs `r1jax.rewards.worker`.
 
 import atexit
 from collections import deque
+from collections.abc import Callable
 import concurrent.futures
 import contextvars
 import json
@@ -221,8 +222,8 @@ class AskedOnce:
     repeats: number of questions that were not asked again.
   """
 
-  def __init__(self, pool: WorkerPool, deadline: float = math.inf):
-    """Remembers no answers yet; `deadline` as for `WorkerPool.equivalent`."""
+  def __init__(self, pool: WorkerPool, deadline: Callable[[], float] = lambda: math.inf):
+    """Remembers no answers yet; `deadline` returns that for `WorkerPool.equivalent`."""
     self.repeats = 0
     self._pool, self._deadline = pool, deadline
     self._lock = threading.Lock()
@@ -249,7 +250,7 @@ class AskedOnce:
     if known is not None:
       return known.result()
     try:
-      found.set_result(self._pool.equivalent(gold, answer, deadline=self._deadline))
+      found.set_result(self._pool.equivalent(gold, answer, deadline=self._deadline()))
     except BaseException as error:
       found.set_exception(error)
     return found.result()

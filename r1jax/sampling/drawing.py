@@ -6,12 +6,15 @@ import jax
 import numpy as np
 
 from r1jax.records import Prompts, Rollout
-from r1jax.runtime import sharding
+from r1jax.runtime import hosts, sharding
 from r1jax.runtime.compiling import Program, Threads
 from r1jax.sampling.schedule import Layout, Schedule, row_buckets
 from r1jax.sampling.slots import Slots
 
 _REFILLED = 16    # a chunk ends where this share of the slots is empty and rows wait
+
+
+OnRows = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
 
 
 class Interrupted(Exception):
@@ -67,6 +70,8 @@ class Drawing:
     self._buckets = row_buckets(self._layout.slots)
     self._prompts: list[Prompts] = []
     self._slots: Slots = programs.empty_slots(self._params, self._following, layout=self._layout)
+    self._on_rows: OnRows | None = None
+    self._told: set[int] = set()
     self._active: jax.Array | None = None    # of the chunk that runs; None: all rows are drawn
     self._dispatch()
 
@@ -80,22 +85,47 @@ class Drawing:
       if self._should_stop():
         self.cancel()
         raise Interrupted('the rollout was interrupted between two chunks')
-      self._schedule.finish(sharding.to_host(self._active))
+      left = self._schedule.finish(sharding.to_host(self._active))
       completed = []
       while (batch := self._schedule.pop_completed()) is not None:
-        completed.append(self._programs.to_rollout(
-            self._slots.completions, self._prompts[batch], np.int32(batch), layout=self._layout))
+        completed.append(self._rollout(batch))
+      early = left and not completed and self._on_rows is not None
+      so_far = self._rollout(0) if early else None    # a copy, as slots are donated
       self._dispatch()
+      if so_far is not None:
+        self._tell(so_far)
       yield from completed
 
-  def finish(self) -> Rollout:
-    """The rollout of a single batch; raises as `rollouts`."""
+  def finish(self, on_rows: OnRows | None = None) -> Rollout:
+    """The rollout of a single batch; raises as `rollouts`.
+
+    Args:
+      on_rows: called with rows that have finished while others are drawn, each once: their numbers
+        [m] of N, ascending, tokens [m, C], lengths [m], and whether a stop token ended them [m].
+        The next chunk runs meanwhile. The rows that finish last are not told, and on several hosts
+        none is.
+    """
+    self._on_rows = on_rows if hosts.count() == 1 else None
     (rollout,) = self.rollouts()
     return rollout
 
   def cancel(self) -> None:
     """Waits for the chunk that runs."""
     jax.block_until_ready(self._active)
+
+  def _rollout(self, batch: int) -> Rollout:
+    return self._programs.to_rollout(
+        self._slots.completions, self._prompts[batch], np.int32(batch), layout=self._layout)
+
+  def _tell(self, so_far: Rollout) -> None:
+    """Tells of the rows that have finished since the last call."""
+    assert self._on_rows is not None
+    tokens, mask, finished = sharding.to_host((so_far.tokens, so_far.mask, so_far.finished))
+    ended = {*np.flatnonzero(finished | (mask[:, -1] > 0)).tolist()}
+    new = np.asarray(sorted(ended - self._told), int)
+    self._told |= ended
+    if new.size:
+      self._on_rows(new, tokens[new], mask[new].astype(bool).sum(1), finished[new])
 
   def _dispatch(self) -> None:
     """Fills the slots and dispatches the next chunk, unless all rows are drawn."""

@@ -151,16 +151,19 @@ class Schedule:
     """Rows in flight of the shard that has most of them."""
     return max(shard.alive for shard in self._shards)
 
-  def finish(self, active: np.ndarray) -> None:
-    """Takes out the rows that are no longer active; `active` [shards, slots] bool."""
+  def finish(self, active: np.ndarray) -> int:
+    """Takes out the rows that are no longer active, and counts them; `active` [shards, slots]."""
+    count = 0
     for shard, flags in zip(self._shards, active):
       for slot, prompt in enumerate(shard.rows):
         if prompt is not None and not flags[slot]:
           shard.rows[slot] = None
+          count += 1
           prompt.left -= 1
           self._left[prompt.batch] -= 1
           if not prompt.left:
             shard.free_prompts.append(prompt.slot)
+    return count
 
   def prefill(self) -> tuple[int, np.ndarray, np.ndarray] | None:
     """(batch, the prompts of it to prefill, the places that they are kept at), or None.

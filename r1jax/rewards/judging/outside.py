@@ -1,8 +1,8 @@
 """Judges on outside servers, whose rewards are computed in the background."""
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 import warnings
 
 import numpy as np
@@ -12,10 +12,12 @@ from r1jax.rewards import calls
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.judging import judge as judging
 from r1jax.rewards.judging.cache import ReplyCache
-from r1jax.rewards.judging.judge import Judge, Reply
+from r1jax.rewards.judging.judge import Case, Judge, Reply
 from r1jax.rewards.judging.question import JudgeQuestion
 from r1jax.rewards.judging.server import Fault, Server
-from r1jax.rewards.suite import PendingRewards, Rewards
+from r1jax.rewards.suite import Arriving, PendingRewards, Rewards
+
+_Judged = tuple[dict[str, np.ndarray], dict[str, int]]
 
 
 class OutsideJudge(NamedTuple):
@@ -39,6 +41,32 @@ class OutsideJudge(NamedTuple):
   deadline_s: float = 600.0
 
 
+class OutsideBatch(Arriving):
+  """A batch of judges on servers, made by `OutsideJudges.begin`.
+
+  Attributes:
+    judged: what each judge will have found.
+  """
+
+  def __init__(self, weights: Mapping[str, float], group_size: int):
+    super().__init__()
+    self.judged: list[Future[_Judged]] = []
+    self._weights, self._group_size = weights, group_size
+
+  def end(self) -> PendingRewards:
+    """The rewards of all completions, in the order of their places; none may be missing."""
+    self.feed.end()
+    return PendingRewards(self._collect)
+
+  def _collect(self) -> Rewards:
+    components: dict[str, np.ndarray] = {}
+    counters: dict[str, int] = {}
+    for future in self.judged:
+      component, counted = future.result()
+      components, counters = components | component, counters | counted
+    return Rewards.weigh(components, self._weights, counters, group_size=self._group_size)
+
+
 class OutsideJudges:
   """The rewards of judges on servers, all asked at the same time."""
 
@@ -53,6 +81,7 @@ class OutsideJudges:
     self._background = {name: ThreadPoolExecutor(max_workers=1) for name in judges}
     self._callers = {name: calls.Caller() for name in judges}
     self._told: set[str] = set()
+    self._open: OutsideBatch | None = None    # the last one that has begun
 
   @property
   def weights(self) -> dict[str, float]:
@@ -66,17 +95,16 @@ class OutsideJudges:
 
     Collecting raises UserError where a server refuses every request of a batch.
     """
-    futures = [background.submit(self._compute, name, tuple(completions), tuple(examples))
-               for name, background in self._background.items()]
+    batch = self.begin(group_size=group_size)
+    batch.add(range(len(completions)), completions, examples)
+    return batch.end()
 
-    def wait() -> Rewards:
-      components: dict[str, np.ndarray] = {}
-      counters: dict[str, int] = {}
-      for future in futures:
-        component, counted = future.result()
-        components, counters = components | component, counters | counted
-      return Rewards.weigh(components, self.weights, counters, group_size=group_size)
-    return PendingRewards(wait)
+  def begin(self, *, group_size: int = 1) -> 'OutsideBatch':
+    """A batch whose completions come a few at a time, as `RewardSuite.begin`."""
+    batch = self._open = OutsideBatch(self.weights, group_size)
+    for name, background in self._background.items():
+      batch.judged.append(background.submit(self._compute, name, batch))
+    return batch
 
   def close(self, *, wait: bool = True) -> None:
     """Ends the threads.
@@ -84,6 +112,8 @@ class OutsideJudges:
     Args:
       wait: until what was submitted is computed; otherwise it is abandoned.
     """
+    if self._open is not None:
+      self._open.feed.end()    # its completions will not come
     for name, judge in self._judges.items():
       if not wait:
         judge.server.stopped.set()
@@ -91,23 +121,36 @@ class OutsideJudges:
       self._background[name].shutdown()
       self._callers[name].close()
 
-  def _compute(
-      self, name: str, completions: Sequence[Completion], examples: Sequence[Mapping[str, Any]],
-  ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+  def _compute(self, name: str, batch: 'OutsideBatch') -> _Judged:
     """({component: [N]}, counters) of a judge."""
-    judge = self._judges[name].judge
-    cases = [judge.case(completion, example, prompt_opens_think=self._prompt_opens_think)
-             for completion, example in zip(completions, examples, strict=True)]
-    replies, counters = self._ask(name, judging.distinct(cases))
+    judge, asked = self._judges[name].judge, calls.Feed()
+    with ThreadPoolExecutor(max_workers=1) as beside:
+      making = beside.submit(self._make_cases, name, batch, asked)
+      replies, counters = self._ask(name, asked)
+    cases = making.result()
     scores = judging.rewards(judge, cases, replies)
     return {name: scores}, counters | judging.counters(name, judge, scores, replies)
 
+  def _make_cases(self, name: str, batch: 'OutsideBatch', asked: calls.Feed) -> list[Case]:
+    """The cases of completions as they come, in their order; feeds each question once a vote."""
+    judge, cases, known = self._judges[name], list[Case](), set[JudgeQuestion]()
+    try:
+      for wave in batch.feed.waves():
+        new = [judge.judge.case(completion, example, prompt_opens_think=self._prompt_opens_think)
+               for completion, example in wave]
+        questions = [question for question in judging.distinct(new) if question not in known]
+        asked.add((question, vote) for question in questions for vote in range(judge.votes))
+        known.update(questions)
+        cases += new
+    finally:
+      asked.end(time.monotonic() + judge.deadline_s)
+    return [case for case in batch.in_order(cases) if case is not None]
+
   def _ask(
-      self, name: str, questions: Sequence[JudgeQuestion],
+      self, name: str, asked: calls.Feed,
   ) -> tuple[dict[JudgeQuestion, list[Reply]], dict[str, int]]:
-    """(the votes of each question that came in time, counters)."""
-    _, judge, server, cache, votes, at_once, deadline_s = self._judges[name]
-    deadline = time.monotonic() + deadline_s
+    """(the votes of each question that came in time, counters); `asked` has questions and votes."""
+    _, judge, server, cache, _, at_once, deadline_s = self._judges[name]
 
     def ask(question: JudgeQuestion, vote: int) -> Reply | Fault:
       request = server.request(question.text(judge.max_characters), vote)
@@ -116,25 +159,23 @@ class OutsideJudges:
       if kept is not None:
         return kept
       try:
-        reply = server.reply(request, deadline)
+        reply = server.reply(request, min(asked.deadline, time.monotonic() + deadline_s))
       except Fault as fault:
         return fault
       cache.put(key, reply)
       return reply
 
-    asked = [(question, vote) for question in questions for vote in range(votes)]
-    outcomes = self._callers[name].call_all(
-        ask, asked, calls.Limits(at_once, deadline_s), deadline)
-    replies: dict[JudgeQuestion, list[Reply]] = {question: [] for question in questions}
+    outcomes = self._callers[name].call_all(ask, asked, calls.Limits(at_once, deadline_s))
+    replies: dict[JudgeQuestion, list[Reply]] = {question: [] for question, _ in asked.arguments}
     faults: list[Fault] = []
-    for (question, _), outcome in zip(asked, outcomes):
+    for (question, _), outcome in zip(asked.arguments, outcomes):
       if isinstance(outcome, calls.Failed):
         raise outcome.error
       if isinstance(outcome, Reply):
         replies[question].append(outcome)
       else:
         faults.append(outcome if isinstance(outcome, Fault) else Fault('it took too long'))
-    self._tell(name, faults, len(asked))
+    self._tell(name, faults, len(outcomes))
     return replies, {f'faults/{name}': len(faults)}
 
   def _tell(self, name: str, faults: Sequence[Fault], count: int) -> None:

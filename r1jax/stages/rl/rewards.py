@@ -92,35 +92,22 @@ class RewardSources:
   def __init__(self, reasoning: RewardSource, general: RewardSource | None = None):
     self._reasoning, self._general = reasoning, general
 
-  def submit(
-      self, completions: Sequence[Completion], examples: Sequence[Mapping], num_general: int,
-      owners: np.ndarray,
-  ) -> tuple[PendingRewards, Compute]:
-    """(the rewards of N completions being computed, what models computed for them).
-
-    Reward models and judges on the mesh have judged when this returns; rules and judges on servers
-    go on in the background. Each host has these judge the groups that it owns, and all hosts
-    compute the models' scores and replies together.
-    The rewards of general prompts have NaN in components of reasoning prompts, and vice versa.
+  def begin(
+      self, examples: Sequence[Mapping], num_general: int, owners: np.ndarray, group_size: int,
+  ) -> 'BegunRewards':
+    """The rewards of a rollout that is being drawn; its `end` must be called.
 
     Args:
-      completions: N completions, by group.
-      examples: the B examples that they answer; the last `num_general` are general prompts.
+      examples: the B examples that are answered; the last `num_general` are general prompts.
       num_general: how many.
       owners: [B] as for `text.read_rollout`.
-
-    Raises:
-      Interrupted: a judge on the mesh was asked to stop.
+      group_size: G.
     """
-    if not num_general or self._general is None:
-      return _submit(self._reasoning, completions, examples, owners)
-    split = len(examples) - num_general
-    row = split * (len(completions) // len(examples))
-    reasoning, taken = _submit(
-        self._reasoning, completions[:row], examples[:split], owners[:split])
-    general, more = _submit(self._general, completions[row:], examples[split:], owners[split:])
-    return PendingRewards(
-        lambda: Rewards.concatenate([reasoning.collect(), general.collect()])), taken + more
+    split = len(examples) - (num_general if self._general is not None else 0)
+    parts = [_Part(self._reasoning, 0, examples[:split], owners[:split], group_size)]
+    if self._general is not None and num_general:
+      parts.append(_Part(self._general, split, examples[split:], owners[split:], group_size))
+    return BegunRewards(parts)
 
   def close(self) -> None:
     """Ends processes and threads; what they have not computed is abandoned."""
@@ -129,26 +116,71 @@ class RewardSources:
         suite.close(wait=False)
 
 
-def _submit(
-    source: RewardSource, completions: Sequence[Completion], examples: Sequence[Mapping],
-    owners: np.ndarray,
-) -> tuple[PendingRewards, Compute]:
-  """`RewardSources.submit` for prompts of one kind."""
-  pending = [rollouts.submit_rewards(suite, completions, examples, owners)
-             for suite in source.in_background]
-  components, counters, taken = _score_on_devices(source, completions, examples)
-  if len(pending) == 1 and not components:
-    return pending[0], taken
+class BegunRewards:
+  """The rewards of a rollout that is being drawn, made by `RewardSources.begin`."""
 
-  def collect() -> Rewards:
-    found: dict[str, np.ndarray] = {}
-    counted: dict[str, int] = {}
-    for rewards in [one.collect() for one in pending]:
-      found, counted = found | rewards.components, counted | rewards.counters
-    return Rewards.weigh(
-        found | components, source.weights, counted | counters,
-        group_size=len(completions) // len(examples))
-  return PendingRewards(collect), taken
+  def __init__(self, parts: 'Sequence[_Part]'):
+    """The parts are those of one kind of prompts each."""
+    self._parts = parts
+
+  def add(self, completions: Mapping[int, Completion]) -> None:
+    """Has rules and judges on servers judge completions, by their numbers of N, at once."""
+    for part in self._parts:
+      part.add(completions)
+
+  def end(self, completions: Sequence[Completion]) -> tuple[PendingRewards, Compute]:
+    """(the rewards of all N completions being computed, what models computed for them).
+
+    Reward models and judges on the mesh have judged when this returns; rules and judges on servers
+    go on in the background. Each host has these judge the groups that it owns, and all hosts
+    compute the models' scores and replies together.
+    The rewards of general prompts have NaN in components of reasoning prompts, and vice versa.
+
+    Raises:
+      Interrupted: a judge on the mesh was asked to stop.
+    """
+    ended = [part.end(completions) for part in self._parts]
+    pending, taken = [rewards for rewards, _ in ended], sum(
+        (computed for _, computed in ended), Compute())
+    if len(pending) == 1:
+      return pending[0], taken
+    return PendingRewards(
+        lambda: Rewards.concatenate([rewards.collect() for rewards in pending])), taken
+
+
+class _Part:
+  """The prompts of one kind in a rollout, and the rewards of their completions."""
+
+  def __init__(
+      self, source: RewardSource, first: int, examples: Sequence[Mapping], owners: np.ndarray,
+      group_size: int):
+    self._source, self._examples, self._group_size = source, examples, group_size
+    self._rows = range(first * group_size, (first + len(examples)) * group_size)
+    self._begun = [rollouts.RolloutRewards(suite, examples, owners, group_size)
+                   for suite in source.in_background]
+
+  def add(self, completions: Mapping[int, Completion]) -> None:
+    own = {n - self._rows.start: completion for n, completion in completions.items()
+           if n in self._rows}
+    for begun in self._begun:
+      begun.add(own)
+
+  def end(self, completions: Sequence[Completion]) -> tuple[PendingRewards, Compute]:
+    """`BegunRewards.end` for prompts of one kind; `completions` are all N."""
+    own = completions[self._rows.start:self._rows.stop]
+    pending = [begun.end(own) for begun in self._begun]
+    components, counters, taken = _score_on_devices(self._source, own, self._examples)
+    if len(pending) == 1 and not components:
+      return pending[0], taken
+
+    def collect() -> Rewards:
+      found: dict[str, np.ndarray] = {}
+      counted: dict[str, int] = {}
+      for rewards in [one.collect() for one in pending]:
+        found, counted = found | rewards.components, counted | rewards.counters
+      return Rewards.weigh(found | components, self._source.weights, counted | counters,
+                           group_size=self._group_size)
+    return PendingRewards(collect), taken
 
 
 def _score_on_devices(

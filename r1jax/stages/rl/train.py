@@ -239,14 +239,15 @@ class _Trainer:
     with self.loop.watch('rollout'):
       begun, self.begun = self.begun or self._begin_round(counters), None
       owners = sharding.owners(self.mesh, len(begun.prompts.examples))
+      rewards = self.reward_sources.begin(
+          begun.prompts.examples, self._num_general(), owners, self.config['group_size'])
+      early = rollout_text.EarlyReader(self.tokenizer, self.stop_ids, rewards.add)
       rollout = sharding.place(
-          self._unless_interrupted(begun.drawing.finish), self.mesh, batch=True)
+          self._unless_interrupted(begun.drawing.finish, early), self.mesh, batch=True)
       completions = rollout_text.read_rollout(
-          rollout, owners, self.tokenizer, self.stop_ids, self.mesh)
+          rollout, owners, self.tokenizer, self.stop_ids, self.mesh, early.known)
     with self.loop.watch('rewards'):
-      pending, judging = self._unless_interrupted(functools.partial(
-          self.reward_sources.submit, completions, begun.prompts.examples, self._num_general(),
-          owners))
+      pending, judging = self._unless_interrupted(rewards.end, completions)
     return Round(begun.prompts, begun.next_counters, rollout, completions, pending, judging)
 
   def _exchange(self, batch: Batch, other: Batch, *chosen: np.ndarray) -> Batch:
@@ -446,10 +447,10 @@ class _Trainer:
     if self.run.should_stop():
       self._stop()
 
-  def _unless_interrupted(self, call: Callable[[], _Result]) -> _Result:
+  def _unless_interrupted(self, call: Callable[..., _Result], *arguments: Any) -> _Result:
     """The result of a call, in which the run may be asked to stop."""
     try:
-      return call()
+      return call(*arguments)
     except Interrupted:
       self._stop()
 
