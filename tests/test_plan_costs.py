@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import pytest
 
 from r1jax import models
+from r1jax.kernels.decode import BLOCK
 from r1jax.plan import costs, hlo
 from r1jax.plan.trip_counts import trip_count
+from r1jax.stages.program_shapes import Columns
 
 cost = functools.partial(costs.cost, flops_per_second=1e12, bytes_per_second=1e11)
 
@@ -125,8 +127,65 @@ def test_programs_as_libtpu_writes_them():
   assert trip_count(entry['loop'], entry, module) == 10
   found = cost(TPU)
   assert found.flops == 10 * 2 * 8 * 16 * 32 * 64 + 1000     # the kernel by its own estimate
-  read, kernel, scalars = (8 * 16 * 32 + 8 * 32 * 64) * 2, 2 * 8 * 16 * 32 * 2, 10 * 100 + 8
+  read, kernel, scalars = (8 * 16 * 32 + 8 * 32 * 64) * 2, 9, 10 * 100 + 8     # as the kernel says
   assert 10 * read + kernel <= found.bytes <= 10 * read + kernel + scalars   # S(1) is no memory
+
+
+# As libtpu writes the decoding kernel, which says on a line of its own what it costs.
+DECODING = '''HloModule jit_f, is_scheduled=true
+
+%body (p: (s32[], bf16[8,2,8,128])) -> (s32[], bf16[8,2,8,128]) {
+  %p = (s32[], bf16[8,2,8,128]{3,2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = bf16[8,2,8,128]{3,2,1,0} get-tuple-element(%p), index=1
+  %k = bf16[8,2,8,128]{3,2,1,0} custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"decode_attention":"{\\"rows\\": 8, \\"column_flops\\": 100, \\"fixed_bytes\\": 7, \\"sets\\": [{\\"shared\\": true, \\"readers\\": 2, \\"columns\\": 256, \\"block\\": 128, \\"column_bytes\\": 10}, {\\"shared\\": false, \\"readers\\": 8, \\"columns\\": 1024, \\"block\\": 128, \\"column_bytes\\": 10}]}"
+}}, metadata={op_name="decode_attention"}, backend_config={"custom_call_config":{"cost_estimate":{"bytes_accessed":"99","flops":"999"}}}
+  ROOT %t = (s32[], bf16[8,2,8,128]{3,2,1,0}) tuple(%i, %k)
+}, execution_thread="main"
+
+%condition (q: (s32[], bf16[8,2,8,128])) -> pred[] {
+  %q = (s32[], bf16[8,2,8,128]{3,2,1,0}) parameter(0)
+  ROOT %go = pred[] custom-call(%q), custom_call_target="any"
+}
+
+ENTRY %main (a: s32[], b: bf16[8,2,8,128]) -> (s32[], bf16[8,2,8,128]) {
+  %a = s32[] parameter(0)
+  %b = bf16[8,2,8,128]{3,2,1,0} parameter(1)
+  %state = (s32[], bf16[8,2,8,128]{3,2,1,0}) tuple(%a, %b)
+  ROOT %loop = (s32[], bf16[8,2,8,128]{3,2,1,0}) while(%state), condition=%condition, body=%body
+}
+'''  # noqa: E501  (as libtpu wrote it)
+
+
+def test_decoding_costs_what_rows_read():
+  found = cost(DECODING, unknown_trips=3)
+  assert (found.flops, found.bytes) == (3 * 999, 3 * 99)
+  some = cost(DECODING, unknown_trips=3, columns=Columns(own=100, prompt=64))
+  assert some.flops == 3 * 8 * 100 * (100 + 64)
+  assert some.bytes == 3 * (7 + 2 * 10 * (64 + 64) + 8 * 10 * (100 + 64))    # and half a block
+
+
+def test_a_loop_over_the_columns_of_a_cache_runs_as_often_as_they_have_blocks():
+  def repeated(x, w, ends):
+    def inner(x, end):
+      return jax.lax.while_loop(lambda state: state[1] < end,
+                                lambda state: (state[0] @ w, state[1] + 1), (x, 0))[0]
+    return jax.lax.while_loop(lambda state: state[1] < ends[0], lambda state: (
+        inner(state[0], ends[1]), state[1] + 1), (x, 0))[0]
+  text = compiled_text(repeated, like(8, 32), like(32, 32), like(2, dtype='int32'))
+  columns = Columns(own=5.5 * BLOCK, prompt=2 * BLOCK)
+  found = cost(text, unknown_trips=2.5, columns=columns)
+  assert found.flops == 2.5 * (6 + 2) / 2 * 2 * 8 * 32 * 32
+
+
+def test_what_a_scatter_changes_in_place_is_what_it_writes():
+  def write(stack, new, rows):
+    def step(_, stack):
+      return stack.at[rows].set(new)
+    return jax.lax.fori_loop(0, 10, step, stack)
+  text = compiled_text(write, like(4096, 64), like(8, 64), like(8, dtype='int32'))
+  assert cost(text).bytes < 10 * 4096 * 64 * 4
 
 
 NESTED = '''HloModule jit_f, is_scheduled=true

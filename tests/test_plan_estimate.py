@@ -43,7 +43,7 @@ def test_judges_are_planned_with_their_models_beside_all_else():
         program.beside)
     assert more == pytest.approx(miniature, rel=0.01)    # once, though two judges name it
   prefill = found["judge 'a': prefill"]
-  assert prefill.arguments[1].tokens.shape == (3, 40)
+  assert prefill.arguments[2].tokens.shape == (3, 40)
   rows = zero()['stages']['zero']['prompts_per_batch'] * zero()['stages']['zero']['group_size']
   assert prefill.times == -(-rows // 3) and found["judge 'b': prefill"].times == -(-2 * rows // 3)
   held = program_shapes.bytes_on_a_device(prefill.beside) / miniature
@@ -88,7 +88,7 @@ def test_every_kind_of_stage_has_its_programs():
   for kind in ('rl', 'sft'):
     assert seen[kind][-1].startswith('evaluation ') and ': decode' in seen[kind][-1]
     assert times[kind][-1] == 0 < times[kind][0]     # no part of an iteration
-  assert seen['reject'][:2] == seen['pass_rate'][:2] == ['reshard', 'prefill']
+  assert seen['reject'][:2] == seen['pass_rate'][:2] == ['reshard', 'slots']
   assert seen['evaluate'][0].endswith(': reshard')
 
 

@@ -27,10 +27,9 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
   assert stage['mesh']['fsdp'] == 2 and stage['fits']
   programs = {one['name']: one for one in stage['programs']}
   assert list(programs) == [
-      'reshard', 'prefill', 'cache, first chunk: keys', 'cache, first chunk: values',
-      'decode, first chunk', 'cache, last chunk: keys', 'cache, last chunk: values',
-      'decode, last chunk', 'score', 'update',
+      'reshard', 'slots', 'prefill', 'enter', 'decode 16 rows', 'score', 'update',
       *(name for name in programs if name.startswith('evaluation '))]
+  assert 'useful row-steps' in done.stdout and stage['run']['useful_row_steps'] == 1
   assert programs['update']['flops'] > programs['score']['flops'] > 0
   assert {one['kind'] for one in programs['update']['traffic']} & {'all-gather', 'all-reduce'}
   run = stage['run']

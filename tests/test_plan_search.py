@@ -50,16 +50,21 @@ def test_a_search_goes_over_all_meshes_that_all_stages_bear():
 
 @pytest.fixture
 def planned(monkeypatch):
-  """f(fits(stage's name, its config)) -> [(stage's name, mesh, rollout_sharding)], as asked."""
+  """f(fits(stage's name, its config)) -> [(stage's name, mesh, rollout_sharding, slots)], as asked.
+
+  Instead of False, `fits` may return the program that is too large; otherwise it is 'prefill'.
+  """
   def say(fits):
     asked = []
 
     def plan_stage(config, name, *_, **__):
       stage = config['stages'][name]
-      asked.append((name, str(config['mesh']), stage['sampling']['rollout_sharding']))
-      prefill = types.SimpleNamespace(resident=1.0, figures=types.SimpleNamespace(name='prefill'))
+      sampling, answer = stage['sampling'], fits(name, stage)
+      asked.append((name, str(config['mesh']), sampling['rollout_sharding'], sampling['slots']))
+      last = types.SimpleNamespace(name=answer if isinstance(answer, str) else 'prefill')
       return types.SimpleNamespace(
-          fits=fits(name, stage), estimates=[prefill], seconds=lambda bound: 2.0)
+          fits=answer is True, seconds=lambda bound: 2.0,
+          estimates=[types.SimpleNamespace(resident=1.0, figures=last)])
     monkeypatch.setattr(estimate, 'plan_stage', plan_stage)
     return asked
   return say
@@ -69,8 +74,8 @@ def test_weights_are_gathered_at_every_token_only_where_nothing_else_fits(planne
   asked = planned(lambda name, stage: stage['sampling']['rollout_sharding'] == 'train')
   tried, found = search.search(zero(), ['zero'], devices(4))
   assert found['stages']['zero']['sampling']['rollout_sharding'] == 'train'
-  assert [one[-1] for one in asked] == ['tensor'] * (len(asked) - 1) + ['train']
-  assert len({mesh for _, mesh, _ in asked[:-1]}) > 1     # on all meshes, and each but once
+  assert [one[2] for one in asked] == ['tensor'] * (len(asked) - 1) + ['train']
+  assert len({one[1] for one in asked[:-1]}) > 1     # on all meshes, and each but once
   assert len(set(asked)) == len(asked) == len(tried)
   assert [one['fits'] for one in tried] == [False] * (len(asked) - 1) + [True]
 
@@ -84,6 +89,21 @@ def test_the_stage_that_did_not_fit_comes_first_on_the_next_mesh(planned):
   assert found['stages']['more']['sampling']['rollout_sharding'] == 'train'
   assert [name for name, *_ in asked][:2] == ['zero', 'more']
   assert {name for name, *_ in asked[2:]} == {'more'}       # 'zero' is known of the found mesh
+
+
+def test_fewer_slots_are_tried_where_more_do_not_fit(planned):
+  """What draws too much is not tried again with as many slots, nor what trains too much."""
+  def fits(_, stage):
+    if not 0 < stage['sampling']['slots'] <= 16:
+      return 'decode 64 rows'
+    return stage['micro_batches'] >= 2 or 'update'
+  asked = planned(fits)
+  tried, found = search.search(zero(prompts_per_batch=8, group_size=8), ['zero'], devices(1))
+  assert [slots for *_, slots in asked] == [0, 32, 16, 16, 16]
+  stage = found['stages']['zero']
+  assert (stage['micro_batches'], stage['model']['remat']) == (2, False)
+  assert {one['sampling']['slots'] for one in (stage, *stage['evaluations'].values())} == {16}
+  assert len(tried) == len(asked)
 
 
 def test_every_stage_of_the_recipe_has_settings_to_try():

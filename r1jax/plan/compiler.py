@@ -22,7 +22,7 @@ from r1jax.runtime.hardware import Chip
 from r1jax.runtime.storage import Path
 from r1jax.stages import program_shapes
 
-_CACHE_VERSION = 5     # of what the cache keeps
+_CACHE_VERSION = 6     # of what the cache keeps
 _Specs = list | None   # the PartitionSpec of each output, as JSON has it
 
 
@@ -133,7 +133,7 @@ def _cache_key(program: program_shapes.ProgramShapes, lowered, mesh, topology: T
   return hashlib.sha256('\n'.join((
       str(_CACHE_VERSION), jax.__version__, _compiler_version(topology), topology.name,
       str(mesh.shape_tuple), repr(topology.chip),
-      str((program.unknown_trips, program.followed, beside)), lowered.as_text(),
+      str((program.unknown_trips, program.columns, program.followed, beside)), lowered.as_text(),
   )).encode()).hexdigest()[:32]
 
 
@@ -166,7 +166,8 @@ def _compile(program, lowered, mesh, topology: Topology) -> tuple[Figures, _Spec
     return _too_large_figures(program.name, str(error)), None
   text, memory = found
   cost = costs.cost(text, flops_per_second=topology.chip.flops,
-                    bytes_per_second=topology.chip.bandwidth, unknown_trips=program.unknown_trips)
+                    bytes_per_second=topology.chip.bandwidth, unknown_trips=program.unknown_trips,
+                    columns=program.columns)
   return Figures(
       **dataclasses.asdict(memory), name=program.name, flops=cost.flops, bytes=cost.bytes,
       core_seconds=cost.core_seconds, traffic=_traffic(cost.collectives, mesh, topology),

@@ -7,23 +7,28 @@ main memory, and collectives. Elementwise arithmetic is not counted: it takes le
 bytes it reads.
 """
 import dataclasses
+import json
 import math
 import re
 from typing import TypeVar
 
 import numpy as np
 
+from r1jax.kernels.decode import BLOCK
+from r1jax.kernels.decode_cost import DecodeCost
 from r1jax.plan import collectives as collectives_lib
 from r1jax.plan import hlo
 from r1jax.plan.collectives import Collective
 from r1jax.plan.hlo import Computation, Instruction, Module
 from r1jax.plan.memory_traffic import bytes_accessed
 from r1jax.plan.trip_counts import trip_count
+from r1jax.stages.program_shapes import Columns
 
 # Opcodes that move nothing between memory and chip: names for what is there already.
 _FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all',
          'partition-id', 'replica-id', 'opt-barrier', 'domain', 'while', 'conditional', 'call'}
 _LONGEST = 8    # instructions that are listed by name
+_DECODE_COST = re.compile(r'"decode_attention":("(?:[^"\\]|\\.)*")')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +103,7 @@ def _repeated(one: _Repeated, times: float, *fields: str) -> _Repeated:
 
 
 def cost(text: str, *, flops_per_second: float, bytes_per_second: float,
-         unknown_trips: int = 1) -> Cost:
+         unknown_trips: float = 1, columns: Columns | None = None) -> Cost:
   """The cost of one run of a program on one device.
 
   Args:
@@ -106,22 +111,24 @@ def cost(text: str, *, flops_per_second: float, bytes_per_second: float,
     flops_per_second: peak arithmetic of the device.
     bytes_per_second: memory bandwidth of the device; both are for `core_seconds`.
     unknown_trips: trips of a loop whose trip count depends on the data; such a loop inside another
-      runs once.
+      is taken to go over the columns of a cache, or to run once where `columns` is None.
+    columns: that a row reads of a cache while it decodes; None: all.
   """
   module = hlo.parse(text)
-  counter = _Counter(module, flops_per_second, bytes_per_second)
+  counter = _Counter(module, flops_per_second, bytes_per_second, columns)
   return counter.computation(module.entry, unknown_trips)
 
 
 class _Counter:
   """Adds up the costs of a module's computations, each of which is counted once."""
 
-  def __init__(self, module: Module, flops_per_second: float, bytes_per_second: float):
-    self._module = module
+  def __init__(self, module: Module, flops_per_second: float, bytes_per_second: float,
+               columns: Columns | None):
+    self._module, self._columns = module, columns
     self._flops_per_second, self._bytes_per_second = flops_per_second, bytes_per_second
-    self._known: dict[tuple[str, int], Cost] = {}
+    self._known: dict[tuple[str, float], Cost] = {}
 
-  def computation(self, name: str, unknown_trips: int) -> Cost:
+  def computation(self, name: str, unknown_trips: float) -> Cost:
     """The cost of one run of a computation."""
     key = name, unknown_trips
     if key not in self._known:
@@ -131,7 +138,14 @@ class _Counter:
       self._known[key] = total
     return self._known[key]
 
-  def _instruction(self, one: Instruction, around: Computation, unknown_trips: int) -> Cost:
+  @property
+  def _blocks(self) -> float:
+    """Blocks of columns that a row reads of a cache, on average of its two."""
+    if self._columns is None:
+      return 1
+    return (math.ceil(self._columns.own / BLOCK) + math.ceil(self._columns.prompt / BLOCK)) / 2
+
+  def _instruction(self, one: Instruction, around: Computation, unknown_trips: float) -> Cost:
     if one.opcode == 'while':
       return self._loop(one, around, unknown_trips)
     if one.opcode == 'conditional':
@@ -149,20 +163,24 @@ class _Counter:
       collective = collectives_lib.from_instruction(one, around, self._module.num_partitions)
       collectives = (collective,) if collective else ()
     size = bytes_accessed(one, around, self._module)
+    if self._columns and (kernel := _DECODE_COST.search(one.attributes)):
+      kernel_cost = DecodeCost.from_json(json.loads(json.loads(kernel[1])))
+      flops, size = kernel_cost.total(self._columns.own, self._columns.prompt)
     seconds = max(flops / self._flops_per_second, size / self._bytes_per_second)
     return Cost(flops, size, seconds, collectives, 0, (InstructionCost(
         one.opcode, str(one.shapes[0]), 0, one.op_name, 1.0, flops, size, seconds),))
 
-  def _called(self, one: Instruction, unknown_trips: int) -> list[Cost]:
+  def _called(self, one: Instruction, unknown_trips: float) -> list[Cost]:
     """The costs of the computations that an instruction calls."""
     return [self.computation(name, unknown_trips)
             for name in one.called if name in self._module.computations]
 
-  def _loop(self, loop: Instruction, around: Computation, unknown_trips: int) -> Cost:
+  def _loop(self, loop: Instruction, around: Computation, unknown_trips: float) -> Cost:
     body = loop.computation_of('body')
     trips = trip_count(loop, around, self._module)
     if trips is None:
-      return self.computation(body, 1).repeated(unknown_trips) + Cost(unknown_loops=1)
+      inner = self.computation(body, self._blocks)
+      return inner.repeated(unknown_trips) + Cost(unknown_loops=1)
     return self.computation(body, unknown_trips).repeated(trips)
 
 

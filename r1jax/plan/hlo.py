@@ -8,6 +8,7 @@ import re
 _BITS = {'pred': 8, 'token': 0, 'opaque': 0}
 _SHAPE = re.compile(r'([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?')
 _HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
+_END = re.compile(r'\}(?!\})')
 _ASSIGNED = re.compile(r'^\s*(ROOT )?%?([\w.\-]+) = ')
 _CALLED = re.compile(r'\b(?:calls|to_apply)=%?([\w.\-]+)')
 _BRANCHES = re.compile(r'\b(?:branch_computations|called_computations)=\{([^}]*)\}')
@@ -96,22 +97,35 @@ def parse(text: str) -> Module:
   Raises:
     ValueError: it has no entry computation.
   """
-  computations: dict[str, dict[str, Instruction]] = {}
+  computations: dict[str, list[str]] = {}
   current, entry = None, ''
   for line in text.splitlines():
     if current is None:
       if header := _HEADER.match(line):
-        current = computations.setdefault(header[2], {})
+        current = computations.setdefault(header[2], [])
         entry = header[2] if header[1] else entry
-    elif line.startswith('}'):
+    elif _END.match(line):
       current = None
-    elif assigned := _ASSIGNED.match(line):
-      instruction = _instruction(assigned, line[assigned.end():])
-      current[instruction.name] = instruction
+    elif _ASSIGNED.match(line):
+      current.append(line)
+    elif current:
+      current[-1] += line    # what a kernel says of itself has lines of its own
   if not entry:
     raise ValueError('the compiled program has no entry computation: its text is not an HLO module')
   partitions = re.search(r'num_partitions=(\d+)', text)
-  return Module(computations, entry, int(partitions[1]) if partitions else 1)
+  return Module({name: _computation(lines) for name, lines in computations.items()}, entry,
+                int(partitions[1]) if partitions else 1)
+
+
+def _computation(lines: list[str]) -> Computation:
+  """The instructions of these lines, each of which has one."""
+  found = {}
+  for line in lines:
+    assigned = _ASSIGNED.match(line)
+    assert assigned is not None
+    instruction = _instruction(assigned, line[assigned.end():])
+    found[instruction.name] = instruction
+  return found
 
 
 def root_of(computation: Computation) -> Instruction:

@@ -1,16 +1,20 @@
 """Bytes that an instruction of a compiled program reads from main memory and writes to it."""
 from collections.abc import Iterable
 import math
+import re
 
 from r1jax.plan.hlo import Computation, Instruction, Module, Shape, parameters_of, root_of
 
 _SLICES = ('dynamic-slice', 'slice', 'gather')
+_IN_PLACE = {'dynamic-update-slice': 1, 'scatter': 2}    # opcode -> the operand that is written
+_STATED = re.compile(r'"bytes_accessed":\s*"?(\d+)')
 
 
 def bytes_accessed(one: Instruction, around: Computation, module: Module) -> float:
   """Bytes that one run of an instruction moves between main memory and chip.
 
-  Where only a slice of an array is read, or only a slice is written in place, the slice counts.
+  Where only a slice of an array is read, or only a slice is written in place, the slice counts. A
+  kernel that states what it moves counts with that.
 
   Args:
     one: the instruction.
@@ -20,8 +24,10 @@ def bytes_accessed(one: Instruction, around: Computation, module: Module) -> flo
   operands = [_main_memory_bytes(around[name].shapes) for name in one.operands]
   if one.opcode in _SLICES:
     return 2 * _main_memory_bytes(one.shapes)
-  if one.opcode == 'dynamic-update-slice':
-    return 2 * operands[1]
+  if one.opcode in _IN_PLACE:
+    return 2 * operands[_IN_PLACE[one.opcode]]
+  if one.opcode == 'custom-call' and (stated := _STATED.search(one.attributes)):
+    return float(stated[1])
   if one.opcode == 'copy-start':
     return _main_memory_bytes(one.shapes[:1]) + operands[0]
   if one.opcode.endswith('-start'):    # its result is (operands, results, ...)
@@ -46,7 +52,7 @@ def _bytes_read(name: str, fused: Computation, module: Module) -> float:
       continue
     if user.opcode in _SLICES and user.operands[0] == name:
       total += sum(shape.bytes for shape in user.shapes)
-    elif user.opcode == 'dynamic-update-slice' and user.operands[0] == name:
+    elif user.opcode in _IN_PLACE and user.operands[0] == name:
       continue    # written in place
     elif user.opcode == 'bitcast':
       total += _bytes_read(user.name, fused, module)
@@ -72,8 +78,8 @@ def _bytes_written(fusion: Instruction, fused: Computation, module: Module) -> f
       continue
     if result.opcode == 'fusion' and len(fusion.shapes) == 1:
       total += _bytes_written(fusion, module.computations[result.called[0]], module)
-    elif result.opcode == 'dynamic-update-slice':
-      total += fused[result.operands[1]].shapes[0].bytes
+    elif result.opcode in _IN_PLACE:
+      total += fused[result.operands[_IN_PLACE[result.opcode]]].shapes[0].bytes
     else:
       total += shape.bytes
   return total

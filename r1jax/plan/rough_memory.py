@@ -31,11 +31,7 @@ def least_bytes(config: Mapping[str, Any], name: str) -> float:
 
 
 def cache_bytes(stage: Mapping[str, Any], mesh: Mapping[str, int], shape: ModelConfig) -> float:
-  """At the end of a rollout: keys, values, and the sampler's copy of the weights.
-
-  While the cache grows for the last chunk, its old and its new form of keys (or values) are both in
-  memory.
-  """
+  """During a rollout: keys, values, and the sampler's copy of the weights."""
   if 'sampling' not in stage:      # evaluations alone, if any
     return max((cache_bytes({**one, 'model': stage.get('model') or stage}, mesh, shape)
                 for one in stage.get('evaluations', {}).values()), default=0.0)
@@ -45,15 +41,24 @@ def cache_bytes(stage: Mapping[str, Any], mesh: Mapping[str, int], shape: ModelC
   weight_shards = shards * mesh['context'] * mesh['tensor'] / mesh['data']
   if sampling['rollout_sharding'] == 'tensor':
     weight_shards, shards = mesh['tensor'] * mesh['expert'], shards * mesh['context']
-  prompts = min(stage['prompts_per_batch'], stage.get('problems', stage['prompts_per_batch']))
-  rows = prompts * (stage.get('group_size') or stage['completions_per_problem'])
+  prompts, rows = _prompts_and_rows(stage)
+  slots = min(sampling['slots'] or rows, rows)
   per_token = shape.latent.rank + shape.latent.rope_dim if shape.latent else (
       2 * shape.num_kv_heads * shape.head_dim / mesh['tensor'])
-  longest = sampling['max_new_tokens']
-  old = max(0.0, 1 - sampling['chunk'] / longest) / 2
-  largest_stack = max((count for _, count in shape.layers), default=shape.num_layers)
-  kept = rows * longest * per_token * (shape.num_layers + old * largest_stack)
-  return width * (kept / min(shards, rows) + num_params(shape) / weight_shards)
+  kept = slots * sampling['max_new_tokens'] * per_token * shape.num_layers
+  return width * (kept / min(shards, prompts) + num_params(shape) / weight_shards)
+
+
+def _prompts_and_rows(stage: Mapping[str, Any]) -> tuple[int, int]:
+  """(prompts, completions) of a rollout, or of a batch of an evaluation."""
+  prompts = min(stage['prompts_per_batch'], stage.get('problems') or stage['prompts_per_batch'])
+  return prompts, prompts * (stage.get('group_size') or stage['completions_per_problem'])
+
+
+def most_rows(stage: Mapping[str, Any]) -> int:
+  """Completions of the largest rollout of a stage and its evaluations; 0 where nothing is drawn."""
+  return max((_prompts_and_rows(one)[1] for one in (stage, *stage.get('evaluations', {}).values())
+              if 'sampling' in one), default=0)
 
 
 def rough_bytes(config: Mapping[str, Any], name: str) -> float:

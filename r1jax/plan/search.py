@@ -1,13 +1,15 @@
-"""Looks for a mesh, micro-batches, rematerialisation and rollout_sharding with which stages fit.
+"""Looks for a mesh and settings with which stages fit.
 
-Candidates that arithmetic alone rules out are left out. The others are ordered by what they are
-likely to cost, and compiled until all stages fit on one mesh, or until a bounded number of meshes
-has been tried. Settings that gather the weights at every token of a rollout
+The settings are micro-batches, rematerialisation, `rollout_sharding` and `slots`. Candidates that
+arithmetic alone rules out are left out. The others are ordered by what they are likely to cost, and
+compiled until all stages fit on one mesh, or until a bounded number of meshes has been tried. Fewer
+slots are tried where more do not fit. Settings that gather the weights at every token of a rollout
 (`rollout_sharding='train'`) are tried only if nothing else fits: they cost the most time.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import copy
 import itertools
+import math
 import operator
 import pathlib
 from typing import Any
@@ -21,7 +23,8 @@ from r1jax.stages import loading
 from r1jax.stages.config import check_mesh
 
 _MAX_MESHES = 6        # meshes that are tried
-_MAX_SETTINGS = 4      # settings of a stage that are compiled on one mesh
+_MAX_FAILURES = 4      # of a stage on one mesh, to draw and to train
+_LEAST_SLOTS = 1 / 32  # of the completions of a rollout
 # Programs that more micro-batches and rematerialisation make smaller.
 _TRAINING_PROGRAMS = {'score', 'value', 'update', 'update of the critic'}
 
@@ -87,17 +90,20 @@ class _Trials:
       name: the stage's.
       gathered: whether settings that gather the weights at every token are allowed.
     """
-    num_tried, hopeless = 0, set()      # rollout_shardings with which sampling does not fit
+    failed: dict[Callable[..., bool], list[Mapping[str, Any]]] = {
+        _trains_with_more: [], _draws_with_more: []}
     for candidate in _settings(config, name, self._topology, gathered):
-      rollout_sharding = _rollout_sharding(candidate['stages'][name])
-      if num_tried == _MAX_SETTINGS or rollout_sharding in hopeless:
+      stage = candidate['stages'][name]
+      if any(needs_more(old, stage) for needs_more, stages in failed.items() for old in stages):
         continue
-      num_tried += 1
       result = self._compile(candidate, name)
       if result['fits']:
         return candidate
-      if result['last'] not in _TRAINING_PROGRAMS:
-        hopeless.add(rollout_sharding)
+      trains = result['last'] in _TRAINING_PROGRAMS
+      too_large = failed[_trains_with_more if trains else _draws_with_more]
+      too_large.append(stage)
+      if len(too_large) == _MAX_FAILURES:
+        return None
     return None
 
   def _compile(self, candidate: Config, name: str) -> dict[str, Any]:
@@ -152,8 +158,8 @@ def _settings(config: Config, name: str, topology: Topology,
   """The config with other settings of a stage, on its mesh, the most promising first.
 
   Those that fit by a rough estimate come first, ordered by the number of micro-batches, then those
-  without rematerialisation, then those that do not gather weights at every token. The others are
-  ordered by their estimated memory.
+  without rematerialisation, then those that do not gather weights at every token, then those with
+  more slots. The others are ordered by their estimated memory.
   """
   stage, candidates = config['stages'][name], []
   mesh = sharding.make_mesh(**config['mesh'], devices=topology.devices)
@@ -167,8 +173,12 @@ def _settings(config: Config, name: str, topology: Topology,
     micros = [size for size in _powers_of_two(rows) if rows % size == 0]
   draws = mesh.size > 1 and ('sampling' in stage or stage.get('evaluations'))
   rollout_shardings = ('tensor', 'train')[:1 + gathered] if draws else ('',)
-  for micro, remat, rollout_sharding in itertools.product(micros, (False, True), rollout_shardings):
-    candidate = _with_settings(config, name, micro, remat, rollout_sharding)
+  rows = rough_memory.most_rows(stage)
+  slots = [0, *(size for size in reversed(_powers_of_two(rows)) if rows > size >= max(
+      8, rows * _LEAST_SLOTS))] if rows else [0]
+  for micro, remat, rollout_sharding, (i, size) in itertools.product(
+      micros, (False, True), rollout_shardings, enumerate(slots)):
+    candidate = _with_settings(config, name, micro, remat, rollout_sharding, size)
     try:
       settings_of(stage).check(candidate['stages'][name], name)
       check_mesh(candidate['stages'][name], mesh, name)
@@ -177,22 +187,22 @@ def _settings(config: Config, name: str, topology: Topology,
     if rough_memory.least_bytes(candidate, name) <= topology.chip.memory:
       rough = rough_memory.rough_bytes(candidate, name)
       over = rough > topology.chip.memory
-      order = (over, rough) if over else (over, micro, remat, rollout_sharding == 'train')
+      order = (over, rough) if over else (over, micro, remat, rollout_sharding == 'train', i)
       candidates.append((order, candidate))
   yield from (one for _, one in sorted(candidates, key=_sort_key))
 
 
 def _with_settings(config: Config, name: str, micro_batches: int, remat: bool,
-                   rollout_sharding: str) -> dict[str, Any]:
+                   rollout_sharding: str, slots: int) -> dict[str, Any]:
   """The config with these settings of a stage; 0 and '' leave a setting as it is."""
   stage = copy.deepcopy(dict(config['stages'][name]))
   if micro_batches:
     stage['micro_batches'] = micro_batches
   (stage['model'] if 'model' in stage else stage)['remat'] = remat
-  if rollout_sharding:
-    for one in (stage, *stage.get('evaluations', {}).values()):
-      if 'sampling' in one:
-        one['sampling']['rollout_sharding'] = rollout_sharding
+  for one in (stage, *stage.get('evaluations', {}).values()):
+    if 'sampling' in one:
+      one['sampling']['rollout_sharding'] = rollout_sharding or one['sampling']['rollout_sharding']
+      one['sampling']['slots'] = slots or one['sampling']['slots']
   return {**config, 'stages': {**config['stages'], name: stage}}
 
 
@@ -210,8 +220,22 @@ def _changes(path: str, before: Any, after: Any) -> Iterator[str]:
     yield f'--{path}={str(after).lower() if isinstance(after, bool) else after}'
 
 
-def _rollout_sharding(stage: Mapping[str, Any]) -> str:
-  """That of the first sampler of a stage; '' where it samples nothing."""
-  samplers = [one['sampling'] for one in (stage, *stage.get('evaluations', {}).values())
-              if 'sampling' in one]
-  return samplers[0]['rollout_sharding'] if samplers else ''
+def _trains_with_more(failed: Mapping[str, Any], stage: Mapping[str, Any]) -> bool:
+  """Whether a stage trains with as much memory as one that did not fit."""
+  remat = [(one['model'] if 'model' in one else one)['remat'] for one in (failed, stage)]
+  return failed['micro_batches'] >= stage['micro_batches'] and remat[0] >= remat[1]
+
+
+def _draws_with_more(failed: Mapping[str, Any], stage: Mapping[str, Any]) -> bool:
+  """Whether a stage draws with as much memory as one that did not fit."""
+  for old, new in zip(*map(_samplings, (failed, stage))):
+    if old['rollout_sharding'] != new['rollout_sharding'] or 0 < new['slots'] < (
+        old['slots'] or math.inf):
+      return False
+  return True
+
+
+def _samplings(stage: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+  """The settings of the samplers of a stage and its evaluations."""
+  return [one['sampling'] for one in (stage, *stage.get('evaluations', {}).values())
+          if 'sampling' in one]

@@ -18,7 +18,8 @@ all overlapped: the longest of arithmetic, memory and network. none overlapped: 
 every instruction takes the longer of its arithmetic and its memory, and collectives run by
 themselves. Utilisation is the model's operations over the peak. They are counted by
 r1jax/models/compute.py: without padding and rematerialisation, and with every token through the
-unembedding, even where a program leaves that out."""
+unembedding, even where a program leaves that out. Useful row-steps: of what decoding computes, the
+share that belongs to completions; their lengths are lognormal where a mean length is given."""
 _MAX_ROWS = 4             # collectives and instructions that are shown per program
 _MIN_SECONDS = 1e-3       # per iteration, of those that are shown
 
@@ -124,12 +125,14 @@ def _instruction_row(one: Estimate, instruction: InstructionCost) -> dict[str, s
 def _run_rows(plan: StagePlan, steps: int) -> list[dict[str, str]]:
   if plan.work is None:
     return [{'bound': 'it does not fit', 'an iteration': 'unknown'}]
-  summary = summarise(plan, steps)
+  summary, drawn = summarise(plan, steps), plan.work.useful_row_steps
+  of_decoding = {} if drawn is None else {'useful row-steps': f'{drawn:.0%}'}
   return [{'bound': title, 'an iteration': format_seconds(summary[bound]['seconds']),
            'tokens/s': f'{summary[bound]["tokens_per_second"]:,.0f}',
            'utilisation': f'{summary[bound]["utilisation"]:.1%}',
            f'chip-hours of {summary["iterations"]:,} iterations':
-               f'{summary[bound]["chip_hours"]:,.1f}'} for bound, title in BOUNDS.items()]
+               f'{summary[bound]["chip_hours"]:,.1f}',
+           **of_decoding} for bound, title in BOUNDS.items()]
 
 
 def summarise(plan: StagePlan, steps: int) -> dict[str, Any]:
@@ -144,7 +147,8 @@ def summarise(plan: StagePlan, steps: int) -> dict[str, Any]:
   if work is None:
     raise UserError(f'stage {plan.name!r} has no work to summarise: a program of it does not fit')
   iterations = (-(-steps // work.updates) if steps and work.updates else work.iterations) or 1
-  found: dict[str, Any] = {'fits': plan.fits, 'iterations': iterations}
+  found: dict[str, Any] = {'fits': plan.fits, 'iterations': iterations,
+                           'useful_row_steps': work.useful_row_steps}
   for bound in BOUNDS:
     seconds = plan.seconds(bound)
     found[bound] = {

@@ -401,13 +401,13 @@ def _sampling_shapes(
   model = program_shapes.model_of(config['model'], shape_of(config['model']))
   prompts, settings = datasets.prompts_at_a_time(config, mesh), config['sampling']
   mean_length, count = mean_length or settings['max_new_tokens'], config['completions_per_problem']
-  yield from program_shapes.sampling(
+  useful_row_steps = yield from program_shapes.sampling(
       make_sampler(config, model, program_shapes.STOP_IDS), model,
       program_shapes.params_of(model, mesh), mesh, prompts=prompts,
       prompt_length=config['max_prompt_length'], group_size=count,
-      max_new_tokens=settings['max_new_tokens'], chunk=settings['chunk'], mean_length=mean_length)
+      max_new_tokens=settings['max_new_tokens'], mean_length=mean_length)
   return program_shapes.IterationWork(
-      prompts * count * mean_length, 0, -(-config['problems'] // prompts))
+      prompts * count * mean_length, 0, -(-config['problems'] // prompts), useful_row_steps)
 
 
 def _named(name: str) -> Callable[[ProgramShapes], ProgramShapes]:

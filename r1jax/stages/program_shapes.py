@@ -3,7 +3,7 @@
 Nothing is loaded or run here. `r1jax.plan` compiles the programs for devices that need not be
 attached to this machine.
 """
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 import dataclasses
 import functools
 import math
@@ -11,16 +11,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r1jax.errors import UserError
 from r1jax.models import PRESETS, Model, ModelConfig, build, compute
 from r1jax.records import Prompts
 from r1jax.runtime import sharding
-from r1jax.sampling import sampler
+from r1jax.sampling import rehearsal, sampler
+from r1jax.sampling.schedule import MOVED
 from r1jax.stages import loading
 from r1jax.training import scalar_head, train_step
 
 STOP_IDS = (0,)   # any ids: no shape depends on which tokens end a completion
+_REHEARSED = 8    # rollouts of a stream, at most; the others go as these
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """Cached tokens that a row reads at a step, on average: of its own and of its prompt."""
+  own: float
+  prompt: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +45,7 @@ class ProgramShapes:
     useful: the floating-point operations of all its runs in an iteration, as in `models.compute`.
     keywords: its static arguments.
     unknown_trips: the number of trips of its loop whose length depends on the data.
+    columns: what attention to a cache reads, where that depends on the data.
     beside: placed shapes of what else is in device memory while it runs.
     followed: whether later programs take what it returns.
   """
@@ -44,7 +55,8 @@ class ProgramShapes:
   times: float = 1.0
   useful: float = 0.0
   keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  unknown_trips: int = 1
+  unknown_trips: float = 1
+  columns: Columns | None = None
   beside: Any = ()
   followed: bool = False
 
@@ -57,10 +69,13 @@ class IterationWork:
     tokens: completion tokens sampled, or tokens of the rows trained on.
     updates: of the optimiser.
     iterations: of the whole stage; 0 where its data decide that.
+    useful_row_steps: of the tokens that decoding computes, the share that belongs to completions;
+      None where nothing is drawn.
   """
   tokens: float
   updates: int
   iterations: int
+  useful_row_steps: float | None = None
 
 
 # What `shapes` of a stage returns. It yields programs; after each that is `followed` it is sent
@@ -137,52 +152,87 @@ def model_of(settings: Mapping[str, Any], shape: ModelConfig) -> Model:
 
 def sampling(
     run: sampler.Sampler, model: Model, params, mesh: jax.sharding.Mesh, *, prompts: int,
-    prompt_length: int, group_size: int, max_new_tokens: int, chunk: int, mean_length: float,
+    prompt_length: int, group_size: int, max_new_tokens: int, mean_length: float, streamed: int = 1,
     beside=(),
-) -> Generator[ProgramShapes, Any, None]:
-  """The programs of one rollout of `prompts` × `group_size` completions of the greatest length.
+) -> Generator[ProgramShapes, Any, float]:
+  """The programs of rollouts of `prompts` × `group_size` completions.
+
+  How often each runs is that of a rehearsal with completions as `rehearsal.lognormal_lengths` has
+  them. Decoding is compiled for the most rows at a time and for the fewest. What it takes in
+  between is nearly linear in the rows, so each of the two stands for a share of the steps.
 
   Args:
     run: the stage's own sampler, made with the settings that follow.
     model: of the policy.
     params: placed shapes.
     mesh: of the devices to compile for.
-    prompts: the number of prompts.
+    prompts: the number of prompts of a rollout.
     prompt_length: the tokens that each may have.
     group_size: completions of a prompt.
     max_new_tokens: the greatest length of a completion.
-    chunk: tokens decoded between two looks of the host.
-    mean_length: of the completions. It decides how many operations are useful; the programs run
-      to the greatest length.
+    mean_length: of the completions; the greatest length: all have that.
+    streamed: rollouts that follow one another through the same slots; `times` are those of one.
     beside: placed shapes of what else is in memory besides `params`.
+
+  Returns:
+    The share of the tokens that decoding computes which belongs to completions.
   """
-  whole = compute.sampling(model.config, [prompt_length] * prompts,
-                           [[int(mean_length)] * group_size] * prompts).sampled
-  of_prompts = compute.sampling(model.config, [prompt_length] * prompts, [[0]] * prompts).sampled
+  rehearsed = min(streamed, _REHEARSED)
+  lengths = rehearsal.lognormal_lengths(
+      rehearsed * prompts * group_size, max_new_tokens, mean_length).reshape(
+          rehearsed, prompts, group_size)
+  with sharding.use(mesh):
+    plan = rehearsal.rehearse(run, lengths)
+  times, layout, programs = 1 / rehearsed, plan.layout, run.programs
+  of_prompts, whole = (times * compute.sampling(
+      model.config, [prompt_length] * rehearsed * prompts, drawn).sampled
+      for drawn in (np.zeros((rehearsed * prompts, 1), int), lengths.reshape(-1, group_size)))
   ints = functools.partial(table, mesh, dtype='int32')
-  programs = run.programs
+  given = Prompts(ints(prompts, prompt_length), ints(prompts), ints(prompts))
   cast = yield ProgramShapes('reshard', programs.reshard, (params,), beside=beside, followed=True)
   if cast is None:
-    return
-  layout, given = run.layout(prompts), Prompts(
-      ints(prompts, prompt_length), ints(prompts), ints(prompts))
+    return plan.useful
   slots = yield ProgramShapes(
-      'slots', programs.empty_slots, (cast, given), beside=(params, beside),
-      keywords=dict(layout=layout), followed=True)
-  if slots is None:
-    return
-  times = -(-layout.prompts // layout.prefilled)
-  at = ints(layout.shards, layout.prefilled)
-  slots = yield ProgramShapes(
-      'prefill', programs.prefill, (cast, slots, given, at, at), times=times, useful=of_prompts,
+      'slots', programs.empty_slots, (cast, given), keywords=dict(layout=layout),
       beside=(params, beside), followed=True)
   if slots is None:
-    return
-  chunks = -(-max_new_tokens // chunk) * -(-layout.rows // layout.slots)
+    return plan.useful
+  at = ints(layout.shards, layout.prefilled)
   yield ProgramShapes(
-      'decode', programs.decode_chunk, (cast, slots, scalar('int32'), scalar('int32')),
-      keywords=dict(num_rows=layout.slots), times=chunks, useful=whole - of_prompts,
-      unknown_trips=min(chunk, max_new_tokens), beside=(params, beside))
+      'prefill', programs.prefill, (cast, slots, given, at, at), times=times * plan.prefills,
+      useful=of_prompts, beside=(params, beside))
+  entering = jax.ShapeDtypeStruct((4, layout.shards, layout.slots), jnp.int32)
+  yield ProgramShapes(
+      'enter', programs.admit, (slots, entering, scalar('int32')), times=times * plan.admits,
+      keywords=dict(layout=layout), beside=(cast, params, beside))
+  if plan.moves:
+    moves = jax.ShapeDtypeStruct((2, layout.shards, MOVED), jnp.int32)
+    yield ProgramShapes('move', programs.move, (slots, moves), times=times * plan.moves,
+                        beside=(cast, params, beside))
+  for rows, shares in _most_and_fewest(plan.chunks):
+    calls, steps, drawn, columns = np.sum([
+        np.multiply(share, (one.calls, one.steps, one.drawn, one.steps * one.columns))
+        for one, share in zip(plan.chunks, shares)], 0)
+    yield ProgramShapes(
+        f'decode {rows * layout.shards} rows', programs.decode_chunk,
+        (cast, slots, scalar('int32'), scalar('int32')), keywords=dict(num_rows=rows),
+        times=times * calls, useful=(whole - of_prompts) * drawn / np.sum(lengths),
+        unknown_trips=steps / calls, columns=Columns(columns / steps, prompt_length),
+        beside=(params, beside))
+  return plan.useful
+
+
+def _most_and_fewest(chunks: Sequence[rehearsal.Chunks]) -> list[tuple[int, list[float]]]:
+  """[(rows, by element of `chunks` the share of its chunks that this number of rows stands for)].
+
+  The rows are the most and the fewest, and the shares those with which the rows are right on
+  average.
+  """
+  most, fewest = chunks[0].rows, chunks[-1].rows
+  if most == fewest:
+    return [(most, [1.0])]
+  shares = [(one.rows - fewest) / (most - fewest) for one in chunks]
+  return [(most, shares), (fewest, [1 - share for share in shares])]
 
 
 def scalar(dtype: str = 'float32') -> jax.ShapeDtypeStruct:

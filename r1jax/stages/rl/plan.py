@@ -92,11 +92,11 @@ def prepare(
 def _own_shapes(config, mesh, shape_of, models: '_Models', mean_length: float):
   """`shapes` without judges."""
   longest = config['sampling']['max_new_tokens']
-  yield from program_shapes.sampling(
+  useful_row_steps = yield from program_shapes.sampling(
       models.programs.sample, models.model, models.params, mesh,
       prompts=config['prompts_per_batch'], group_size=config['group_size'],
       prompt_length=config['max_prompt_length'], max_new_tokens=longest,
-      chunk=config['sampling']['chunk'], mean_length=mean_length,
+      mean_length=mean_length,
       beside=(models.moments, models.waiting_reference, models.critic_params))
   yield from _scoring(config, mesh, models, mean_length)
   yield from _updates(config, mesh, models, mean_length)
@@ -105,7 +105,7 @@ def _own_shapes(config, mesh, shape_of, models: '_Models', mean_length: float):
       beside=(models.state.optimizer, models.reference, models.critic))
   updates = updates_per_rollout(config)
   return IterationWork(config['prompts_per_batch'] * config['group_size'] * mean_length, updates,
-                       -(-config['steps'] // updates))
+                       -(-config['steps'] // updates), useful_row_steps)
 
 
 class _Models:
@@ -184,7 +184,7 @@ class _Judges:
       yield from program_shapes.changed(named, program_shapes.sampling(
           sampler, model, params, self._mesh, prompts=rows,
           prompt_length=settings['max_prompt_length'], group_size=settings['votes'],
-          max_new_tokens=settings['max_new_tokens'], chunk=chunk,
+          max_new_tokens=settings['max_new_tokens'],
           mean_length=settings['max_new_tokens'], beside=(beside, self._params(without=key))))
 
 
