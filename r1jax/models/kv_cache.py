@@ -82,8 +82,8 @@ def empty(
   return Cache(
       _constrain(tuple(room(like, num_prompts, prompt_size) for like in new_kv)),
       jnp.ones(num_prompts, jnp.int32),
-      _constrain(tuple(room(like, num_rows, tokens_of(kind))
-                       for like, kind in zip(new_kv, kinds, strict=True))),
+      _split_rows(tuple(room(like, num_rows, tokens_of(kind))
+                        for like, kind in zip(new_kv, kinds, strict=True)), shards),
       jnp.zeros((shards, num_rows // shards), jnp.int32),
       jnp.zeros((shards, num_rows // shards), jnp.int32))
 
@@ -126,10 +126,14 @@ def move_rows(cache: Cache, sources: jax.Array, targets: jax.Array) -> Cache:
   """
   assert cache.suffix is not None
 
-  def move(sources, stack):
-    def one(x):
-      return x.at[:, sources[0, 1]].set(x[:, sources[0, 0]], mode='drop')
-    return jax.tree.map(one, stack)
+  def move(both, stack):
+    def move_row(i, x):     # one after another: a scatter of rows copies the stack on a TPU
+      source, target = both[0, :, i]
+      row = jax.lax.dynamic_slice_in_dim(x, source, 1, 1)
+      target = jnp.where(target < x.shape[1], target, source)
+      return jax.lax.dynamic_update_slice_in_dim(x, row, target, 1)
+    return jax.tree.map(
+        lambda x: jax.lax.fori_loop(0, both.shape[2], move_row, x), stack)
   both = jnp.stack([sources, targets], 1)
   return dataclasses.replace(cache, suffix=tuple(
       _of_shards(move, sources.shape[0], both, stack) for stack in cache.suffix))
@@ -203,6 +207,14 @@ def _by_field(function: Callable[..., jax.Array], *key_values: KeyValue) -> KeyV
 def _constrain(key_values: Any) -> Any:
   """States how keys and values, leaves [L, N, K, ...], lie on the mesh."""
   return jax.tree.map(lambda x: sharding.constrain(x, None, 'batch', 'kv_heads'), key_values)
+
+
+def _split_rows(key_values: Any, shards: int) -> Any:
+  """As `_constrain`, where N is split into `shards`, even if the mesh could split it into more."""
+  def one(x):
+    by_shard = x.reshape(x.shape[0], shards, -1, *x.shape[2:])
+    return sharding.constrain(by_shard, None, 'batch', None, 'kv_heads').reshape(x.shape)
+  return jax.tree.map(one, key_values)
 
 
 def key_sets(config: ModelConfig, cache: Cache, kind: str, stack: int) -> tuple[decode.KeySet, ...]:
