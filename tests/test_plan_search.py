@@ -99,7 +99,8 @@ def test_fewer_slots_are_tried_where_more_do_not_fit(planned):
     return stage['micro_batches'] >= 2 or 'update'
   asked = planned(fits)
   tried, found = search.search(zero(prompts_per_batch=8, group_size=8), ['zero'], devices(1))
-  assert [slots for *_, slots in asked] == [0, 32, 16, 16, 16]
+  slots = [slots for *_, slots in asked]
+  assert slots[:3] == [0, 32, 16] and set(slots[3:]) == {16}
   stage = found['stages']['zero']
   assert (stage['micro_batches'], stage['model']['remat']) == (2, False)
   assert {one['sampling']['slots'] for one in (stage, *stage['evaluations'].values())} == {16}
