@@ -221,6 +221,16 @@ def test_a_slice_that_is_fused_twice_is_a_slice_all_the_same():
   assert found.flops == 2 * 8 * 64 * 64
 
 
+def test_a_slice_of_a_stack_that_is_converted_is_a_slice_of_what_is_stored():
+  text = NESTED.replace('w: f32[50,64,64]', 'w: s8[50,64,64]').replace(
+      'b: f32[50,64,64]', 'b: s8[50,64,64]').replace(
+      '%w = f32[50,64,64]{2,1,0} parameter(1)',
+      '%v = s8[50,64,64]{2,1,0} parameter(1)\n  %w = f32[50,64,64]{2,1,0} convert(%v)').replace(
+      '%b = f32', '%b = s8')
+  assert text.count('s8[50,64,64]') == 4
+  assert cost(text).bytes == 4 * (2 * 8 * 64 + 1) + 64 * 64
+
+
 # As libtpu writes a reduce-scatter: an all-reduce in a fusion with the slice that is kept.
 SCATTERED = '''HloModule jit_f, is_scheduled=true, num_partitions=4
 

@@ -98,7 +98,9 @@ def test_fewer_slots_are_tried_where_more_do_not_fit(planned):
       return 'decode 64 rows'
     return stage['micro_batches'] >= 2 or 'update'
   asked = planned(fits)
-  tried, found = search.search(zero(prompts_per_batch=8, group_size=8), ['zero'], devices(1))
+  config = zero(prompts_per_batch=8, group_size=8)
+  config['stages']['zero']['packing']['row_length'] = 0
+  tried, found = search.search(config, ['zero'], devices(1))
   slots = [slots for *_, slots in asked]
   assert slots[:3] == [0, 32, 16] and set(slots[3:]) == {16}
   stage = found['stages']['zero']

@@ -7,6 +7,7 @@ from r1jax.plan.hlo import Computation, Instruction, Module, Shape, parameters_o
 
 _SLICES = ('dynamic-slice', 'slice', 'gather')
 _IN_PLACE = {'dynamic-update-slice': 1, 'scatter': 2}    # opcode -> the operand that is written
+_SAME_ELEMENTS = ('bitcast', 'convert', 'copy')    # in a fusion they are made as they are read
 _STATED = re.compile(r'"bytes_accessed":\s*"?(\d+)')
 
 
@@ -54,8 +55,9 @@ def _bytes_read(name: str, fused: Computation, module: Module) -> float:
       total += sum(shape.bytes for shape in user.shapes)
     elif user.opcode in _IN_PLACE and user.operands[0] == name:
       continue    # written in place
-    elif user.opcode == 'bitcast':
-      total += _bytes_read(user.name, fused, module)
+    elif user.opcode in _SAME_ELEMENTS:
+      size, of_user = (fused[one].shapes[0].bytes for one in (name, user.name))
+      total += _bytes_read(user.name, fused, module) * (size / of_user if of_user else 1)
     elif user.opcode == 'fusion':
       inner = module.computations[user.called[0]]
       total += sum(_bytes_read(parameter, inner, module)
