@@ -85,7 +85,8 @@ def unpacked(tiny, batch):
   return run
 
 
-@pytest.mark.parametrize('case', LOSSES)
+@pytest.mark.parametrize('case', [
+    pytest.param('sequence_mean', marks=pytest.mark.slow), 'token_mean', 'gspo'])
 def test_packed_losses_and_gradients_equal_the_unpacked(tiny, batch, unpacked, case):
   settings = settings_of(24, 2, **LOSSES[case])
   loss = rl_programs.make_loss(tiny.model, settings)
@@ -184,6 +185,7 @@ def packed_run(base, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_a_packed_run_draws_the_same_rollouts_and_measures_the_same(packed_run, base, tmp_path):
   """A critic, the KL, dynamic sampling and mini-batches, all at once."""
   run_packed(base, tmp_path)

@@ -22,6 +22,9 @@ MACHINES = {
     'nobody': None,
     'nobody in a container': ('landlock', 'seccomp'),
 }
+# Of two, of most and of fewest rights, every Python is tried; the others take as many seconds each.
+ALL = [pytest.param(machine, marks=() if machine in ('as it is', 'nobody in a container') else
+                    pytest.mark.slow) for machine in MACHINES]
 ROOTS = 'as it is', 'container', 'container without Landlock'
 # What kernels, their settings and containers may forbid everybody.
 MAY_FAIL_ANYWHERE = {
@@ -83,7 +86,7 @@ def drive(machine, what):
   return result
 
 
-@pytest.mark.parametrize('machine', MACHINES)
+@pytest.mark.parametrize('machine', ALL)
 def test_the_best_layers_that_a_machine_has_are_used(machine):
   layers = tuple(drive(machine, 'attacks')['layers'])
   assert 'seccomp' in layers and ('landlock' in layers or {'chroot', 'uid'} <= set(layers))
@@ -92,7 +95,7 @@ def test_the_best_layers_that_a_machine_has_are_used(machine):
 
 
 @pytest.mark.parametrize('attack', sandbox_attacks.ATTACKS)
-@pytest.mark.parametrize('machine', MACHINES)
+@pytest.mark.parametrize('machine', ALL)
 def test_attacks_that_succeed_elsewhere_fail_in_the_sandbox(machine, attack):
   found = drive(machine, 'attacks')['found'][attack]
   kind, output, _ = found['outcome']
@@ -107,13 +110,14 @@ def test_attacks_that_succeed_elsewhere_fail_in_the_sandbox(machine, attack):
                   'flood its output': 'output', 'kill its parent': 'raised'}.get(attack, kind)
 
 
-@pytest.mark.parametrize('machine', MACHINES)
+@pytest.mark.parametrize('machine', ALL)
 def test_after_all_attacks_nothing_is_left_and_honest_programs_run(machine):
   assert drive(machine, 'attacks')['found']['at last'] == {'effects': [], 'honest': '3\n'}
 
 
 @pytest.mark.parametrize('name, error', sandbox_driver.FAILURES)
-@pytest.mark.parametrize('machine', HARMLESS)
+@pytest.mark.parametrize('machine', [
+    pytest.param('container', marks=pytest.mark.slow), 'nobody in a container'])
 def test_no_program_runs_when_a_layer_fails_or_only_seems_to_hold(machine, name, error):
   step = f'{name}, {"fails" if error else "lies"}'
   said = drive(machine, 'failures')['found'][step]

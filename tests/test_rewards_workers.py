@@ -72,6 +72,7 @@ def test_a_question_whose_worker_crashed_is_asked_once_more(stand_in, tmp_path):
     assert pool.counters() == {'timeouts': 0, 'crashes': 1, 'retries': 2}
 
 
+@pytest.mark.slow
 def test_the_time_limit_of_a_stopped_worker_holds(stand_in):
   """Before it begins the question is asked another worker; after that it has timed out."""
   with workers.WorkerPool(num_workers=1, timeout_s=3.0) as pool:

@@ -127,6 +127,7 @@ def two_hosts(compiled):
   kill(started)
 
 
+@pytest.mark.slow
 def test_a_silent_host_ends_the_rest_in_time(two_hosts):
   first, second = two_hosts('wait', lost_s=10)
   second.send_signal(signal.SIGSTOP)    # its sockets stay open, as those of a hung machine
@@ -135,6 +136,7 @@ def test_a_silent_host_ends_the_rest_in_time(two_hosts):
   assert complaint.strip().splitlines()[-1].startswith(LAST_WORDS), complaint
 
 
+@pytest.mark.slow
 def test_an_error_of_one_host_is_said_and_ends_the_other(two_hosts):
   first, second = two_hosts('fail alone', lost_s=100)
   complaints = [process.communicate(timeout=60)[1].strip().splitlines()

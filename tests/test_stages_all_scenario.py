@@ -101,6 +101,7 @@ def test_general_prompts_enter_at_from_step_and_no_earlier(mixed):
       assert record['rewards/length/mean'] == pytest.approx(np.mean(means))
 
 
+@pytest.mark.slow
 def test_dynamic_sampling_keeps_the_mixture(base, general, tmp_path, monkeypatch):
   """Reasoning groups alone are unequal, and yet a general one is trained on in each rollout."""
   trained = []
@@ -218,6 +219,7 @@ def test_the_loss_is_the_same_wherever_the_general_prompts_stand(tiny, advantage
 # The classic way: preferences, a reward model, RL against it.
 
 
+@pytest.mark.slow
 def test_a_policy_is_rewarded_by_a_reward_model_alone(base, tmp_path):
   write_jsonl(tmp_path / 'train.jsonl', [
       dict(prompt=f'Question {number}?', chosen=f'Yes {number}.', rejected='Go away now.')

@@ -92,6 +92,7 @@ def test_pitfall_01_micro_batches_add_up_with_balance_and_prediction(model, para
   assert not any(np.ndim(value) for value in whole[1].values())
 
 
+@pytest.mark.slow
 def test_a_bias_moves_against_its_load_by_the_rate_and_by_nothing_else(model, params):
   rows, optimizer = make_rows(), optimizers.make_optimizer(learning_rate=0.1, weight_decay=0.1)
   state = train_step.init_state(params, optimizer)
@@ -121,6 +122,7 @@ def test_a_bias_moves_against_its_load_by_the_rate_and_by_nothing_else(model, pa
   assert not np.any(moved(0.0)[0][0])
 
 
+@pytest.mark.slow
 def test_sft_trains_and_keeps_the_prediction_head(compiled, params, tmp_path):
   huggingface.export(tmp_path / 'base', SHAPE, params,
                      tokenizer=load_tokenizer(loading.MINIATURES['miniature']))
@@ -140,6 +142,7 @@ def test_sft_trains_and_keeps_the_prediction_head(compiled, params, tmp_path):
   assert all(jax.tree.leaves(changed))
 
 
+@pytest.mark.slow
 def test_pitfall_01_micro_batches_of_rl_add_up_with_balance(random_params, prompts):
   shape = models.PRESETS['tiny_deepseek_v3']
   model = models.build(shape)

@@ -39,6 +39,7 @@ def test_there_is_a_tiny_model_of_every_family():
   assert {models.PRESETS[name].family for name in TINY} == set(families.FAMILIES) - as_others
 
 
+@pytest.mark.slow
 def test_a_random_model_runs_with_the_tokenizer_of_the_miniature(compiled, tmp_path):
   settings = dict(source='random', preset='tiny_qwen3')
   config = runs.rl_config('random', model=settings, sampling=dict(max_new_tokens=4))

@@ -32,8 +32,11 @@ def train_sft(base, workdir, **fields):
 
 @pytest.mark.parametrize('train, fields, path', [
     (train_rl, dict(optimizer=OVERFLOW), 'optimizer'),
-    (train_rl, dict(optimizer=dict(learning_rate=1e30)), 'optimizer'),     # finite for one update
-    (train_rl, dict(advantage='gae', critic=dict(optimizer=OVERFLOW)), 'critic.optimizer'),
+    # Finite for one update:
+    pytest.param(train_rl, dict(optimizer=dict(learning_rate=1e30)), 'optimizer',
+                 marks=pytest.mark.slow),
+    pytest.param(train_rl, dict(advantage='gae', critic=dict(optimizer=OVERFLOW)),
+                 'critic.optimizer', marks=pytest.mark.slow),
     (train_sft, dict(optimizer=OVERFLOW), 'optimizer')])
 def test_a_run_whose_updates_are_all_skipped_stops_each_time(
     train, fields, path, base, tmp_path, capsys):

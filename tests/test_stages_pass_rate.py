@@ -118,6 +118,7 @@ def test_rows_that_are_lost_are_measured_again(measured, tmp_path):
   assert (tmp_path / pass_rate.ROWS).read_bytes() == (measured / pass_rate.ROWS).read_bytes()
 
 
+@pytest.mark.slow
 def test_long_prompts_are_skipped_and_a_number_of_problems_can_be_set(measured, tmp_path):
   lengths = dict(max_prompt_length=20)    # the first and the last are longer
   few = pass_rate.run(rate_config(problems=3, **lengths), {}, tmp_path / 'few')

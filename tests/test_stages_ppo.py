@@ -181,6 +181,7 @@ def test_a_kl_inside_the_reward_has_its_own_price_where_another_one_adapts(batch
   np.testing.assert_allclose(got.advantages, want.advantages, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_critic_learns_returns(tiny, prompts):
   """Sixty updates on one batch take nine tenths of the squared error, shared prompts and all."""
   rng = np.random.default_rng(0)
@@ -213,6 +214,7 @@ def seldom(completion, example):
   return 0.0 if len(example['question']) % 3 else runs.by_bytes(completion, example)
 
 
+@pytest.mark.slow
 def test_dynamic_sampling_fills_the_batch_with_unequal_groups(base, tmp_path):
   """Pitfall 19's share of equal groups is what it is for; nothing is discarded silently."""
   config = runs.rl_config(base, prompts_per_batch=4, steps=3, dynamic_sampling_rounds=6)
@@ -254,7 +256,8 @@ def seldom_judged(completion, example):
   return None if len(completion.text) % 2 else runs.by_bytes(completion, example)
 
 
-@pytest.mark.parametrize('advantage, row_length', [('group_relative', 0), ('gae', 96)])
+@pytest.mark.parametrize('advantage, row_length', [
+    pytest.param('group_relative', 0, marks=pytest.mark.slow), ('gae', 96)])
 def test_a_run_goes_on_where_a_reward_cannot_judge(base, tmp_path, advantage, row_length):
   """Of some completions, and of none at all in the second rollout."""
   calls = []

@@ -95,7 +95,8 @@ def safe(base, judged, tmp_path_factory):
                           tmp_path_factory.mktemp('safe'), stage='safe')
 
 
-@pytest.mark.parametrize('kind', ('helpful', 'safe'))
+@pytest.mark.parametrize('kind', [
+    'helpful', pytest.param('safe', marks=pytest.mark.slow)])
 def test_what_can_be_told_apart_is_learnt(kind, request):
   artifact = request.getfixturevalue(kind)
   scores = artifact.manifest.scores
@@ -130,6 +131,7 @@ def test_a_flipped_bit_of_a_reward_model_is_refused_by_name(helpful, tmp_path):
     load()
 
 
+@pytest.mark.slow
 def test_what_was_drawn_is_enough_to_learn_from(base, tmp_path):
   questions = [f'question {number}?' for number in range(120)]
   inputs = {'preference_samples': leave(

@@ -55,6 +55,7 @@ def test_pitfall_03_what_stands_in_the_padding_changes_no_reward(
     np.testing.assert_allclose(program(params, *arguments), want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_shared_prompt_is_as_good_as_one_each(tiny, prompts, params, completions, rewards):
   """In value and in gradient, which reaches the head and the backbone."""
   program, _ = rewards
