@@ -139,7 +139,7 @@ def test_a_mesh_rounds_as_one_device_does(
   def sample(params, prompts):
     sampler = Sampler(model, weight_dtype='int8', cache_dtype='int8', group_size=2, chunk=4,
                       max_new_tokens=4, stop_ids=(3, 8), rollout_sharding=rollout_sharding)
-    return sampler.reshard(params), sampler(params, prompts, 0)
+    return sampler.programs.reshard(params), sampler(params, prompts, 0)
   alone = sample(params, prompts)
   mesh = sharding.make_mesh(2, 2, jax.devices()[:8], expert=2)
   with sharding.use(mesh):
