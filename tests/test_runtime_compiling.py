@@ -50,6 +50,12 @@ def test_a_call_that_was_not_prepared_is_compiled_as_usual(threads, arguments):
   jax.tree.map(np.testing.assert_array_equal, program(*arguments), jax.jit(softmax_of)(*arguments))
 
 
+def test_a_scalar_of_a_weak_type_is_not_taken_for_another(threads):
+  program = compiling.Program(lambda scale: scale * jnp.ones(2, jnp.bfloat16))
+  program.prepare(threads, shape())
+  assert program(2.0).dtype == jnp.bfloat16 and program(np.float32(2)).dtype == jnp.float32
+
+
 def test_static_arguments_choose_among_the_prepared(threads, compilations):
   program = compiling.Program(lambda x, *, size: x[:size] * 2, static_argnames='size')
   for size in (2, 3):
