@@ -8,8 +8,8 @@ import runs
 from runs import base, compilations, compiled, no_curves  # noqa: F401 (fixtures)
 
 from r1jax import metrics
+from r1jax.sampling.drawing import Drawing
 from r1jax.stages import rl
-from r1jax.stages.rl import programs as rl_programs
 
 LENGTHS = 64, 5, 40, 9, 33, 2     # the longest completion of each iteration
 ENOUGH = 10                       # programs that any run compiles
@@ -28,12 +28,11 @@ def with_lengths(rollout, iteration):
 
 def counted(run, monkeypatch, compilations):
   """What was compiled before the iteration after each line of metrics; `run` takes should_stop."""
-  make_programs, write = rl_programs.make_programs, metrics.MetricWriter.write
+  finish, write = Drawing.finish, metrics.MetricWriter.write
   lines, counts = [0], {}
 
-  def forcing(*arguments):
-    programs = make_programs(*arguments)
-    return programs._replace(sample=runs.NotingSampler(programs.sample, drawn=with_lengths))
+  def forcing(drawing, on_rows=None):
+    return with_lengths(finish(drawing), drawing._iteration)
 
   def noting_write(*arguments):
     lines[0] += 1
@@ -43,7 +42,7 @@ def counted(run, monkeypatch, compilations):
     counts.setdefault(lines[0], len(compilations))
     return False
   with monkeypatch.context() as patch:
-    patch.setattr(rl_programs, 'make_programs', forcing)
+    patch.setattr(Drawing, 'finish', forcing)
     patch.setattr(metrics.MetricWriter, 'write', noting_write)
     run(should_stop)
   del counts[0]
@@ -57,14 +56,15 @@ def counted(run, monkeypatch, compilations):
 ], ids=['padded', 'packed'])
 def test_nothing_is_compiled_after_the_first_iteration_whatever_the_lengths(
     fields, base, tmp_path, monkeypatch, compilations):
-  config = runs.rl_config(base, sampling=dict(max_new_tokens=64, chunk=64), **fields)
+  config = runs.rl_config(
+      base, group_size=8, sampling=dict(max_new_tokens=64, chunk=64), **fields)    # 16 rows, or 8
   def run(should_stop, steps=config['steps']):
     rl.run(config | dict(steps=steps), {}, tmp_path, should_stop=should_stop,
            reward_functions={'bytes': (runs.by_bytes, 1.0)})
   counts = counted(run, monkeypatch, compilations)
   assert len(counts) == 4 and counts[0] > ENOUGH and len(set(counts)) == 1, counts
   # For two lengths, or for policy and critic; what was prepared was used.
-  assert compilations.count('jit(update)') == 2
+  assert compilations.count('jit(update)') == compilations.count('jit(_decode_chunk)') == 2
   del compilations[:]
   counts = counted(lambda stop: run(stop, config['steps'] * 3 // 2), monkeypatch, compilations)
   assert len(counts) == 2 and counts[0] > ENOUGH and len(set(counts)) == 1, counts

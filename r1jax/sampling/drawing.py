@@ -8,7 +8,7 @@ import numpy as np
 from r1jax.records import Prompts, Rollout
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.compiling import Program, Threads
-from r1jax.sampling.schedule import Layout, Schedule, row_buckets
+from r1jax.sampling.schedule import MOVED, Layout, Schedule, row_buckets
 from r1jax.sampling.slots import Slots
 
 _REFILLED = 16    # a chunk ends where this share of the slots is empty and rows wait
@@ -48,7 +48,7 @@ class Drawing:
   def __init__(
       self, programs: SlotPrograms, params: Any, batches: Iterator[Prompts], iteration: int, *,
       layout: Callable[[int], Layout], chunk: int, should_stop: Callable[[], bool],
-      threads: Threads | None = None):
+      threads: Threads | None = None, meanwhile: Callable[[], None] = lambda: None):
     """Begins with the first batch; waits for nothing.
 
     Args:
@@ -59,10 +59,12 @@ class Drawing:
       layout: from the number of prompts of a batch to the sizes of the arrays.
       chunk: steps that a program decodes, at most.
       should_stop: asked before all further chunks.
-      threads: where programs for fewer rows are compiled ahead; None: when they are needed.
+      threads: where the programs are compiled ahead; None: each when it is needed.
+      meanwhile: called while those of the first chunk are compiled; with threads only. What it
+        has compiled precedes the programs for fewer rows.
     """
     self._programs, self._iteration, self._batches = programs, np.int32(iteration), batches
-    self._chunk, self._should_stop, self._threads = chunk, should_stop, threads
+    self._chunk, self._should_stop = chunk, should_stop
     self._following: Prompts | None = next(batches)
     self._params = programs.reshard(params)
     self._layout = layout(self._following.lengths.shape[0])
@@ -73,6 +75,10 @@ class Drawing:
     self._on_rows: OnRows | None = None
     self._told: set[int] = set()
     self._active: jax.Array | None = None    # of the chunk that runs; None: all rows are drawn
+    if threads is not None:
+      self._prepare(self._following, threads, meanwhile)
+      if not iteration:
+        self._buckets = self._buckets[:1]    # the first reward waits for no smaller program
     self._dispatch()
 
   def rollouts(self) -> Iterator[Rollout]:
@@ -143,18 +149,26 @@ class Drawing:
     else:
       self._shrink()
       least = self._buckets[1] if len(self._buckets) > 1 else 0
-    self._prepare()
     self._slots, self._active = self._programs.decode_chunk(
         self._params, self._slots, np.int32(self._chunk),
         np.int32(min(least, schedule.alive - 1)), num_rows=self._buckets[0])
 
-  def _prepare(self) -> None:
-    """Has the programs for fewer rows compiled, once."""
-    if self._threads is not None:
-      for size in self._buckets:
-        self._programs.decode_chunk.prepare(
-            self._threads, self._params, self._slots, np.int32(0), np.int32(0), num_rows=size)
-      self._threads = None
+  def _prepare(self, prompts: Prompts, threads: Threads, meanwhile: Callable[[], None]) -> None:
+    """Has all programs compiled, in the order in which they are needed."""
+    programs, layout, slots = self._programs, self._layout, self._slots
+
+    def ints(*shape: int) -> jax.ShapeDtypeStruct:
+      return jax.ShapeDtypeStruct(shape, np.int32)
+    of_prompts = ints(layout.shards, layout.prefilled)
+    programs.prefill.prepare(threads, self._params, slots, prompts, of_prompts, of_prompts)
+    programs.admit.prepare(
+        threads, slots, ints(4, layout.shards, layout.slots), ints(), layout=layout)
+    for number, size in enumerate(self._buckets):
+      programs.decode_chunk.prepare(threads, self._params, slots, ints(), ints(), num_rows=size)
+      if not number:
+        meanwhile()
+        programs.move.prepare(threads, slots, ints(2, layout.shards, MOVED))
+        programs.to_rollout.prepare(threads, slots.completions, prompts, ints(), layout=layout)
 
   def _fill(self) -> None:
     """Prefills what the empty slots need, and lets rows enter."""

@@ -99,7 +99,7 @@ class Sampler:
     self._compute_dtype, self._rollout_sharding = compute_dtype, rollout_sharding
     self._weight_dtype, self._cache_dtype = weight_dtype, cache_dtype
     self._should_stop = should_stop
-    self._threads: compiling.Threads | None = None
+    self._compiling: dict[str, Any] = {}    # how the next rollout compiles
     donated = dict(donate_argnames='slots')
     self.programs = SlotPrograms(
         reshard=self._program(self._reshard),
@@ -138,17 +138,24 @@ class Sampler:
     return self._draw(params, itertools.chain([first], batches), iteration,
                       batches_at_a_time=_BATCHES).rollouts()
 
-  def compile_in(self, threads: compiling.Threads) -> None:
-    """Lets the next rollout have its programs for fewer rows compiled in these threads."""
-    self._threads = threads
+  def compile_in(self, threads: compiling.Threads,
+                 meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Lets the next rollout have its programs compiled in these threads.
+
+    Args:
+      threads: where to compile.
+      meanwhile: called while those of its first chunk are compiled; what it has compiled precedes
+        the programs for fewer rows.
+    """
+    self._compiling = dict(threads=threads, meanwhile=meanwhile)
 
   def _draw(self, params, batches: Iterator[Prompts], iteration: int, *,
             batches_at_a_time: int) -> Drawing:
-    threads, self._threads = self._threads, None
+    ahead, self._compiling = self._compiling, {}
     return Drawing(
         self.programs, params, batches, iteration, chunk=self._chunk,
         layout=functools.partial(self.layout, batches=batches_at_a_time),
-        should_stop=self._should_stop, threads=threads)
+        should_stop=self._should_stop, **ahead)
 
   def layout(self, num_prompts: int, batches: int = 1) -> Layout:
     """The sizes of the arrays for batches of so many prompts, on the ambient mesh."""

@@ -58,11 +58,12 @@ def shapes(
 
 def prepare(
     threads: compiling.Threads, config: Mapping[str, Any], mesh: jax.sharding.Mesh, model: Model,
-    programs: rl_programs.DevicePrograms, optimizer, critic_optimizer,
+    programs: rl_programs.DevicePrograms, optimizer, critic_optimizer, *, at_once: bool,
 ) -> None:
-  """Begins to compile what a run does with its rollouts, whatever their lengths.
+  """Has all that a run needs compiled, whatever the lengths of its completions.
 
-  Small programs come first: XLA generates code in the order in which it is asked for.
+  XLA generates code in the order in which it is asked for: first what a rollout begins with, then
+  what is done with it, small programs first, and the rollout's smaller programs at last.
 
   Args:
     threads: where to compile.
@@ -72,10 +73,22 @@ def prepare(
     programs: the run's own.
     optimizer: as for `rl_programs.make_programs`.
     critic_optimizer: likewise.
+    at_once: a batch of the run is there, and waits for updates. Otherwise the next rollout begins
+      to compile.
   """
-  if isinstance(programs.sample, Sampler):    # not replaced
-    programs.sample.compile_in(threads)
-  models = _Models(config, mesh, model, programs, optimizer, critic_optimizer)
+  def after_rollout():
+    _prepare_learning(threads, config, mesh, _Models(
+        config, mesh, model, programs, optimizer, critic_optimizer))
+  sampler = programs.sample if isinstance(programs.sample, Sampler) else None    # not replaced
+  if at_once or sampler is None:
+    after_rollout()
+  if sampler is not None:
+    sampler.compile_in(threads, (lambda: None) if at_once else after_rollout)
+
+
+def _prepare_learning(threads, config, mesh, models: '_Models') -> None:
+  """`prepare` without a rollout's own programs."""
+  programs = models.programs
   longest = config['sampling']['max_new_tokens']
   lengths = (longest,) if config['packing']['row_length'] else batch_widths(longest)
   by_length = (functools.partial(_around, config, mesh, programs),

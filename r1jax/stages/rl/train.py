@@ -161,7 +161,8 @@ class _Trainer:
     self.state = checkpoints.restore(self.loop, state, config, mesh)
     if self.state.position.iteration < self.iterations:
       rl_plan.prepare(
-          threads, config, mesh, self.model, self.programs, optimizer, critic_optimizer)
+          threads, config, mesh, self.model, self.programs, optimizer, critic_optimizer,
+          at_once=self.state.batch is not None)
     self.state.offload_reference()
     self.state.offload_optimizers()
     position = self.state.position
