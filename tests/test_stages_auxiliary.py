@@ -1,4 +1,6 @@
 """Balanced experts and the prediction head in a stage's loss and update."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,13 +46,27 @@ def make_rows():
   return tokens, segments, positions, weights
 
 
-def test_the_prediction_loss_is_that_of_the_token_after_the_next(model, params):
-  tokens, segments, positions, weights = rows = make_rows()
-  hidden, _, _ = model.apply(params, tokens, positions=positions, segment_ids=segments)
-  found, routing = auxiliary.prediction_loss(model, params, hidden, rows, jnp.float32(7))
-  ahead, _, _, _ = model.predict_ahead(
-      params, hidden, tokens, positions=positions, segment_ids=segments)
-  log_p = np.asarray(jax.nn.log_softmax(model.unembed(params, ahead)))
+@pytest.fixture(scope='module')
+def applied(model, params):
+  """(hidden states, log-probabilities ahead, routing of the layers and of the head) of the rows."""
+  tokens, segments, positions, _ = make_rows()
+
+  @jax.jit
+  def apply(params):
+    places = dict(positions=positions, segment_ids=segments)
+    hidden, _, aux = model.apply(params, tokens, **places)
+    ahead, *_, head = model.predict_ahead(params, hidden, tokens, **places)
+    routing = aux['routing'], head['routing']
+    return hidden, jax.nn.log_softmax(model.unembed(params, ahead)), routing
+  return apply(params)
+
+
+def test_the_prediction_loss_is_that_of_the_token_after_the_next(model, params, applied):
+  tokens, segments, _, weights = rows = make_rows()
+  hidden, log_p, _ = applied
+  found, routing = jax.jit(functools.partial(auxiliary.prediction_loss, model))(
+      params, hidden, rows, jnp.float32(7))
+  log_p = np.asarray(log_p)
   want = sum(-weights[n, t + 2] * log_p[n, t, tokens[n, t + 2]]
              for n in range(4) for t in range(8) if segments[n, t] == segments[n, t + 2] != 0)
   np.testing.assert_allclose(found, want / 7, rtol=1e-5)
@@ -93,7 +109,7 @@ def test_pitfall_01_micro_batches_add_up_with_balance_and_prediction(model, para
 
 
 @pytest.mark.slow
-def test_a_bias_moves_against_its_load_by_the_rate_and_by_nothing_else(model, params):
+def test_a_bias_moves_against_its_load_by_the_rate_and_by_nothing_else(model, params, applied):
   rows, optimizer = make_rows(), optimizers.make_optimizer(learning_rate=0.1, weight_decay=0.1)
   state = train_step.init_state(params, optimizer)
 
@@ -108,10 +124,7 @@ def test_a_bias_moves_against_its_load_by_the_rate_and_by_nothing_else(model, pa
         (after.params['prediction']['block']['mlp'], params['prediction']['block']['mlp']))]
     return moved, measured
 
-  tokens, segments, positions, _ = rows
-  hidden, _, aux = model.apply(params, tokens, positions=positions, segment_ids=segments)
-  *_, head = model.predict_ahead(params, hidden, tokens, positions=positions, segment_ids=segments)
-  counts = [np.asarray(routing.counts).sum(1) for routing in (aux['routing'], head['routing'])]
+  counts = [np.asarray(routing.counts).sum(1) for routing in applied[2]]
   found, measured = moved(0.01)
   for change, count in zip(found, counts):
     want = 0.01 * np.sign(count.mean(-1, keepdims=True) - count)
@@ -153,19 +166,26 @@ def test_pitfall_01_micro_batches_of_rl_add_up_with_balance(random_params, promp
                 advantages=rng.normal(size=8).astype(np.float32))
   state = train_step.init_state(random_params(model), optimizer)
 
-  def updated(count, coefficient):
-    settings = rl.DEFAULT | dict(
+  normalizers = rl_programs.batch_normalizers(
+      mask, 0.0, rl_programs.num_rows(batch), aggregation='sequence_mean', max_length=5)
+
+  def settings_of(count, coefficient):
+    return rl.DEFAULT | dict(
         experts=dict(balance_coefficient=coefficient, bias_rate=0.25), micro_batches=count)
+
+  def updated(count):
+    settings = settings_of(count, 0.5)
     update = train_step.make_update(
         rl_programs.make_loss(model, settings), optimizer, num_micro_batches=count,
         after=auxiliary.after_update(shape, settings['experts']))
-    return jax.jit(update)(state, batch, rl_programs.batch_normalizers(
-        mask, 0.0, rl_programs.num_rows(batch), aggregation='sequence_mean', max_length=5))
-  whole, pieces = updated(1, 0.5), updated(4, 0.5)
+    return jax.jit(update)(state, batch, normalizers)
+  whole, pieces = updated(1), updated(4)
   for (path, want), got in zip(jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(pieces)):
     np.testing.assert_allclose(got, want, atol=2e-5, rtol=1e-4, err_msg=str(path))
   assert 0.5 < whole[1]['experts/balance_loss'] < 4
-  assert updated(1, 0.0)[1]['loss'] != whole[1]['loss']
+  unbalanced, _ = jax.jit(rl_programs.make_loss(model, settings_of(1, 0.0)))(
+      state.params, batch, normalizers)
+  assert abs(unbalanced - whole[1]['loss']) > 0.2
 
 
 @pytest.mark.slow
