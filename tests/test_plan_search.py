@@ -38,7 +38,8 @@ def test_a_search_finds_settings_that_fit():
 def test_a_search_goes_over_all_meshes_that_all_stages_bear():
   """Without compiling: 8 chips for a mixture with 4 experts and one key/value head."""
   moe = dict(source=loading.RANDOM, preset='tiny_qwen3_moe')
-  config = zero(prompts_per_batch=6, micro_batches=1, model=MODEL.default | moe)
+  config = zero(prompts_per_batch=6, micro_batches=1, model=MODEL.default | moe,
+                packing=dict(row_length=0, rows=1))
   config['stages']['more'] = config['stages']['zero'] | dict(prompts_per_batch=2)
   topology = Topology('test:8', CHIP, tuple(jax.devices()))
   found = [{axis: size for axis, size in mesh.items() if size > 1}
@@ -126,7 +127,7 @@ def test_flags_are_what_changes():
   settings = next(iter(search._settings(
       {**config, 'mesh': config['mesh'] | dict(fsdp=4)}, 'zero', devices(4), False)))
   assert sorted(search.flags_between(config, settings, 'zero')) == sorted([
-      '--config.mesh.fsdp=4', '--config.stages.zero.micro_batches=1',
+      '--config.mesh.fsdp=4', '--config.stages.zero.packing.rows=16',
       '--config.stages.zero.sampling.rollout_sharding=tensor', *(
           f'--config.stages.zero.evaluations.{name}.sampling.rollout_sharding=tensor'
           for name in config['stages']['zero']['evaluations'])])

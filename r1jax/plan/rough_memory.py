@@ -61,6 +61,11 @@ def most_rows(stage: Mapping[str, Any]) -> int:
               if 'sampling' in one), default=0)
 
 
+def is_packed(stage: Mapping[str, Any]) -> bool:
+  """Whether a stage of RL trains on rows that are packed."""
+  return bool(stage.get('packing', {}).get('row_length'))
+
+
 def rough_bytes(config: Mapping[str, Any], name: str) -> float:
   """An estimate: `least_bytes`, or the state with the activations of a micro-batch if greater."""
   stage, mesh, shape = config['stages'][name], config['mesh'], stage_shape(config, name)
@@ -73,8 +78,10 @@ def rough_bytes(config: Mapping[str, Any], name: str) -> float:
   else:
     rows, length = stage['rows'], stage.get('row_length') or 2 * stage['max_tokens']
   batches = stage['micro_batches'] * stage.get('mini_batches', 1)
-  tokens = rows * length / batches / (
-      mesh['data'] * mesh['fsdp'] * mesh['expert'] * mesh['context'])
+  tokens = rows * length / batches
+  if is_packed(stage):
+    tokens = min(tokens, stage['packing']['rows'] * stage['packing']['row_length'])
+  tokens /= mesh['data'] * mesh['fsdp'] * mesh['expert'] * mesh['context']
   per_layer = 6 * shape.width + 3 * shape.mlp_width / mesh['tensor']
   if shape.experts:      # each token is a row of several experts
     per_layer += shape.experts.per_token * (shape.width + 3 * shape.experts.width / mesh['tensor'])

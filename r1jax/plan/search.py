@@ -167,17 +167,21 @@ def _settings(config: Config, name: str, topology: Topology,
     loading.check_model_fits(rough_memory.stage_shape(config, name), mesh)
   except UserError:
     return
-  micros = [0]       # of a stage that trains nothing
-  if 'micro_batches' in stage:
+  micros = [(0, 0)]       # of a stage that trains nothing: micro-batches, rows of packed ones
+  if rough_memory.is_packed(stage):
+    shards = mesh.size // (config['mesh']['context'] * config['mesh']['tensor'])
+    most = max(1, rough_memory.most_rows(stage) // shards)
+    micros = [(1, shards * size) for size in reversed(_powers_of_two(most))]
+  elif 'micro_batches' in stage:
     rows = (stage.get('prompts_per_batch') or stage['rows']) // stage.get('mini_batches', 1)
-    micros = [size for size in _powers_of_two(rows) if rows % size == 0]
+    micros = [(size, 0) for size in _powers_of_two(rows) if rows % size == 0]
   draws = mesh.size > 1 and ('sampling' in stage or stage.get('evaluations'))
   rollout_shardings = ('tensor', 'train')[:1 + gathered] if draws else ('',)
   rows = rough_memory.most_rows(stage)
   slots = [0, *(size for size in reversed(_powers_of_two(rows)) if rows > size >= max(
       8, rows * _LEAST_SLOTS))] if rows else [0]
-  for micro, remat, rollout_sharding, (i, size) in itertools.product(
-      micros, (False, True), rollout_shardings, enumerate(slots)):
+  for (order_of_micro, micro), remat, rollout_sharding, (i, size) in itertools.product(
+      enumerate(micros), (False, True), rollout_shardings, enumerate(slots)):
     candidate = _with_settings(config, name, micro, remat, rollout_sharding, size)
     try:
       settings_of(stage).check(candidate['stages'][name], name)
@@ -187,17 +191,24 @@ def _settings(config: Config, name: str, topology: Topology,
     if rough_memory.least_bytes(candidate, name) <= topology.chip.memory:
       rough = rough_memory.rough_bytes(candidate, name)
       over = rough > topology.chip.memory
-      order = (over, rough) if over else (over, micro, remat, rollout_sharding == 'train', i)
+      order = (over, rough) if over else (
+          over, order_of_micro, remat, rollout_sharding == 'train', i)
       candidates.append((order, candidate))
   yield from (one for _, one in sorted(candidates, key=_sort_key))
 
 
-def _with_settings(config: Config, name: str, micro_batches: int, remat: bool,
+def _with_settings(config: Config, name: str, micro: tuple[int, int], remat: bool,
                    rollout_sharding: str, slots: int) -> dict[str, Any]:
-  """The config with these settings of a stage; 0 and '' leave a setting as it is."""
+  """The config with these settings of a stage; 0 and '' leave a setting as it is.
+
+  `micro` are micro-batches, and the rows of a packed one.
+  """
   stage = copy.deepcopy(dict(config['stages'][name]))
+  micro_batches, packed_rows = micro
   if micro_batches:
     stage['micro_batches'] = micro_batches
+  if packed_rows:
+    stage['packing']['rows'] = packed_rows
   (stage['model'] if 'model' in stage else stage)['remat'] = remat
   for one in (stage, *stage.get('evaluations', {}).values()):
     if 'sampling' in one:
@@ -223,7 +234,11 @@ def _changes(path: str, before: Any, after: Any) -> Iterator[str]:
 def _trains_with_more(failed: Mapping[str, Any], stage: Mapping[str, Any]) -> bool:
   """Whether a stage trains with as much memory as one that did not fit."""
   remat = [(one['model'] if 'model' in one else one)['remat'] for one in (failed, stage)]
-  return failed['micro_batches'] >= stage['micro_batches'] and remat[0] >= remat[1]
+  if rough_memory.is_packed(stage):
+    larger = failed['packing']['rows'] <= stage['packing']['rows']
+  else:
+    larger = failed['micro_batches'] >= stage['micro_batches']
+  return larger and remat[0] >= remat[1]
 
 
 def _draws_with_more(failed: Mapping[str, Any], stage: Mapping[str, Any]) -> bool:
