@@ -33,8 +33,8 @@ class KeySet(NamedTuple):
   Row n reads `counts[n]` columns from `firsts[n]` on; after the last column comes the first. S is
   such as `num_columns` returns. Scales multiply the keys and values of a column.
   """
-  keys: jax.Array            # [L, M, K, D, S]
-  values: jax.Array          # [L, M, K, S, E]
+  keys: jax.Array            # [L, M, K, D, S]; on a GPU [L, M, K, S, D]
+  values: jax.Array          # [L, M, K, S, E]; on a GPU [L, M, K, E, S]
   owners: jax.Array | None   # [N] int32: which of the M a row reads; None: row n reads the n-th
   firsts: jax.Array          # [N] int32
   counts: jax.Array          # [N] int32, at most S
@@ -130,14 +130,14 @@ def _attend(layer, operands, sets: tuple[KeySet, ...], steps):
   as_float = functools.partial(jax.tree.map, lambda x: x.astype(jnp.float32))
   own = as_float(operands)
   if sharding.platform() == 'gpu':
-    return _attend_rows(layer, 0, own, sets, whole=True).astype(dtype)
+    return _attend_whole(layer, own, sets).astype(dtype)
   num_rows = queries.shape[0]
   tile = max(size for size in range(1, TILE + 1) if num_rows % size == 0)
 
   def attend_tile(i, out):
     start = i * tile
     cut = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, tile), own)
-    found = _attend_rows(layer, start, cut, [_cut(one, start, tile) for one in sets], whole=False)
+    found = _attend_rows(layer, start, cut, [_cut(one, start, tile) for one in sets])
     return jax.lax.dynamic_update_slice_in_dim(out, found.astype(dtype), start, 0)
   shape = *queries.shape[:3], own_values.shape[-1]
   return jax.lax.fori_loop(0, num_rows // tile, attend_tile, jnp.zeros(shape, dtype))
@@ -150,17 +150,61 @@ def _cut(one: KeySet, start, tile: int) -> KeySet:
   return one._replace(**fields)
 
 
-def _attend_rows(layer, start, own, sets: Sequence[KeySet], *, whole: bool):
-  """The rows from `start` on; `own` and all of the sets but the stacks are of these rows."""
-  queries, own_keys, own_values, value_queries = own
+def columns_axis(field: str) -> int:
+  """The axis of columns of an array of a KeySet, from the end.
+
+  A GPU's compiler sums along the last axis where an array lies in its stack; before it sums along
+  another it copies a layer.
+  """
+  of_keys, of_values = (-2, -1) if sharding.platform() == 'gpu' else (-1, -2)
+  return {'keys': of_keys, 'values': of_values}.get(field, -1)
+
+
+def _attend_whole(layer, own, sets: Sequence[KeySet]):
+  """All rows and all columns at once, as a GPU takes them; `own` are of the rows."""
+  queries, _, _, value_queries = own
+  sums = _begin(*own)
+  for one in sets:
+    rows = jnp.arange(len(queries)) if one.owners is None else one.owners
+    keys, values = (x[layer, rows].astype(jnp.float32) for x in (one.keys, one.values))
+    of_keys, of_values = (1 if x is None else x[layer, rows][:, :, None].astype(jnp.float32)
+                          for x in (one.key_scales, one.value_scales))
+    scores = jnp.sum(queries[:, :, :, None] * keys[:, :, None], -1) * of_keys
+    if value_queries is not None:
+      scores += jnp.einsum('nkre,nkec->nkrc', value_queries, values) * of_values
+    scores = _visible(one, jnp.arange(keys.shape[-2]), keys.shape[-2], scores)
+    largest = jnp.maximum(sums.largest, jnp.max(scores, -1))
+    kept, weights = jnp.exp(sums.largest - largest), jnp.exp(scores - largest[..., None])
+    # Behind a barrier, values are read where they lie; else they are copied before.
+    weights = jax.lax.optimization_barrier(weights)
+    weighed = jnp.sum((weights * of_values)[:, :, :, None] * values[:, :, None], -1)
+    sums = _Sums(largest, sums.total * kept + jnp.sum(weights, -1),
+                 sums.weighted * kept[..., None] + weighed)
+  return sums.weighted / sums.total[..., None]
+
+
+def _begin(queries, own_keys, own_values, value_queries) -> _Sums:
+  """The sums of the tokens themselves."""
   score = jnp.sum(queries * own_keys[:, :, None], -1)
   if value_queries is not None:
     score += jnp.sum(value_queries * own_values[:, :, None], -1)
   weighted = jnp.broadcast_to(own_values[:, :, None], (*score.shape, own_values.shape[-1]))
-  sums = _Sums(score, jnp.ones_like(score), weighted)
+  return _Sums(score, jnp.ones_like(score), weighted)
+
+
+def _visible(one: KeySet, columns, count: int, scores):
+  """Scores [N, K, R, columns], those of columns that a row does not read masked."""
+  seen = (columns - one.firsts[:, None]) % count < one.counts[:, None]
+  return jnp.where(seen[:, None, None], scores, MASKED_SCORE)
+
+
+def _attend_rows(layer, start, own, sets: Sequence[KeySet]):
+  """The rows from `start` on; `own` and all of the sets but the stacks are of these rows."""
+  queries, _, _, value_queries = own
+  sums = _begin(*own)
   for one in sets:
     columns = one.keys.shape[-1]
-    width = columns if whole else min(BLOCK, columns)
+    width = min(BLOCK, columns)
     add = functools.partial(_add_block, layer, start, queries, value_queries, one, width)
     if width == columns:
       sums = add(0, sums)
@@ -186,8 +230,7 @@ def _add_block(layer, start, queries, value_queries, one: KeySet, width: int, bl
   if value_queries is not None:
     scores += _scores(value_queries, jnp.swapaxes(values, -1, -2)) * of_values
   columns = block * width + jnp.arange(width)
-  seen = (columns - one.firsts[:, None]) % one.keys.shape[-1] < one.counts[:, None]
-  scores = jnp.where(seen[:, None, None], scores, MASKED_SCORE)
+  scores = _visible(one, columns, one.keys.shape[-1], scores)
   largest = jnp.maximum(sums.largest, jnp.max(scores, -1))
   kept, weights = jnp.exp(sums.largest - largest), jnp.exp(scores - largest[..., None])
   return _Sums(largest, sums.total * kept + jnp.sum(weights, -1),

@@ -23,9 +23,6 @@ from r1jax.models.config import ModelConfig
 from r1jax.records import pytree_dataclass
 from r1jax.runtime import sharding
 
-# Fields of a KeyValue -> their axis of positions.
-_COLUMNS = {'keys': -1, 'values': -2, 'key_scales': -1, 'value_scales': -1}
-
 
 @pytree_dataclass
 class Cache:
@@ -72,13 +69,13 @@ def empty(
   def room(like: KeyValue, rows: int, tokens: int) -> KeyValue:
     def one(x: jax.Array, field: str) -> jax.Array:
       shape = list(x.shape)
-      shape[1], shape[_COLUMNS[field]] = rows, decode.num_columns(tokens)
+      shape[1], shape[decode.columns_axis(field)] = rows, decode.num_columns(tokens)
       return jnp.zeros(shape, x.dtype)
     return _by_field(one, jax.eval_shape(functools.partial(_stored, dtype=cache_dtype), like))
 
   def tokens_of(kind: str) -> int:
     return min(size, config.window) if kind == 'local' and config.window else size
-  prompt_size = new_kv[0].keys.shape[_COLUMNS['keys']]
+  prompt_size = new_kv[0].keys.shape[-1]
   return Cache(
       _constrain(tuple(room(like, num_prompts, prompt_size) for like in new_kv)),
       jnp.ones(num_prompts, jnp.int32),
@@ -103,9 +100,9 @@ def put_prompts(cache: Cache, new_kv: tuple[KeyValue, ...], lengths: jax.Array,
 
   def put(places, old, new):
     def one(old, new, field):
-      new = jnp.pad(new, [(0, 0)] * (new.ndim + _COLUMNS[field])
-                    + [(0, old.shape[_COLUMNS[field]] - new.shape[_COLUMNS[field]])]
-                    + [(0, 0)] * (-1 - _COLUMNS[field]))
+      axis = decode.columns_axis(field)
+      new = jnp.pad(new, [(0, 0)] * (new.ndim + axis) + [(0, old.shape[axis] - new.shape[axis])]
+                    + [(0, 0)] * (-1 - axis))
       return old.at[:, places[0]].set(new.astype(old.dtype), mode='drop')
     return _by_field(one, old, _as_in(old, new))
   prefix = tuple(_of_shards(put, shards, places, old, new)
@@ -151,10 +148,10 @@ def append(cache: Cache, new_kv: tuple[KeyValue, ...]) -> Cache:
   assert cache.suffix is not None and cache.lengths is not None
 
   def write(lengths, old: KeyValue, new: KeyValue) -> KeyValue:
-    columns = lengths[0] % old.keys.shape[-1]
+    columns = lengths[0] % old.keys.shape[decode.columns_axis('keys')]
 
     def one(old, new, field):
-      axis = _COLUMNS[field]
+      axis = decode.columns_axis(field)
       return write_tokens(old, jnp.squeeze(new, axis), columns, axis=axis)
     return _by_field(one, old, _as_in(old, new))
   shards = cache.lengths.shape[0]
@@ -185,11 +182,14 @@ def _of_shards(function, shards: int, by_shard: jax.Array, *stacks: Any) -> Any:
 
 def _stored(new: KeyValue, dtype: Any) -> KeyValue:
   """Keys and values as a cache of this dtype keeps them; '' for their own."""
-  if not dtype:
+  if dtype:
+    keys = quantized.quantize(new.keys, (-2,), dtype)
+    values = quantized.quantize(new.values, (-1,), dtype)
+    new = KeyValue(keys.values, values.values, keys.scales[..., 0, :], values.scales[..., 0])
+  if decode.columns_axis('keys') == -1:
     return new
-  keys = quantized.quantize(new.keys, (-2,), dtype)
-  values = quantized.quantize(new.values, (-1,), dtype)
-  return KeyValue(keys.values, values.values, keys.scales[..., 0, :], values.scales[..., 0])
+  return dataclasses.replace(
+      new, keys=new.keys.swapaxes(-1, -2), values=new.values.swapaxes(-1, -2))
 
 
 def _as_in(cached: KeyValue, new: KeyValue) -> KeyValue:
@@ -201,7 +201,7 @@ def _by_field(function: Callable[..., jax.Array], *key_values: KeyValue) -> KeyV
   """A KeyValue of function(arrays of a field, its name), for the fields that there are."""
   return KeyValue(**{
       name: function(*(getattr(one, name) for one in key_values), name)
-      for name in _COLUMNS if getattr(key_values[0], name) is not None})
+      for name in KeyValue.__dataclass_fields__ if getattr(key_values[0], name) is not None})
 
 
 def _constrain(key_values: Any) -> Any:
@@ -236,7 +236,7 @@ def key_sets(config: ModelConfig, cache: Cache, kind: str, stack: int) -> tuple[
     first = jnp.clip(in_prompt + own - config.window + 1, 0, in_prompt)
     seen = jnp.minimum(own, config.window - 1)
   prefix, suffix = cache.prefix[stack], cache.suffix[stack]
-  begin = (own - seen) % suffix.keys.shape[-1]
+  begin = (own - seen) % suffix.keys.shape[decode.columns_axis('keys')]
   return (
       decode.KeySet(prefix.keys, prefix.values, prompts, first, in_prompt - first,
                     prefix.key_scales, prefix.value_scales),
