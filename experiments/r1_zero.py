@@ -23,8 +23,9 @@ smollm2_135m_code  The same model on a dozen small programs, which hidden tests 
               problems: data.folder=FOLDER with train.jsonl and test.jsonl of `prompt` and `tests`
               (docs/data.md).
 qwen3_0_6b    Qwen3-0.6B-Base from a Hugging Face folder, model.source=FOLDER, on GSM8K as above,
-              with the report's batch of 32 × 16. One GPU with 80 GB, or a TPU v5e:2x4, v6e:2x2 or
-              v5p:2x2x1 with mesh.fsdp=-1, micro_batches=1, sampling.rollout_sharding=tensor.
+              with the report's batch of 32 × 16. One GPU with 80 GB, or a TPU v5e:2x2, v6e:2x2 or
+              v5p:2x2x1 with mesh.fsdp=-1, micro_batches=2, sampling.rollout_sharding=tensor;
+              on one GPU and on v5e:2x2 with sampling.slots=256, for evaluations too.
 qwen2_5_7b    Qwen2.5-7B, likewise, with completions of up to 4,096 tokens. TPU v5e:4x8, v6e:4x4, or
               v5p:2x2x1 with mesh.fsdp=4, sampling.rollout_sharding=tensor.
 qwen3_8b      Qwen3-8B-Base, likewise. TPU v5e:8x8, v6e:4x8, or v5p:2x2x2 with mesh.fsdp=8,
