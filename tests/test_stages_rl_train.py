@@ -330,7 +330,7 @@ def test_a_full_disk_during_a_save_loses_nothing_that_was_saved(base, tmp_path, 
   def filling_save(self, step, *arguments):
     self.wait()
     if step == 2:
-      resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 13, hard))
+      resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, hard))
     save(self, step, *arguments)
   try:
     with monkeypatch.context() as patch, pytest.raises(
