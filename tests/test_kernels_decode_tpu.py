@@ -1,11 +1,15 @@
 """The kernel of decoding attention, interpreted, against one softmax that is written plainly."""
 import functools
+import importlib.util
+import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 
 from r1jax.kernels import decode_steps, decode_tpu
 from r1jax.kernels.decode import KeySet
@@ -233,3 +237,43 @@ def test_it_lowers_for_tpu_where_there_is_none():
     traced = jax.jit(functools.partial(decode_tpu.decode_attention)).trace(
         *arguments, value_queries=value_queries)
     assert traced.lower(lowering_platforms=('tpu',)).as_text().count('tpu_custom_call') == 1
+
+
+COMPILED = '''
+from r1jax.plan.topology import open_topology, prepare_environment
+prepare_environment('v5e:1x1')
+import jax, jax.numpy as jnp
+from r1jax.kernels.cache_write import write_tokens
+from r1jax.kernels.decode import KeySet, decode_attention, make_steps
+from r1jax.runtime import sharding
+mesh = sharding.make_mesh(1, 1, open_topology('v5e:1x1').devices)
+at = jax.NamedSharding(mesh, jax.P())
+def like(*shape, dtype='int8'):
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=at)
+def decode(keys, values, scales, counts, x):
+  def token(i, cache):
+    one = KeySet(*cache[:2], None, 0 * counts, counts + i, scales, scales)
+    steps = make_steps([one])
+    def layer(x, number):
+      out = decode_attention(x, x[:, :, 0], x[:, :, 0], number, [one], steps=steps)
+      return out, out[:, :, 0]
+    x, new = jax.lax.scan(layer, cache[2], jnp.arange(4))
+    return (write_tokens(cache[0], new, counts + i, axis=-1),
+            write_tokens(cache[1], new, counts + i, axis=-2), x)
+  return jax.lax.fori_loop(0, 32, token, (keys, values, x))
+with sharding.use(mesh):
+  for width in 128, 64:
+    done = jax.jit(decode, donate_argnums=(0, 1)).lower(
+        like(4, 16, 3, width, 1024), like(4, 16, 3, 1024, width),
+        like(4, 16, 3, 1024, dtype='float32'), like(16, dtype='int32'),
+        like(16, 3, 3, width, dtype='bfloat16')).compile().memory_analysis()
+    assert done.temp_size_in_bytes < 16 * 3 * width * 1024, done    # a layer's keys
+'''
+
+
+def test_compiled_for_tpu_tokens_are_read_and_written_in_place():
+  if importlib.util.find_spec('libtpu') is None:
+    pytest.skip('libtpu is not installed: the extra `plan` has it')
+  done = subprocess.run([sys.executable, '-c', COMPILED], capture_output=True, text=True,
+                        cwd=runs.ROOT, check=False)
+  assert done.returncode == 0, done.stderr
