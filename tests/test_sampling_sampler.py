@@ -235,11 +235,13 @@ def test_a_stream_gives_each_batch_the_bits_that_it_has_alone(sampler, tiny):
   assert number == 4 and list(sample.stream(tiny.params, iter(()), 3)) == []
 
 
-def test_on_a_mesh_each_shard_has_slots_of_its_own(sampler, tiny):
-  prompts = many_prompts(tiny)
-  want = sampler(group_size=3, max_new_tokens=20)(tiny.params, prompts, 0)
+@pytest.mark.parametrize('count', [12, 1])
+def test_on_a_mesh_each_shard_has_slots_of_its_own(count, sampler, tiny):
+  """Twelve prompts are split over two shards; of one, each shard has half the completions."""
+  prompts = many_prompts(tiny, count)
+  want = sampler(group_size=4, max_new_tokens=20)(tiny.params, prompts, 0)
   with sharding.use(sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])):
-    got = Sampler(tiny.model, group_size=3, max_new_tokens=20, stop_ids=STOPS, slots=10, chunk=4,
+    got = Sampler(tiny.model, group_size=4, max_new_tokens=20, stop_ids=STOPS, slots=10, chunk=4,
                   rollout_sharding='tensor')(
         sharding.place(tiny.params, jax.sharding.get_mesh()), sharding.place(
             prompts, jax.sharding.get_mesh(), batch=True), 0)

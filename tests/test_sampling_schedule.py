@@ -2,15 +2,22 @@
 import numpy as np
 import pytest
 
-from r1jax.sampling.schedule import NONE, Layout, Schedule, row_buckets
+from r1jax.sampling.schedule import NONE, Layout, Schedule, row_buckets, splits
 
 
 @pytest.mark.parametrize('slots', [1, 7, 8, 20, 64, 100, 512])
 def test_buckets_descend_from_all_slots_to_about_an_eighth(slots):
   sizes = row_buckets(slots)
   assert sizes[0] == slots and sizes == sorted(set(sizes), reverse=True) and len(sizes) <= 7
-  assert all(size % 8 == 0 for size in sizes[1:])
-  assert sizes[-1] <= max(8, slots / 4)
+  assert all(size % (4 if slots >= 64 else 8) == 0 for size in sizes[1:])
+  assert sizes[-1] <= max(8, slots / 16 + 4)
+
+
+def test_shards_split_prompts_or_the_completions_of_each():
+  assert [splits(shards, 4, 6) for shards in (1, 2, 3, 4, 8, 12, 16, 24)] == [
+      True, True, False, True, True, True, False, True]
+  layout = Layout.of(shards=8, prompts=4, group_size=6, slots=0, batches=1)
+  assert (layout.copies, layout.prompts, layout.group_size, layout.rows) == (2, 1, 3, 3)
 
 
 def test_prompts_that_are_kept_are_bounded_by_the_slots():
@@ -18,7 +25,7 @@ def test_prompts_that_are_kept_are_bounded_by_the_slots():
   assert (layout.slots, layout.prompts, layout.rows) == (32, 128, 2048)
   assert layout.prefilled == 2 and layout.prompt_slots <= 12
   assert Layout.of(shards=1, prompts=4, group_size=8, slots=0, batches=1) == Layout(
-      shards=1, prompts=4, group_size=8, slots=32, prefilled=4, prompt_slots=4, batches=1)
+      shards=1, copies=1, prompts=4, group_size=8, slots=32, prefilled=4, prompt_slots=4, batches=1)
   assert Layout.of(shards=2, prompts=4, group_size=8, slots=1000, batches=1).slots == 16
 
 
@@ -44,7 +51,8 @@ class Device:
       if prompt != NONE:
         assert self.left[s, slot] == 0
         assert (self.prompts[s, prompt] == (batch, row // self.layout.group_size)).all()
-        assert row % self.layout.group_size == sample
+        first = s % self.layout.copies * self.layout.group_size    # sample of this shard
+        assert row % self.layout.group_size + first == sample
         self.rows[s, slot], self.left[s, slot] = (batch, row), self.lengths[batch, s, row]
         self.begun.append((batch, s, row))
 
@@ -64,7 +72,7 @@ class Device:
 
 @pytest.mark.parametrize('shards, prompts, group_size, slots, batches', [
     (1, 4, 3, 0, 1), (1, 12, 3, 5, 1), (2, 8, 4, 16, 1), (2, 6, 1, 4, 5), (1, 3, 16, 20, 7),
-    (4, 4, 2, 1, 3)])
+    (4, 4, 2, 1, 3), (8, 2, 12, 16, 3)])
 def test_each_row_is_drawn_once_in_the_order_of_the_prompts(
     shards, prompts, group_size, slots, batches):
   layout = Layout.of(shards=shards, prompts=prompts, group_size=group_size, slots=slots,

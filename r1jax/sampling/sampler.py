@@ -32,7 +32,7 @@ from r1jax.runtime import compiling, sharding
 from r1jax.sampling import slots as slot_state
 from r1jax.sampling.draw import Sampling, draw
 from r1jax.sampling.drawing import Drawing, SlotPrograms
-from r1jax.sampling.schedule import Layout
+from r1jax.sampling.schedule import Layout, splits
 from r1jax.sampling.slots import Drawn, Slots
 
 _BATCHES = 4    # of `stream` that may be under way at a time
@@ -160,7 +160,9 @@ class Sampler:
   def layout(self, num_prompts: int, batches: int = 1) -> Layout:
     """The sizes of the arrays for batches of so many prompts, on the ambient mesh."""
     with self._rules():
-      shards = sharding.num_shards('batch', num_prompts)
+      shards = sharding.num_shards('batch', num_prompts * self._group_size)
+      if not splits(shards, num_prompts, self._group_size):
+        shards = sharding.num_shards('batch', num_prompts)
     return Layout.of(shards=shards, prompts=num_prompts, group_size=self._group_size,
                      slots=self._slots, batches=batches)
 

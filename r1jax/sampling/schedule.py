@@ -1,7 +1,8 @@
 """Which row decodes in which slot: the host's side of the rollout engine, without any array.
 
 Rows wait in the order of their prompts. Each shard of the mesh has prompts, slots and a queue of
-its own, so that nothing of a cache moves between devices; all shards take the same programs.
+its own, so that nothing of a cache moves between devices; all shards take the same programs. Where
+there are more shards than prompts, several have the same prompt and a part of its completions.
 """
 from collections import deque
 from collections.abc import Sequence
@@ -14,14 +15,14 @@ MOVED = 8    # rows that one program moves
 
 
 def row_buckets(slots: int) -> list[int]:
-  """How many rows a program may decode: `slots`, 3/4, 1/2, 3/8, 1/4, 3/16 and 1/8 of it.
+  """How many rows a program may decode: `slots`, 3/4, 1/2, 3/8, 1/4, 1/8 and 1/16 of it.
 
-  The latter are multiples of 8, and left out below it: little is saved there.
+  The latter are multiples of 4, or of 8 where there are few slots: each is another program.
   """
-  sizes = [slots]
-  for share in (3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8):
-    size = -int(-slots * share // 8) * 8
-    if 8 <= size < sizes[-1]:
+  sizes, unit = [slots], 4 if slots >= 64 else 8
+  for share in (3 / 4, 1 / 2, 3 / 8, 1 / 4, 1 / 8, 1 / 16):
+    size = -int(-slots * share // unit) * unit
+    if size < sizes[-1]:
       sizes.append(size)
   return sizes
 
@@ -31,7 +32,8 @@ class Layout:
   """The sizes of a rollout's arrays; each is that of one shard.
 
   Attributes:
-    shards: into how many parts prompts and rows are split.
+    shards: into how many parts rows are split.
+    copies: neighbouring shards that have the same prompts, and each a part of their completions.
     prompts: of a batch.
     group_size: completions of a prompt.
     slots: rows in flight.
@@ -40,6 +42,7 @@ class Layout:
     batches: whose completions are kept at a time.
   """
   shards: int
+  copies: int
   prompts: int
   group_size: int
   slots: int
@@ -58,17 +61,24 @@ class Layout:
     """The layout of batches of `prompts` × `group_size` rows in `slots` slots, of all shards.
 
     Args:
-      shards: a divisor of `prompts`.
+      shards: `splits` them.
       prompts: of a batch.
       group_size: completions of a prompt.
       slots: rows in flight, rounded up to whole shards; 0, or more than a batch has: as many.
       batches: 1, or how many may be under way at a time.
     """
-    own = prompts // shards
+    copies = max(1, shards // prompts)
+    own, group_size = prompts * copies // shards, group_size // copies
     in_flight = min(-(-slots // shards) or own * group_size, own * group_size)
     prefilled = min(own, -(-in_flight // group_size))
     kept = prefilled + min(in_flight, prefilled + 8)
-    return cls(shards, own, group_size, in_flight, prefilled, min(own * batches, kept), batches)
+    return cls(shards, copies, own, group_size, in_flight, prefilled, min(own * batches, kept),
+               batches)
+
+
+def splits(shards: int, prompts: int, group_size: int) -> bool:
+  """Whether so many shards can have equal parts of the prompts, or of each prompt's completions."""
+  return not prompts % shards or not (shards % prompts or group_size % (shards // prompts))
 
 
 @dataclasses.dataclass
@@ -197,6 +207,7 @@ class Schedule:
           prompt, sample = shard.waiting.popleft()
           shard.rows[slot] = prompt
           row_number = prompt.number * self.layout.group_size + sample
+          sample += s % self.layout.copies * self.layout.group_size
           entering[:, s, slot] = prompt.slot, sample, row_number, prompt.batch
     return entering if np.any(entering[0] != NONE) else None
 

@@ -77,8 +77,13 @@ def by_shard(function: Callable, *operands: Any) -> Any:
 
 
 def choose_prompts(prompts: Prompts, numbers: jax.Array) -> Prompts:
-  """The prompts of these numbers [shards, q], counted within their shards: q·shards prompts."""
-  shards = numbers.shape[0]
+  """The prompts of these numbers [shards, q], counted within their shards: q·shards prompts.
+
+  With more shards than prompts, neighbouring shards have the same prompt.
+  """
+  shards, count = numbers.shape[0], prompts.lengths.shape[0]
+  if shards > count:
+    prompts = jax.tree.map(lambda x: jnp.repeat(x, shards // count, 0), prompts)
   own = jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[1:]), prompts)
   chosen = by_shard(lambda x, at: jax.tree.map(lambda leaf: leaf[at], x), own, numbers)
   return sharding.constrain_rows(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chosen))
