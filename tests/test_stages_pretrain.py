@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 import runs
-from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
+from runs import base, compilations, compiled, no_curves  # noqa: F401 (fixtures)
 
 from r1jax import metrics, models
 from r1jax.data import miniature
@@ -39,9 +39,15 @@ def test_a_base_is_trained_from_nothing(tiny_blocks, compiled, tmp_path):
   assert load_tokenizer(artifact.model_folder).encode(text) == shipped.encode(text)
 
 
-def test_every_token_of_the_corpus_is_learnt_once(tiny_blocks, compiled, tmp_path, monkeypatch):
-  packed = []
-  train_packed = pretrain.sft.train_packed
+def test_every_token_of_the_corpus_is_learnt_once_by_one_program(
+    tiny_blocks, compiled, tmp_path, monkeypatch, compilations):
+  packed, compiled_by = [], []
+  train_packed, write = pretrain.sft.train_packed, metrics.MetricWriter.write
+
+  def noting_write(*arguments):
+    compiled_by.append(len(compilations))
+    write(*arguments)
+  monkeypatch.setattr(metrics.MetricWriter, 'write', noting_write)
 
   def noting(config, loaded, rows, *arguments, **keywords):
     packed.append(rows)
@@ -49,6 +55,7 @@ def test_every_token_of_the_corpus_is_learnt_once(tiny_blocks, compiled, tmp_pat
   monkeypatch.setattr(pretrain.sft, 'train_packed', noting)
   pretrain.run(tiny_blocks | dict(evaluations={}), {}, tmp_path)
   tokenizer, texts = load_tokenizer(tmp_path / 'model'), []
+  assert len(compiled_by) > 4 and len(set(compiled_by)) == 1
   rows, = packed
   for tokens, segments in zip(rows.tokens, rows.segment_ids):
     texts += [tokenizer.decode(tokens[segments == segment], skip_special=False)

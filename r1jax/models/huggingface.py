@@ -87,14 +87,16 @@ def rounded(config: ModelConfig, params: Any, dtype: str) -> Any:
   """
   if dtype == 'float32':
     return params
-  kept = {tensor.path for tensor in _written_tensors(config).values() if _stays_float32(tensor)}
-  return jax.tree_util.tree_map_with_path(
-      lambda path, x: x if families.keys(path) in kept else _to_bfloat16(x), params)
+  return _to_bfloat16(params, frozenset(
+      tensor.path for tensor in _written_tensors(config).values() if _stays_float32(tensor)))
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _to_bfloat16(x):
-  return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)   # XLA may drop two casts
+@functools.partial(jax.jit, static_argnums=1, donate_argnums=0)
+def _to_bfloat16(params, kept: frozenset):
+  def round_one(path, x):    # XLA may drop two casts
+    return x if families.keys(path) in kept else jax.lax.reduce_precision(
+        x, exponent_bits=8, mantissa_bits=7)
+  return jax.tree_util.tree_map_with_path(round_one, params)
 
 
 def _stays_float32(tensor: families.Tensor) -> bool:
