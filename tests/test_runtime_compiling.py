@@ -80,6 +80,23 @@ def test_a_caller_can_ask_whether_it_would_wait():
     assert not program.is_compiling(jnp.ones(2))
 
 
+def test_of_few_threads_none_is_taken_by_what_is_last():
+  programs = [compiling.Program(lambda x, n=n: x * n) for n in range(3)]
+  with compiling.Threads(2) as threads:
+    for program in programs:
+      program.prepare(threads, shape(2), last=True)
+    assert all(program.is_compiling(jnp.ones(2)) for program in programs)
+    assert programs[2](jnp.ones(2)).tolist() == [2, 2]     # a call that needs it begins it
+    threads.wait()
+    assert not any(program.is_compiling(jnp.ones(2)) for program in programs)
+    late = compiling.Program(lambda x: x + 1)
+    late.prepare(threads, shape(2), last=True)
+  assert late(jnp.ones(2)).tolist() == [2, 2]     # compiled by its call
+  with compiling.Threads(3) as threads:
+    program = compiling.Program(lambda x: x + 2)
+    assert program.prepare(threads, shape(2), last=True).compiled()
+
+
 def test_donated_arguments_are_donated(threads):
   program = compiling.Program(lambda x: x + 1, donate_argnums=0)
   program.prepare(threads, shape(8))
@@ -125,6 +142,9 @@ class _Broken:
 
   def __init__(self, threads):
     self._threads = threads
+
+  def begin_last(self):
+    pass
 
   def submit(self, compile_):
     def fail():

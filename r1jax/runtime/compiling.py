@@ -34,8 +34,10 @@ class Threads:
 
   def __init__(self, number: int | None = None):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    self._pool = concurrent.futures.ThreadPoolExecutor(
-        number or min(max(2, cores or 1), _MOST_THREADS), thread_name_prefix='compile')
+    number = number or min(max(2, cores or 1), _MOST_THREADS)
+    self._pool = concurrent.futures.ThreadPoolExecutor(number, thread_name_prefix='compile')
+    self._has_spare = number > 2
+    self._last: list[tuple[concurrent.futures.Future, Callable]] = []
     self._futures: list[concurrent.futures.Future] = []
 
   def __enter__(self) -> 'Threads':
@@ -46,10 +48,13 @@ class Threads:
 
   def close(self) -> None:
     """Waits for what is being compiled; what has not begun is dropped, and compiled when called."""
+    for future, _ in self._last:
+      future.cancel()
     self._pool.shutdown(cancel_futures=True)
 
   def wait(self) -> None:
     """Waits until all is compiled; errors are raised by the calls."""
+    self.begin_last()
     concurrent.futures.wait(self._futures)
     self._futures.clear()
 
@@ -58,6 +63,29 @@ class Threads:
     future = self._pool.submit(function, *arguments)
     self._futures.append(future)
     return future
+
+  def submit_last(self, function: Callable) -> concurrent.futures.Future:
+    """As `submit`; of few threads none is taken before `begin_last` or `wait`."""
+    if self._has_spare:
+      return self.submit(function)
+    future: concurrent.futures.Future = concurrent.futures.Future()
+    self._last.append((future, function))
+    return future
+
+  def begin_last(self) -> None:
+    """Begins what was submitted as last."""
+    for future, function in self._last:
+      if future.set_running_or_notify_cancel():
+        self.submit(_fulfil, future, function)
+    self._last.clear()
+
+
+def _fulfil(future: concurrent.futures.Future, function: Callable) -> None:
+  """Gives a future the result of a call, or its error."""
+  try:
+    future.set_result(function())
+  except BaseException as error:
+    future.set_exception(error)
 
 
 class Prepared:
@@ -69,8 +97,9 @@ class Prepared:
   """
 
   def __init__(self, arguments: tuple, static: dict[str, Any],
-               future: concurrent.futures.Future):
-    self.arguments, self.static, self._future = arguments, static, future
+               future: concurrent.futures.Future, threads: Threads):
+    self.arguments, self.static = arguments, static
+    self._future, self._threads = future, threads
     self._leaves, self._structure = _flat(arguments)
 
   def fits(self, arguments: tuple, static: dict[str, Any]) -> bool:
@@ -82,6 +111,8 @@ class Prepared:
 
   def compiled(self) -> jax.stages.Compiled:
     """The compiled program; waits for it, and raises what the compiler raised."""
+    if not self._future.done():
+      self._threads.begin_last()
     return self._future.result()
 
   def done(self) -> bool:
@@ -110,13 +141,14 @@ class Program:
     self._jitted = jax.jit(function, **options)
     self._prepared: list[Prepared] = []
 
-  def prepare(self, threads: Threads, *arguments, **static) -> Prepared:
+  def prepare(self, threads: Threads, *arguments, last: bool = False, **static) -> Prepared:
     """Traces the function, and compiles it in a thread; returns what will be used by calls.
 
     Args:
       threads: where to compile.
       *arguments: trees of arrays, or of their shapes (`jax.ShapeDtypeStruct`) with the shardings
         of all that will be committed to devices.
+      last: it is not needed soon: few threads compile it when all else is done.
       **static: the static arguments.
 
     Raises:
@@ -127,7 +159,8 @@ class Program:
       return found
     lowered = self._jitted.lower(*arguments, **static)
     arguments = jax.tree.map(_shape, arguments)
-    prepared = Prepared(arguments, static, threads.submit(lowered.compile))
+    submit = threads.submit_last if last else threads.submit
+    prepared = Prepared(arguments, static, submit(lowered.compile), threads)
     self._prepared.append(prepared)
     return prepared
 

@@ -164,7 +164,8 @@ class Drawing:
     programs.admit.prepare(
         threads, slots, ints(4, layout.shards, layout.slots), ints(), layout=layout)
     for number, size in enumerate(self._buckets):
-      programs.decode_chunk.prepare(threads, self._params, slots, ints(), ints(), num_rows=size)
+      programs.decode_chunk.prepare(
+          threads, self._params, slots, ints(), ints(), num_rows=size, last=number > 0)
       if not number:
         meanwhile()
         programs.move.prepare(threads, slots, ints(2, layout.shards, MOVED))
