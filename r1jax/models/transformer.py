@@ -363,8 +363,8 @@ def _shift(x: jax.Array, by: int) -> jax.Array:
   return jnp.pad(x[:, by:], ((0, 0), (0, min(by, x.shape[1]))))
 
 
-# Matrices that are joined to rows and columns for decoding. Those of experts always are; for others
-# in bfloat16 libtpu prefers another layout, and would keep copies of the joined stacks.
+# Matrices that are joined to rows and columns for decoding. Those of experts, gates and ups always
+# are; of the others in bfloat16 libtpu would keep copies of the joined stacks.
 _JOINS = {'qkv': join_heads, 'query': join_heads, 'gate_up': join_gate_up,
           'experts_gate_up': join_gate_up}
 
@@ -390,7 +390,7 @@ def for_decoding(
     elif name not in FLOAT32_PARAMETERS:
       x = x.astype(compute_dtype)
     x = jax.tree.map(lambda array: sharding.constrain(array, *axes), x)
-    if name in _JOINS and (isinstance(x, Quantized) or 'expert' in axes):
+    if name in _JOINS and (isinstance(x, Quantized) or 'expert' in axes or name == 'gate_up'):
       return jax.tree.map(lambda array: _JOINS[name](array, *axes), x)
     return x
   return jax.tree_util.tree_map_with_path(one, params, logical_axes)
