@@ -31,7 +31,8 @@ class KeySet(NamedTuple):
   """Cached keys and values that rows read while they decode, stacked over L layers.
 
   Row n reads `counts[n]` columns from `firsts[n]` on; after the last column comes the first. S is
-  such as `num_columns` returns. Scales multiply the keys and values of a column.
+  such as `num_columns` returns. With L = 1 all layers read the same. Scales multiply the keys and
+  values of a column.
   """
   keys: jax.Array            # [L, M, K, D, S]; on a GPU [L, M, K, S, D]
   values: jax.Array          # [L, M, K, S, E]; on a GPU [L, M, K, E, S]
@@ -166,8 +167,9 @@ def _attend_whole(layer, own, sets: Sequence[KeySet]):
   sums = _begin(*own)
   for one in sets:
     rows = jnp.arange(len(queries)) if one.owners is None else one.owners
-    keys, values = (x[layer, rows].astype(jnp.float32) for x in (one.keys, one.values))
-    of_keys, of_values = (1 if x is None else x[layer, rows][:, :, None].astype(jnp.float32)
+    at = jnp.minimum(layer, len(one.keys) - 1)
+    keys, values = (x[at, rows].astype(jnp.float32) for x in (one.keys, one.values))
+    of_keys, of_values = (1 if x is None else x[at, rows][:, :, None].astype(jnp.float32)
                           for x in (one.key_scales, one.value_scales))
     scores = jnp.sum(queries[:, :, :, None] * keys[:, :, None], -1) * of_keys
     if value_queries is not None:

@@ -125,7 +125,7 @@ def _of_set(i: int, shape: SetShape, keys, values, *scales) -> list[pl.BlockSpec
 
     def at(half, step, steps, layer):
       place = steps.places[i][_step(steps, half, step)]
-      where = [layer[0], jax.lax.div(place, shape.num_blocks), 0, 0, 0]
+      where = [layer[0] if x.shape[0] > 1 else 0, jax.lax.div(place, shape.num_blocks), 0, 0, 0]
       where[2 + axis] = jax.lax.rem(place, shape.num_blocks)
       return tuple(where)
     return pl.BlockSpec(tuple(sizes), at)

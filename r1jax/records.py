@@ -34,6 +34,7 @@ class Rollout:
   behaviour_logprobs: jax.Array      # [N, C] float32: of the full distribution at the temperature
   truncated_logprobs: jax.Array      # [N, C] float32: of the truncated distribution sampled from
   finished: jax.Array                # [N] bool: ended by a stop token; else it was cut
+  drafts: jax.Array | None = None    # [N, 2] int32: tokens drafted and kept; None: without drafts
 
 
 @pytree_dataclass

@@ -73,7 +73,7 @@ def made(random_params):
 
 @FAMILIES
 def test_cached_decoding_equals_the_whole_sequence(name, made, prompts):
-  """Also where several tokens at a time follow the prompt, as in training."""
+  """Also where several tokens at a time follow the prompt, as in training, or are drafted."""
   model, params, forward = made(name)
   rng = np.random.default_rng(2)
   completions, lengths = rng.integers(0, 40, (8, 4)), np.repeat(np.asarray(prompts.lengths), 2)
@@ -83,7 +83,7 @@ def test_cached_decoding_equals_the_whole_sequence(name, made, prompts):
     positions, segments = transformer.prompt_segments(tokens, lengths)
     _, new_kv, _ = model.apply(params, tokens, positions=positions, segment_ids=segments)
     return (kv_cache.as_prefix(new_kv, lengths),
-            decoding_cache(model.config, new_kv, lengths, group_size=2, size=5))
+            decoding_cache(model.config, new_kv, lengths, group_size=2, size=5, ahead=2))
 
   @jax.jit
   def step(tokens, positions, cache):
@@ -97,6 +97,12 @@ def test_cached_decoding_equals_the_whole_sequence(name, made, prompts):
     cache = advanced(cache, new_kv)
     decoded.append(hidden[:, 0])
   at_once, _ = step(completions, lengths[:, None] + np.arange(4), start)
+  cache, several = dataclasses.replace(cache, lengths=jnp.zeros_like(cache.lengths)), []
+  for i in range(4):    # each time two tokens more, which are wrong from row to row
+    tokens = np.concatenate([completions[:, i:i + 2], completions[::-1]], 1)[:, :3]
+    hidden, new_kv = step(tokens, lengths[:, None] + i + np.arange(3), cache)
+    cache = advanced(cache, new_kv)
+    several.append(hidden[:, :2])
 
   rows = np.pad(np.repeat(np.asarray(prompts.tokens), 2, 0), ((0, 0), (0, 4)))
   places = lengths[:, None] + np.arange(4)
@@ -105,6 +111,9 @@ def test_cached_decoding_equals_the_whole_sequence(name, made, prompts):
   want = np.take_along_axis(whole, places[..., None], 1)
   np.testing.assert_allclose(np.stack(decoded, 1), want, atol=2e-5, rtol=1e-5)
   np.testing.assert_allclose(at_once, want, atol=2e-5)
+  several = np.stack(several, 1)
+  np.testing.assert_allclose(several[:, :, 0], want, atol=2e-5, rtol=1e-5)
+  np.testing.assert_allclose(several[:, :3, 1], want[:, 1:], atol=2e-5, rtol=1e-5)
 
 
 def test_latent_attention_caches_the_latent_and_the_rotated_key_alone(made, prompts):

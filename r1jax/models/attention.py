@@ -4,12 +4,13 @@ A row's queries attend to
   prefix   the prompt, kept once for the G rows of its group,            [B, K, ·, P]
   self     the T tokens at hand, causally and within their segment,      [N, T, K, ·]
 with K key/value heads, R query heads for each, D head width. Scores and sums are float32. For long
-rows `attend_long` works by blocks: neither scores nor masks [T, ·] are kept. Rows that decode, one
-token at a time, attend as `kernels.decode` says.
+rows `attend_long` works by blocks: neither scores nor masks [T, ·] are kept. Rows that decode
+attend as `kernels.decode` says.
 
 Keys are cached with the position axis last, values with it second to last.
 """
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -18,9 +19,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from r1jax.kernels.attention_ids import AttentionIds
-from r1jax.kernels.decode import KeySet, decode_attention
+from r1jax.kernels.decode import KeySet, columns_axis, decode_attention
 from r1jax.kernels.decode_steps import Steps
 from r1jax.kernels.flash import flash_attention
+from r1jax.models import quantized
 from r1jax.records import pytree_dataclass
 from r1jax.runtime import sharding
 
@@ -44,6 +46,18 @@ class KeyValue:
   key_scales: jax.Array | None = None      # [..., K, positions] float32
   value_scales: jax.Array | None = None    # [..., K, positions] float32
 
+  def stored(self, dtype: Any) -> 'KeyValue':
+    """Keys and values as a cache of this dtype keeps them; '' for their own."""
+    new = self
+    if dtype:
+      keys = quantized.quantize(self.keys, (-2,), dtype)
+      values = quantized.quantize(self.values, (-1,), dtype)
+      new = KeyValue(keys.values, values.values, keys.scales[..., 0, :], values.scales[..., 0])
+    if columns_axis('keys') == -1:
+      return new
+    return dataclasses.replace(
+        new, keys=new.keys.swapaxes(-1, -2), values=new.values.swapaxes(-1, -2))
+
 
 class Context(NamedTuple):
   """What a layer's attention needs besides its input: masks, attention ids, or cached rows."""
@@ -55,7 +69,7 @@ class Context(NamedTuple):
   ids: AttentionIds | None = None       # of long rows
   window: int | None = None             # with ids; otherwise the masks contain the window
   query_factors: jax.Array | None = None   # [N, T], by which queries are multiplied
-  cached: tuple[KeySet, ...] = ()       # of rows that decode, T = 1
+  cached: tuple[KeySet, ...] = ()       # of rows that decode, see `kv_cache.key_sets`
   steps: tuple[Steps, ...] | None = None   # of `cached`, see `decode.make_steps`
   layer: jax.Array | None = None        # int32 scalar: which one of the stacks in `cached`
   shards: int = 1                       # of these rows, see `decode_attention`
@@ -81,22 +95,35 @@ class Context(NamedTuple):
   def decode(
       self, queries: jax.Array, keys: jax.Array, values: jax.Array, *,
       scale: float | None = None, value_queries: jax.Array | None = None) -> jax.Array:
-    """Attends to what each row has cached and to its one token.
+    """Attends to what each row has cached and, causally, to its tokens at hand.
+
+    Each token decodes as a row of its own. Those before it are a further set.
 
     Args:
-      queries: [N, 1, K, R, D].
-      keys: [N, 1, K, D].
-      values: [N, 1, K, E].
+      queries: [N, T, K, R, D].
+      keys: [N, T, K, D].
+      values: [N, T, K, E].
       scale: of the scores; None is 1/√D.
-      value_queries: [N, 1, K, R, E] or None, as for `decode_attention`.
+      value_queries: [N, T, K, R, E] or None, as for `decode_attention`.
     """
     assert self.layer is not None
     scale = queries.shape[-1] ** -0.5 if scale is None else scale
+    cached, shape = self.cached, queries.shape
+    if shape[1] > 1:
+      *others, at_hand = cached
+      own = KeyValue(jnp.transpose(keys, (0, 2, 3, 1))[None], jnp.swapaxes(values, 1, 2)[None])
+      own = own.stored('' if at_hand.key_scales is None else at_hand.keys.dtype)
+      cached = (*others, at_hand._replace(
+          keys=own.keys, values=own.values, key_scales=own.key_scales,
+          value_scales=own.value_scales))
+
+    def by_token(x):
+      return x.reshape(-1, *x.shape[2:])
     out = decode_attention(
-        scale * queries[:, 0], keys[:, 0], values[:, 0], self.layer, self.cached,
-        value_queries=None if value_queries is None else scale * value_queries[:, 0],
+        scale * by_token(queries), by_token(keys), by_token(values), self.layer, cached,
+        value_queries=None if value_queries is None else scale * by_token(value_queries),
         steps=self.steps, shards=self.shards)
-    return out[:, None]
+    return out.reshape(*shape[:2], *out.shape[1:])
 
 
 def is_long(tokens: int, cached: int) -> bool:

@@ -15,7 +15,7 @@ def contexts_of_kinds(
 ) -> dict[str, Context]:
   """Kind of layer -> its `Context`, without the layer's own keys and values in the cache.
 
-  With a cache that has a suffix, rows decode one token each.
+  With a cache that has a suffix, rows decode: its lengths say what they see.
 
   Args:
     config: the architecture.
@@ -45,7 +45,7 @@ def contexts_of_kinds(
 def _seen(positions, segment_ids, parent_ids, cache: Cache | None) -> dict[str, Any]:
   """What tokens may see where there is no window, as fields of `Context`."""
   if cache is not None and cache.suffix is not None:
-    assert cache.prompts is not None and positions.shape[1] == 1, 'rows decode one token at a time'
+    assert cache.prompts is not None
     return dict(shards=cache.prompts.shape[0])
   seen: dict[str, Any] = {}
   if cache is not None:

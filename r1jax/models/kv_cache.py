@@ -8,7 +8,6 @@ itself, and the tokens of a prompt to each other while it is prefilled, as they 
 """
 from collections.abc import Callable
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -17,7 +16,6 @@ from jax.sharding import PartitionSpec as P
 
 from r1jax.kernels import decode
 from r1jax.kernels.cache_write import write_tokens
-from r1jax.models import quantized
 from r1jax.models.attention import KeyValue
 from r1jax.models.config import ModelConfig
 from r1jax.records import pytree_dataclass
@@ -51,7 +49,7 @@ def as_prefix(new_kv: tuple[KeyValue, ...], lengths: jax.Array) -> Cache:
 
 def empty(
     config: ModelConfig, new_kv: tuple[KeyValue, ...], *, num_prompts: int, num_rows: int,
-    size: int, shards: int, cache_dtype: str = '',
+    size: int, shards: int, cache_dtype: str = '', ahead: int = 0,
 ) -> Cache:
   """A cache with room for prompts and completions.
 
@@ -63,6 +61,8 @@ def empty(
     size: tokens of a completion.
     shards: into how many parts prompts and rows are split.
     cache_dtype: one of `quantized.CACHE_DTYPES`; '' for that of `new_kv`.
+    ahead: tokens of a row that may be appended and not kept. They have columns of their own, so
+      that in a ring they do not replace what the window still shows.
   """
   kinds = [kind for pattern, _ in config.runs for kind in pattern]
 
@@ -71,10 +71,11 @@ def empty(
       shape = list(x.shape)
       shape[1], shape[decode.columns_axis(field)] = rows, decode.num_columns(tokens)
       return jnp.zeros(shape, x.dtype)
-    return _by_field(one, jax.eval_shape(functools.partial(_stored, dtype=cache_dtype), like))
+    return _by_field(one, jax.eval_shape(lambda x: x.stored(cache_dtype), like))
 
   def tokens_of(kind: str) -> int:
-    return min(size, config.window) if kind == 'local' and config.window else size
+    seen = min(size, config.window) if kind == 'local' and config.window else size
+    return seen + ahead
   prompt_size = new_kv[0].keys.shape[-1]
   return Cache(
       _constrain(tuple(room(like, num_prompts, prompt_size) for like in new_kv)),
@@ -137,23 +138,27 @@ def move_rows(cache: Cache, sources: jax.Array, targets: jax.Array) -> Cache:
 
 
 def append(cache: Cache, new_kv: tuple[KeyValue, ...]) -> Cache:
-  """The cache with one more token of each row that decodes, after those it has.
+  """The cache with T more tokens of each row that decodes, after those it has.
 
-  `lengths` stay: which rows have one more token is known to the caller.
+  `lengths` stay: which of the tokens a row keeps is known to the caller.
 
   Args:
-    cache: with a suffix that has room for the token.
-    new_kv: what `Model.apply` returned for one token of each row.
+    cache: with a suffix that has room for the tokens.
+    new_kv: what `Model.apply` returned for T tokens of each row.
   """
   assert cache.suffix is not None and cache.lengths is not None
 
   def write(lengths, old: KeyValue, new: KeyValue) -> KeyValue:
-    columns = lengths[0] % old.keys.shape[decode.columns_axis('keys')]
+    count, new = new.keys.shape[-1], _as_in(old, new)
+    for token in range(count):
+      columns = (lengths[0] + token) % old.keys.shape[decode.columns_axis('keys')]
 
-    def one(old, new, field):
-      axis = decode.columns_axis(field)
-      return write_tokens(old, jnp.squeeze(new, axis), columns, axis=axis)
-    return _by_field(one, old, _as_in(old, new))
+      def one(old, new, field, token=token, columns=columns):
+        axis = decode.columns_axis(field)
+        column = jax.lax.index_in_dim(new, token, axis, keepdims=False)
+        return write_tokens(old, column, columns, axis=axis)
+      old = _by_field(one, old, new)
+    return old
   shards = cache.lengths.shape[0]
   return dataclasses.replace(cache, suffix=tuple(
       _of_shards(write, shards, cache.lengths, old, new)
@@ -180,21 +185,9 @@ def _of_shards(function, shards: int, by_shard: jax.Array, *stacks: Any) -> Any:
       by_shard, *stacks)
 
 
-def _stored(new: KeyValue, dtype: Any) -> KeyValue:
-  """Keys and values as a cache of this dtype keeps them; '' for their own."""
-  if dtype:
-    keys = quantized.quantize(new.keys, (-2,), dtype)
-    values = quantized.quantize(new.values, (-1,), dtype)
-    new = KeyValue(keys.values, values.values, keys.scales[..., 0, :], values.scales[..., 0])
-  if decode.columns_axis('keys') == -1:
-    return new
-  return dataclasses.replace(
-      new, keys=new.keys.swapaxes(-1, -2), values=new.values.swapaxes(-1, -2))
-
-
 def _as_in(cached: KeyValue, new: KeyValue) -> KeyValue:
   """New keys and values as `cached` keeps its own."""
-  return _stored(new, '' if cached.key_scales is None else cached.keys.dtype)
+  return new.stored('' if cached.key_scales is None else cached.keys.dtype)
 
 
 def _by_field(function: Callable[..., jax.Array], *key_values: KeyValue) -> KeyValue:
@@ -217,28 +210,47 @@ def _split_rows(key_values: Any, shards: int) -> Any:
   return jax.tree.map(one, key_values)
 
 
-def key_sets(config: ModelConfig, cache: Cache, kind: str, stack: int) -> tuple[decode.KeySet, ...]:
-  """What the rows that decode read of the prompts and of their own tokens, in a stack of layers.
+def key_sets(config: ModelConfig, cache: Cache, kind: str, stack: int, *,
+             tokens: int = 1) -> tuple[decode.KeySet, ...]:
+  """What rows that decode read of prompts and of their own tokens, in a stack of layers.
 
   Args:
     config: the architecture.
     cache: with a suffix.
     kind: of the layers.
     stack: their number among the stacks.
+    tokens: T that each row decodes at once.
+
+  Returns:
+    Of N·T tokens, a row's together, as if each were a row. With T above 1 the last set is that of
+    the tokens at hand, [1, N, K, ·, T], whose keys and values attention puts in.
   """
   assert cache.suffix is not None and cache.prompts is not None and cache.lengths is not None
-  shards = cache.prompts.shape[0]
+  shards, num_rows = cache.prompts.shape
   in_prompt = jnp.take_along_axis(
       cache.prefix_lengths.reshape(shards, -1), cache.prompts, 1).reshape(-1)
-  prompts, own = cache.prompts.reshape(-1), cache.lengths.reshape(-1)
-  first, seen = jnp.zeros_like(own), own
+  in_prompt, prompts, own = (jnp.repeat(x, tokens) for x in (
+      in_prompt, cache.prompts.reshape(-1), cache.lengths.reshape(-1)))
+  at_hand = jnp.tile(jnp.arange(tokens, dtype=jnp.int32), shards * num_rows)
+  first, seen, near = jnp.zeros_like(own), own, at_hand
   if kind == 'local' and config.window is not None:
-    first = jnp.clip(in_prompt + own - config.window + 1, 0, in_prompt)
-    seen = jnp.minimum(own, config.window - 1)
+    first = jnp.clip(in_prompt + own + at_hand - config.window + 1, 0, in_prompt)
+    near = jnp.minimum(at_hand, config.window - 1)
+    seen = jnp.minimum(own, config.window - 1 - near)
   prefix, suffix = cache.prefix[stack], cache.suffix[stack]
   begin = (own - seen) % suffix.keys.shape[decode.columns_axis('keys')]
-  return (
-      decode.KeySet(prefix.keys, prefix.values, prompts, first, in_prompt - first,
-                    prefix.key_scales, prefix.value_scales),
-      decode.KeySet(suffix.keys, suffix.values, None, begin, seen,
-                    suffix.key_scales, suffix.value_scales))
+
+  def key_set(like: KeyValue, owners, firsts, counts):
+    return decode.KeySet(like.keys, like.values, owners, firsts, counts,
+                         like.key_scales, like.value_scales)
+  of_prompts = key_set(prefix, prompts, first, in_prompt - first)
+  if tokens == 1:
+    return of_prompts, key_set(suffix, None, begin, seen)
+  rows = jnp.tile(jnp.repeat(jnp.arange(num_rows, dtype=jnp.int32), tokens), shards)
+
+  def empty_array(x, field):
+    shape = [1, shards * num_rows, *x.shape[2:]]
+    shape[decode.columns_axis(field)] = tokens
+    return jnp.zeros(shape, x.dtype)
+  return (of_prompts, key_set(suffix, rows, begin, seen),
+          key_set(_by_field(empty_array, suffix), rows, at_hand - near, near))

@@ -230,7 +230,8 @@ class _Functions:
       scanned = [(params['stacks'][stack.name], _prefix(cache, stack.number)) for stack in stacks]
       of_stacks = [contexts[stack.kind] for stack in stacks]
       if cache is not None and cache.suffix is not None:
-        of_stacks = [_decoding(context, key_sets(self.config, cache, stack.kind, stack.number))
+        of_stacks = [_decoding(context, key_sets(self.config, cache, stack.kind, stack.number,
+                                                 tokens=tokens.shape[1]))
                      for context, stack in zip(of_stacks, stacks)]
       x, (key_values, routing) = self._run_layers(stacks, x, scanned, of_stacks, real)
       new_kv += key_values

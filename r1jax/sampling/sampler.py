@@ -30,6 +30,7 @@ from r1jax.models.transformer import Model
 from r1jax.records import Prompts, Rollout, pytree_dataclass
 from r1jax.runtime import compiling, sharding
 from r1jax.sampling import slots as slot_state
+from r1jax.sampling.drafts import count_kept, look_up, put_tokens
 from r1jax.sampling.draw import Sampling, draw
 from r1jax.sampling.drawing import Drawing, SlotPrograms
 from r1jax.sampling.schedule import Layout, splits
@@ -47,6 +48,8 @@ class _Chunk:
   active: jax.Array      # [shards, n] bool
   finished: jax.Array    # [shards, n] bool: a stop token was drawn in this chunk
   drawn: Drawn
+  texts: jax.Array | None     # [shards, n, P + C] int32, as in `slots.Drafting`
+  drafts: jax.Array | None    # [shards, n, 2] int32: tokens drafted and kept
   step: jax.Array        # int32
 
 
@@ -65,8 +68,9 @@ class Sampler:
     cache_dtype: of cached keys and values, one of `quantized.CACHE_DTYPES`; '' for the compute
       dtype.
     seed: of the run; with the iteration, example id, sample and token index it makes the keys.
-    chunk: tokens that a device program draws, at most, before the host looks again.
+    chunk: steps that a device program takes, at most, before the host looks again.
     slots: rows in flight at a time, on all devices together; 0: all rows of a batch.
+    drafts: tokens that are looked up and checked in a step besides the one that is drawn.
     rollout_sharding: how this copy of the parameters lies on the ambient mesh. 'train': as in
       training; a layer's weights are gathered at every token. 'tensor': whole except for tensor and
       expert axes, as in `sharding.ROLLOUT_RULES`; rows are also split along the context axis.
@@ -76,17 +80,17 @@ class Sampler:
     programs: the jitted programs.
 
   Raises:
-    ValueError: for a group, length or chunk below 1, negative slots, no stop id, or an unknown
-      rollout_sharding, weight_dtype or cache_dtype.
+    ValueError: for a group, length or chunk below 1, negative slots or drafts, no stop id, or an
+      unknown rollout_sharding, weight_dtype or cache_dtype.
   """
 
   def __init__(
       self, model: Model, *, group_size: int, max_new_tokens: int, stop_ids: tuple[int, ...],
       sampling: Sampling | None = None, compute_dtype: str = 'float32', weight_dtype: str = '',
-      cache_dtype: str = '', seed: int = 0, chunk: int = 32, slots: int = 0,
+      cache_dtype: str = '', seed: int = 0, chunk: int = 32, slots: int = 0, drafts: int = 0,
       rollout_sharding: str = 'train', should_stop: Callable[[], bool] = lambda: False):
     checks.at_least(1, group_size=group_size, max_new_tokens=max_new_tokens, chunk=chunk)
-    checks.at_least(0, slots=slots)
+    checks.at_least(0, slots=slots, drafts=drafts)
     if not stop_ids:
       raise ValueError('stop_ids must have at least 1 token, got none')
     checks.word(sharding.ROLLOUT_SHARDINGS, rollout_sharding=rollout_sharding)
@@ -94,7 +98,7 @@ class Sampler:
     checks.word(('', *quantized.CACHE_DTYPES), cache_dtype=cache_dtype)
     self._model, self._sampling, self._seed = model, sampling or Sampling(), seed
     self._group_size, self._max_new_tokens = group_size, max_new_tokens
-    self._chunk, self._slots = min(chunk, max_new_tokens), slots
+    self._chunk, self._slots, self._drafts = min(chunk, max_new_tokens), slots, drafts
     self._stop_tokens = np.asarray(stop_ids, np.int32)   # on the host: to compile reads constants
     self._compute_dtype, self._rollout_sharding = compute_dtype, rollout_sharding
     self._weight_dtype, self._cache_dtype = weight_dtype, cache_dtype
@@ -188,8 +192,9 @@ class Sampler:
     cache = kv_cache.empty(
         self._model.config, new_kv, num_prompts=layout.shards * layout.prompt_slots,
         num_rows=layout.shards * layout.slots, size=self._max_new_tokens, shards=layout.shards,
-        cache_dtype=self._cache_dtype)
-    return slot_state.empty(cache, hidden, layout, self._max_new_tokens)
+        cache_dtype=self._cache_dtype, ahead=self._drafts)
+    return slot_state.empty(cache, hidden, layout, self._max_new_tokens,
+                            text_size=shape[1] if self._drafts else 0)
 
   def _run_prompts(self, params, tokens, lengths):
     """(the hidden states of the prompts' last tokens, all keys and values)."""
@@ -209,66 +214,98 @@ class Sampler:
 
   def _decode_chunk(
       self, params, slots: Slots, steps, least, *, num_rows: int) -> tuple[Slots, jax.Array]:
-    """At most `steps` tokens of the first `num_rows` rows of each shard.
+    """At most `steps` steps of the first `num_rows` rows of each shard.
 
     It ends early where no shard has more than `least` rows that go on.
     """
     def first_rows(x):
-      return x[:, :num_rows]
-    cache = slots.cache
+      return None if x is None else x[:, :num_rows]
+    cache, drafting = slots.cache, slots.drafting
     assert cache.suffix is not None and cache.lengths is not None
     before = first_rows(cache.lengths)
-    shape = *before.shape, self._chunk
+    shape = *before.shape, self._chunk * (1 + self._drafts)
     floats = jnp.zeros(shape, jnp.float32)
     chunk = _Chunk(cache.suffix, before, first_rows(slots.hidden), first_rows(slots.active),
                    jnp.zeros_like(before, bool),
-                   Drawn(jnp.zeros(shape, jnp.int32), floats, floats), jnp.int32(0))
+                   Drawn(jnp.zeros(shape, jnp.int32), floats, floats),
+                   first_rows(drafting.texts if drafting else None),
+                   first_rows(drafting.counts if drafting else None), jnp.int32(0))
 
     def goes_on(chunk: _Chunk):
       return (chunk.step < steps) & (jnp.max(jnp.sum(chunk.active, 1)) > least)
     keys, prompts = first_rows(slots.keys), first_rows(cache.prompts)
     chunk = jax.lax.while_loop(
-        goes_on, functools.partial(self._step, params, cache, keys, prompts), chunk)
-    active = slots.active.at[:, :num_rows].set(chunk.active)
+        goes_on, functools.partial(self._step, params, cache, keys, prompts, before), chunk)
+
+    def put(old, new):
+      return old.at[:, :num_rows].set(new)
+    active = put(slots.active, chunk.active)
+    if drafting is not None:
+      drafting = dataclasses.replace(drafting, texts=put(drafting.texts, chunk.texts),
+                                     counts=put(drafting.counts, chunk.drafts))
     slots = dataclasses.replace(
-        slots, hidden=slots.hidden.at[:, :num_rows].set(chunk.hidden), active=active,
+        slots, hidden=put(slots.hidden, chunk.hidden), active=active, drafting=drafting,
         cache=dataclasses.replace(cache, suffix=chunk.suffix,
-                                  lengths=cache.lengths.at[:, :num_rows].set(chunk.lengths)),
+                                  lengths=put(cache.lengths, chunk.lengths)),
         completions=slot_state.keep(slots.completions, first_rows(slots.rows), before,
-                                    chunk.lengths, chunk.finished, chunk.drawn))
+                                    chunk.lengths, chunk.finished, chunk.drawn, chunk.drafts))
     return slots, active
 
-  def _step(self, params, cache: kv_cache.Cache, keys, prompts, chunk: _Chunk) -> _Chunk:
-    """Draws one token per row and computes the hidden state that the next one is drawn from."""
+  def _step(self, params, cache: kv_cache.Cache, keys, prompts, before, chunk: _Chunk) -> _Chunk:
+    """Draws a token per row, and computes the hidden state that the next one is drawn from.
+
+    With drafts, it draws as many more tokens as are drafted rightly.
+    """
     def by_row(x):
       return sharding.constrain_rows(x.reshape(-1, *x.shape[2:]))
 
     def by_shard(x):
       return x.reshape(*chunk.lengths.shape, *x.shape[1:])
-    drawing = jax.vmap(jax.random.fold_in)(by_row(keys), by_row(chunk.lengths))
-    logits = sharding.constrain(
-        self._model.unembed(params, by_row(chunk.hidden)), 'batch', None)
-    tokens, full, truncated = draw(drawing, logits, self._sampling)
     at_hand = dataclasses.replace(
         cache, suffix=chunk.suffix, prompts=prompts,
         lengths=jnp.where(chunk.active, chunk.lengths, 0))
-    in_prompt = jax.vmap(jnp.take)(cache.prefix_lengths.reshape(prompts.shape[0], -1), prompts)
+    in_prompt = by_row(
+        jax.vmap(jnp.take)(cache.prefix_lengths.reshape(prompts.shape[0], -1), prompts))
+    keys, lengths, texts = by_row(keys), by_row(chunk.lengths), chunk.texts
+    drawn = self._draw_tokens(params, keys, lengths[:, None], by_row(chunk.hidden)[:, None])
+    tokens = drawn.tokens
+    if self._drafts:
+      texts = put_tokens(by_row(texts), tokens, in_prompt + lengths)
+      drafted, found = look_up(texts, in_prompt + lengths + 1, self._drafts)
+      tokens = jnp.concatenate([tokens, drafted], 1)
+      texts = by_shard(put_tokens(texts, tokens, in_prompt + lengths))
+    places = jnp.arange(tokens.shape[1])
     hidden, new_kv, _ = self._model.apply(
-        params, tokens[:, None], positions=by_row(in_prompt + chunk.lengths)[:, None],
-        segment_ids=jnp.ones_like(tokens)[:, None], cache=at_hand)
-
-    def write(table, column):
-      return jax.lax.dynamic_update_slice_in_dim(table, by_shard(column)[..., None], chunk.step, 2)
-    stopped = chunk.active & by_shard(self._is_stop(tokens))
-    lengths = chunk.lengths + chunk.active
+        params, tokens, positions=(in_prompt + lengths)[:, None] + places,
+        segment_ids=jnp.ones_like(tokens), cache=at_hand)
+    stops, kept, counts = self._is_stop(tokens), jnp.zeros_like(lengths), chunk.drafts
+    if self._drafts:
+      indices = lengths[:, None] + places[1:]
+      more = self._draw_tokens(params, keys, indices, hidden[:, :-1])
+      drawn = jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), drawn, more)
+      kept = count_kept(
+          drafted, more.tokens,
+          found[:, None] & ~stops[:, :-1] & (indices < self._max_new_tokens))
+      counts += by_shard(jnp.stack([found * self._drafts, kept], 1)) * chunk.active[..., None]
+    stopped = chunk.active & by_shard(jnp.any(stops & (places <= kept[:, None]), 1))
+    lengths = chunk.lengths + chunk.active * (1 + by_shard(kept))
     written = kv_cache.append(at_hand, new_kv).suffix
     assert written is not None
+    columns = by_row(chunk.lengths - before)
     return _Chunk(
-        suffix=written, lengths=lengths,
-        hidden=by_shard(hidden[:, 0]), finished=chunk.finished | stopped,
+        suffix=written, lengths=lengths, finished=chunk.finished | stopped,
+        hidden=by_shard(jnp.take_along_axis(hidden, kept[:, None, None], 1)[:, 0]),
         active=chunk.active & ~stopped & (lengths < self._max_new_tokens),
-        drawn=Drawn(write(chunk.drawn.tokens, tokens), write(chunk.drawn.logprobs, full),
-                    write(chunk.drawn.truncated, truncated)), step=chunk.step + 1)
+        drawn=jax.tree.map(lambda table, new: by_shard(put_tokens(by_row(table), new, columns)),
+                           chunk.drawn, drawn),
+        texts=texts, drafts=counts, step=chunk.step + 1)
+
+  def _draw_tokens(self, params, keys, indices, hidden) -> Drawn:
+    """The tokens [N, T] with these indices [N, T] of rows, drawn from hidden [N, T, width]."""
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(keys, indices).reshape(-1)
+    logits = sharding.constrain(
+        self._model.unembed(params, hidden.reshape(-1, hidden.shape[-1])), 'batch', None)
+    return Drawn(*(x.reshape(indices.shape) for x in draw(keys, logits, self._sampling)))
 
   def _is_stop(self, tokens):
     return jnp.isin(tokens, self._stop_tokens)

@@ -25,6 +25,15 @@ class Completions:
   truncated: jax.Array     # [shards, kept rows, C] float32, of the truncated distribution
   lengths: jax.Array       # [shards, kept rows] int32
   finished: jax.Array      # [shards, kept rows] bool: a stop token was drawn
+  drafts: jax.Array | None     # [shards, kept rows, 2] int32, as in `Drafting`
+
+
+@pytree_dataclass
+class Drafting:
+  """What rows need for drafts; where there are none, slots have None in its place."""
+  texts: jax.Array          # [shards, slots, P + C] int32: a prompt, then what its row drew
+  counts: jax.Array         # [shards, slots, 2] int32: tokens drafted and kept
+  prompt_texts: jax.Array   # [shards, prompt slots, P] int32
 
 
 @pytree_dataclass
@@ -38,18 +47,28 @@ class Slots:
   prompt_hidden: jax.Array   # [shards, prompt slots, width] from which first tokens are drawn
   example_ids: jax.Array     # [shards, prompt slots] int32
   completions: Completions
+  drafting: Drafting | None
 
 
 @pytree_dataclass
 class Drawn:
-  """The tokens that n rows of each shard drew in one chunk of T steps, by step."""
+  """The tokens that n rows of each shard drew in one chunk, at most T, in their order."""
   tokens: jax.Array      # [shards, n, T] int32
   logprobs: jax.Array    # [shards, n, T] float32
   truncated: jax.Array   # [shards, n, T] float32
 
 
-def empty(cache: kv_cache.Cache, hidden: jax.ShapeDtypeStruct, layout: Layout, size: int) -> Slots:
-  """Slots without rows; `hidden` has the width and dtype of hidden states, `size` is C."""
+def empty(cache: kv_cache.Cache, hidden: jax.ShapeDtypeStruct, layout: Layout, size: int,
+          text_size: int) -> Slots:
+  """Slots without rows.
+
+  Args:
+    cache: from `kv_cache.empty`.
+    hidden: has the width and dtype of hidden states.
+    layout: the other sizes.
+    size: C.
+    text_size: P; 0: no drafts.
+  """
   shards, slots, kept = layout.shards, layout.slots, layout.rows * layout.batches
 
   def zeros(*shape, dtype: Any = jnp.int32):
@@ -62,7 +81,9 @@ def empty(cache: kv_cache.Cache, hidden: jax.ShapeDtypeStruct, layout: Layout, s
       prompt_hidden=zeros(layout.prompt_slots, hidden.shape[-1], dtype=hidden.dtype),
       example_ids=zeros(layout.prompt_slots),
       completions=Completions(zeros(kept, size), floats, floats, zeros(kept),
-                              zeros(kept, dtype=bool)))
+                              zeros(kept, dtype=bool), zeros(kept, 2) if text_size else None),
+      drafting=Drafting(zeros(slots, text_size + size), zeros(slots, 2),
+                        zeros(layout.prompt_slots, text_size)) if text_size else None)
 
 
 def by_shard(function: Callable, *operands: Any) -> Any:
@@ -102,9 +123,13 @@ def put_prompts(
   """
   def put(old, at, new):
     return old.at[at].set(new, mode='drop')
-  shape = places.shape
+  shape, drafting = places.shape, slots.drafting
+  if drafting is not None:
+    texts = by_shard(put, drafting.prompt_texts, places, prompts.tokens.reshape(*shape, -1))
+    drafting = dataclasses.replace(drafting, prompt_texts=texts)
   return dataclasses.replace(
-      slots, cache=kv_cache.put_prompts(slots.cache, new_kv, prompts.lengths, places),
+      slots, drafting=drafting,
+      cache=kv_cache.put_prompts(slots.cache, new_kv, prompts.lengths, places),
       prompt_hidden=by_shard(put, slots.prompt_hidden, places, hidden.reshape(*shape, -1)),
       example_ids=by_shard(put, slots.example_ids, places, prompts.example_ids.reshape(shape)))
 
@@ -132,29 +157,43 @@ def admit(slots: Slots, entering: jax.Array, key: jax.Array, layout: Layout) -> 
       slots.active, slots.keys, slots.rows, slots.cache.prompts, slots.cache.lengths)
   return dataclasses.replace(
       slots, hidden=hidden, active=active, keys=keys, rows=rows,
-      cache=dataclasses.replace(slots.cache, prompts=prompts, lengths=lengths))
+      cache=dataclasses.replace(slots.cache, prompts=prompts, lengths=lengths),
+      drafting=None if slots.drafting is None else _enter_texts(slots.drafting, entering[0]))
+
+
+def _enter_texts(drafting: Drafting, prompts: jax.Array) -> Drafting:
+  def enter(prompt, drafting: Drafting):
+    enters, size = (prompt != NONE)[:, None], drafting.prompt_texts.shape[1]
+    first = jnp.where(enters, drafting.prompt_texts[prompt], drafting.texts[:, :size])
+    return dataclasses.replace(drafting, texts=drafting.texts.at[:, :size].set(first),
+                               counts=jnp.where(enters, 0, drafting.counts))
+  return by_shard(enter, prompts, drafting)
 
 
 def move(slots: Slots, moves: jax.Array) -> Slots:
   """The slots after rows have moved; `moves` [2, shards, m] as `Schedule.move` returns it."""
   sources, targets = moves
   cache = kv_cache.move_rows(slots.cache, sources, targets)
-  state = slots.hidden, slots.active, slots.keys, slots.rows, cache.prompts, cache.lengths
+  drafting = slots.drafting
+  state = (slots.hidden, slots.active, slots.keys, slots.rows, cache.prompts, cache.lengths,
+           () if drafting is None else (drafting.texts, drafting.counts))
 
   def move_own(state, source, target):
     return jax.tree.map(lambda x: x.at[target].set(x[source], mode='drop'), state)
-  hidden, active, keys, rows, prompts, lengths = by_shard(move_own, state, sources, targets)
+  hidden, active, keys, rows, prompts, lengths, texts = by_shard(move_own, state, sources, targets)
   active = by_shard(
       lambda active, source, target: active.at[
           jnp.where(target < active.shape[0], source, active.shape[0])].set(False, mode='drop'),
       active, sources, targets)
+  if drafting is not None:
+    drafting = dataclasses.replace(drafting, texts=texts[0], counts=texts[1])
   return dataclasses.replace(
-      slots, hidden=hidden, active=active, keys=keys, rows=rows,
+      slots, hidden=hidden, active=active, keys=keys, rows=rows, drafting=drafting,
       cache=dataclasses.replace(cache, prompts=prompts, lengths=lengths))
 
 
 def keep(completions: Completions, rows: jax.Array, before: jax.Array, lengths: jax.Array,
-         finished: jax.Array, drawn: Drawn) -> Completions:
+         finished: jax.Array, drawn: Drawn, drafts: jax.Array | None) -> Completions:
   """The completions with a chunk's tokens.
 
   Args:
@@ -164,8 +203,9 @@ def keep(completions: Completions, rows: jax.Array, before: jax.Array, lengths: 
     lengths: [shards, n] int32, its tokens after it; a row without new ones is left alone.
     finished: [shards, n] bool: a stop token was drawn in the chunk.
     drawn: the tokens.
+    drafts: [shards, n, 2] int32, tokens that were drafted and kept so far; or None.
   """
-  def put(kept: Completions, rows, before, lengths, finished, drawn: Drawn) -> Completions:
+  def put(kept: Completions, rows, before, lengths, finished, drawn: Drawn, drafts) -> Completions:
     count, size = kept.tokens.shape
     steps = jnp.arange(drawn.tokens.shape[1])
     new = steps < (lengths - before)[:, None]
@@ -174,8 +214,10 @@ def keep(completions: Completions, rows: jax.Array, before: jax.Array, lengths: 
     tables = {name: getattr(kept, name).at[rows[:, None], columns].set(
         getattr(drawn, name), mode='drop') for name in ('tokens', 'logprobs', 'truncated')}
     return Completions(**tables, lengths=kept.lengths.at[rows].set(lengths, mode='drop'),
-                       finished=kept.finished.at[rows].set(finished, mode='drop'))
-  return by_shard(put, completions, rows, before, lengths, finished, drawn)
+                       finished=kept.finished.at[rows].set(finished, mode='drop'),
+                       drafts=None if kept.drafts is None else kept.drafts.at[rows].set(
+                           drafts, mode='drop'))
+  return by_shard(put, completions, rows, before, lengths, finished, drawn, drafts)
 
 
 def to_rollout(
@@ -189,4 +231,4 @@ def to_rollout(
   kept = jax.tree.map(of_batch, completions)
   mask = jnp.arange(kept.tokens.shape[1]) < kept.lengths[:, None]
   return Rollout(prompts, kept.tokens, mask.astype(jnp.float32), jnp.where(mask, kept.logprobs, 0),
-                 jnp.where(mask, kept.truncated, 0), kept.finished)
+                 jnp.where(mask, kept.truncated, 0), kept.finished, kept.drafts)

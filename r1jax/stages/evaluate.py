@@ -152,6 +152,7 @@ def make_sampler(
       model, group_size=config['completions_per_problem'],
       max_new_tokens=sampling.pop('max_new_tokens'),
       chunk=sampling.pop('chunk'), slots=sampling.pop('slots'),
+      drafts=sampling.pop('drafts'),
       rollout_sharding=sampling.pop('rollout_sharding'),
       weight_dtype=sampling.pop('weight_dtype'), cache_dtype=sampling.pop('cache_dtype'),
       sampling=Sampling(**sampling), stop_ids=stops,

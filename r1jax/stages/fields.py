@@ -108,6 +108,8 @@ def sampling(*, greedy: bool) -> Section:
       chunk=Field(32, 'tokens drawn by one device program, at most', at_least=1, how=True),
       slots=Field(0, 'completions drawn at a time, on all devices together, while others wait; 0: '
                      'all of a batch', at_least=0, how=True),
+      drafts=Field(0, 'tokens looked up in prompt and completion that a step checks, besides the '
+                      'one that it draws', at_least=0, at_most=16, how=True),
       rollout_sharding=Field(
           'train', "how the sampler's weights lie on the mesh: as in training, or split by tensor",
           choices=tuple(sharding.ROLLOUT_SHARDINGS), how=True)), 'how completions are drawn')

@@ -18,6 +18,7 @@ from r1jax.models.compute import Compute
 from r1jax.records import Batch, Rollout
 from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import PendingRewards, Rewards
+from r1jax.sampling import drafts
 from r1jax.sampling.drawing import Drawing
 from r1jax.stages.rl.prompts import Counters
 
@@ -124,6 +125,7 @@ def sampling_metrics(
       'prompts/skipped': float(sum(drawn.prompts.num_skipped for drawn in rounds)),
       'prompts/spelling_control_tokens': float(sum(
           drawn.prompts.num_spelling_control for drawn in rounds))}
+  measured |= drafts.metrics([drawn.rollout for drawn in rounds])
   if unequal is not None:
     equal_kept = (~unequal[groups]).sum()
     measured |= {

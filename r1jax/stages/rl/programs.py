@@ -321,6 +321,7 @@ def make_programs(
   sample = Sampler(
       model, group_size=settings['group_size'], max_new_tokens=sampling.pop('max_new_tokens'),
       chunk=sampling.pop('chunk'), slots=sampling.pop('slots'),
+      drafts=sampling.pop('drafts'),
       rollout_sharding=sampling.pop('rollout_sharding'),
       weight_dtype=sampling.pop('weight_dtype'), cache_dtype=sampling.pop('cache_dtype'),
       sampling=Sampling(**sampling), stop_ids=stops,
