@@ -86,9 +86,12 @@ def rollout_shapes(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> Rollou
   batch = batch_shapes(config, mesh, prompts=config['prompts_per_batch'],
                        length=config['sampling']['max_new_tokens'])
   prompts = Prompts(batch.prompt_tokens, batch.prompt_lengths, batch.prompt_lengths)
-  finished = program_shapes.table(mesh, batch.completion_tokens.shape[0], dtype='bool')
+  rows = batch.completion_tokens.shape[0]
+  finished = program_shapes.table(mesh, rows, dtype='bool')
+  drafts = program_shapes.table(mesh, rows, 2, dtype='int32')
   return Rollout(prompts, batch.completion_tokens, batch.completion_mask, batch.behaviour_logprobs,
-                 batch.behaviour_logprobs, finished)
+                 batch.behaviour_logprobs, finished,
+                 drafts if config['sampling']['drafts'] else None)
 
 
 def as_sampled(batch: Batch) -> Batch:
