@@ -114,6 +114,65 @@ def put_prompts(cache: Cache, new_kv: tuple[KeyValue, ...], lengths: jax.Array,
   return dataclasses.replace(cache, prefix=prefix, prefix_lengths=known.reshape(-1))
 
 
+def of_rows(cache: Cache, prompts: jax.Array, dtype: str) -> Cache:
+  """The prefix of rows that need not be neighbours of their group: a prompt for each row.
+
+  Args:
+    cache: from `empty`.
+    prompts: [shards, r] int32, the prompt of each row among those of its shard.
+    dtype: of keys and values that are kept in eight bits.
+  """
+  shards = prompts.shape[0]
+
+  def take(prompts, stack: KeyValue) -> KeyValue:
+    return _as_computed(jax.tree.map(lambda x: x[:, prompts[0]], stack), dtype)
+  lengths = jnp.take_along_axis(cache.prefix_lengths.reshape(shards, -1), prompts, 1)
+  return as_prefix(tuple(_of_shards(take, shards, prompts, stack) for stack in cache.prefix),
+                   lengths.reshape(-1))
+
+
+def put_rows(cache: Cache, new_kv: tuple[KeyValue, ...], lengths: jax.Array,
+             rows: jax.Array) -> Cache:
+  """The cache with the tokens of some rows, from their first one on, computed in one pass.
+
+  `lengths` of the cache stay.
+
+  Args:
+    cache: from `empty`.
+    new_kv: what `Model.apply` returned for the rows, padded on the right.
+    lengths: [shards, r] int32, tokens of each row.
+    rows: [shards, r] int32, where each goes among the rows of its shard; one beyond the last leaves
+      its row out.
+  """
+  assert cache.suffix is not None
+
+  def put(both, old, new):
+    lengths, rows = both[0]
+
+    def one(old, new, field):
+      axis = decode.columns_axis(field)
+      columns = jnp.arange(old.shape[axis])
+      # The last token of a row that belongs to each column of the ring.
+      tokens = columns + columns.size * ((lengths[:, None] - 1 - columns) // columns.size)
+      shape = [1] * new.ndim
+      shape[1], shape[axis] = tokens.shape
+      tokens = jnp.clip(tokens, 0, new.shape[axis] - 1).reshape(shape)
+      chosen = jnp.take_along_axis(new, tokens, axis).astype(old.dtype)
+
+      def put_row(i, x):     # as in `move_rows`
+        row = jnp.minimum(rows[i], x.shape[1] - 1)
+        here = jax.lax.dynamic_slice_in_dim(x, row, 1, 1)
+        there = jax.lax.dynamic_slice_in_dim(chosen, i, 1, 1)
+        return jax.lax.dynamic_update_slice_in_dim(
+            x, jnp.where(rows[i] < x.shape[1], there, here), row, 1)
+      return jax.lax.fori_loop(0, rows.size, put_row, old)
+    return _by_field(one, old, _as_in(old, new))
+  both = jnp.stack([lengths, rows], 1)
+  return dataclasses.replace(cache, suffix=tuple(
+      _of_shards(put, rows.shape[0], both, old, new)
+      for old, new in zip(cache.suffix, new_kv)))
+
+
 def move_rows(cache: Cache, sources: jax.Array, targets: jax.Array) -> Cache:
   """The cache with what rows of `suffix` hold copied to other rows of their shards.
 
@@ -188,6 +247,17 @@ def _of_shards(function, shards: int, by_shard: jax.Array, *stacks: Any) -> Any:
 def _as_in(cached: KeyValue, new: KeyValue) -> KeyValue:
   """New keys and values as `cached` keeps its own."""
   return new.stored('' if cached.key_scales is None else cached.keys.dtype)
+
+
+def _as_computed(cached: KeyValue, dtype: str) -> KeyValue:
+  """Cached keys and values as `Model.apply` takes a prefix; `dtype` is of those in eight bits."""
+  keys, values = cached.keys, cached.values
+  if decode.columns_axis('keys') != -1:
+    keys, values = keys.swapaxes(-1, -2), values.swapaxes(-1, -2)
+  if cached.key_scales is None or cached.value_scales is None:
+    return KeyValue(keys, values)
+  return KeyValue((keys * cached.key_scales[..., None, :]).astype(dtype),
+                  (values * cached.value_scales[..., None]).astype(dtype))
 
 
 def _by_field(function: Callable[..., jax.Array], *key_values: KeyValue) -> KeyValue:

@@ -8,7 +8,7 @@ import numpy as np
 from r1jax.records import Prompts, Rollout
 from r1jax.runtime import hosts, sharding
 from r1jax.runtime.compiling import Program, Threads
-from r1jax.sampling.schedule import MOVED, Layout, Schedule, row_buckets
+from r1jax.sampling.schedule import MOVED, Layout, Schedule, SlotRows, row_buckets
 from r1jax.sampling.slots import Slots
 
 _REFILLED = 16    # a chunk ends where this share of the slots is empty and rows wait
@@ -29,6 +29,7 @@ class SlotPrograms(NamedTuple):
     empty_slots: (resharded params, Prompts, layout) -> `Slots` without rows.
     prefill: (resharded params, slots, Prompts, numbers, places) -> slots.
     admit: (slots, what enters, iteration, layout) -> slots.
+    resume: (resharded params, slots, `Resumed`) -> slots.
     move: (slots, moves) -> slots.
     decode_chunk: (resharded params, slots, steps, least, num_rows) -> (slots, active).
     to_rollout: (`Completions`, Prompts, number of the batch, layout) -> Rollout.
@@ -37,13 +38,50 @@ class SlotPrograms(NamedTuple):
   empty_slots: Program
   prefill: Program
   admit: Program
+  resume: Program
   move: Program
   decode_chunk: Program
   to_rollout: Program
 
 
-class Drawing:
+class SlotDrawing:
+  """Slots whose rows are being drawn, chunk by chunk."""
+  _programs: SlotPrograms
+  _params: Any                  # resharded
+  _layout: Layout
+  _schedule: SlotRows
+  _buckets: list[int]           # sizes of programs from the present one on
+  _slots: Slots
+  _active: jax.Array | None     # of the chunk that runs; None: all rows are drawn
+  _chunk: int
+
+  def cancel(self) -> None:
+    """Waits for the chunk that runs."""
+    jax.block_until_ready(self._active)
+
+  def _decode(self, refills: bool) -> None:
+    """Dispatches the next chunk; `refills` says whether rows may enter after it."""
+    if refills:
+      least = self._layout.slots - max(1, self._layout.slots // _REFILLED)
+    else:
+      self._shrink()
+      least = self._buckets[1] if len(self._buckets) > 1 else 0
+    self._slots, self._active = self._programs.decode_chunk(
+        self._params, self._slots, np.int32(self._chunk),
+        np.int32(min(least, self._schedule.alive - 1)), num_rows=self._buckets[0])
+
+  def _shrink(self) -> None:
+    """Goes on with the smallest program that holds all rows."""
+    place = max(i for i, size in enumerate(self._buckets) if size >= self._schedule.alive)
+    if place:
+      for moves in self._schedule.move(self._buckets[place]):
+        self._slots = self._programs.move(self._slots, moves)
+    self._buckets = self._buckets[place:]
+
+
+class Drawing(SlotDrawing):
   """Rollouts of batches of prompts, one after another; the first chunk is dispatched."""
+  _schedule: Schedule
 
   def __init__(
       self, programs: SlotPrograms, params: Any, batches: Iterator[Prompts], iteration: int, *,
@@ -71,10 +109,10 @@ class Drawing:
     self._schedule = Schedule(self._layout)
     self._buckets = row_buckets(self._layout.slots)
     self._prompts: list[Prompts] = []
-    self._slots: Slots = programs.empty_slots(self._params, self._following, layout=self._layout)
+    self._slots = programs.empty_slots(self._params, self._following, layout=self._layout)
     self._on_rows: OnRows | None = None
     self._told: set[int] = set()
-    self._active: jax.Array | None = None    # of the chunk that runs; None: all rows are drawn
+    self._active = None
     if threads is not None:
       self._prepare(self._following, threads, meanwhile)
       if not iteration:
@@ -115,10 +153,6 @@ class Drawing:
     (rollout,) = self.rollouts()
     return rollout
 
-  def cancel(self) -> None:
-    """Waits for the chunk that runs."""
-    jax.block_until_ready(self._active)
-
   def _rollout(self, batch: int) -> Rollout:
     return self._programs.to_rollout(
         self._slots.completions, self._prompts[batch], np.int32(batch), layout=self._layout)
@@ -135,7 +169,7 @@ class Drawing:
 
   def _dispatch(self) -> None:
     """Fills the slots and dispatches the next chunk, unless all rows are drawn."""
-    schedule, layout = self._schedule, self._layout
+    schedule = self._schedule
     while self._following is not None and schedule.has_room and schedule.wants_rows:
       self._prompts.append(self._following)
       schedule.add_batch()
@@ -144,14 +178,7 @@ class Drawing:
     if not schedule.alive:
       self._active = None
       return
-    if schedule.waits or self._following is not None:
-      least = layout.slots - max(1, layout.slots // _REFILLED)
-    else:
-      self._shrink()
-      least = self._buckets[1] if len(self._buckets) > 1 else 0
-    self._slots, self._active = self._programs.decode_chunk(
-        self._params, self._slots, np.int32(self._chunk),
-        np.int32(min(least, schedule.alive - 1)), num_rows=self._buckets[0])
+    self._decode(refills=schedule.waits or self._following is not None)
 
   def _prepare(self, prompts: Prompts, threads: Threads, meanwhile: Callable[[], None]) -> None:
     """Has all programs compiled, in the order in which they are needed."""
@@ -180,11 +207,3 @@ class Drawing:
     if (entering := self._schedule.admit()) is not None:
       self._slots = self._programs.admit(
           self._slots, entering, self._iteration, layout=self._layout)
-
-  def _shrink(self) -> None:
-    """Goes on with the smallest program that holds all rows."""
-    place = max(i for i, size in enumerate(self._buckets) if size >= self._schedule.alive)
-    if place:
-      for moves in self._schedule.move(self._buckets[place]):
-        self._slots = self._programs.move(self._slots, moves)
-    self._buckets = self._buckets[place:]

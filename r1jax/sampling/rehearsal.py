@@ -128,7 +128,7 @@ class _Programs:
     """These in place of the sampler's."""
     programs: Any = dict(
         reshard=_nothing, empty_slots=self.empty_slots, prefill=self.prefill, admit=self.admit,
-        move=self.move, decode_chunk=self.decode_chunk, to_rollout=_nothing)
+        resume=_nothing, move=self.move, decode_chunk=self.decode_chunk, to_rollout=_nothing)
     return SlotPrograms(**programs)
 
   def empty_slots(self, params, prompts, *, layout: Layout) -> '_Programs':

@@ -14,7 +14,7 @@ Departure: rows in flight write their keys and values each at a place of its own
 one. So the sums of a row's attention have the same order whenever it begins: the chunk and the
 order of prompts change no bit of it. Products of another number of rows may be rounded differently.
 """
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import functools
 import itertools
@@ -30,11 +30,13 @@ from r1jax.models.transformer import Model
 from r1jax.records import Prompts, Rollout, pytree_dataclass
 from r1jax.runtime import compiling, sharding
 from r1jax.sampling import slots as slot_state
+from r1jax.sampling.carried import PoolDrawing
 from r1jax.sampling.drafts import count_kept, look_up, put_tokens
 from r1jax.sampling.draw import Sampling, draw
 from r1jax.sampling.drawing import Drawing, SlotPrograms
+from r1jax.sampling.pool import Group
 from r1jax.sampling.schedule import Layout, splits
-from r1jax.sampling.slots import Drawn, Slots
+from r1jax.sampling.slots import Drawn, Resumed, Slots
 
 _BATCHES = 4    # of `stream` that may be under way at a time
 
@@ -110,6 +112,7 @@ class Sampler:
         empty_slots=self._program(self._empty_slots, static_argnames='layout'),
         prefill=self._program(self._prefill, **donated),
         admit=self._program(self._admit, **donated, static_argnames='layout'),
+        resume=self._program(self._resume, **donated),
         move=self._program(slot_state.move, **donated),
         decode_chunk=self._program(self._decode_chunk, **donated, static_argnames='num_rows'),
         to_rollout=self._program(slot_state.to_rollout, static_argnames='layout'))
@@ -142,6 +145,19 @@ class Sampler:
     return self._draw(params, itertools.chain([first], batches), iteration,
                       batches_at_a_time=_BATCHES).rollouts()
 
+  def begin_carried(
+      self, params, carried: Sequence[Group], new_groups: Iterator[Group], iteration: int, *,
+      num_prompts: int, max_staleness: int) -> PoolDrawing:
+    """Dispatches the first chunk of an iteration that goes on with groups of earlier ones.
+
+    Arguments as for `PoolDrawing`; `num_prompts` is B.
+    """
+    ahead, self._compiling = self._compiling, {}
+    return PoolDrawing(
+        self.programs, params, carried, new_groups, iteration,
+        layout=self.layout(num_prompts, 2, whole_groups=True), max_staleness=max_staleness,
+        chunk=self._chunk, should_stop=self._should_stop, **ahead)
+
   def compile_in(self, threads: compiling.Threads,
                  meanwhile: Callable[[], None] = lambda: None) -> None:
     """Lets the next rollout have its programs compiled in these threads.
@@ -161,11 +177,14 @@ class Sampler:
         layout=functools.partial(self.layout, batches=batches_at_a_time),
         should_stop=self._should_stop, **ahead)
 
-  def layout(self, num_prompts: int, batches: int = 1) -> Layout:
-    """The sizes of the arrays for batches of so many prompts, on the ambient mesh."""
+  def layout(self, num_prompts: int, batches: int = 1, *, whole_groups: bool = False) -> Layout:
+    """The sizes of the arrays for batches of so many prompts, on the ambient mesh.
+
+    With `whole_groups`, all completions of a prompt are in one shard.
+    """
     with self._rules():
       shards = sharding.num_shards('batch', num_prompts * self._group_size)
-      if not splits(shards, num_prompts, self._group_size):
+      if whole_groups or not splits(shards, num_prompts, self._group_size):
         shards = sharding.num_shards('batch', num_prompts)
     return Layout.of(shards=shards, prompts=num_prompts, group_size=self._group_size,
                      slots=self._slots, batches=batches)
@@ -211,6 +230,16 @@ class Sampler:
   def _admit(self, slots: Slots, entering, iteration, *, layout: Layout) -> Slots:
     key = jax.random.fold_in(jax.random.key(self._seed), iteration)
     return slot_state.admit(slots, entering, key, layout)
+
+  def _resume(self, params, slots: Slots, resumed: Resumed) -> Slots:
+    prefix = kv_cache.of_rows(slots.cache, resumed.prompts, self._compute_dtype)
+    tokens, lengths = (x.reshape(-1, *x.shape[2:]) for x in (resumed.tokens, resumed.lengths))
+    positions, segments = transformer.prompt_segments(tokens, lengths)
+    hidden, new_kv, _ = self._model.apply(
+        params, tokens, positions=prefix.prefix_lengths[:, None] + positions,
+        segment_ids=segments, cache=prefix)
+    last = jnp.take_along_axis(hidden, lengths[:, None, None] - 1, 1)[:, 0]
+    return slot_state.resume(slots, new_kv, last, resumed, jax.random.key(self._seed))
 
   def _decode_chunk(
       self, params, slots: Slots, steps, least, *, num_rows: int) -> tuple[Slots, jax.Array]:

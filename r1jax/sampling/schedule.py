@@ -7,6 +7,7 @@ there are more shards than prompts, several have the same prompt and a part of i
 from collections import deque
 from collections.abc import Sequence
 import dataclasses
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -112,7 +113,54 @@ class _Shard:
     return 0 < take <= len(self.free_prompts) and free > len(self.waiting)
 
 
-class Schedule:
+class _OfShard(Protocol):
+  """What one shard's part of the slots holds."""
+  rows: list[Any]      # of each slot: its row, or None
+
+  @property
+  def alive(self) -> int: ...
+
+
+class SlotRows:
+  """The rows in the slots of all shards.
+
+  Attributes:
+    layout: the sizes.
+  """
+  layout: Layout
+  _shards: Sequence[_OfShard]
+
+  @property
+  def alive(self) -> int:
+    """Rows in flight of the shard that has most of them."""
+    return max(shard.alive for shard in self._shards)
+
+  def move(self, size: int) -> list[np.ndarray]:
+    """Moves after which all rows are in the first `size` slots, at most MOVED of a shard at a time.
+
+    Each is [2, shards, MOVED]: sources and targets; a target of `slots` means that nothing moves.
+    Rows in flight must be `size` or fewer.
+    """
+    moves: list[list[tuple[int, int]]] = []
+    for shard in self._shards:
+      empty = [slot for slot in range(size) if shard.rows[slot] is None]
+      late = [slot for slot in range(size, self.layout.slots) if shard.rows[slot] is not None]
+      moves.append(list(zip(late, empty)))
+      for source, target in moves[-1]:
+        shard.rows[target], shard.rows[source] = shard.rows[source], None
+    return [self._padded([of_shard[start:start + MOVED] for of_shard in moves])
+            for start in range(0, max(map(len, moves)), MOVED)]
+
+  def _padded(self, moves: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray:
+    found = np.zeros((2, len(moves), MOVED), np.int32)
+    found[1] = self.layout.slots
+    for s, pairs in enumerate(moves):
+      for i, pair in enumerate(pairs):
+        found[:, s, i] = pair
+    return found
+
+
+class Schedule(SlotRows):
   """Who decodes where; every method answers for all shards, as arrays [shards, ·].
 
   Attributes:
@@ -121,7 +169,7 @@ class Schedule:
 
   def __init__(self, layout: Layout):
     self.layout = layout
-    self._shards = [_Shard(layout) for _ in range(layout.shards)]
+    self._shards: list[_Shard] = [_Shard(layout) for _ in range(layout.shards)]
     self._left: dict[int, int] = {}      # batch -> rows that have not finished
     self._batches = 0
 
@@ -155,11 +203,6 @@ class Schedule:
     """Whether slots are empty that no waiting row will fill."""
     return any(shard.layout.slots - shard.alive > len(shard.waiting) + self.layout.group_size * len(
         shard.unread) for shard in self._shards)
-
-  @property
-  def alive(self) -> int:
-    """Rows in flight of the shard that has most of them."""
-    return max(shard.alive for shard in self._shards)
 
   def finish(self, active: np.ndarray) -> int:
     """Takes out the rows that are no longer active, and counts them; `active` [shards, slots]."""
@@ -210,27 +253,3 @@ class Schedule:
           sample += s % self.layout.copies * self.layout.group_size
           entering[:, s, slot] = prompt.slot, sample, row_number, prompt.batch
     return entering if np.any(entering[0] != NONE) else None
-
-  def move(self, size: int) -> list[np.ndarray]:
-    """Moves after which all rows are in the first `size` slots, at most MOVED of a shard at a time.
-
-    Each is [2, shards, MOVED]: sources and targets; a target of `slots` means that nothing moves.
-    Rows in flight must be `size` or fewer.
-    """
-    moves: list[list[tuple[int, int]]] = []
-    for shard in self._shards:
-      empty = [slot for slot in range(size) if shard.rows[slot] is None]
-      late = [slot for slot in range(size, self.layout.slots) if shard.rows[slot] is not None]
-      moves.append(list(zip(late, empty)))
-      for source, target in moves[-1]:
-        shard.rows[target], shard.rows[source] = shard.rows[source], None
-    return [self._padded([of_shard[start:start + MOVED] for of_shard in moves])
-            for start in range(0, max(map(len, moves)), MOVED)]
-
-  def _padded(self, moves: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray:
-    found = np.zeros((2, len(moves), MOVED), np.int32)
-    found[1] = self.layout.slots
-    for s, pairs in enumerate(moves):
-      for i, pair in enumerate(pairs):
-        found[:, s, i] = pair
-    return found

@@ -5,6 +5,7 @@ and rows. No function here moves anything between them.
 """
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -48,6 +49,18 @@ class Slots:
   example_ids: jax.Array     # [shards, prompt slots] int32
   completions: Completions
   drafting: Drafting | None
+
+
+@pytree_dataclass
+class Resumed:
+  """Rows of earlier iterations that go on, r of each shard."""
+  tokens: jax.Array       # [shards, r, C] int32, padded on the right
+  lengths: jax.Array      # [shards, r] int32, at least 1
+  slots: jax.Array        # [shards, r] int32; one beyond the last leaves the row out
+  rows: jax.Array         # [shards, r] int32, the row's place among the completions
+  prompts: jax.Array      # [shards, r] int32, the prompt slot
+  samples: jax.Array      # [shards, r] int32
+  iterations: jax.Array   # [shards, r] int32, in which the row began
 
 
 @pytree_dataclass
@@ -168,6 +181,36 @@ def _enter_texts(drafting: Drafting, prompts: jax.Array) -> Drafting:
     return dataclasses.replace(drafting, texts=drafting.texts.at[:, :size].set(first),
                                counts=jnp.where(enters, 0, drafting.counts))
   return by_shard(enter, prompts, drafting)
+
+
+def resume(
+    slots: Slots, new_kv: Any, hidden: jax.Array, resumed: Resumed, key: jax.Array) -> Slots:
+  """The slots after rows of earlier iterations have entered.
+
+  Args:
+    slots: those before.
+    new_kv: the keys and values of the rows' tokens, under the parameters that decode.
+    hidden: [shards · r, width], of their last tokens.
+    resumed: the rows.
+    key: of the run; a row's is folded from it, its iteration, example id and sample.
+  """
+  def fold(*data):
+    return functools.reduce(jax.random.fold_in, data, key)
+
+  def enter(resumed: Resumed, example_ids, *tables):
+    keys = jax.vmap(fold)(resumed.iterations, example_ids[resumed.prompts], resumed.samples)
+    new = (keys, resumed.rows, resumed.prompts, resumed.lengths, jnp.ones_like(resumed.rows, bool))
+    return tuple(table.at[resumed.slots].set(x, mode='drop') for table, x in zip(tables, new))
+  cache = slots.cache
+  keys, rows, prompts, lengths, active = by_shard(
+      enter, resumed, slots.example_ids, slots.keys, slots.rows, cache.prompts, cache.lengths,
+      slots.active)
+  put_hidden = by_shard(lambda old, at, new: old.at[at].set(new, mode='drop'), slots.hidden,
+                        resumed.slots, hidden.reshape(*resumed.slots.shape, -1))
+  cache = kv_cache.put_rows(cache, new_kv, resumed.lengths, resumed.slots)
+  return dataclasses.replace(
+      slots, hidden=put_hidden, active=active, keys=keys, rows=rows,
+      cache=dataclasses.replace(cache, prompts=prompts, lengths=lengths))
 
 
 def move(slots: Slots, moves: jax.Array) -> Slots:
