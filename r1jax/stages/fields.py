@@ -89,8 +89,11 @@ OVERLONG_PROMPT = Field('skip', 'what becomes of prompts that are longer',
                         choices=('skip', 'error'))
 
 
-def sampling(*, greedy: bool) -> Section:
-  """How completions are drawn; `greedy` says whether a temperature of 0 is allowed."""
+def sampling(*, greedy: bool, **more: Field) -> Section:
+  """How completions are drawn; `greedy` says whether a temperature of 0 is allowed.
+
+  `more` are fields of one kind of stage alone.
+  """
   bounds: dict[str, Any] = dict(at_least=0.0) if greedy else dict(above=0.0)
   return Section(dict(
       max_new_tokens=Field(128, 'tokens of a completion', at_least=1, at_most=MAX_TOKENS),
@@ -112,7 +115,8 @@ def sampling(*, greedy: bool) -> Section:
                       'one that it draws', at_least=0, at_most=16, how=True),
       rollout_sharding=Field(
           'train', "how the sampler's weights lie on the mesh: as in training, or split by tensor",
-          choices=tuple(sharding.ROLLOUT_SHARDINGS), how=True)), 'how completions are drawn')
+          choices=tuple(sharding.ROLLOUT_SHARDINGS), how=True),
+      **more), 'how completions are drawn')
 
 
 class _RewardSections(Mapping):

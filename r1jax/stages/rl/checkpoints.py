@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from r1jax.records import TrainState
+from r1jax.sampling.carried import Carried
 from r1jax.stages.loop import TrainingLoop
 from r1jax.stages.rl.batch import batch_shapes
 from r1jax.stages.rl.state import RunPosition, RunState
@@ -59,7 +60,8 @@ def restore(
       critic=(None if state.critic is None
               else TrainState(arrays['critic'], **arrays['critic_rest'])),
       position=RunPosition(**position, measured=measured), batch=arrays.get('batch'),
-      curriculum=state.curriculum and state.curriculum.restored(arrays['curriculum']))
+      curriculum=state.curriculum and state.curriculum.restored(arrays['curriculum']),
+      carried=state.carried and Carried(**arrays['carried']))
 
 
 def _arrays(state: RunState) -> dict[str, Any]:
@@ -69,6 +71,8 @@ def _arrays(state: RunState) -> dict[str, Any]:
     arrays |= {'critic': state.critic.params, 'critic_rest': _rest(state.critic)}
   if state.curriculum is not None:
     arrays['curriculum'] = state.curriculum.state
+  if state.carried is not None:
+    arrays['carried'] = state.carried.state
   return arrays
 
 

@@ -20,6 +20,7 @@ from r1jax.rewards.completion import Completion
 from r1jax.rewards.suite import PendingRewards, Rewards
 from r1jax.sampling import drafts
 from r1jax.sampling.drawing import Drawing
+from r1jax.stages.rl.carry import CarryOver
 from r1jax.stages.rl.prompts import Counters
 
 
@@ -38,6 +39,7 @@ class Round(NamedTuple):
   completions: list[Completion]
   pending: PendingRewards
   judging: Compute               # what reward models computed
+  carry: CarryOver | None = None # with `sampling.carry_over`
 
 
 def sample_rounds(

@@ -165,8 +165,12 @@ def _inputs(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
 
 
 def sampler_differs(settings: Mapping[str, Any]) -> bool:
-  """Whether completions are drawn from another model than the trainer's, by the stage's config."""
-  return any(settings['sampling'][name] for name in ('weight_dtype', 'cache_dtype'))
+  """Whether tokens are drawn from another model than the trainer's, by the stage's config.
+
+  It may be rounded, or that of an earlier iteration.
+  """
+  return any(settings['sampling'][name] for name in (
+      'weight_dtype', 'cache_dtype', 'carry_over'))
 
 
 def correction_of(settings: Mapping[str, Any]) -> str | None:
@@ -318,6 +322,7 @@ def make_programs(
       `sampler.Interrupted`.
   """
   sampling = dict(settings['sampling'])
+  del sampling['carry_over'], sampling['max_staleness']    # for `rl.carry`
   sample = Sampler(
       model, group_size=settings['group_size'], max_new_tokens=sampling.pop('max_new_tokens'),
       chunk=sampling.pop('chunk'), slots=sampling.pop('slots'),

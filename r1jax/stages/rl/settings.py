@@ -61,8 +61,8 @@ LOSS = Section(dict(
     entropy_coefficient=Field(0.0, 'of the entropy bonus'),
     old_kl_coefficient=Field(0.0, 'of the KL to the old policy', at_least=0),
     correction=Field('auto', 'importance weights for the mismatch of sampler and trainer; '
-                             "'auto': 'token_truncate' where sampling.weight_dtype or "
-                             'sampling.cache_dtype makes one, else none',
+                             "'auto': 'token_truncate' where sampling.weight_dtype, "
+                             'cache_dtype or carry_over makes one, else none',
                      choices=(rl_programs.AUTO_CORRECTION, rl_programs.NO_CORRECTION,
                               *losses.CORRECTIONS)),
     correction_low=Field(0.0, 'lower bound of these weights', at_least=0),
@@ -78,6 +78,13 @@ CRITIC = Section(dict(
     whiten_advantages=Field(True, 'whether advantages are whitened'),
     clip_epsilon=Field(0.2, 'by which a value may move in one rollout', at_least=0),
     optimizer=Section(optimizer(1e-5), 'AdamW')), "of advantage='gae'")
+
+CARRY_OVER = Field(
+    False, 'whether a rollout ends when prompts_per_batch groups are complete, and the next one '
+           'goes on with the others; slots and chunk then decide which these are')
+MAX_STALENESS = Field(
+    1, 'iterations between the weights that drew a token and the update on it, at most, with '
+       'carry_over', at_least=1)
 
 PACKING = Section(dict(
     row_length=Field(0, 'tokens of a row; 0: padded to half or all of max_new_tokens instead',
@@ -99,6 +106,7 @@ def _faults_without_rewards(config: Mapping[str, Any]) -> Iterator[str]:
   yield from prompt_faults(config)
   yield from _batch_faults(config)
   yield from _packing_faults(config)
+  yield from _carry_over_faults(config)
   yield from _advantage_faults(config)
   yield from _loss_faults(config)
   if config['general_prompts']['prompts_per_batch']:
@@ -126,6 +134,17 @@ def _packing_faults(config: Mapping[str, Any]) -> Iterator[str]:
   if row_length and config['micro_batches'] > 1:
     yield (f'micro_batches must be 1 with packing.row_length={row_length}, where packing.rows '
            f'sets the size of a micro-batch, got {config["micro_batches"]}')
+
+
+def _carry_over_faults(config: Mapping[str, Any]) -> Iterator[str]:
+  if not config['sampling']['carry_over']:
+    return
+  if config['dynamic_sampling_rounds']:
+    yield (f'dynamic_sampling_rounds must be 0 with sampling.carry_over=True, got '
+           f'{config["dynamic_sampling_rounds"]}')
+  if config['general_prompts']['prompts_per_batch']:
+    yield (f'general_prompts.prompts_per_batch must be 0 with sampling.carry_over=True, got '
+           f'{config["general_prompts"]["prompts_per_batch"]}')
 
 
 def _advantage_faults(config: Mapping[str, Any]) -> Iterator[str]:
@@ -207,7 +226,7 @@ SETTINGS = Section(common('rl') | dict(
     micro_batches=Field(1, 'parts of a mini-batch whose gradients are accumulated', at_least=1,
                         how=True),
     packing=PACKING,
-    sampling=sampling(greedy=False),
+    sampling=sampling(greedy=False, carry_over=CARRY_OVER, max_staleness=MAX_STALENESS),
     **REWARDS, **REWARD_WORKERS,
     general_prompts=GENERAL_PROMPTS,
     overlong_buffer=Field(0, "the last tokens of a completion, over which DAPO's penalty falls to "

@@ -12,10 +12,12 @@ from r1jax.data.curriculum import Curriculum
 from r1jax.errors import UserError
 from r1jax.records import Batch, TrainState
 from r1jax.runtime import sharding
+from r1jax.sampling.carried import Carried
 from r1jax.stages import loading
 from r1jax.stages.artifact import Artifact
 from r1jax.stages.reward_model.model import load_reward_model
 from r1jax.stages.rl.batch import BatchSpec
+from r1jax.stages.rl.carry import nothing_carried
 from r1jax.stages.rl.programs import copied
 from r1jax.stages.rl.prompts import Counters
 from r1jax.training import scalar_head, train_step
@@ -63,6 +65,8 @@ class RunState:
     batch: the batch of a rollout whose updates are not all done.
     in_host_memory: of 'reference' and 'optimizer', those that wait in host memory.
     curriculum: the running pass rates of the problems; None where all are drawn alike.
+    carried: the groups that earlier iterations did not complete; None without
+      `sampling.carry_over`.
   """
   policy: TrainState
   reference: Any
@@ -71,6 +75,7 @@ class RunState:
   batch: Batch | None = None
   in_host_memory: tuple[str, ...] = ()
   curriculum: Curriculum | None = None
+  carried: Carried | None = None
 
   def offload_reference(self) -> None:
     """Moves the reference to host memory, if it waits there."""
@@ -121,7 +126,7 @@ def begin(
       scalar_head.scalar_axes(policy.model), mesh) if spec.values else None
   coefficient = np.float32(config['loss']['old_kl_coefficient'] or config['kl_coefficient'])
   return RunState(state, reference, critic, RunPosition(kl_coefficient=float(coefficient)),
-                  in_host_memory=tuple(config['in_host_memory']))
+                  in_host_memory=tuple(config['in_host_memory']), carried=nothing_carried(config))
 
 
 def init_train_state(

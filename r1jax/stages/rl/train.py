@@ -39,13 +39,14 @@ from r1jax.stages.config import plain
 from r1jax.stages.fields import prompt_format
 from r1jax.stages.function_identity import function_identity
 from r1jax.stages.loop import TrainingLoop, as_floats, is_due
-from r1jax.stages.rl import checkpoints, dynamic_sampling, health
+from r1jax.stages.rl import carry, checkpoints, dynamic_sampling, health
 from r1jax.stages.rl import metrics as rl_metrics
 from r1jax.stages.rl import plan as rl_plan
 from r1jax.stages.rl import programs as rl_programs
 from r1jax.stages.rl import rewards as rl_rewards
 from r1jax.stages.rl import state as rl_state
 from r1jax.stages.rl.batch import BatchSpec, updates_per_rollout
+from r1jax.stages.rl.carry import BegunCarriedRound
 from r1jax.stages.rl.dynamic_sampling import BegunRound, Round
 from r1jax.stages.rl.prompts import Counters, PromptMixture
 from r1jax.stages.rl.settings import OWN_REWARDS, SETTINGS
@@ -96,6 +97,7 @@ def run(
   if config['in_host_memory']:
     sharding.check_host_memory(
         run.mesh, f'{run.where}.in_host_memory={list(config["in_host_memory"])}')
+  carry.check_hosts(config, run.where)
   with sharding.use(run.mesh):
     if run.finished:
       return evaluate.complete(run)
@@ -147,6 +149,7 @@ class _Trainer:
     self.spec, self.updates = BatchSpec.of(config), updates_per_rollout(config)
     self.iterations = -(-config['steps'] // self.updates)
     self.prompts = PromptMixture(config, self.tokenizer, self.chosen.problems)
+    self.carried_sampling = carry.carried_sampling(config, self.tokenizer, self.chosen.problems)
     evaluate.check_sources(run, self.tokenizer)
     self.reward_sources = rl_rewards.make_reward_sources(
         config, inputs, self.tokenizer, mesh=mesh, reward_functions=reward_functions,
@@ -167,7 +170,8 @@ class _Trainer:
     self.state.offload_optimizers()
     position = self.state.position
     self.first_update = position.update      # of this process, in this iteration
-    self.begun: BegunRound | None = None     # the first sampling pass of the next iteration
+    # The first sampling pass of the next iteration.
+    self.begun: BegunRound | BegunCarriedRound | None = None
     self.unlogged: Callable[[], None] | None = None    # logs the rollout, once an update runs
     self.lengths: list[np.ndarray] | None = None       # of prompts and completions, by group
     self.loop.start(self.iterations, done=position.iteration, next_step=self._steps_done() + 1)
@@ -221,14 +225,21 @@ class _Trainer:
     with watch('rewards'):
       rewards = self._collect(rounds)
     position.counter, position.general_counter = rounds[-1].next_counters
+    if (carried := rounds[-1].carry) is not None:
+      self.state.carried = carried.carried
     self._follow(rounds, rewards)
     batch, measured = self._compute_advantages(scored, rewards, groups)
     self.unlogged = functools.partial(
         self._log_rollout, rounds, rewards, groups, unequal, measured)
     return batch
 
-  def _begin_round(self, counters: Counters) -> BegunRound:
+  def _begin_round(self, counters: Counters) -> BegunRound | BegunCarriedRound:
     """A sampling pass that has begun on the devices."""
+    if self.carried_sampling is not None:
+      assert self.state.carried is not None
+      return self.carried_sampling.begin(
+          self.programs.sample, self.state.policy.params, self.state.carried,
+          self.state.position.iteration, counters, self._order())
     prompts, next_counters = self.prompts.batch(counters, self._num_general(), self._order())
     on_device = sharding.place(rollout_text.device_prompts(prompts), self.mesh, batch=True)
     drawing = self.programs.sample.begin(
@@ -239,6 +250,9 @@ class _Trainer:
     """One sampling pass; its rewards are being computed when this returns."""
     with self.loop.watch('rollout'):
       begun, self.begun = self.begun or self._begin_round(counters), None
+    if isinstance(begun, BegunCarriedRound):
+      return self._sample_carried(begun)
+    with self.loop.watch('rollout'):
       owners = sharding.owners(self.mesh, len(begun.prompts.examples))
       rewards = self.reward_sources.begin(
           begun.prompts.examples, self._num_general(), owners, self.config['group_size'])
@@ -250,6 +264,20 @@ class _Trainer:
     with self.loop.watch('rewards'):
       pending, judging = self._unless_interrupted(rewards.end, completions)
     return Round(begun.prompts, begun.next_counters, rollout, completions, pending, judging)
+
+  def _sample_carried(self, begun: BegunCarriedRound) -> Round:
+    """As `_sample_round`; which groups are complete, and may be judged, is known at the end."""
+    with self.loop.watch('rollout'):
+      prompts, next_counters, rollout, carried = self._unless_interrupted(begun.finish)
+      rollout = sharding.place(rollout, self.mesh, batch=True)
+      owners = sharding.owners(self.mesh, len(prompts.examples))
+      completions = rollout_text.read_rollout(
+          rollout, owners, self.tokenizer, self.stop_ids, self.mesh)
+    with self.loop.watch('rewards'):
+      rewards = self.reward_sources.begin(
+          prompts.examples, self._num_general(), owners, self.config['group_size'])
+      pending, judging = self._unless_interrupted(rewards.end, completions)
+    return Round(prompts, next_counters, rollout, completions, pending, judging, carried)
 
   def _exchange(self, batch: Batch, other: Batch, *chosen: np.ndarray) -> Batch:
     return self.programs.exchange(batch, other, *sharding.place(chosen, self.mesh))
@@ -394,6 +422,7 @@ class _Trainer:
     measured |= as_floats(of_batch)
     measured |= rollouts.rollout_metrics(completions, rewards, group_size=group_size)
     measured |= rl_rewards.truths(rewards)
+    measured |= rounds[-1].carry.measured if rounds[-1].carry else {}
     measured |= self.state.curriculum.metrics() if self.state.curriculum else {}
     if self._num_general():
       measured |= rl_rewards.totals_by_part(
