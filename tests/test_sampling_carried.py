@@ -134,7 +134,7 @@ def test_a_cache_that_is_computed_anew_is_the_one_that_decoding_leaves(case, tin
   found = draw_iterations(model, [params] * 2, cache_dtype=cache_dtype)
   rows = [(group, sample) for group in found[1][0] for sample in range(GROUP)
           if np.unique(group.versions[sample, :group.lengths[sample]]).size > 1]
-  assert len(rows) >= 2
+  assert rows
   whole = as_rollout([group for group, _ in rows])
   forced, _, _ = completion_logprobs(
       model, params, whole.prompts.tokens, whole.prompts.lengths, whole.tokens, whole.mask,

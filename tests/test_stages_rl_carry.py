@@ -58,7 +58,7 @@ def test_each_example_is_trained_on_once_in_the_order_of_the_data(base, uninterr
 
 
 # should_stop is asked this often by each process before it is stopped, or killed.
-STOPS = ((5, 'stop'), (9, 'kill'), (8, 'stop'), (2, 'stop'))
+STOPS = ((4, 'stop'), (6, 'kill'), (5, 'stop'), (2, 'stop'))
 
 
 def test_a_run_that_was_stopped_or_killed_resumes_bit_for_bit(base, uninterrupted, tmp_path):
@@ -80,6 +80,7 @@ def test_a_run_that_was_stopped_or_killed_resumes_bit_for_bit(base, uninterrupte
 
 
 @pytest.mark.parametrize('fields, sentence', [
+    (dict(sampling=dict(drafts=2)), 'sampling.drafts must be 0 with .*, got 2'),
     (dict(dynamic_sampling_rounds=2), 'dynamic_sampling_rounds must be 0 with .*, got 2'),
     (dict(general_prompts=dict(prompts_per_batch=1, data=runs.DATA, rewards={'format': 1.0})),
      'general_prompts.prompts_per_batch must be 0 with .*, got 1'),

@@ -1,9 +1,10 @@
 """Groups that are drawn over several iterations: which of their rows decodes in which slot.
 
-The pool holds twice the groups of a batch, at most. Rows of groups that earlier iterations began
-come first; a new group begins where slots would stay empty. An iteration ends when a batch of
-groups is complete, and with them all those that must not be carried further. As at most a batch is
-carried, they always fit in one.
+The pool holds half as many groups more than a batch, at most: the more are carried, the older are
+the tokens that are trained on. Rows of groups that earlier iterations began come first; a new group
+begins where slots would stay empty. An iteration ends when a batch of groups is complete, and with
+them all those that must not be carried further. As at most half a batch is carried, they always fit
+in one.
 """
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -88,7 +89,7 @@ class _Shard:
 
   @property
   def has_room(self) -> bool:
-    return self.num_groups < self.layout.prompts * self.layout.batches
+    return self.num_groups < self.layout.prompts + max(1, self.layout.prompts // 2)
 
   @property
   def to_draw(self) -> int:

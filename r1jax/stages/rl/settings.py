@@ -139,6 +139,9 @@ def _packing_faults(config: Mapping[str, Any]) -> Iterator[str]:
 def _carry_over_faults(config: Mapping[str, Any]) -> Iterator[str]:
   if not config['sampling']['carry_over']:
     return
+  if config['sampling']['drafts']:
+    yield (f'sampling.drafts must be 0 with sampling.carry_over=True, got '
+           f'{config["sampling"]["drafts"]}')
   if config['dynamic_sampling_rounds']:
     yield (f'dynamic_sampling_rounds must be 0 with sampling.carry_over=True, got '
            f'{config["dynamic_sampling_rounds"]}')
