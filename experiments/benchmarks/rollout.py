@@ -5,8 +5,9 @@
 4 prompts of 64 tokens × 32 completions of at most 512 tokens, random weights (4.07M), float32. The
 lengths come from the rows' random keys, so that they are the same for whatever draws them; their
 logarithm has a deviation of 0.9 and they are cut at the limit. `--mean=0` has completions of the
-limit. Prints one JSON line: the median seconds of a rollout after the first two, and seconds of the
-first rollout, compilation included.
+limit. Prints one JSON line: the median seconds of a rollout after the first two, the share of the
+last one's row-steps that drew a token of a completion, and seconds of the first rollout,
+compilation included.
 """
 import argparse
 import json
@@ -39,6 +40,7 @@ def main() -> None:
   from r1jax.experiments.benchmarks.grpo import SHAPES
   from r1jax.records import Prompts
   from r1jax.runtime import sharding
+  from r1jax.sampling.rehearsal import rehearse
   from r1jax.sampling.sampler import Sampler
 
   limit, mean = arguments.limit, arguments.mean
@@ -55,8 +57,8 @@ def main() -> None:
   class Timed(Sampler):
     """Ends rows at their lengths, whatever they drew."""
 
-    def _step(self, params, cache, keys, prompts, chunk):
-      new = super()._step(params, cache, keys, prompts, chunk)
+    def _step(self, params, cache, keys, prompts, before, chunk):
+      new = super()._step(params, cache, keys, prompts, before, chunk)
       ends = chunk.active & (chunk.lengths + 1 >= lengths_of(keys))
       return dataclasses.replace(new, active=new.active & ~ends, finished=new.finished | ends)
 
@@ -78,9 +80,11 @@ def main() -> None:
       rollout = sample(params, prompts, iteration)
       mask = sharding.to_host(rollout.mask)
       seconds.append(time.perf_counter() - start)
+    lengths = mask.sum(1).astype(int).reshape(1, PROMPTS, arguments.group)
+    useful = rehearse(sample, lengths).useful
   print(json.dumps(dict(
       mean=mean, slots=arguments.slots, chunk=arguments.chunk,
-      rollout_s=round(statistics.median(seconds[2:]), 4), all_s=[round(s, 3) for s in seconds],
+      rollout_s=round(statistics.median(seconds[2:]), 4), useful=round(useful, 3), all_s=[round(s, 3) for s in seconds],
       first_s=round(seconds[0], 2), tokens=int(mask.sum()))))
 
 
