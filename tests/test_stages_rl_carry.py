@@ -6,7 +6,7 @@ import runs
 from runs import base, compiled, no_curves  # noqa: F401 (fixtures)
 
 from r1jax import metrics
-from r1jax.stages import rl
+from r1jax.stages import evaluate, pass_rate, reject, rl
 from r1jax.stages.rl import carry, train
 from r1jax.stages.stage import StopRequested
 
@@ -95,3 +95,10 @@ def test_several_hosts_are_refused(monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   with pytest.raises(ValueError, match='must be False on several hosts, got True with 2'):
     carry.check_hosts(runs.rl_config('base', sampling=dict(carry_over=True)), 'zero')
+
+
+@pytest.mark.parametrize('settings', [evaluate.SETTINGS, pass_rate.SETTINGS, reject.SETTINGS])
+def test_nothing_is_carried_where_nothing_is_trained(settings):
+  faults = list(settings.faults(settings.default | dict(
+      sampling=settings.default['sampling'] | dict(carry_over=True)), 'stage'))
+  assert any('sampling.carry_over must be False' in fault for fault in faults)

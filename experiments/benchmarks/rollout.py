@@ -84,7 +84,8 @@ def main() -> None:
     useful = rehearse(sample, lengths).useful
   print(json.dumps(dict(
       mean=mean, slots=arguments.slots, chunk=arguments.chunk,
-      rollout_s=round(statistics.median(seconds[2:]), 4), useful=round(useful, 3), all_s=[round(s, 3) for s in seconds],
+      rollout_s=round(statistics.median(seconds[2:]), 4), useful=round(useful, 3),
+      all_s=[round(s, 3) for s in seconds],
       first_s=round(seconds[0], 2), tokens=int(mask.sum()))))
 
 

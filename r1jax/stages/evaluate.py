@@ -19,7 +19,6 @@ from r1jax.rewards.skills import by_check
 from r1jax.rewards.suite import REWARDS, RewardSuite, named_rewards
 from r1jax.runtime import hosts, ownership, sharding
 from r1jax.runtime.storage import Path, to_json
-from r1jax.sampling.draw import Sampling
 from r1jax.sampling.drawing import Interrupted
 from r1jax.sampling.sampler import Sampler
 from r1jax.stages import datasets, loading, program_shapes
@@ -40,6 +39,7 @@ from r1jax.stages.fields import (
   prompt_format,
   reward_setting_faults,
   reward_suite,
+  sampler_options,
   sampling,
 )
 from r1jax.stages.parameter_hash import parameter_hash
@@ -67,6 +67,8 @@ def _nothing_to_do(config: Mapping[str, Any]) -> Iterator[str]:
 def impossible_pairs(config: Mapping[str, Any]) -> Iterator[str]:
   """Faults of an evaluation, or of a stage that draws as one, in more than one field."""
   yield from prompt_faults(config)
+  if config['sampling']['carry_over']:
+    yield 'sampling.carry_over must be False where nothing is trained, got True'
   yield from reward_setting_faults(
       config['reward_settings'], [config['correctness_reward']], '', 'correctness_reward')
 
@@ -147,16 +149,10 @@ def make_sampler(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Sampler:
   """The sampler of `completions_per_problem` completions for each prompt."""
-  sampling = dict(config['sampling'])
   return Sampler(
-      model, group_size=config['completions_per_problem'],
-      max_new_tokens=sampling.pop('max_new_tokens'),
-      chunk=sampling.pop('chunk'), slots=sampling.pop('slots'),
-      drafts=sampling.pop('drafts'),
-      rollout_sharding=sampling.pop('rollout_sharding'),
-      weight_dtype=sampling.pop('weight_dtype'), cache_dtype=sampling.pop('cache_dtype'),
-      sampling=Sampling(**sampling), stop_ids=stops,
-      compute_dtype=config['model']['compute_dtype'], seed=config['seed'], should_stop=should_stop)
+      model, group_size=config['completions_per_problem'], stop_ids=stops, seed=config['seed'],
+      compute_dtype=config['model']['compute_dtype'], should_stop=should_stop,
+      **sampler_options(config['sampling']))
 
 
 def problem_stream(

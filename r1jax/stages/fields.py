@@ -1,5 +1,6 @@
 """Settings that several stages have."""
 from collections.abc import Collection, Iterator, Mapping
+import dataclasses
 import datetime
 import json
 from typing import Any
@@ -9,6 +10,7 @@ from r1jax.models import PRESETS, huggingface, quantized
 from r1jax.prompting import chat, templates
 from r1jax.rewards import parameters, suite
 from r1jax.runtime import sharding
+from r1jax.sampling.draw import Sampling
 from r1jax.stages.config import Entries, Field, Section, Sections, Spec, plain
 
 MAX_TOKENS = 2 ** 20    # more than any model reads: what is above is a slip
@@ -89,10 +91,10 @@ OVERLONG_PROMPT = Field('skip', 'what becomes of prompts that are longer',
                         choices=('skip', 'error'))
 
 
-def sampling(*, greedy: bool, **more: Field) -> Section:
+def sampling(*, greedy: bool) -> Section:
   """How completions are drawn; `greedy` says whether a temperature of 0 is allowed.
 
-  `more` are fields of one kind of stage alone.
+  Stages of all kinds have the same fields, so that one can draw as another does.
   """
   bounds: dict[str, Any] = dict(at_least=0.0) if greedy else dict(above=0.0)
   return Section(dict(
@@ -116,7 +118,20 @@ def sampling(*, greedy: bool, **more: Field) -> Section:
       rollout_sharding=Field(
           'train', "how the sampler's weights lie on the mesh: as in training, or split by tensor",
           choices=tuple(sharding.ROLLOUT_SHARDINGS), how=True),
-      **more), 'how completions are drawn')
+      carry_over=Field(
+          False, 'of RL: whether a rollout ends when prompts_per_batch groups are complete, and '
+                 'the next one goes on with the others; slots and chunk then decide which'),
+      max_staleness=Field(
+          1, 'iterations between the weights that drew a token and the update on it, at most, with '
+             'carry_over', at_least=1)), 'how completions are drawn')
+
+
+def sampler_options(sampling: Mapping[str, Any]) -> dict[str, Any]:
+  """Arguments of `Sampler` by the fields of a stage's `sampling`."""
+  direct = ('max_new_tokens', 'chunk', 'slots', 'drafts', 'rollout_sharding', 'weight_dtype',
+            'cache_dtype')
+  drawn = {field.name: sampling[field.name] for field in dataclasses.fields(Sampling)}
+  return {name: sampling[name] for name in direct} | dict(sampling=Sampling(**drawn))
 
 
 class _RewardSections(Mapping):

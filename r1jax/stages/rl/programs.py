@@ -22,9 +22,9 @@ from r1jax.models.moe import Routing
 from r1jax.records import Batch, PackedBatch, Packing, Rollout, Rows
 from r1jax.rollout import make_batch
 from r1jax.runtime import compiling, sharding
-from r1jax.sampling.draw import Sampling
 from r1jax.sampling.sampler import Sampler
 from r1jax.stages import auxiliary
+from r1jax.stages.fields import sampler_options
 from r1jax.training import train_step
 from r1jax.training.logprobs import completion_logprobs
 from r1jax.training.packed import micro_batch, packed_logprobs
@@ -321,17 +321,10 @@ def make_programs(
     should_stop: called between chunks of sampling; when it returns True, `sample` raises
       `sampler.Interrupted`.
   """
-  sampling = dict(settings['sampling'])
-  del sampling['carry_over'], sampling['max_staleness']    # for `rl.carry`
   sample = Sampler(
-      model, group_size=settings['group_size'], max_new_tokens=sampling.pop('max_new_tokens'),
-      chunk=sampling.pop('chunk'), slots=sampling.pop('slots'),
-      drafts=sampling.pop('drafts'),
-      rollout_sharding=sampling.pop('rollout_sharding'),
-      weight_dtype=sampling.pop('weight_dtype'), cache_dtype=sampling.pop('cache_dtype'),
-      sampling=Sampling(**sampling), stop_ids=stops,
-      seed=settings['seed'], compute_dtype=settings['model']['compute_dtype'],
-      should_stop=should_stop)
+      model, group_size=settings['group_size'], stop_ids=stops, seed=settings['seed'],
+      compute_dtype=settings['model']['compute_dtype'], should_stop=should_stop,
+      **sampler_options(settings['sampling']))
   packed = bool(settings['packing']['row_length'])
   in_micro_batches = _in_packed_micro_batches if packed else functools.partial(
       _in_micro_batches, count=settings['micro_batches'] * settings['mini_batches'])

@@ -79,13 +79,6 @@ CRITIC = Section(dict(
     clip_epsilon=Field(0.2, 'by which a value may move in one rollout', at_least=0),
     optimizer=Section(optimizer(1e-5), 'AdamW')), "of advantage='gae'")
 
-CARRY_OVER = Field(
-    False, 'whether a rollout ends when prompts_per_batch groups are complete, and the next one '
-           'goes on with the others; slots and chunk then decide which these are')
-MAX_STALENESS = Field(
-    1, 'iterations between the weights that drew a token and the update on it, at most, with '
-       'carry_over', at_least=1)
-
 PACKING = Section(dict(
     row_length=Field(0, 'tokens of a row; 0: padded to half or all of max_new_tokens instead',
                      at_least=0),
@@ -229,7 +222,7 @@ SETTINGS = Section(common('rl') | dict(
     micro_batches=Field(1, 'parts of a mini-batch whose gradients are accumulated', at_least=1,
                         how=True),
     packing=PACKING,
-    sampling=sampling(greedy=False, carry_over=CARRY_OVER, max_staleness=MAX_STALENESS),
+    sampling=sampling(greedy=False),
     **REWARDS, **REWARD_WORKERS,
     general_prompts=GENERAL_PROMPTS,
     overlong_buffer=Field(0, "the last tokens of a completion, over which DAPO's penalty falls to "
