@@ -4,8 +4,8 @@ import re
 import pytest
 import runs
 
-# 34 and 35 of the list that the rows come from are not covered yet.
-NUMBERS = [*range(1, 34), 36]
+# 34 of the list that the rows come from is not covered yet.
+NUMBERS = [*range(1, 34), 35, 36]
 ROWS = re.findall(r'^\| (\d+) \| (.+) \| (.*) \|$',
                   (runs.ROOT / 'docs' / 'pitfalls.md').read_text(), re.MULTILINE)
 

@@ -106,7 +106,7 @@ def _optimised(lowered) -> str:
 
 
 @pytest.mark.parametrize('kind', SHAPES)
-def test_on_a_cpu_no_token_copies_a_layer(kind):
+def test_pitfall_35_on_a_cpu_no_token_copies_a_layer(kind):
   check(kind, jax.devices()[:1], _optimised, 'float32')
 
 
