@@ -23,7 +23,7 @@ from r1jax.training import optimizers, train_step
 
 def test_what_a_plan_says_of_memory_is_what_the_real_program_takes():
   """CPU's own figures of the program that a run compiles, and the arrays that it holds."""
-  config = zero(kl_coefficient=0.1, epochs=2)
+  config = zero(kl_coefficient=0.1, epochs=2, packing=dict(row_length=0, rows=1))
   stage, (mesh, programs) = config['stages']['zero'], traced_zero(config, 4)
   planned, _ = compiler.compile_program(programs['update'], mesh, devices(4))
   with sharding.use(mesh):

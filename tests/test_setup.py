@@ -81,9 +81,13 @@ for dtype in ('float32', 'bfloat16'):
   batch = Batch(
       ints(2, 5), ints(2), ints(4, 4), floats(4, 4), behaviour_logprobs=floats(4, 4),
       advantages=floats(4), old_logprobs=floats(4, 4), reference_logprobs=floats(4, 4))
+  prompts, layout = Prompts(ints(2, 5), ints(2), ints(2)), sample.layout(2)
+  slots = jax.eval_shape(
+      lambda *given: sample.programs.empty_slots(*given, layout=layout), params, prompts)
   programs = {
-      'sample': (lambda params, prompts: sample(params, prompts, 0),
-                 (params, Prompts(ints(2, 5), ints(2), ints(2)))),
+      'prefill': (sample.programs.prefill, (params, slots, prompts, ints(1, 2), ints(1, 2))),
+      'decode': (lambda *given: sample.programs.decode_chunk(*given, num_rows=4),
+                 (params, slots, ints(), ints())),
       'update': (update, (state, batch, rl_programs.Normalizers(*[floats()] * 3)))}
   for name, (program, arguments) in programs.items():
     traced = jax.jit(program).trace(*arguments)
@@ -102,4 +106,4 @@ def test_pitfall_22_the_device_programs_lower_for_every_platform_without_optiona
   assert done.returncode == 0, done.stderr
   assert done.stdout.splitlines() == [
       f'{name} {dtype} {platform}' for dtype in ('float32', 'bfloat16')
-      for name in ('sample', 'update') for platform in ('cpu', 'cuda', 'tpu')]
+      for name in ('prefill', 'decode', 'update') for platform in ('cpu', 'cuda', 'tpu')]

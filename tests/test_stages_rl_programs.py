@@ -67,10 +67,10 @@ def test_ppo_in_packed_rows_learns_from_what_the_rounded_model_drew(base, tmp_pa
   def wrapped(*arguments):
     programs = make_programs(*arguments)
 
-    def sample(*given):
-      calls.append(programs.sample(*given))
-      return calls[-1]
-    return programs._replace(sample=sample)
+    def noting(rollout, _):
+      calls.append(rollout)
+      return rollout
+    return programs._replace(sample=runs.NotingSampler(programs.sample, drawn=noting))
   make_programs = rl_programs.make_programs
   monkeypatch.setattr(rl_programs, 'make_programs', wrapped)
   rl.run(config, {}, tmp_path, reward_functions=BYTES)
